@@ -1,0 +1,67 @@
+# Every target makes its own .venv first; a second run finds it in place and starts at once.
+# ARGS is handed on: make test ARGS='-k ring -x', make run ARGS='--config gateway.yaml'.
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+STAMP   := $(VENV)/.gateway-installed
+VERSIONS := 3.13 3.12 3.11 3.14
+ARGS    ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo bench test torture check format lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+run: $(STAMP) ## a gateway over simulated accounts; needs no file and no key
+	$(BIN)/gateway serve --demo $(ARGS)
+
+demo: $(STAMP) ## the tour: affinity, failover and limits, shown live
+	$(BIN)/gateway demo $(ARGS)
+
+bench: $(STAMP) ## cost per request and per event, side by side with nginx
+	$(BIN)/gateway bench $(ARGS)
+
+test: $(STAMP) ## all tests; whatever had to be skipped is listed with its reason
+	$(BIN)/python -m pytest -rs $(ARGS)
+
+torture: $(STAMP) ## minutes of random faults against real processes
+	$(BIN)/python -m pytest -rs -m torture $(ARGS)
+
+check: $(STAMP) ## lint, format, types, layers, dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+format: $(STAMP) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: | $(BIN)/python ## rewrite requirements.lock from pyproject.toml (ARGS=--upgrade for newer versions)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 --all-extras \
+		--generate-hashes --no-annotate --custom-compile-command 'make lock' --output-file requirements.lock $(ARGS)
+
+clean: ## remove the virtual environment, caches and build output; never ./data
+	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find gateway tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Dependencies come from the lock file, hash by hash; the package itself is the checkout.
+$(STAMP): pyproject.toml requirements.lock | $(BIN)/python
+	@$(BIN)/python -c 'import pip' 2>/dev/null || $(BIN)/python -m ensurepip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The newest tested Python that can make a virtual environment; a shim on PATH may name a version that is not there.
+$(BIN)/python:
+	@found=; old=; for py in $(VERSIONS:%=python%) python3; do \
+		"$$py" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		old=$$py; \
+		"$$py" -c 'import ensurepip, venv' 2>/dev/null && { found=$$py; break; }; \
+	done; \
+	if [ -z "$$old" ]; then echo "make: no Python 3.11 or newer on PATH: please install one" >&2; exit 1; fi; \
+	if [ -z "$$found" ]; then echo "make: $$old has no ensurepip: please install its venv package (Debian: apt install python3-venv)" >&2; exit 1; fi; \
+	echo "$$found -m venv $(VENV)"; "$$found" -m venv --clear $(VENV)
