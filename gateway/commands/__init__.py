@@ -1,0 +1,1 @@
+"""Sub-commands of `gateway`, one module for each noun."""

@@ -1,0 +1,175 @@
+"""What single values of the configuration must look like.
+
+Each check returns the text to keep or raises ValueError with words that do not repeat the text: it may be a secret in
+the wrong place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+ID_PATTERN = "[A-Za-z0-9._-]{1,64}"
+DIGEST_PATTERN = "[0-9a-fA-F]{64}"
+SECRET_LENGTH = 32
+TOKEN_LENGTH = 8
+
+# A conversation id must not take the place of a credential, nor of what belongs to one connection or one body.
+_RESERVED_HEADERS = frozenset({
+    "authorization", "x-api-key", "cookie", "set-cookie", "proxy-authorization", "proxy-authenticate",
+    "proxy-connection", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "host",
+    "content-length", "content-type", "content-encoding", "expect", "accept", "accept-encoding", "forwarded", "via",
+    "date", "user-agent", "traceparent", "anthropic-version", "anthropic-beta", "x-gateway-request-id",
+})  # fmt: skip
+
+
+def identifier(text: str) -> str:
+    if not re.fullmatch(ID_PATTERN, text):
+        raise ValueError("must be 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    return text
+
+
+def credential(text: str) -> str:
+    if any(not "!" <= character <= "~" for character in text):
+        raise ValueError("must be printable ASCII without spaces")
+    return text
+
+
+def token(text: str) -> str:
+    if len(text) < TOKEN_LENGTH:
+        raise ValueError(f"must have at least {TOKEN_LENGTH} characters")
+    return credential(text)
+
+
+def secret(text: str) -> str:
+    if len(text) < SECRET_LENGTH:
+        raise ValueError(f"must have at least {SECRET_LENGTH} characters; `openssl rand -hex 32` makes a good one")
+    return text
+
+
+def key_digest(text: str) -> str:
+    return hashlib.sha256(credential(text).encode()).hexdigest()
+
+
+def digest(text: str) -> str:
+    if not re.fullmatch(DIGEST_PATTERN, text):
+        raise ValueError("must be a SHA-256 digest: 64 hexadecimal digits")
+    return text.lower()
+
+
+def model(text: str) -> str:
+    if len(text) > 256 or any(character.isspace() for character in text):
+        raise ValueError("must be a model name or pattern without spaces")
+    return text
+
+
+def file(text: str) -> str:
+    try:
+        if Path(text).is_file():
+            return text
+    except OSError:
+        pass
+    raise ValueError("no such file")
+
+
+def affinity_header(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", text):
+        raise ValueError("is not a valid header name")
+    if text.lower() in _RESERVED_HEADERS:
+        raise ValueError("this header has another meaning; choose a name of your own, such as X-Conversation-Id")
+    return text
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """(host, port) of `0.0.0.0:8080`, `[::1]:8080` or `:8080` (all IPv4 addresses); port 0 is any free one.
+
+    Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65_535:
+        raise ValueError("must be host:port with a port from 0 to 65535, such as 0.0.0.0:8080 or [::1]:8080")
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return str(ipaddress.IPv6Address(host[1:-1])), int(port)
+        except ValueError:
+            raise ValueError("has no IPv6 address between its brackets") from None
+    if ":" in host:
+        raise ValueError("an IPv6 address needs brackets, such as [::1]:8080")
+    if host and not re.fullmatch("[A-Za-z0-9._-]{1,253}", host):
+        raise ValueError("has no valid host before the port")
+    return host or "0.0.0.0", int(port)  # noqa: S104 - an empty host asks for exactly that
+
+
+def listen(text: str) -> str:
+    parse_listen(text)
+    return text
+
+
+def _split(text: str, schemes: tuple[str, ...]) -> SplitResult:
+    if any(character.isspace() for character in text):
+        raise ValueError("must not contain spaces")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:  # its words repeat parts of the URL
+        raise ValueError("is not a valid URL") from None
+    if parts.scheme not in schemes:
+        raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+    if not parts.hostname or port == 0:
+        raise ValueError("is not a URL with a host")
+    return parts
+
+
+def base_url(text: str) -> str:
+    parts = _split(text, ("http", "https"))
+    if "@" in parts.netloc:
+        raise ValueError("must not contain a user name or password; the credential is api_key")
+    if "?" in text or "#" in text:
+        raise ValueError("must not have a query or fragment")
+    if not re.fullmatch(r"[\x21-\x7e]+", text) or re.search(r"[\\<>\"{}|^`]", text):
+        raise ValueError("contains characters that a URL cannot have")
+    return text.rstrip("/")
+
+
+def proxy_url(text: str) -> str:
+    _split(text, ("http", "https", "socks5", "socks5h"))
+    return text
+
+
+def redis_url(text: str) -> str:
+    if not re.match(r"(?:redis|rediss|valkey|valkeys)://[^/\s]|unix://", text):
+        raise ValueError("must be a URL such as redis://host:6379/0, rediss://host:6380 or unix:///path")
+    if any(character.isspace() for character in text):
+        raise ValueError("must not contain spaces")
+    return text
+
+
+def hidden(_: str) -> str:
+    return "***"
+
+
+def shortened(digests: tuple[str, ...]) -> list[str]:
+    return [f"{digest[:8]}…" for digest in digests]
+
+
+def without_password(url: str) -> str:
+    """A URL whose password, in its user part or its query, is `***`."""
+    url = re.sub(r"(?i)([?&](?:\w*password|\w*token|\w*secret)=)[^&#]*", r"\1***", url)
+    scheme, separator, rest = url.partition("://")
+    at = rest.rfind("@")  # the last one: a badly quoted password may itself contain "@", "/" or "?"
+    if not separator or at < 0:
+        return url
+    user = rest[:at].partition(":")[0] if ":" in rest[:at] else ""
+    return f"{scheme}://{user}:***{rest[at:]}"
+
+
+def loopback(host: str | None) -> bool:
+    """Whether only this machine can reach the host, as far as its name tells."""
+    if host in (None, "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(str(host)).is_loopback
+    except ValueError:
+        return False
