@@ -1,0 +1,133 @@
+"""Reading the few fields of a request body that routing and metering need. The body itself is never rewritten.
+
+The top level is decoded once into raw slices and then walked against the bytes: a body in which any top-level key
+stands twice is refused, so that two parsers can never see two models. Nested values stay undecoded until somebody
+asks. It does not know what the fields will be used for.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from gateway.errors import ApiError
+
+_top_level = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_string = msgspec.json.Decoder(str).decode
+_decode = msgspec.json.decode
+_KEY = re.compile(rb'[ \t\r\n]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*')
+_COMMA = re.compile(rb"[ \t\r\n]*([,}])")
+_ONE_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
+_TRUE = msgspec.Raw(b"true")
+MAX_MODEL = 256  # characters
+
+
+class Peek:
+    """What was read. `fields` holds the raw JSON of every top-level key; `model` is "" where none is required."""
+
+    __slots__ = ("body", "fields", "model", "stream")
+
+    def __init__(self, body: bytes, fields: dict[str, msgspec.Raw], model: str) -> None:
+        self.body = body
+        self.fields = fields
+        self.model = model
+        stream = fields.get("stream")
+        self.stream = stream is not None and stream == _TRUE
+
+    def value(self, name: str) -> Any:
+        """The decoded value of a top-level field, or None where it is absent or cannot be decoded."""
+        raw = self.fields.get(name)
+        if raw is None:
+            return None
+        try:
+            return _decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+
+    @property
+    def max_tokens(self) -> int:
+        """The answer's limit in tokens, or 0 where it is absent or no number."""
+        limit = self.value("max_tokens")
+        return limit if type(limit) is int and limit > 0 else 0
+
+    @property
+    def user_id(self) -> str:
+        """`metadata.user_id`, or "" ."""
+        metadata = self.value("metadata")
+        user_id = metadata.get("user_id") if isinstance(metadata, dict) else None
+        return user_id if isinstance(user_id, str) else ""
+
+    @property
+    def cache_ttl(self) -> int:
+        """The longest cache lifetime the body asks for, in seconds: 300 or 3600."""
+        return 3600 if b'"1h"' in self.body and _ONE_HOUR.search(self.body) else 300
+
+
+def peek(body: bytes) -> Peek:
+    """Read a Messages body. Raises ApiError(400) in Anthropic's words for what no upstream could serve."""
+    try:
+        fields = _top_level(body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ApiError(400, f"The request body is not valid JSON: {_plain(error)}") from None
+    duplicate = _duplicate(body, fields)
+    if duplicate is not None:
+        raise ApiError(400, f"{duplicate}: this key stands more than once at the top level of the request body")
+    raw = fields.get("model")
+    if raw is None:
+        raise ApiError(400, "model: Field required")
+    try:
+        model = _string(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise ApiError(400, "model: Input should be a valid string") from None
+    if not model:
+        raise ApiError(400, "model: String should have at least 1 character")
+    if len(model) > MAX_MODEL or not model.isprintable():
+        raise ApiError(400, f"model: String should have at most {MAX_MODEL} printable characters")
+    return Peek(body, fields, model)
+
+
+def _plain(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, msgspec.ValidationError):
+        return "expected an object"
+    return str(error)
+
+
+def _duplicate(body: bytes, fields: dict[str, msgspec.Raw]) -> str | None:
+    """The name of a top-level key that stands twice, or None.
+
+    A decoder keeps one value a key, in order of first appearance. So if every key and value of the decoded mapping is
+    found in the bytes one after the other, up to the closing brace, there was nothing else in between. Compact bodies,
+    as SDKs write them, need not even be walked: their length alone leaves no room for another key.
+    """
+    room = len(body) - 1
+    for name, raw in fields.items():
+        room -= len(name) + len(raw) + 4
+    if room == 0:
+        return None
+    position = body.index(b"{") + 1
+    name = ""
+    for name, raw in fields.items():
+        match = _KEY.match(body, position)
+        if match is None:
+            return name
+        literal = match[1]
+        if literal[1:-1] != name.encode(errors="surrogatepass"):
+            found = _decode(literal)
+            if found != name:
+                return str(found)
+        position = match.end()
+        end = position + len(raw)
+        if body[position:end] != bytes(raw):
+            return name
+        match = _COMMA.match(body, end)
+        if match is None:
+            return name
+        position = match.end()
+    if not fields or match[1] == b"}":  # type: ignore[index]
+        return None
+    extra = _KEY.match(body, position)
+    return str(_decode(extra[1])) if extra else name

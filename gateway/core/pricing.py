@@ -1,0 +1,129 @@
+"""What a request costs, in integer nano-dollars.
+
+The catalogue is built from decoded data; where the bytes come from is the caller's business. Nothing here knows
+the date, reads a file or rounds: prices are whole nano-dollars per token ($3 per million tokens is 3,000), so every
+cost is an exact integer.
+"""
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+__all__ = ["Above", "Catalogue", "Model", "Price"]
+
+_DATED = re.compile(r"-20\d{6}$")
+
+
+class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nano-dollars per token, by token class."""
+
+    input: int
+    output: int
+    write_5m: int
+    write_1h: int
+    read: int
+
+
+class Above(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The price of a whole request whose input (fresh, read and written) exceeds `threshold` tokens."""
+
+    threshold: int
+    price: Price
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model: sizes in tokens, `limit_class` the rate-limit bucket it shares with its siblings."""
+
+    id: str
+    display_name: str
+    price: Price
+    limit_class: str
+    aliases: tuple[str, ...] = ()
+    created_at: str = "1970-01-01T00:00:00Z"
+    context: int = 200_000
+    max_output: int = 64_000
+    cache_minimum: int = 1024
+    above: Above | None = None
+    retired: bool = False
+
+    def price_for(self, total_input: int) -> Price:
+        """The price that applies to a request with `total_input` tokens of input of every class."""
+        if self.above is not None and total_input > self.above.threshold:
+            return self.above.price
+        return self.price
+
+    def cost(self, input: int, cache_read: int, write_5m: int, write_1h: int, output: int) -> int:
+        """Nano-dollars of one request; arguments are tokens, `input` being those neither read nor written."""
+        price = self.price_for(input + cache_read + write_5m + write_1h)
+        return (
+            input * price.input
+            + cache_read * price.read
+            + write_5m * price.write_5m
+            + write_1h * price.write_1h
+            + output * price.output
+        )
+
+    def savings(self, cache_read: int, total_input: int = 0) -> int:
+        """Nano-dollars that `cache_read` tokens saved: their price as fresh input minus their price as reads.
+
+        `total_input` (tokens of every input class) selects the price of long requests; 0 means the reads alone.
+        """
+        price = self.price_for(max(total_input, cache_read))
+        return cache_read * (price.input - price.read)
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    as_of: str
+    models: tuple[Model, ...]
+
+
+class Catalogue:
+    """Every known model, found by id, alias or a dated form of either."""
+
+    def __init__(self, models: tuple[Model, ...], *, as_of: str = "", default: Price | None = None) -> None:
+        """`default` prices models that are not in the catalogue (see `priced`); `ValueError` on a repeated name."""
+        self.as_of = as_of
+        self.models = models
+        self.default = default
+        self._by_name: dict[str, Model] = {}
+        for model in models:
+            for name in (model.id, *model.aliases):
+                if name in self._by_name:
+                    raise ValueError(f"model name {name!r} appears twice")
+                self._by_name[name] = model
+
+    @classmethod
+    def from_json(cls, data: bytes, *, default: Price | None = None) -> "Catalogue":
+        """Decode `{"as_of": ..., "models": [...]}`; `ValueError` (or its subclass from the decoder) if malformed."""
+        document = msgspec.json.decode(data, type=_Document)
+        return cls(document.models, as_of=document.as_of, default=default)
+
+    def __iter__(self) -> Iterator[Model]:
+        return iter(self.models)
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def __repr__(self) -> str:
+        return f"<Catalogue of {len(self.models)} models as of {self.as_of or 'no date'}>"
+
+    def find(self, model: str) -> Model | None:
+        """The model of that exact id, alias, or known id followed by `-YYYYMMDD`; None if there is none."""
+        found = self._by_name.get(model)
+        if found is None:
+            undated = _DATED.sub("", model)
+            if undated != model:
+                found = self._by_name.get(undated)
+        return found
+
+    def priced(self, model: str, default: Price | None = None) -> Model | None:
+        """As `find`, but an unknown model becomes one with the default price; None only without a default.
+
+        `default` here outranks the catalogue's. The result's limit class is the unknown model's own name.
+        """
+        found = self.find(model)
+        price = default or self.default
+        if found is None and price is not None:
+            return Model(id=model, display_name=model, price=price, limit_class=model)
+        return found

@@ -1,0 +1,64 @@
+"""What an answer means for the request that received it: relay it, or try another account.
+
+Rules as data. It does not send, wait, or know which accounts exist. `judge` sees one outcome at a time; whether another
+account is left, and whether anything has reached the client, its caller knows.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import msgspec
+
+MAX_RETRIES = 2  # attempts beyond the first for outcomes that reached an upstream
+
+
+class Verdict(Enum):
+    """What the caller does with an outcome."""
+
+    RELAY = "relay"  # the client gets this answer
+    MOVE = "move"  # next account in rank, within MAX_RETRIES
+    ALWAYS_MOVE = "always_move"  # next account in rank, however often: nothing was sent
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """`verdict`, and `hide`: the status a client sees instead once no account is left, 0 to pass the answer itself."""
+
+    verdict: Verdict
+    hide: int = 0
+
+
+RELAY = Rule(Verdict.RELAY)
+NEVER_SENT = Rule(Verdict.ALWAYS_MOVE, hide=529)
+UNANSWERED = Rule(Verdict.RELAY, hide=502)
+FIRST_EVENT_ERROR = Rule(Verdict.MOVE)
+
+# By status. An account's own trouble (credential, credit, limits) never reaches the client.
+BY_STATUS = {
+    401: Rule(Verdict.MOVE, hide=529),
+    402: Rule(Verdict.MOVE, hide=529),
+    429: Rule(Verdict.MOVE, hide=429),
+    500: Rule(Verdict.MOVE),
+    502: Rule(Verdict.MOVE),
+    503: Rule(Verdict.MOVE),
+    504: Rule(Verdict.MOVE),
+    529: Rule(Verdict.MOVE),
+}
+
+
+def judge(status: int) -> Rule:
+    """The rule for a response head."""
+    return BY_STATUS.get(status, RELAY) if status >= 400 else RELAY
+
+
+def may_retry(rule: Rule, retries: int) -> bool:
+    """Whether a request that was already retried `retries` times after reaching an upstream may go elsewhere."""
+    if rule.verdict is Verdict.ALWAYS_MOVE:
+        return True
+    return rule.verdict is Verdict.MOVE and retries < MAX_RETRIES
+
+
+def retry_after(values: list[float | None]) -> int:
+    """Seconds a client is told to wait: the least of what accounts asked for, at least 1, at most 60, 5 if none did."""
+    known = [value for value in values if value is not None]
+    return min(60, max(1, round(min(known)))) if known else 5

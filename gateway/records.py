@@ -1,0 +1,54 @@
+"""The words that all layers share: what one request used, and the one record of how it ended."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Usage(msgspec.Struct, omit_defaults=True):
+    """Tokens of one answer by price class. `input` is fresh input alone; total input is the sum of the first four."""
+
+    input: int = 0
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    output: int = 0
+
+    @property
+    def total_input(self) -> int:
+        return self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
+
+
+class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="request"):
+    """One request, whole: what ledger, log, metrics and dashboard are fed from. Exactly one for each request.
+
+    Times are seconds: `at` Unix time of arrival, the others durations (`ttft` to the first relayed body byte, 0 where
+    none was sent). `outcome` is `ok`, `error` (the answer was one), `interrupted` (a stream that broke off) or
+    `client_gone`. `conversation` is a short digest, never the client's id. `cost_nano_usd` is integer nano-dollars.
+    """
+
+    request_id: str
+    at: float
+    endpoint: str
+    method: str = ""
+    status: int = 0
+    outcome: str = "ok"
+    cause: str = ""
+    caller: str = ""
+    team: str = ""
+    model: str = ""
+    answered_model: str = ""
+    stream: bool = False
+    account: str = ""
+    workspace: str = ""
+    route: str = "none"
+    attempts: int = 0
+    conversation: str = ""
+    upstream_request_id: str = ""
+    trace_id: str = ""
+    usage: Usage = msgspec.field(default_factory=Usage)
+    estimated: bool = False
+    cost_nano_usd: int = 0
+    duration: float = 0.0
+    ttft: float = 0.0
+    overhead: float = 0.0
