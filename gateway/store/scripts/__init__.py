@@ -1,0 +1,28 @@
+"""The Lua scripts: each one atomic trip in one slot. In every script `now` is an argument, 0 the server's own clock."""
+
+from __future__ import annotations
+
+from hashlib import sha1
+from importlib.resources import files
+
+import msgspec
+
+
+class Script(msgspec.Struct, frozen=True):
+    """A script's text and the SHA-1 by which the server knows it."""
+
+    name: str
+    text: str
+    sha: str
+
+
+def _load(name: str) -> Script:
+    text = files(__package__).joinpath(f"{name}.lua").read_text()
+    return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+ADMIT = _load("admit")
+SETTLE = _load("settle")
+REBIND = _load("rebind")
+ANNOUNCE = _load("announce")
+PUBLISH = _load("publish")
