@@ -1,0 +1,91 @@
+"""What supervisor and worker say to each other, over a socket pair: length-prefixed MessagePack.
+
+Either end that goes away ends the conversation, which is how a worker learns that its supervisor died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+
+import msgspec
+
+from gateway.core.document import PoolDocument
+
+
+class Start(msgspec.Struct, tag=True):
+    """To a new worker: everything it needs. `config` is `gateway.config.encode`'s."""
+
+    config: bytes
+    document: PoolDocument
+    store: str
+
+
+class Document(msgspec.Struct, tag=True):
+    """To a worker: route over this from now on."""
+
+    document: PoolDocument
+
+
+class Scrape(msgspec.Struct, tag=True):
+    """To a worker: send your numbers."""
+
+
+class NotReady(msgspec.Struct, tag=True):
+    """To a worker: say on /readyz that you will stop, but go on accepting."""
+
+
+class Drain(msgspec.Struct, tag=True):
+    """To a worker: stop accepting, finish what runs within `limit` seconds, exit."""
+
+    limit: float
+
+
+class Ready(msgspec.Struct, tag=True):
+    """From a worker: it serves."""
+
+
+class Numbers(msgspec.Struct, tag=True):
+    """From a worker: `WorkerMetrics.snapshot`, and its readiness."""
+
+    metrics: bytes
+    store_up: bool
+
+
+Message = Start | Document | Scrape | NotReady | Drain | Ready | Numbers
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Message).decode
+_LENGTH = struct.Struct(">I")
+
+
+class Channel:
+    """One end of the conversation."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    def send(self, message: Message) -> None:
+        """Send without waiting; a lost peer shows in `receive`."""
+        data = _encode(message)
+        if not self._writer.is_closing():
+            self._writer.write(_LENGTH.pack(len(data)) + data)
+
+    async def receive(self) -> Message | None:
+        """The next message, None when the other end is gone."""
+        try:
+            (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
+            message: Message = _decode(await self._reader.readexactly(length))
+            return message
+        except (asyncio.IncompleteReadError, OSError):
+            return None
+
+    async def flush(self) -> None:
+        """Wait until what was sent has left."""
+        try:
+            await self._writer.drain()
+        except OSError:
+            return
+
+    def close(self) -> None:
+        self._writer.close()

@@ -1,0 +1,131 @@
+"""One request on its way through the gateway: everything known of it, and the client's end of it.
+
+It sends what it is told to; what that should be, `proxy` and `relay` decide.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from time import perf_counter, time
+
+from gateway.config import Caller
+from gateway.core.peek import Peek
+from gateway.core.usage import UsageMeter
+from gateway.edge.admission import Binding
+from gateway.edge.endpoints import Endpoint
+from gateway.edge.head import Head, HeaderList
+from gateway.edge.pool import Account, Lease
+from gateway.edge.server import Receive, Scope, Send
+from gateway.errors import ApiError
+from gateway.upstream.transport import Response
+
+_prefix = "req_gw" + secrets.token_hex(8)
+_counter = itertools.count(1)
+PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+
+
+def new_request_id() -> str:
+    """Unique over all processes: a random prefix of this one, and a counter."""
+    return f"{_prefix}{next(_counter):06x}"
+
+
+def restart_ids() -> None:
+    """For a forked process: ids of its own."""
+    global _prefix
+    _prefix = "req_gw" + secrets.token_hex(8)
+
+
+class Exchange:
+    """Times are perf_counter seconds. `status` is what the client saw, 0 before its answer began."""
+
+    __slots__ = (
+        "account", "admit_time", "at", "attempts", "began", "binding", "body", "body_time", "caller", "cause", "endpoint",
+        "estimated", "first_byte", "head", "last_sent", "lease", "meter", "outcome", "peek", "raw", "receive",
+        "renewed", "request_id", "response", "response_began", "scope", "send", "started", "status", "stream", "t0",
+        "ended", "upstream_request_id", "waited",
+    )  # fmt: skip
+
+    def __init__(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        self.t0 = perf_counter()
+        self.at = time()
+        self.request_id = new_request_id()
+        self.endpoint = endpoint
+        self.scope = scope
+        self.receive = receive
+        self.send = send
+        self.head: Head | None = None
+        self.caller: Caller | None = None
+        self.body = b""
+        self.peek: Peek | None = None
+        self.stream = False
+        self.binding: Binding | None = None
+        self.account: Account | None = None
+        self.lease: Lease | None = None
+        self.response: Response | None = None
+        self.meter = UsageMeter()
+        self.attempts = 0
+        self.status = 0
+        self.outcome = "ok"
+        self.cause = ""
+        self.estimated = False
+        self.upstream_request_id = ""
+        self.began = False  # the request is on its way to an upstream
+        self.started = False  # the head of the answer is out
+        self.ended = False
+        self.raw = False  # in the middle of an event that passes in pieces
+        self.body_time = self.admit_time = self.waited = self.first_byte = self.response_began = 0.0
+        self.last_sent = self.renewed = self.t0
+
+    @property
+    def model(self) -> str:
+        return self.peek.model if self.peek is not None else ""
+
+    def gateway_headers(self, expose_account: bool) -> HeaderList:
+        """The gateway's own headers of a proxied answer."""
+        headers = [
+            (b"x-gateway-request-id", self.request_id.encode()),
+            (b"x-gateway-attempts", b"%d" % self.attempts),
+            (b"x-gateway-route", self.binding.route.encode() if self.binding is not None else b"none"),
+        ]
+        if expose_account and self.account is not None:
+            headers.append((b"x-gateway-account", self.account.tag))
+        return headers
+
+    async def start(self, status: int, headers: HeaderList) -> None:
+        """Send the head of the answer. From here on no other account can serve this request."""
+        self.started = True
+        self.status = status
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, body: bytes, more: bool) -> None:
+        """Send body bytes; `more` is False with the last ones."""
+        self.ended = not more
+        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+        self.last_sent = perf_counter()
+        if not self.first_byte:
+            self.first_byte = self.last_sent
+
+    async def refuse(self, error: ApiError, headers: HeaderList) -> None:
+        """Answer with an error of the gateway's own: as JSON, or as an event where a stream has begun."""
+        self.outcome = "error" if self.outcome == "ok" else self.outcome
+        if self.ended:
+            return
+        if self.started:
+            await self.write(error.event(self.request_id), more=False)
+            return
+        body = error.body(self.request_id)
+        own = error.headers(self.request_id)
+        own.append((b"content-length", b"%d" % len(body)))
+        own += [header for header in headers if header[0] != b"x-gateway-request-id"]
+        await self.start(error.status, own)
+        await self.write(body, more=False)
+
+    async def ping(self, headers: HeaderList) -> None:
+        """Break the silence of a stream, at an event boundary; before the first event this commits the head."""
+        if self.ended or self.raw or not self.stream or not self.began:
+            return
+        self.last_sent = perf_counter()
+        if not self.started:
+            await self.start(200, headers)
+        await self.write(PING, more=True)

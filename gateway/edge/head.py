@@ -1,0 +1,106 @@
+"""One walk over a client's request headers: what the gateway reads, and the lines that go on to the upstream.
+
+It does not know callers or accounts.
+"""
+
+from __future__ import annotations
+
+import re
+
+from gateway.core.conversation import check_id
+from gateway.errors import ApiError
+
+# Hop-by-hop, credentials, framing that is made anew, and what would tell the upstream about the client's network.
+DROPPED = frozenset(
+    b"host connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding "
+    b"upgrade content-length expect x-api-key authorization cookie forwarded via x-real-ip accept-encoding "
+    b"anthropic-workspace-id anthropic-user-profile-id".split()
+)
+_PREFIXES = (b"x-forwarded-", b"x-gateway-")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_UNMETERED_ENCODING = b"accept-encoding: identity\r\n"
+
+HeaderList = list[tuple[bytes, bytes]]
+
+
+class Head:
+    """What the headers said. Byte values are b"" where absent; `lines` are finished lines for the upstream."""
+
+    __slots__ = (
+        "agent", "api_key", "bearer", "content_encoding", "content_length", "conversation", "lines", "session",
+        "traceparent", "version",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.api_key = self.bearer = self.conversation = self.session = self.agent = b""
+        self.content_encoding = self.traceparent = b""
+        self.content_length = -1
+        self.version = False
+        self.lines = [_UNMETERED_ENCODING]
+
+
+def read_head(headers: HeaderList, affinity: bytes) -> Head:
+    """Walk `headers` (names in lower case); `affinity` is the name of the conversation header, in lower case.
+
+    Raises ApiError(400) for header values that could not be forwarded safely and for a bad conversation id.
+    """
+    head = Head()
+    lines = head.lines
+    named: list[bytes] | None = None
+    joined = b"".join([value for _, value in headers])
+    if _CONTROL.search(joined):
+        raise ApiError(400, f"{_culprit(headers)}: control characters are not allowed in header values")
+    for name, value in headers:
+        if name in DROPPED:
+            if name == b"x-api-key":
+                head.api_key = value
+            elif name == b"authorization":
+                if value[:7].lower() == b"bearer ":
+                    head.bearer = value[7:].strip()
+            elif name == b"content-length":
+                head.content_length = int(value)
+            elif name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
+                named = [token.strip() for token in value.lower().split(b",")]
+        elif name == affinity:
+            if head.conversation and head.conversation != value:
+                raise ApiError(400, f"{affinity.decode()}: given twice")
+            head.conversation = check_id(value, affinity.decode())
+        elif name[:2] == b"x-" and name.startswith(_PREFIXES):
+            continue
+        else:
+            if name == b"x-claude-code-session-id":
+                head.session = value[:256]
+            elif name == b"x-claude-code-agent-id":
+                head.agent = value[:256]
+            elif name == b"anthropic-version":
+                head.version = True
+            elif name == b"content-encoding":
+                head.content_encoding = value.lower()
+            elif name == b"traceparent":
+                head.traceparent = value
+            lines.append(b"%b: %b\r\n" % (name, value))
+    if named is not None:
+        head.lines = [line for line in lines if line.partition(b":")[0] not in named]
+    return head
+
+
+def _culprit(headers: HeaderList) -> str:
+    return next(name.decode("latin-1") for name, value in headers if _CONTROL.search(value))
+
+
+# Never shown to a client: the account's identity and limits, the upstream's front end, and framing made anew.
+_HIDDEN = frozenset(
+    b"connection keep-alive proxy-connection transfer-encoding trailer upgrade content-length date server set-cookie via "
+    b"alt-svc cf-ray cf-cache-status strict-transport-security x-envoy-upstream-service-time server-timing nel report-to "
+    b"anthropic-organization-id anthropic-workspace-id".split()
+)
+_HIDDEN_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-", b"x-gateway-")
+
+
+def answer_headers(headers: HeaderList) -> HeaderList:
+    """The upstream's response headers that the client may see, in their order."""
+    return [
+        header
+        for header in headers
+        if header[0] not in _HIDDEN and not (header[0][:1] in b"ax" and header[0].startswith(_HIDDEN_PREFIXES))
+    ]

@@ -1,0 +1,423 @@
+"""A request's life, from its head to its record. Read from top to bottom.
+
+recognise (app) → authenticate → peek → choose → admit → send → judge → relay → settle
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from time import perf_counter
+from typing import Any
+
+from gateway.config import Config
+from gateway.core.conversation import identify
+from gateway.core.peek import peek
+from gateway.core.pricing import Catalogue
+from gateway.core.routing import (
+    FIRST_EVENT_ERROR,
+    NEVER_SENT,
+    RELAY,
+    UNANSWERED,
+    Rule,
+    Verdict,
+    judge,
+    may_retry,
+    retry_after,
+)
+from gateway.edge.admission import Admission, Binding, Callers
+from gateway.edge.endpoints import Endpoint
+from gateway.edge.exchange import Exchange
+from gateway.edge.head import HeaderList, answer_headers, read_head
+from gateway.edge.pool import Account, Pool
+from gateway.edge.relay import StreamRelay, broken, relay_whole
+from gateway.edge.server import Receive, Scope, Send
+from gateway.errors import TYPES, ApiError
+from gateway.records import Finished
+from gateway.upstream.provider import Call
+from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError
+
+MAX_REFUSAL = 64 * 1024  # bytes kept of an upstream's error body
+_REFUSAL_WAIT = 2.0  # seconds for that body to arrive
+_RENEW_EVERY = 60.0  # seconds after which a running stream says again that its cache is warm
+
+NO_ACCOUNT = "No account can serve this request now. Please try again later."
+ALL_LIMITED = "Every account that can serve this request is at its rate limit. Please try again later."
+
+
+class Refusal:
+    """An upstream's answer that another account should better give, read whole and set aside."""
+
+    def __init__(self, status: int, headers: HeaderList, body: bytes, rule: Rule) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.rule = rule
+
+    @property
+    def retry_after(self) -> float | None:
+        for name, value in self.headers:
+            if name == b"retry-after":
+                try:
+                    return float(value)
+                except ValueError:
+                    return None
+        return None
+
+
+class Proxy:
+    """The journey, over what the process is made of. `observe` gets the one record of each request."""
+
+    def __init__(
+        self,
+        config: Config,
+        pool: Pool,
+        callers: Callers,
+        admission: Admission,
+        catalogue: Catalogue,
+        observe: Callable[[Finished, float], None],
+        upstream_answered: Callable[[str, str, str], None],
+    ) -> None:
+        self.live: set[Exchange] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._config = config
+        self._secret = config.secret[0].encode()
+        self._affinity = config.affinity.header.lower().encode()
+        self._max_body = int(config.limits.max_body_mb * 1024 * 1024)
+        self._pool = pool
+        self._callers = callers
+        self._admission = admission
+        self._catalogue = catalogue
+        self._observe = observe
+        self._answered = upstream_answered
+
+    async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request of a forwarded endpoint."""
+        x = Exchange(endpoint, scope, receive, send)
+        self.live.add(x)
+        try:
+            await self._journey(x)
+        except ApiError as error:
+            await x.refuse(error, x.gateway_headers(self._config.expose_account))
+        except asyncio.CancelledError:
+            x.outcome, x.cause = "client_gone", "client"
+            raise
+        finally:
+            self._settle(x)
+
+    async def _journey(self, x: Exchange) -> None:
+        scope = x.scope
+        head = x.head = read_head(scope["headers"], self._affinity)
+        caller = x.caller = self._callers.authenticate(head)
+        if scope["method"] != x.endpoint.method:
+            raise ApiError(405, f"Method {scope['method']} is not allowed here; use {x.endpoint.method}.")
+
+        if x.endpoint.peeks:
+            x.body = await self._read_body(x)
+            if head.content_encoding not in (b"", b"identity"):
+                raise ApiError(400, "content-encoding: compressed request bodies are not supported")
+            x.peek = peek(x.body)
+            x.stream = x.peek.stream and x.endpoint.metered
+        model = x.model
+        if model and not self._callers.may_use(caller, model):
+            raise ApiError(403, f"Your key may not use the model {model}.")
+
+        conversation = None
+        if x.peek is not None:
+            secret = self._secret
+            conversation = identify(secret, caller.id, head.conversation, head.session, head.agent, x.peek)
+        if conversation is not None:
+            began = perf_counter()
+            x.binding = await self._admission.bind(caller, conversation, model)
+            x.admit_time = perf_counter() - began
+        else:  # nothing to keep together, but one caller's requests need not wander either
+            x.binding = Binding(None, "none", caller.id.encode()[:64])
+
+        query = scope["query_string"]
+        path = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
+        method = scope["method"].encode("ascii")
+        call = Call(method, path, head.lines, x.body, model, x.stream, head.version or not x.endpoint.peeks)
+        await self._serve(x, call)
+
+    async def _read_body(self, x: Exchange) -> bytes:
+        """The whole request body, within its bound."""
+        limit, too_large = self._max_body, f"Request body is larger than {self._config.limits.max_body_mb:g} MB."
+        if x.head is not None and x.head.content_length > limit:
+            raise ApiError(413, too_large)
+        began = perf_counter()
+        message = await x.receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            parts = [body]
+            size = len(body)
+            while message.get("more_body"):
+                message = await x.receive()
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > limit:
+                    raise ApiError(413, too_large)
+            body = b"".join(parts)
+        if message["type"] == "http.disconnect":
+            raise asyncio.CancelledError
+        x.body_time = perf_counter() - began
+        return body
+
+    # Send and judge.
+
+    async def _serve(self, x: Exchange, call: Call) -> None:
+        """Try accounts in order until one answers for good, while nothing has reached the client."""
+        binding = x.binding
+        assert binding is not None  # noqa: S101 - set by _journey
+        failure: ApiError | Refusal = ApiError(529, NO_ACCOUNT, retry_after=retry_after([]))
+        asked: list[float | None] = []
+        retries = 0
+        for account in self._pool.candidates(binding.workspace, binding.conversation, call.model):
+            if x.started:
+                break  # a ping has committed the head: no other account may answer now
+            lease = x.lease = await account.lease()
+            if lease is None:
+                continue
+            x.account = account
+            x.attempts += 1
+            try:
+                rule = await self._attempt(x, account, call)
+            except NotSent:
+                rule, failure = NEVER_SENT, ApiError(529, NO_ACCOUNT, retry_after=retry_after([]))
+            except TransportError as error:
+                self._answered(account.id, call.model, UNANSWERED.verdict.value)
+                x.cause = "upstream"
+                raise broken(error) from None
+            if isinstance(rule, Refusal):
+                failure = rule
+                asked.append(rule.retry_after)
+                rule = rule.rule
+            if rule.verdict is Verdict.RELAY:
+                return
+            lease.release()
+            if not may_retry(rule, retries):
+                break
+            retries += rule.verdict is Verdict.MOVE
+        await self._give_up(x, failure, asked)
+
+    async def _attempt(self, x: Exchange, account: Account, call: Call) -> Rule | Refusal:
+        """One exchange with one account. RELAY means that the client has its answer."""
+        outgoing = account.provider.prepare(call)
+        sent = perf_counter()
+        x.began = True
+        remaining = self._config.timeouts.total - (sent - x.t0)
+        if remaining <= 0:
+            raise ApiError(504, "The request could not be served in time.")
+        try:
+            response = await account.transport.send(
+                outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=remaining
+            )
+        except NotSent:
+            self._answered(account.id, call.model, "not_sent")
+            raise
+        finally:
+            x.response_began = perf_counter()
+            x.waited += x.response_began - sent
+        x.response = response
+        status = response.status
+        self._answered(account.id, call.model, str(status))
+        rule = judge(status)
+        if rule is not RELAY or 300 <= status < 400:
+            return await self._set_aside(x, response, rule)
+        x.upstream_request_id = _value(response.headers, b"request-id")
+        kind = _value(response.headers, b"content-type")
+        if kind.startswith("text/event-stream") and status == 200:
+            return await self._relay_stream(x, account, response)
+        if not kind.startswith("application/json") and x.endpoint.peeks:
+            return await self._set_aside(x, response, rule)
+        await self._note_served(x)
+        await self._relay_json(x, response)
+        return RELAY
+
+    async def _relay_stream(self, x: Exchange, account: Account, response: Response) -> Rule | Refusal:
+        relay = StreamRelay(x, response, account.provider.framing(response.headers))
+        opened = perf_counter()
+        error = await relay.open()
+        x.waited += perf_counter() - opened
+        if error and not x.started:
+            response.close()
+            x.response = None
+            x.meter.error = ""
+            return Refusal(200, response.headers, relay.opening, FIRST_EVENT_ERROR)
+        await self._note_served(x)
+        if x.endpoint.metered and not error and x.peek is not None and x.binding is not None:
+            x.renewed = perf_counter()
+            self._renew(x, 0)
+        await relay.run(self._headers(x, response))
+        return RELAY
+
+    async def _relay_json(self, x: Exchange, response: Response) -> None:
+        try:
+            if x.started:  # the head of a stream went out with a ping, yet the answer is none
+                body = await _read_bounded(response)
+                x.outcome = "error"
+                await x.write(b"event: error\ndata: " + b" ".join(body.splitlines()) + b"\n\n", more=False)
+                return
+            await relay_whole(x, response, self._headers(x, response))
+        except Interrupted as error:
+            x.cause = "upstream"
+            raise broken(error) from None
+        if x.status >= 400:
+            x.outcome = "error"
+
+    async def _set_aside(self, x: Exchange, response: Response, rule: Rule) -> Refusal:
+        """Read a refusal whole, so that its connection is free and it can still be passed on."""
+        try:
+            async with asyncio.timeout(_REFUSAL_WAIT):
+                body = await _read_bounded(response)
+        except (TimeoutError, Interrupted):
+            body = b""
+        response.close()
+        x.response = None
+        return Refusal(response.status, response.headers, body, rule)
+
+    async def _note_served(self, x: Exchange) -> None:
+        """Somebody answers: is it the account that the conversation is bound to?"""
+        binding, account = x.binding, x.account
+        if binding is None or account is None or not binding.key or account.workspace == binding.workspace:
+            return
+        if binding.route == "new":  # no cache anywhere yet: it may as well live where it was served first
+            await self._admission.rebind(binding, account.workspace)
+        elif binding.route != "stateless":
+            binding.route = "detour"
+
+    async def _give_up(self, x: Exchange, failure: ApiError | Refusal, asked: list[float | None]) -> None:
+        """No account is left: pass on the last answer, or say what it means where it was about an account."""
+        if isinstance(failure, ApiError):
+            raise failure
+        status, hide = failure.status, failure.rule.hide
+        if hide == 429:
+            raise ApiError(429, ALL_LIMITED, retry_after=retry_after(asked))
+        if hide:
+            raise ApiError(hide, NO_ACCOUNT, retry_after=retry_after([]))
+        x.outcome = "error"
+        headers = answer_headers(failure.headers) + x.gateway_headers(self._config.expose_account)
+        if failure.rule is FIRST_EVENT_ERROR:
+            await x.start(200, headers)
+            await x.write(failure.body, more=False)
+            return
+        if status < 400 or not _value(failure.headers, b"content-type").startswith("application/json"):
+            raise ApiError(status if status in TYPES else 502, "The upstream gave no proper answer.")
+        if x.started:
+            await x.write(b"event: error\ndata: " + b" ".join(failure.body.splitlines()) + b"\n\n", more=False)
+            return
+        x.upstream_request_id = _value(failure.headers, b"request-id")
+        headers = [header for header in headers if header[0] not in (b"retry-after", b"retry-after-ms")]
+        if failure.retry_after is not None:
+            headers.append((b"retry-after", b"%d" % retry_after([failure.retry_after])))
+        headers.append((b"content-length", b"%d" % len(failure.body)))
+        await x.start(status, headers)
+        await x.write(failure.body, more=False)
+
+    def _headers(self, x: Exchange, response: Response) -> HeaderList:
+        return answer_headers(response.headers) + x.gateway_headers(self._config.expose_account)
+
+    # Settle.
+
+    def _renew(self, x: Exchange, tokens: int) -> None:
+        """The cache of the workspace that served is warm, if that is where the conversation lives."""
+        binding, account, peeked = x.binding, x.account, x.peek
+        if binding is None or account is None or peeked is None or account.workspace != binding.workspace:
+            return
+        ttl = 3600 if x.meter.usage.cache_write_1h else peeked.cache_ttl
+        self._admission.renew(binding, perf_counter() - x.response_began, ttl, tokens)
+
+    def _settle(self, x: Exchange) -> None:
+        """Always, exactly once, without waiting: give back what was taken, and leave the one record."""
+        self.live.discard(x)
+        if x.response is not None:
+            x.response.close()
+        if x.lease is not None:
+            x.lease.release()
+        meter, usage = x.meter, x.meter.usage
+        if x.outcome in ("interrupted", "client_gone") and x.response is not None and x.endpoint.metered:
+            x.estimated = True
+            meter.estimate()
+        if x.status == 200 and x.endpoint.metered and x.response is not None:
+            self._renew(x, usage.total_input + usage.output)
+        now = perf_counter()
+        model = x.model
+        cost = 0
+        if x.endpoint.metered and (usage.output or usage.total_input):
+            price = self._catalogue.priced(meter.model or model)
+            if price is not None:
+                cost = price.cost(
+                    usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output
+                )
+        first = x.first_byte or now
+        caller, binding, account = x.caller, x.binding, x.account
+        record = Finished(
+            request_id=x.request_id,
+            at=x.at,
+            endpoint=x.endpoint.name,
+            method=x.scope["method"],
+            status=x.status,
+            outcome=x.outcome,
+            cause=x.cause,
+            caller=caller.id if caller is not None else "",
+            team=(caller.team or "") if caller is not None else "",
+            model=model,
+            answered_model=meter.model,
+            stream=x.stream,
+            account=account.id if account is not None else "",
+            workspace=account.workspace if account is not None else "",
+            route=binding.route if binding is not None else "none",
+            attempts=x.attempts,
+            conversation=binding.conversation.hex()[:12] if binding is not None and binding.key else "",
+            upstream_request_id=x.upstream_request_id,
+            trace_id=x.head.traceparent[3:35].decode("latin-1") if x.head is not None and x.head.traceparent else "",
+            usage=usage,
+            estimated=x.estimated,
+            cost_nano_usd=cost,
+            duration=now - x.t0,
+            ttft=first - x.t0 if x.first_byte else 0.0,
+            overhead=max(0.0, first - x.t0 - x.waited - x.body_time),
+        )
+        self._observe(record, x.admit_time)
+
+    # Upkeep, once a second.
+
+    def tick(self) -> None:
+        """Pings for silent streams, renewal for long ones, and the end of requests whose time is over."""
+        now = perf_counter()
+        timeouts = self._config.timeouts
+        for x in list(self.live):
+            if x.stream and x.started and now - x.renewed > _RENEW_EVERY:
+                x.renewed = now
+                self._renew(x, 0)
+            if x.stream and x.began and now - x.last_sent > timeouts.ping:
+                self._spawn(x.ping([(b"content-type", b"text/event-stream; charset=utf-8"), *self._ping_headers(x)]))
+            if not x.first_byte and x.response is not None and now - x.t0 > timeouts.total:
+                x.response.interrupt("total")
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Without waiting: a client that does not read must not hold up the others."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _ping_headers(self, x: Exchange) -> HeaderList:
+        return [(b"request-id", x.request_id.encode()), *x.gateway_headers(self._config.expose_account)]
+
+    def interrupt(self, reason: str) -> None:
+        """End every running answer with an error event."""
+        for x in list(self.live):
+            if x.response is not None:
+                x.response.interrupt(reason)
+
+
+async def _read_bounded(response: Response) -> bytes:
+    parts = []
+    size = 0
+    while size < MAX_REFUSAL and (data := await response.read()):
+        parts.append(data)
+        size += len(data)
+    return b"".join(parts)
+
+
+def _value(headers: HeaderList, name: bytes) -> str:
+    return next((value.decode("latin-1") for key, value in headers if key == name), "")

@@ -1,0 +1,172 @@
+"""The way back: an upstream's answer to the client, whole events at a time, with the usage meter beside it.
+
+A stream that breaks off ends in an `error` event after whole events, or in a broken connection where an event is
+already half out: never in something that looks complete. It does not choose accounts and does not retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+
+from gateway.core.sse import EventSplitter, events
+from gateway.core.usage import matters
+from gateway.edge.exchange import Exchange
+from gateway.edge.head import HeaderList
+from gateway.errors import ApiError
+from gateway.upstream.provider import Translate
+from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, Interrupted, Response, TransportError
+
+HOLD = 1024 * 1024  # bytes of a JSON answer held, so that a broken one can still become a proper error
+_ENDS = 64 * 1024  # bytes kept of either end of a longer one, for its usage
+_LINGER = 0.2  # seconds to wait for the end of the framing behind message_stop
+
+
+def broken(error: TransportError) -> ApiError:
+    """What a client is told of an upstream that broke off."""
+    if isinstance(error, IdleTimeout | FirstByteTimeout):
+        return ApiError(504, "The upstream did not answer in time.")
+    if str(error) == "drain":
+        return ApiError(529, "The gateway is shutting down.")
+    return ApiError(502, "The upstream closed the connection before its answer was complete.")
+
+
+def cause_of(error: TransportError) -> str:
+    """The label of a broken stream: timeout, drain or upstream."""
+    if isinstance(error, IdleTimeout | FirstByteTimeout):
+        return "timeout"
+    return "drain" if str(error) == "drain" else "upstream"
+
+
+class StreamRelay:
+    """One event stream on its way back. `opening` holds what came up to the first event that is no ping."""
+
+    def __init__(self, x: Exchange, response: Response, translate: Translate | None) -> None:
+        self.x = x
+        self.response = response
+        self.opening = b""
+        self._splitter = EventSplitter()
+        self._translate = translate
+
+    async def open(self) -> str:
+        """Read up to the first event that is no ping; returns its type if it is an error, else "".
+
+        Raises Interrupted where the stream breaks off before.
+        """
+        while True:
+            data = await self.response.read()
+            if not data:
+                raise Interrupted("the upstream ended its answer before the first event")
+            ready = self._feed(data)
+            if not ready:
+                continue
+            self.opening += ready
+            if self._splitter.raw or _first_counts(self.opening):
+                return self.x.meter.error if not self.x.meter.started else ""
+
+    async def run(self, headers: HeaderList) -> None:
+        """Relay everything, beginning with the opening."""
+        x, meter = self.x, self.x.meter
+        if not x.started:
+            await x.start(200, headers)
+        ready = self.opening
+        try:
+            while True:
+                if ready:
+                    if meter.stopped:
+                        await x.write(ready, more=False)
+                        await self._finish_framing()
+                        return
+                    meter.count(ready)
+                    x.raw = self._splitter.raw
+                    await x.write(ready, more=True)
+                data = await self.response.read()
+                if not data:
+                    break
+                ready = self._feed(data)
+        except Interrupted as error:
+            await self._break(cause_of(error), broken(error))
+            return
+        if meter.error:  # the upstream said itself what went wrong
+            x.outcome, x.cause = "interrupted", "upstream"
+            await x.write(b"", more=False)
+            return
+        await self._break("upstream", broken(Interrupted("no message_stop")))
+
+    def _feed(self, data: bytes) -> bytes:
+        """Whole events out of `data`, seen by the meter, and nothing behind message_stop."""
+        splitter, meter = self._splitter, self.x.meter
+        if self._translate is not None:
+            data = self._translate(data)
+        ready = splitter.feed(data)
+        if splitter.long_event is not None:
+            if matters(splitter.long_event):
+                meter.see(splitter.long_event)
+            splitter.long_event = None
+        if matters(ready):
+            size = meter.see(ready)
+            if meter.stopped:
+                return ready[:size]
+        return ready
+
+    async def _break(self, cause: str, error: ApiError) -> None:
+        x = self.x
+        x.outcome, x.cause = "interrupted", cause
+        if x.raw:
+            return  # an event is half out: an unfinished answer makes the server cut the connection
+        await x.refuse(error, [])
+
+    async def _finish_framing(self) -> None:
+        """Let the last chunk of the framing arrive, so that the upstream connection can be used again."""
+        if not self.response.complete:
+            try:
+                async with asyncio.timeout(_LINGER):
+                    await self.response.read()
+            except (TimeoutError, Interrupted):
+                return
+
+
+def _first_counts(opening: bytes) -> bool:
+    return any(data and name != b"ping" and b'"ping"' not in data[:40] for name, data, _ in events(opening))
+
+
+async def relay_whole(x: Exchange, response: Response, headers: HeaderList) -> None:
+    """Relay an answer that is no stream: held whole up to HOLD, so that the client gets it in one piece or an error."""
+    parts: list[bytes] = []
+    size = 0
+    while size <= HOLD:
+        data = await response.read()
+        if not data:
+            break
+        parts.append(data)
+        size += len(data)
+    else:
+        await _relay_long(x, response, headers, b"".join(parts))
+        return
+    body = parts[0] if len(parts) == 1 else b"".join(parts)
+    x.waited += perf_counter() - x.response_began
+    headers.append((b"content-length", b"%d" % len(body)))
+    await x.start(response.status, headers)
+    await x.write(body, more=False)
+    if x.endpoint.metered and response.status == 200:
+        x.meter.read_json(body)
+
+
+async def _relay_long(x: Exchange, response: Response, headers: HeaderList, held: bytes) -> None:
+    length = next((value for name, value in response.headers if name == b"content-length"), None)
+    if length is not None:
+        headers.append((b"content-length", length))
+    await x.start(response.status, headers)
+    head, tail = held[:_ENDS], held[-_ENDS:]
+    try:
+        while held:
+            await x.write(held, more=True)
+            held = await response.read()
+            tail = (tail + held)[-_ENDS:]
+    except Interrupted as error:
+        x.outcome, x.cause = "interrupted", cause_of(error)
+        x.raw = True
+        return
+    await x.write(b"", more=False)
+    if x.endpoint.metered and response.status == 200:
+        x.estimated = not x.meter.read_ends(head, tail)

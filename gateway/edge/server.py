@@ -1,0 +1,434 @@
+"""The data listener: uvicorn with a protocol that bounds what a client may take, and answers in Anthropic's JSON.
+
+Head size, head time, body pace, idle time, unread output and the number of connections are bounded; deadlines are
+compared once a second for all connections, so that no timer is made for a request. When a client goes, the task that
+serves it is cancelled. It does not know endpoints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import urllib.parse
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from typing import Any, cast
+
+import httptools
+import structlog
+import uvicorn
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from gateway.config import Config
+from gateway.errors import ApiError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+FOREVER = float("inf")
+MIN_RATE = 16 * 1024  # bytes a second of request body: what is slower than this is an attack, not a client
+MAX_UNREAD = 192 * 1024  # bytes written and not yet taken by the client at which writing pauses
+
+log = structlog.get_logger("gateway.server")
+
+
+class _TooLarge(Exception):
+    """The request head is beyond its bound."""
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer. The head of the answer leaves together with its first body bytes."""
+
+    connection: Connection
+    task: asyncio.Task[None] | None
+    chunks: list[bytes]  # of the request body, arrived and not yet read
+    received: int  # bytes of request body
+    body_read: bool
+    head: bytes  # of the answer, not yet written
+
+    async def run_asgi(self, app: Any) -> None:
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            self.transport.abort()  # the client has gone, or the process is ending
+        except Exception:
+            log.exception("unhandled error", request_path=self.scope["path"])
+            if self.response_started:
+                self.transport.abort()
+            else:
+                await self.refuse(ApiError(500, "The gateway failed to handle this request."))
+        else:
+            if not self.response_complete and not self.disconnected:
+                self.transport.abort()  # an answer that cannot be ended properly must not look complete
+        finally:
+            self.task = None
+            self.on_response = lambda: None
+
+    async def refuse(self, error: ApiError) -> None:
+        """Answer with an error of the server's own and close the connection after it."""
+        request_id = self.connection.limits.request_id()
+        body = error.body(request_id)
+        headers = error.headers(request_id)
+        headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+
+    async def send(self, message: Any) -> None:
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        if message["type"] == "http.response.start":
+            self._start(message["status"], message.get("headers", ()))
+        else:
+            self._body(message.get("body", b""), message.get("more_body", False))
+
+    def _start(self, status: int, headers: Any) -> None:
+        self.response_started = True
+        if self.waiting_for_100_continue:  # the body may come or not: what follows could not be told apart
+            self.keep_alive = False
+        parts = [STATUS_LINE[status]]
+        chunked = self.scope["method"] != "HEAD" and status not in (204, 304)
+        for name, value in headers:
+            if name == b"content-length":
+                self.expected_content_length = int(value)
+                chunked = False
+            elif name == b"connection":
+                self.keep_alive = self.keep_alive and value.lower() != b"close"
+                continue
+            elif name == b"transfer-encoding":
+                continue
+            parts.append(b"%s: %s\r\n" % (name, value))
+        if not self.keep_alive or self.connection.server_draining:
+            self.keep_alive = False
+            parts.append(b"connection: close\r\n")
+        self.chunked_encoding = chunked
+        if chunked and self.scope["http_version"] == "1.0":
+            self.chunked_encoding = False  # the close ends the answer
+            self.expected_content_length = -1
+        elif chunked:
+            parts.append(b"transfer-encoding: chunked\r\n")
+        parts.append(b"\r\n")
+        head = b"".join(parts)
+        if head.count(b"\n") != len(parts):
+            raise ValueError("a response header holds a line break")
+        self.head = head
+
+    def _body(self, body: bytes, more: bool) -> None:
+        if self.response_complete:
+            raise RuntimeError("the answer was already complete")
+        if self.scope["method"] == "HEAD":
+            body = b""
+            self.expected_content_length = 0
+        if self.chunked_encoding:
+            if body:
+                body = b"%x\r\n%b\r\n" % (len(body), body)
+            if not more:
+                body += b"0\r\n\r\n"
+        elif self.expected_content_length >= 0:
+            self.expected_content_length -= len(body)
+            if self.expected_content_length < 0 or (not more and self.expected_content_length > 0):
+                raise RuntimeError("the answer's length differs from its content-length")
+        if self.head:
+            body = self.head + body
+            self.head = b""
+        if body:
+            self.transport.write(body)
+        if not more:
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
+
+    async def receive(self) -> Any:
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        while not self.gone and not self.chunks and (self.more_body or self.body_read):
+            self.flow.resume_reading()
+            self.message_event.clear()
+            await self.message_event.wait()
+        if self.gone:
+            return {"type": "http.disconnect"}
+        chunks, self.chunks = self.chunks, []
+        self.body_read = not self.more_body
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits for anything any more."""
+        return self.disconnected or self.response_complete
+
+
+class Limits:
+    """What the connections of one server share: bounds, the clock, and how to name a request."""
+
+    def __init__(self, config: Config, request_id: Callable[[], str]) -> None:
+        self.head_bytes = config.limits.max_head_kb * 1024
+        self.connections = config.limits.max_connections
+        self.head = config.timeouts.client_head
+        self.body = config.timeouts.client_body
+        self.idle = config.timeouts.client_idle
+        self.write = config.timeouts.write
+        self.request_id = request_id
+
+
+class Connection(HttpToolsProtocol):
+    """One client connection. Phases: `idle`, `head` (arriving), `body` (arriving), `busy` (being answered)."""
+
+    limits: Limits  # set on the subclass that a server makes
+    server_draining = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=MAX_UNREAD)
+        self.phase = "head"
+        self.head_size = 0
+        self.write_deadline = FOREVER
+        self.deadline = self.loop.time() + self.limits.head
+        if len(self.connections) > self.limits.connections:
+            self._refuse(ApiError(529, "The gateway has too many open connections.", retry_after=1))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        cycle = cast(Cycle | None, self.cycle)
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        if cycle is not None:
+            self._abandon(cycle)
+
+    @staticmethod
+    def _abandon(cycle: Cycle) -> None:
+        """Nobody waits for this answer any more."""
+        cycle.disconnected = True
+        if cycle.task is not None and not cycle.response_complete:
+            cycle.task.cancel()
+
+    def eof_received(self) -> None:
+        """A half-close counts as gone: nobody would know whether the other half still listens."""
+        self.transport.close()
+
+    # What arrives.
+
+    def data_received(self, data: bytes) -> None:
+        phase = self.phase
+        if phase == "idle":
+            self.phase = phase = "head"
+            self.head_size = 0
+            self.deadline = self.loop.time() + self.limits.head
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(ApiError(400, "Protocol upgrades are not supported."))
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, _TooLarge):
+                self._refuse(ApiError(431, f"The request head is larger than {self.limits.head_bytes} bytes."))
+            elif isinstance(error.__context__, httptools.HttpParserError):
+                self._refuse(ApiError(400, "Invalid request target."))
+            else:
+                raise
+        except httptools.HttpParserError:
+            self._refuse(ApiError(400, "Invalid HTTP request."))
+        else:
+            if phase == "head" and self.phase == "head":
+                self.head_size += len(data)
+                if self.head_size > self.limits.head_bytes + 1024:
+                    self._refuse(ApiError(431, f"The request head is larger than {self.limits.head_bytes} bytes."))
+
+    def on_message_begin(self) -> None:
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+        self.fields_size = 0
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.fields_size += len(name) + len(value) + 4
+        if self.fields_size > self.limits.head_bytes:
+            raise _TooLarge
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        raw_path, _, query = self.url.partition(b"?")
+        if not raw_path.startswith(b"/") or b"#" in self.url:
+            raise httptools.HttpParserInvalidURLError("origin-form expected")
+        path = raw_path.decode("latin-1")
+        version = self.parser.get_http_version()
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "headers": self.headers,
+            "method": self.parser.get_method().decode("ascii"),
+            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+        }
+        self.scope = cast(Any, scope)
+        previous = cast(Cycle | None, self.cycle)
+        cycle = self.cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=[],
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        cycle.connection = self
+        cycle.task = None
+        cycle.chunks = []
+        cycle.head = b""
+        cycle.received = 0
+        cycle.body_read = False
+        if previous is None or previous.response_complete:
+            self._begin(cycle)
+        else:  # pipelined: its turn comes when the present answer is out
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _begin(self, cycle: Cycle) -> None:
+        self.phase = "body"
+        self.body_began = self.loop.time()
+        self.deadline = self.body_began + self.limits.body
+        self._start_asgi_task(cycle, self.app)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        task = cycle.task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def on_body(self, body: bytes) -> None:
+        cycle = cast(Cycle, self.cycle)
+        cycle.received += len(body)
+        if self.phase == "body":
+            self.deadline = self.body_began + self.limits.body + cycle.received / MIN_RATE
+        if cycle.response_complete:
+            return
+        cycle.chunks.append(body)
+        if len(cycle.chunks) > 1 and sum(map(len, cycle.chunks)) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        cycle = self.cycle
+        cycle.more_body = False
+        if self.phase == "body":
+            self.phase = "busy"
+            self.deadline = FOREVER
+        if cycle.response_complete:
+            self._rest()
+        else:
+            cycle.message_event.set()
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, _ = self.pipeline.pop()
+            self._begin(cast(Cycle, cycle))
+            if not cycle.more_body:
+                self.phase = "busy"
+                self.deadline = FOREVER
+        elif not self.cycle.more_body:
+            self._rest()
+
+    def _rest(self) -> None:
+        self.phase = "idle"
+        self.deadline = self.loop.time() + self.limits.idle
+
+    # Bounds.
+
+    def pause_writing(self) -> None:
+        self.write_deadline = self.loop.time() + self.limits.write
+        self.flow.pause_writing()
+
+    def resume_writing(self) -> None:
+        self.write_deadline = FOREVER
+        self.flow.resume_writing()
+
+    def expire(self, now: float) -> None:
+        """A deadline has passed; called by the server's ticker."""
+        if self.write_deadline <= now:
+            self.transport.abort()
+        elif self.phase == "idle":
+            self.transport.close()
+        else:
+            self._refuse(ApiError(408, f"The request's {self.phase} took too long to arrive."))
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer what is no proper request, where an answer still can be given, and close."""
+        cycle = cast(Cycle | None, self.cycle)
+        if self.phase == "head" or (self.phase == "body" and cycle is not None and not cycle.response_started):
+            request_id = self.limits.request_id()
+            body = error.body(request_id)
+            lines = [b"%s: %s\r\n" % header for header in error.headers(request_id)]
+            head = STATUS_LINE[error.status] + b"".join(lines)
+            self.transport.write(head + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body) + body)
+        if cycle is not None and not cycle.response_complete:
+            self._abandon(cycle)
+        self.deadline = FOREVER
+        self.transport.close()
+
+    def shutdown(self) -> None:
+        """The server stops: close when idle, else after the present answer."""
+        if self.phase in ("idle", "head"):
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
+
+
+class Server(uvicorn.Server):
+    """One worker's data listener. Signals are its owner's business."""
+
+    def __init__(self, app: App, config: Config, request_id: Callable[[], str]) -> None:
+        limits = Limits(config, request_id)
+        self.protocol = cast(type[Connection], type("BoundConnection", (Connection,), {"limits": limits}))
+        super().__init__(
+            uvicorn.Config(
+                cast(Any, app), http=self.protocol, ws="none", lifespan="off", log_config=None, access_log=False,
+                date_header=False, server_header=False, proxy_headers=False, backlog=4096, interface="asgi3",
+            )  # fmt: skip
+        )
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in [c for c in self.server_state.connections if isinstance(c, Connection)]:
+                if connection.deadline <= now or connection.write_deadline <= now:
+                    connection.expire(now)
+        return self.should_exit
+
+    def drain(self) -> None:
+        """From now on every answer closes its connection, so that clients move on to another process."""
+        self.protocol.server_draining = True

@@ -1,0 +1,104 @@
+"""A worker process: one event loop that serves the data listener, told what to do by its supervisor.
+
+Run as `python -m gateway.edge.worker CONTROL_FD LISTEN_FD`; both are inherited sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import socket
+import sys
+
+import structlog
+import uvloop
+
+from gateway.config import Config, decode
+from gateway.edge.app import Gateway
+from gateway.edge.control import Channel, Document, Drain, NotReady, Numbers, Ready, Scrape, Start
+from gateway.edge.exchange import new_request_id
+from gateway.edge.server import Server
+from gateway.ops.logs import LogWriter, configure
+
+log = structlog.get_logger("gateway.worker")
+_CUT_WAIT = 2.0  # seconds that interrupted streams get to say so
+
+
+async def run(control: socket.socket, listener: socket.socket, writer: LogWriter) -> None:
+    """Serve until the supervisor says Drain or is gone."""
+    reader, stream = await asyncio.open_connection(sock=control)
+    channel = Channel(reader, stream)
+    start = await channel.receive()
+    if not isinstance(start, Start):
+        return
+    config: Config = decode(start.config)
+    request_log = configure(config.log, writer)
+    gateway = Gateway(config, start.document, start.store, request_log)
+    await gateway.start()
+    server = Server(gateway, config, new_request_id)
+    serving = asyncio.create_task(server.serve([listener]))
+    await server.listening.wait()
+    # What lives now lives on: the collector need not look at it again, and may look at the rest less often.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    channel.send(Ready())
+    limit = await _obey(channel, gateway, server)
+    await _drain(gateway, server, serving, limit)
+    channel.send(Numbers(gateway.metrics.snapshot(), gateway.store.up))
+    await gateway.close()
+    await channel.flush()
+
+
+async def _obey(channel: Channel, gateway: Gateway, server: Server) -> float:
+    """Follow the supervisor's messages; returns the drain limit in seconds, 0 if the supervisor is gone."""
+    while True:
+        message = await channel.receive()
+        if isinstance(message, Drain):
+            return message.limit
+        if message is None:
+            log.error("the supervisor is gone; stopping")
+            return 0.0
+        if isinstance(message, Document):
+            gateway.pool.apply(message.document)
+        elif isinstance(message, NotReady):
+            gateway.draining = True
+            server.drain()
+        elif isinstance(message, Scrape):
+            channel.send(Numbers(gateway.metrics.snapshot(), gateway.store.up))
+
+
+async def _drain(gateway: Gateway, server: Server, serving: asyncio.Task[None], limit: float) -> None:
+    """Stop accepting; let answers finish within `limit`, end the others with an error event."""
+    gateway.draining = True
+    server.drain()
+    server.should_exit = True
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(serving), limit)
+    if not serving.done():
+        gateway.proxy.interrupt("drain")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(serving), _CUT_WAIT)
+    if not serving.done():
+        server.force_exit = True
+        await serving
+
+
+def main() -> None:
+    control = socket.socket(fileno=int(sys.argv[1]))
+    listener = socket.socket(fileno=int(sys.argv[2]))
+    # The terminal's Ctrl-C and a service manager's SIGTERM are the supervisor's to act on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    writer = LogWriter()
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run(control, listener, writer))
+    finally:
+        writer.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""One log stream: JSON lines (or lines for people on a terminal), written by a thread so that nothing waits for them.
+
+Lines leave in pieces of whole lines no longer than what a pipe takes at once, so that several processes may share
+one stream without mixing lines. Bodies, keys and conversation ids never come here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import msgspec
+import structlog
+
+from gateway.config import Log
+from gateway.records import Finished
+
+PIECE = 4096  # bytes that a pipe takes in one piece (PIPE_BUF on Linux)
+MAX_QUEUED = 100_000  # lines waiting for a reader that does not read; beyond it lines are counted, not kept
+_PAUSE = 0.05  # seconds between looks at the queue
+
+_encode = msgspec.json.Encoder().encode
+_encode_any = msgspec.json.Encoder(enc_hook=repr).encode
+
+
+class LogWriter:
+    """Takes lines from any thread and writes them to `fd` from its own."""
+
+    def __init__(self, fd: int = 1) -> None:
+        self._fd = fd
+        self._lines: deque[bytes] = deque()
+        self._dropped = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    def write(self, line: bytes) -> None:
+        """Queue one line, with its line end."""
+        if len(self._lines) < MAX_QUEUED:
+            self._lines.append(line)
+        else:
+            self._dropped += 1
+
+    def close(self) -> None:
+        """Write what is queued, for at most two seconds."""
+        self._stop.set()
+        self._thread.join(2.0)
+
+    def _run(self) -> None:
+        while not self._stop.wait(_PAUSE):
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        lines = self._lines
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            lost = {"at": time.time(), "level": "error", "event": "log lines lost", "lost": dropped}
+            lines.append(_encode(lost) + b"\n")
+        while lines:
+            piece = lines.popleft()
+            while lines and len(piece) + len(lines[0]) <= PIECE:
+                piece += lines.popleft()
+            self._write(piece)
+
+    def _write(self, piece: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # nobody reads any more: serving goes on
+            while piece:
+                try:
+                    piece = piece[os.write(self._fd, piece) :]
+                except BlockingIOError:
+                    time.sleep(_PAUSE)
+
+
+def configure(log: Log, writer: LogWriter, fd: int = 1) -> RequestLog:
+    """Send structlog's and the standard library's lines to `writer`; returns the log of requests."""
+    human = log.format == "human" or (log.format == "auto" and os.isatty(fd))
+    level = logging.getLevelNamesMapping()[log.level.upper()]
+
+    def render(_: Any, method: str, event: structlog.typing.EventDict) -> bytes:
+        if human:
+            rest = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("event", "at", "exception"))
+            trace = f"\n{event['exception']}" if "exception" in event else ""
+            return f"{_clock(time.time())} {method:<7} {event['event']} {rest}{trace}\n".encode(errors="replace")
+        fields = {"at": time.time(), "level": method, "event": event.pop("event", ""), **event}
+        return _encode_any(fields) + b"\n"
+
+    class Output:
+        def msg(self, line: bytes) -> None:
+            writer.write(line)
+
+        debug = info = warning = error = critical = exception = msg
+
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *args: Output(),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_Bridge()], level=logging.WARNING, force=True)
+    return RequestLog(writer, human, level <= logging.INFO)
+
+
+class _Bridge(logging.Handler):
+    """Libraries that log by the standard library end in the same stream."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger(record.name).warning(record.getMessage(), logger=record.name)
+
+
+class RequestLog:
+    """One line a request."""
+
+    def __init__(self, writer: LogWriter, human: bool, enabled: bool) -> None:
+        self._write = writer.write
+        self._human = human
+        self._enabled = enabled
+
+    def request(self, record: Finished) -> None:
+        if not self._enabled:
+            return
+        self._write(_line(record) if self._human else _encode(record) + b"\n")
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(at))
+
+
+def _line(record: Finished) -> bytes:
+    usage = record.usage
+    tokens = f"in {usage.total_input} (cached {usage.cache_read}) out {usage.output}" if usage.total_input else ""
+    cost = f"${record.cost_nano_usd / 1e9:.5f}" if record.cost_nano_usd else ""
+    parts = (
+        _clock(record.at), str(record.status or "gone"), record.endpoint, record.model, record.route, record.account,
+        tokens, cost, f"{record.duration * 1000:.1f} ms", "" if record.outcome == "ok" else record.outcome,
+    )  # fmt: skip
+    return ("  ".join(part for part in parts if part) + "\n").encode(errors="replace")
