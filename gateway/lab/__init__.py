@@ -1,0 +1,1 @@
+"""What proves the gateway: a simulated upstream, a demonstration, a replay of traces, and benchmarks."""

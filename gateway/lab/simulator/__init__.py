@@ -1,0 +1,14 @@
+"""A fake Anthropic API for tests, demonstrations and load: as real as matters, and fast.
+
+*World*: the accounts, their workspaces (cache domains) and organizations (limit domains). *Service*: decides each
+answer. *Reply*: an answer as a script of waits and bytes. *Fault*: trouble on command, which edits a reply. *Player*:
+plays a reply on a socket. *Record*: what was seen. The control plane is under `/_sim/`.
+"""
+
+from gateway.lab.simulator.faults import Fault, Faults
+from gateway.lab.simulator.records import Record, Records
+from gateway.lab.simulator.server import Simulator
+from gateway.lab.simulator.settings import Settings
+from gateway.lab.simulator.world import Account, Limits, World
+
+__all__ = ["Account", "Fault", "Faults", "Limits", "Record", "Records", "Settings", "Simulator", "World"]
