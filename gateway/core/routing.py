@@ -17,6 +17,7 @@ class Verdict(Enum):
     """What the caller does with an outcome."""
 
     RELAY = "relay"  # the client gets this answer
+    STOP = "stop"  # nobody may repeat it: the client gets an error
     MOVE = "move"  # next account in rank, within MAX_RETRIES
     ALWAYS_MOVE = "always_move"  # next account in rank, however often: nothing was sent
 
@@ -30,8 +31,10 @@ class Rule(msgspec.Struct, frozen=True):
 
 RELAY = Rule(Verdict.RELAY)
 NEVER_SENT = Rule(Verdict.ALWAYS_MOVE, hide=529)
-UNANSWERED = Rule(Verdict.RELAY, hide=502)
+AMBIGUOUS = Rule(Verdict.STOP)  # sent, and no answer: the upstream may have acted on it, and billed it
+RETRY_AMBIGUOUS = Rule(Verdict.MOVE)  # the same where the operator prefers a second bill to an error
 FIRST_EVENT_ERROR = Rule(Verdict.MOVE)
+IMPROPER = Rule(Verdict.STOP)  # no answer of the API: a redirect, a page
 
 # By status. An account's own trouble (credential, credit, limits) never reaches the client.
 BY_STATUS = {

@@ -72,9 +72,7 @@ class Admission:
             if proposed is None:
                 return Binding(None, "none", conversation)
         try:
-            created, bound, generation, _, _, _ = await self._store.call(
-                ADMIT, (1, key, 0, proposed, self._remember)
-            )
+            created, bound, generation, _, _, _ = await self._store.call(ADMIT, (1, key, 0, proposed, self._remember))
         except StoreDown:
             self._keep(key, proposed)
             return Binding(proposed, "stateless", conversation, key)

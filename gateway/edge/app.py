@@ -6,7 +6,7 @@ Forwarded endpoints go straight to the proxy; everything that is not hot goes th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, cast
 
 import structlog
@@ -86,7 +86,7 @@ class Gateway:
         if endpoint is not None:
             await self.proxy.handle(endpoint, scope, receive, send)
         else:
-            await self._cold(scope, receive, cast(Any, send))
+            await self._cold(scope, receive, cast(Any, _named(send)))
 
     def _observe(self, record: Finished, admit_time: float) -> None:
         self._request_log.request(record)
@@ -104,7 +104,7 @@ class Gateway:
         if up:
             log.info("store connected")
         else:
-            log.warning("store away; conversations stay where this process remembers them, else by hash", reason=reason)
+            log.warning("store away; conversations stay where remembered, else go by hash", reason=reason)
 
     # What is not hot.
 
@@ -116,7 +116,7 @@ class Gateway:
         return JSONResponse(body, status_code=200 if body["ready"] else 503)
 
     def readiness(self) -> dict[str, Any]:
-        """The breakdown of `/readyz`: ready while the pool and keys are loaded and nobody asked this process to stop."""
+        """The breakdown of `/readyz`: ready once pool and keys are loaded, until this process is asked to stop."""
         return {
             "ready": not self.draining,
             "draining": self.draining,
@@ -135,3 +135,16 @@ class Gateway:
         own = ApiError(status, words)
         headers = {name.decode(): value.decode() for name, value in own.headers(request_id)}
         return Response(own.body(request_id), status, headers)
+
+
+def _named(send: Send) -> Send:
+    """Every answer carries a request id of the gateway's, these too."""
+
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            headers = [header for header in message.get("headers", ()) if header[0] != b"x-gateway-request-id"]
+            given = next((value for name, value in headers if name == b"request-id"), None)
+            message["headers"] = [*headers, (b"x-gateway-request-id", given or new_request_id().encode())]
+        await send(message)
+
+    return sending

@@ -46,10 +46,9 @@ class Ready(msgspec.Struct, tag=True):
 
 
 class Numbers(msgspec.Struct, tag=True):
-    """From a worker: `WorkerMetrics.snapshot`, and its readiness."""
+    """From a worker: `WorkerMetrics.snapshot`."""
 
     metrics: bytes
-    store_up: bool
 
 
 Message = Start | Document | Scrape | NotReady | Drain | Ready | Numbers

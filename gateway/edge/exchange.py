@@ -30,20 +30,14 @@ def new_request_id() -> str:
     return f"{_prefix}{next(_counter):06x}"
 
 
-def restart_ids() -> None:
-    """For a forked process: ids of its own."""
-    global _prefix
-    _prefix = "req_gw" + secrets.token_hex(8)
-
-
 class Exchange:
     """Times are perf_counter seconds. `status` is what the client saw, 0 before its answer began."""
 
     __slots__ = (
-        "account", "admit_time", "at", "attempts", "began", "binding", "body", "body_time", "caller", "cause", "endpoint",
-        "estimated", "first_byte", "head", "last_sent", "lease", "meter", "outcome", "peek", "raw", "receive",
-        "renewed", "request_id", "response", "response_began", "scope", "send", "started", "status", "stream", "t0",
-        "ended", "upstream_request_id", "waited",
+        "account", "admit_time", "at", "attempts", "began", "binding", "body", "body_time", "caller", "cause",
+        "ended", "endpoint", "estimated", "first_byte", "head", "last_sent", "lease", "meter", "outcome", "peek", "raw",
+        "receive", "renewed", "request_id", "response", "response_began", "scope", "send", "started", "status",
+        "stream", "t0", "upstream_request_id", "waited",
     )  # fmt: skip
 
     def __init__(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,4 +122,4 @@ class Exchange:
         self.last_sent = perf_counter()
         if not self.started:
             await self.start(200, headers)
-        await self.write(PING, more=True)
+        await self.send({"type": "http.response.body", "body": PING, "more_body": True})

@@ -90,9 +90,9 @@ def _culprit(headers: HeaderList) -> str:
 
 # Never shown to a client: the account's identity and limits, the upstream's front end, and framing made anew.
 _HIDDEN = frozenset(
-    b"connection keep-alive proxy-connection transfer-encoding trailer upgrade content-length date server set-cookie via "
-    b"alt-svc cf-ray cf-cache-status strict-transport-security x-envoy-upstream-service-time server-timing nel report-to "
-    b"anthropic-organization-id anthropic-workspace-id".split()
+    b"connection keep-alive proxy-connection transfer-encoding trailer upgrade content-length date server set-cookie "
+    b"via alt-svc cf-ray cf-cache-status strict-transport-security x-envoy-upstream-service-time server-timing nel "
+    b"report-to anthropic-organization-id anthropic-workspace-id".split()
 )
 _HIDDEN_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-", b"x-gateway-")
 

@@ -148,8 +148,12 @@ class Pool:
                 if account is not None:
                     yield account
 
+    def offers(self, model: str) -> bool:
+        """Whether any account of the pool is meant to serve `model` ("" for any)."""
+        return any(self.eligible(entry, model) is not None for entry in self.ring.accounts.values())
+
     def vanished(self, workspace: str, model: str) -> bool:
-        """Whether no account of `workspace` can ever serve `model` again as things stand: removed, disabled, refused."""
+        """Whether no account of `workspace` can serve `model` again as things stand: removed or disabled."""
         return not any(
             entry.state != "disabled" and any(fnmatchcase(model, pattern) for pattern in entry.models)
             for entry in self.ring.members(workspace, b"\0")

@@ -15,10 +15,12 @@ from gateway.core.conversation import identify
 from gateway.core.peek import peek
 from gateway.core.pricing import Catalogue
 from gateway.core.routing import (
+    AMBIGUOUS,
     FIRST_EVENT_ERROR,
+    IMPROPER,
     NEVER_SENT,
     RELAY,
-    UNANSWERED,
+    RETRY_AMBIGUOUS,
     Rule,
     Verdict,
     judge,
@@ -30,7 +32,7 @@ from gateway.edge.endpoints import Endpoint
 from gateway.edge.exchange import Exchange
 from gateway.edge.head import HeaderList, answer_headers, read_head
 from gateway.edge.pool import Account, Pool
-from gateway.edge.relay import StreamRelay, broken, relay_whole
+from gateway.edge.relay import StreamRelay, broken, cause_of, relay_whole
 from gateway.edge.server import Receive, Scope, Send
 from gateway.errors import TYPES, ApiError
 from gateway.records import Finished
@@ -90,6 +92,7 @@ class Proxy:
         self._catalogue = catalogue
         self._observe = observe
         self._answered = upstream_answered
+        self._ambiguous = RETRY_AMBIGUOUS if config.retry_ambiguous else AMBIGUOUS
 
     async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request of a forwarded endpoint."""
@@ -123,7 +126,7 @@ class Proxy:
             raise ApiError(403, f"Your key may not use the model {model}.")
 
         conversation = None
-        if x.peek is not None:
+        if x.peek is not None and "messages" in x.peek.fields:
             secret = self._secret
             conversation = identify(secret, caller.id, head.conversation, head.session, head.agent, x.peek)
         if conversation is not None:
@@ -136,7 +139,7 @@ class Proxy:
         query = scope["query_string"]
         path = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
         method = scope["method"].encode("ascii")
-        call = Call(method, path, head.lines, x.body, model, x.stream, head.version or not x.endpoint.peeks)
+        call = Call(method, path, head.lines, x.body, model, x.stream, head.version)
         await self._serve(x, call)
 
     async def _read_body(self, x: Exchange) -> bytes:
@@ -184,19 +187,21 @@ class Proxy:
             except NotSent:
                 rule, failure = NEVER_SENT, ApiError(529, NO_ACCOUNT, retry_after=retry_after([]))
             except TransportError as error:
-                self._answered(account.id, call.model, UNANSWERED.verdict.value)
-                x.cause = "upstream"
-                raise broken(error) from None
+                self._answered(account.id, call.model, cause_of(error))
+                x.cause = cause_of(error)
+                rule, failure = self._ambiguous, broken(error)
             if isinstance(rule, Refusal):
                 failure = rule
                 asked.append(rule.retry_after)
                 rule = rule.rule
-            if rule.verdict is Verdict.RELAY:
+            if rule is RELAY:
                 return
             lease.release()
             if not may_retry(rule, retries):
                 break
             retries += rule.verdict is Verdict.MOVE
+        if not x.attempts and not self._pool.offers(call.model):
+            failure = ApiError(404, f"model: {call.model}")
         await self._give_up(x, failure, asked)
 
     async def _attempt(self, x: Exchange, account: Account, call: Call) -> Rule | Refusal:
@@ -221,14 +226,14 @@ class Proxy:
         status = response.status
         self._answered(account.id, call.model, str(status))
         rule = judge(status)
-        if rule is not RELAY or 300 <= status < 400:
+        if rule is not RELAY:
             return await self._set_aside(x, response, rule)
         x.upstream_request_id = _value(response.headers, b"request-id")
         kind = _value(response.headers, b"content-type")
         if kind.startswith("text/event-stream") and status == 200:
             return await self._relay_stream(x, account, response)
-        if not kind.startswith("application/json") and x.endpoint.peeks:
-            return await self._set_aside(x, response, rule)
+        if 300 <= status < 400 or not kind.startswith("application/json"):
+            return await self._set_aside(x, response, IMPROPER)
         await self._note_served(x)
         await self._relay_json(x, response)
         return RELAY
@@ -392,7 +397,7 @@ class Proxy:
             if x.stream and x.began and now - x.last_sent > timeouts.ping:
                 self._spawn(x.ping([(b"content-type", b"text/event-stream; charset=utf-8"), *self._ping_headers(x)]))
             if not x.first_byte and x.response is not None and now - x.t0 > timeouts.total:
-                x.response.interrupt("total")
+                x.response.interrupt("timeout")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Without waiting: a client that does not read must not hold up the others."""

@@ -22,20 +22,24 @@ _ENDS = 64 * 1024  # bytes kept of either end of a longer one, for its usage
 _LINGER = 0.2  # seconds to wait for the end of the framing behind message_stop
 
 
+_WORDS = {
+    "timeout": (504, "The upstream did not answer in time."),
+    "drain": (529, "The gateway is shutting down."),
+    "upstream": (502, "The upstream closed the connection before its answer was complete."),
+}
+
+
 def broken(error: TransportError) -> ApiError:
     """What a client is told of an upstream that broke off."""
-    if isinstance(error, IdleTimeout | FirstByteTimeout):
-        return ApiError(504, "The upstream did not answer in time.")
-    if str(error) == "drain":
-        return ApiError(529, "The gateway is shutting down.")
-    return ApiError(502, "The upstream closed the connection before its answer was complete.")
+    return ApiError(*_WORDS[cause_of(error)])
 
 
 def cause_of(error: TransportError) -> str:
-    """The label of a broken stream: timeout, drain or upstream."""
+    """Why an answer broke off: `timeout`, `drain` (this process stops) or `upstream`."""
     if isinstance(error, IdleTimeout | FirstByteTimeout):
         return "timeout"
-    return "drain" if str(error) == "drain" else "upstream"
+    reason = str(error)
+    return reason if reason in _WORDS else "upstream"
 
 
 class StreamRelay:
@@ -72,11 +76,11 @@ class StreamRelay:
         ready = self.opening
         try:
             while True:
+                if meter.stopped:
+                    await x.write(ready, more=False)
+                    await self._finish_framing()
+                    return
                 if ready:
-                    if meter.stopped:
-                        await x.write(ready, more=False)
-                        await self._finish_framing()
-                        return
                     meter.count(ready)
                     x.raw = self._splitter.raw
                     await x.write(ready, more=True)

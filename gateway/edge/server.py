@@ -188,6 +188,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=MAX_UNREAD)
+        self.serving: Cycle | None = None  # whose answer is due; later ones on this connection wait in the pipeline
         self.phase = "head"
         self.head_size = 0
         self.write_deadline = FOREVER
@@ -196,16 +197,16 @@ class Connection(HttpToolsProtocol):
             self._refuse(ApiError(529, "The gateway has too many open connections.", retry_after=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        cycle = cast(Cycle | None, self.cycle)
         super().connection_lost(exc)
         self.pipeline.clear()
-        if cycle is not None:
-            self._abandon(cycle)
+        if self.serving is not None:
+            self._abandon(self.serving)
 
     @staticmethod
     def _abandon(cycle: Cycle) -> None:
         """Nobody waits for this answer any more."""
         cycle.disconnected = True
+        cycle.message_event.set()
         if cycle.task is not None and not cycle.response_complete:
             cycle.task.cancel()
 
@@ -306,6 +307,7 @@ class Connection(HttpToolsProtocol):
             self.pipeline.appendleft((cycle, self.app))
 
     def _begin(self, cycle: Cycle) -> None:
+        self.serving = cycle
         self.phase = "body"
         self.body_began = self.loop.time()
         self.deadline = self.body_began + self.limits.body
@@ -378,7 +380,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: ApiError) -> None:
         """Answer what is no proper request, where an answer still can be given, and close."""
-        cycle = cast(Cycle | None, self.cycle)
+        cycle = self.serving
         if self.phase == "head" or (self.phase == "body" and cycle is not None and not cycle.response_started):
             request_id = self.limits.request_id()
             body = error.body(request_id)
@@ -395,7 +397,9 @@ class Connection(HttpToolsProtocol):
         if self.phase in ("idle", "head"):
             self.transport.close()
         else:
-            self.cycle.keep_alive = False
+            for cycle in (self.serving, self.cycle):
+                if cycle is not None:
+                    cycle.keep_alive = False
 
 
 class Server(uvicorn.Server):
@@ -406,9 +410,18 @@ class Server(uvicorn.Server):
         self.protocol = cast(type[Connection], type("BoundConnection", (Connection,), {"limits": limits}))
         super().__init__(
             uvicorn.Config(
-                cast(Any, app), http=self.protocol, ws="none", lifespan="off", log_config=None, access_log=False,
-                date_header=False, server_header=False, proxy_headers=False, backlog=4096, interface="asgi3",
-            )  # fmt: skip
+                cast(Any, app),
+                http=self.protocol,
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                date_header=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=4096,
+            )
         )
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
         self.listening = asyncio.Event()

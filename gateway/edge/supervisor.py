@@ -25,7 +25,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 import gateway
 from gateway.config import Config, encode, parse_listen
-from gateway.core.document import Announcement, PoolDocument, reconcile
+from gateway.core.document import Announcement, reconcile
 from gateway.edge.control import Channel, Document, Drain, NotReady, Numbers, Ready, Scrape, Start
 from gateway.edge.pool import entry_of
 from gateway.ops.admin import admin_app
@@ -80,18 +80,20 @@ class Worker:
         self.channel = channel
         self.started = time.monotonic()
         self.ready = asyncio.Event()
+        self.gone = asyncio.Event()
         self.told = asyncio.Event()  # set whenever numbers have come
-        self.store_up = False
 
     def __repr__(self) -> str:
         return f"<Worker {self.index} pid={self.process.pid} ready={self.ready.is_set()}>"
 
 
 class Supervisor:
-    """Runs one gateway with this configuration against the store at `store_url`."""
+    """Runs one gateway with this configuration against the store at `store_url`; `revive` is called now and then to
+    start that store again should it have died and be ours."""
 
-    def __init__(self, config: Config, store_url: str) -> None:
+    def __init__(self, config: Config, store_url: str, revive: Callable[[], object]) -> None:
         self.config = config
+        self._revive = revive
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._store_url = store_url
         self._announcement = Announcement(self.id, time.time(), tuple(sorted(map(entry_of, config.accounts))))
@@ -101,7 +103,6 @@ class Supervisor:
         self._draining = False
         self._stopping = asyncio.Event()
         self._workers: dict[int, Worker] = {}
-        self._deaths = [0] * config.workers
         self._totals = Totals()
         self._tasks: list[asyncio.Task[Any]] = []
         self.listeners = bind(config.listen, config.workers)
@@ -127,7 +128,7 @@ class Supervisor:
         self._task(admin.serve([self._admin_socket]))
         self._task(self._heartbeat())
         self._task(self._pool_store.follow(self._agree))
-        await asyncio.gather(*(self._spawn(index) for index in range(self.config.workers)))
+        await self._all_ready()
         self._task(self._pull())
         host, port = self.address
         log.info("serving", address=f"{host}:{port}", workers=self.config.workers, accounts=len(self.config.accounts))
@@ -150,7 +151,7 @@ class Supervisor:
     async def _agree(self, wait: float = 5.0) -> None:
         try:
             async with asyncio.timeout(wait):
-                document = await self._pool_store.agree(self._announcement)
+                document = await self._pool_store.agree(self._announcement, self.document)
         except (StoreDown, TimeoutError) as error:
             if self._store_up:
                 log.warning("store away; the pool stays as it was agreed last", reason=str(error))
@@ -172,12 +173,26 @@ class Supervisor:
     async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT)
+            self._revive()
             await self._agree()
 
     # Workers.
 
-    async def _spawn(self, index: int) -> None:
-        """Start worker `index` and wait until it serves."""
+    async def _keep(self, index: int) -> None:
+        """Worker `index`, however often it dies."""
+        deaths = 0
+        while not self._stopping.is_set():
+            worker = await self._start(index)
+            await worker.gone.wait()
+            if self._stopping.is_set():
+                return
+            lived = time.monotonic() - worker.started
+            deaths = deaths + 1 if lived < 10 else 0
+            code = worker.process.returncode
+            log.error("worker died; starting another", worker=index, exit=code, lived_seconds=round(lived, 1))
+            await asyncio.sleep(_BACKOFF[min(deaths, len(_BACKOFF) - 1)])
+
+    async def _start(self, index: int) -> Worker:
         ours, theirs = socket.socketpair()
         listener = self.listeners[index]
         process = subprocess.Popen(  # noqa: ASYNC220, S603 - it must be forked by this thread; our own interpreter
@@ -191,14 +206,7 @@ class Supervisor:
         worker = self._workers[index] = Worker(index, process, Channel(*await asyncio.open_connection(sock=ours)))
         worker.channel.send(Start(encode(self.config), self.document, self._store_url))
         self._task(self._listen_to(worker))
-        try:
-            async with asyncio.timeout(_START_WAIT):
-                await worker.ready.wait()
-        except TimeoutError:
-            process.kill()
-            raise Unstartable(f"worker {index} did not begin to serve within {_START_WAIT:.0f} s") from None
-        if process.poll() is not None and not self._stopping.is_set() and self._deaths[index] > 3:
-            raise Unstartable(f"worker {index} dies at its start (exit {process.returncode}); see the log above")
+        return worker
 
     async def _listen_to(self, worker: Worker) -> None:
         while (message := await worker.channel.receive()) is not None:
@@ -206,23 +214,29 @@ class Supervisor:
                 worker.ready.set()
             elif isinstance(message, Numbers):
                 self._totals.replace(worker.index, message.metrics)
-                worker.store_up = message.store_up
                 worker.told.set()
         worker.channel.close()
-        code = await asyncio.to_thread(worker.process.wait)
+        await asyncio.to_thread(worker.process.wait)
         self._totals.end(worker.index)
-        if self._workers.get(worker.index) is worker:
-            del self._workers[worker.index]
-        if self._stopping.is_set():
-            worker.ready.set()
-            return
-        lived = time.monotonic() - worker.started
-        self._deaths[worker.index] = self._deaths[worker.index] + 1 if lived < 10 else 0
-        log.error("worker died; starting another", worker=worker.index, exit=code, lived_seconds=round(lived, 1))
-        await asyncio.sleep(_BACKOFF[min(self._deaths[worker.index], len(_BACKOFF) - 1)])
-        if not self._stopping.is_set():
-            await self._spawn(worker.index)
-        worker.ready.set()
+        del self._workers[worker.index]
+        worker.gone.set()
+
+    async def _all_ready(self) -> None:
+        """Wait until every worker serves. Raises Unstartable if one cannot."""
+        for index in range(self.config.workers):
+            self._task(self._keep(index))
+        await asyncio.sleep(0)
+        deadline = time.monotonic() + _START_WAIT
+        while not self._stopping.is_set():
+            workers = self._workers.values()
+            if len(workers) == self.config.workers and all(worker.ready.is_set() for worker in workers):
+                return
+            dead = any(worker.process.poll() is not None and not worker.ready.is_set() for worker in workers)
+            if dead or time.monotonic() > deadline:
+                for worker in workers:
+                    worker.process.kill()
+                raise Unstartable("a worker process does not start; the log above says why")
+            await asyncio.sleep(0.01)
 
     async def _pull(self) -> None:
         while True:
@@ -298,13 +312,13 @@ class Supervisor:
         log.info("stopped")
 
 
-def run(config: Config, store_url: str, serving: Callable[[Supervisor], None] = lambda supervisor: None) -> None:
+def run(
+    config: Config, store_url: str, revive: Callable[[], object], serving: Callable[[Supervisor], None] = lambda _: None
+) -> None:
     """Run a gateway in this thread, which must be the main one, until it is asked to stop."""
 
     async def main() -> None:
-        supervisor = Supervisor(config, store_url)
+        supervisor = Supervisor(config, store_url, revive)
         await supervisor.run(lambda: serving(supervisor))
 
     asyncio.run(main())
-
-

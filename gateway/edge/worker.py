@@ -47,7 +47,7 @@ async def run(control: socket.socket, listener: socket.socket, writer: LogWriter
     channel.send(Ready())
     limit = await _obey(channel, gateway, server)
     await _drain(gateway, server, serving, limit)
-    channel.send(Numbers(gateway.metrics.snapshot(), gateway.store.up))
+    channel.send(Numbers(gateway.metrics.snapshot()))
     await gateway.close()
     await channel.flush()
 
@@ -67,7 +67,7 @@ async def _obey(channel: Channel, gateway: Gateway, server: Server) -> float:
             gateway.draining = True
             server.drain()
         elif isinstance(message, Scrape):
-            channel.send(Numbers(gateway.metrics.snapshot(), gateway.store.up))
+            channel.send(Numbers(gateway.metrics.snapshot()))
 
 
 async def _drain(gateway: Gateway, server: Server, serving: asyncio.Task[None], limit: float) -> None:

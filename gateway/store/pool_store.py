@@ -38,17 +38,20 @@ class PoolStore:
     def __init__(self, url: str) -> None:
         self._redis = redis.Redis.from_url(redis_url(url), socket_timeout=1, socket_connect_timeout=1, protocol=2)
 
-    async def agree(self, announcement: Announcement) -> PoolDocument:
+    async def agree(self, announcement: Announcement, last: PoolDocument) -> PoolDocument:
         """Heartbeat, and bring the document in line with what all live processes announce.
 
-        Raises StoreDown, and NewerSchema where a newer version has taken over.
+        `last` is the document this process knew: a store that has lost its own is given it back. Raises StoreDown, and
+        NewerSchema where a newer version has taken over.
         """
         said = _encode(announcement)
         for _ in range(5):  # each round that loses the race has another's newer document to agree with
             text, announced, overrides = await self._exchange(announcement.process, said)
-            present = _document(text) if text else None
+            present = _document(text) if text else last
             wanted = reconcile(present, announced, overrides)
-            if wanted is present or await self._run(PUBLISH, 1, _DOCUMENT, text or b"", _encode(wanted), CHANNEL):
+            if (text and wanted is present) or await self._run(
+                PUBLISH, 1, _DOCUMENT, text or b"", _encode(wanted), CHANNEL
+            ):
                 return wanted
         raise StoreDown("the pool document changes faster than it can be agreed on")
 
