@@ -33,12 +33,26 @@ def new_request_id() -> str:
 class Exchange:
     """Times are perf_counter seconds. `status` is what the client saw, 0 before its answer began."""
 
-    __slots__ = (
-        "account", "admit_time", "at", "attempts", "began", "binding", "body", "body_time", "caller", "cause",
-        "ended", "endpoint", "estimated", "first_byte", "head", "last_sent", "lease", "meter", "outcome", "peek", "raw",
-        "receive", "renewed", "request_id", "response", "response_began", "scope", "send", "started", "status",
-        "stream", "t0", "upstream_request_id", "waited",
-    )  # fmt: skip
+    head: Head | None = None
+    caller: Caller | None = None
+    body = b""
+    peek: Peek | None = None
+    stream = False
+    binding: Binding | None = None
+    account: Account | None = None
+    lease: Lease | None = None
+    response: Response | None = None
+    attempts = 0
+    status = 0
+    outcome = "ok"
+    cause = ""
+    estimated = False
+    upstream_request_id = ""
+    began = False  # the request is on its way to an upstream
+    started = False  # the head of the answer is out
+    ended = False
+    raw = False  # in the middle of an event that passes in pieces
+    body_time = admit_time = waited = first_byte = response_began = 0.0
 
     def __init__(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         self.t0 = perf_counter()
@@ -48,28 +62,16 @@ class Exchange:
         self.scope = scope
         self.receive = receive
         self.send = send
-        self.head: Head | None = None
-        self.caller: Caller | None = None
-        self.body = b""
-        self.peek: Peek | None = None
-        self.stream = False
-        self.binding: Binding | None = None
-        self.account: Account | None = None
-        self.lease: Lease | None = None
-        self.response: Response | None = None
         self.meter = UsageMeter()
-        self.attempts = 0
-        self.status = 0
-        self.outcome = "ok"
-        self.cause = ""
-        self.estimated = False
-        self.upstream_request_id = ""
-        self.began = False  # the request is on its way to an upstream
-        self.started = False  # the head of the answer is out
-        self.ended = False
-        self.raw = False  # in the middle of an event that passes in pieces
-        self.body_time = self.admit_time = self.waited = self.first_byte = self.response_began = 0.0
         self.last_sent = self.renewed = self.t0
+
+    @property
+    def displaced(self) -> bool:
+        """Whether another workspace serves this than the one its conversation is bound to."""
+        binding, account = self.binding, self.account
+        if binding is None or account is None or not binding.key:
+            return False
+        return account.workspace != binding.workspace
 
     @property
     def model(self) -> str:

@@ -30,7 +30,7 @@ from gateway.core.routing import (
 from gateway.edge.admission import Admission, Binding, Callers
 from gateway.edge.endpoints import Endpoint
 from gateway.edge.exchange import Exchange
-from gateway.edge.head import HeaderList, answer_headers, read_head
+from gateway.edge.head import AnswerHead, HeaderList, read_head
 from gateway.edge.pool import Account, Pool
 from gateway.edge.relay import StreamRelay, broken, cause_of, relay_whole
 from gateway.edge.server import Receive, Scope, Send
@@ -50,15 +50,15 @@ ALL_LIMITED = "Every account that can serve this request is at its rate limit. P
 class Refusal:
     """An upstream's answer that another account should better give, read whole and set aside."""
 
-    def __init__(self, status: int, headers: HeaderList, body: bytes, rule: Rule) -> None:
+    def __init__(self, status: int, head: AnswerHead, body: bytes, rule: Rule) -> None:
         self.status = status
-        self.headers = headers
+        self.head = head
         self.body = body
         self.rule = rule
 
     @property
     def retry_after(self) -> float | None:
-        for name, value in self.headers:
+        for name, value in self.head.visible:
             if name == b"retry-after":
                 try:
                     return float(value)
@@ -226,19 +226,22 @@ class Proxy:
         status = response.status
         self._answered(account.id, call.model, str(status))
         rule = judge(status)
+        head = AnswerHead(response.headers)
         if rule is not RELAY:
-            return await self._set_aside(x, response, rule)
-        x.upstream_request_id = _value(response.headers, b"request-id")
-        kind = _value(response.headers, b"content-type")
-        if kind.startswith("text/event-stream") and status == 200:
-            return await self._relay_stream(x, account, response)
-        if 300 <= status < 400 or not kind.startswith("application/json"):
-            return await self._set_aside(x, response, IMPROPER)
-        await self._note_served(x)
-        await self._relay_json(x, response)
+            return await self._set_aside(x, response, head, rule)
+        x.upstream_request_id = head.request_id.decode("latin-1")
+        if head.kind.startswith(b"text/event-stream") and status == 200:
+            return await self._relay_stream(x, account, response, head)
+        if 300 <= status < 400 or not head.kind.startswith(b"application/json"):
+            return await self._set_aside(x, response, head, IMPROPER)
+        if x.displaced:
+            await self._note_served(x)
+        await self._relay_json(x, response, head)
         return RELAY
 
-    async def _relay_stream(self, x: Exchange, account: Account, response: Response) -> Rule | Refusal:
+    async def _relay_stream(
+        self, x: Exchange, account: Account, response: Response, head: AnswerHead
+    ) -> Rule | Refusal:
         relay = StreamRelay(x, response, account.provider.framing(response.headers))
         opened = perf_counter()
         error = await relay.open()
@@ -247,30 +250,32 @@ class Proxy:
             response.close()
             x.response = None
             x.meter.error = ""
-            return Refusal(200, response.headers, relay.opening, FIRST_EVENT_ERROR)
-        await self._note_served(x)
+            return Refusal(200, head, relay.opening, FIRST_EVENT_ERROR)
+        if x.displaced:
+            await self._note_served(x)
         if x.endpoint.metered and not error and x.peek is not None and x.binding is not None:
             x.renewed = perf_counter()
             self._renew(x, 0)
-        await relay.run(self._headers(x, response))
+        await relay.run(head.visible + x.gateway_headers(self._config.expose_account))
         return RELAY
 
-    async def _relay_json(self, x: Exchange, response: Response) -> None:
+    async def _relay_json(self, x: Exchange, response: Response, head: AnswerHead) -> None:
         try:
             if x.started:  # the head of a stream went out with a ping, yet the answer is none
                 body = await _read_bounded(response)
                 x.outcome = "error"
                 await x.write(b"event: error\ndata: " + b" ".join(body.splitlines()) + b"\n\n", more=False)
                 return
-            await relay_whole(x, response, self._headers(x, response))
+            await relay_whole(x, response, head.visible + x.gateway_headers(self._config.expose_account))
         except Interrupted as error:
             x.cause = "upstream"
             raise broken(error) from None
         if x.status >= 400:
             x.outcome = "error"
 
-    async def _set_aside(self, x: Exchange, response: Response, rule: Rule) -> Refusal:
+    async def _set_aside(self, x: Exchange, response: Response, head: AnswerHead, rule: Rule) -> Refusal:
         """Read a refusal whole, so that its connection is free and it can still be passed on."""
+        status = response.status  # a closed response may already be another exchange's
         try:
             async with asyncio.timeout(_REFUSAL_WAIT):
                 body = await _read_bounded(response)
@@ -278,12 +283,12 @@ class Proxy:
             body = b""
         response.close()
         x.response = None
-        return Refusal(response.status, response.headers, body, rule)
+        return Refusal(status, head, body, rule)
 
     async def _note_served(self, x: Exchange) -> None:
-        """Somebody answers: is it the account that the conversation is bound to?"""
+        """Another workspace answers than the one the conversation is bound to."""
         binding, account = x.binding, x.account
-        if binding is None or account is None or not binding.key or account.workspace == binding.workspace:
+        if binding is None or account is None:
             return
         if binding.route == "new":  # no cache anywhere yet: it may as well live where it was served first
             await self._admission.rebind(binding, account.workspace)
@@ -300,26 +305,23 @@ class Proxy:
         if hide:
             raise ApiError(hide, NO_ACCOUNT, retry_after=retry_after([]))
         x.outcome = "error"
-        headers = answer_headers(failure.headers) + x.gateway_headers(self._config.expose_account)
+        headers = failure.head.visible + x.gateway_headers(self._config.expose_account)
         if failure.rule is FIRST_EVENT_ERROR:
             await x.start(200, headers)
             await x.write(failure.body, more=False)
             return
-        if status < 400 or not _value(failure.headers, b"content-type").startswith("application/json"):
+        if status < 400 or not failure.head.kind.startswith(b"application/json"):
             raise ApiError(status if status in TYPES else 502, "The upstream gave no proper answer.")
         if x.started:
             await x.write(b"event: error\ndata: " + b" ".join(failure.body.splitlines()) + b"\n\n", more=False)
             return
-        x.upstream_request_id = _value(failure.headers, b"request-id")
+        x.upstream_request_id = failure.head.request_id.decode("latin-1")
         headers = [header for header in headers if header[0] not in (b"retry-after", b"retry-after-ms")]
         if failure.retry_after is not None:
             headers.append((b"retry-after", b"%d" % retry_after([failure.retry_after])))
         headers.append((b"content-length", b"%d" % len(failure.body)))
         await x.start(status, headers)
         await x.write(failure.body, more=False)
-
-    def _headers(self, x: Exchange, response: Response) -> HeaderList:
-        return answer_headers(response.headers) + x.gateway_headers(self._config.expose_account)
 
     # Settle.
 
@@ -422,7 +424,3 @@ async def _read_bounded(response: Response) -> bytes:
         parts.append(data)
         size += len(data)
     return b"".join(parts)
-
-
-def _value(headers: HeaderList, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in headers if key == name), "")

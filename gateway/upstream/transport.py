@@ -1,0 +1,127 @@
+"""The transport interface: one HTTP exchange with one origin, and errors named by what the caller may do next.
+
+Two implementations: `http1` (the data path) and `httpx_transport` (accounts that need an outbound proxy or HTTP/2).
+Neither knows accounts, credentials or retries.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+
+class TransportError(Exception):
+    """Anything that went wrong between the gateway and an upstream."""
+
+
+class NotSent(TransportError):
+    """Not one byte of the request was written: it may be sent again, anywhere."""
+
+
+class Unanswered(TransportError):
+    """The request was written, at least in part, and no response head came: the upstream may have acted on it."""
+
+
+class FirstByteTimeout(Unanswered):
+    """No response head within `Timeouts.first_byte`."""
+
+
+class Interrupted(TransportError):
+    """The response head came, its body broke off before the end."""
+
+
+class IdleTimeout(Interrupted):
+    """No body byte for `Timeouts.idle` seconds."""
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """Seconds. `connect` covers name lookup, TCP and TLS; `first_byte` runs from the last written byte to the head;
+    `idle` is the longest silence inside a body; `keep_alive` is how long an unused connection may be used again."""
+
+    connect: float = 5.0
+    first_byte: float = 580.0
+    idle: float = 240.0
+    keep_alive: float = 30.0
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where an account lives: `scheme://host:port` with a path prefix, its trust anchors and its way out."""
+
+    host: str
+    port: int
+    secure: bool
+    prefix: bytes = b""
+    ca_file: str | None = None
+    proxy: str | None = None
+    http2: bool = False
+
+    @classmethod
+    def parse(
+        cls, base_url: str, *, ca_file: str | None = None, proxy: str | None = None, http2: bool = False
+    ) -> Origin:
+        """From an absolute http(s) URL. The path of the URL goes before every request path."""
+        url = urlsplit(base_url)
+        secure = url.scheme == "https"
+        port = url.port or (443 if secure else 80)
+        prefix = url.path.rstrip("/").encode("ascii")
+        return cls(url.hostname or "", port, secure, prefix, ca_file, proxy, http2)
+
+    @property
+    def authority(self) -> bytes:
+        """The value of the `host` header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (host if self.port == (443 if self.secure else 80) else f"{host}:{self.port}").encode("idna")
+
+    def context(self) -> ssl.SSLContext | None:
+        """A verifying TLS context that offers HTTP/1.1 alone, or None for plain HTTP."""
+        if not self.secure:
+            return None
+        context = ssl.create_default_context(cafile=self.ca_file)
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+
+class Response(Protocol):
+    """A response whose head has arrived. Header names are lower-case; body bytes come as the upstream sent them."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last body byte has arrived (it may still wait to be read)."""
+        ...
+
+    async def read(self) -> bytes:
+        """All body bytes at hand, at least one, or b"" at the end. Raises Interrupted."""
+        ...
+
+    def interrupt(self, reason: str) -> None:
+        """Make the pending or next `read` raise Interrupted(reason), and close the exchange."""
+        ...
+
+    def close(self) -> None:
+        """Give the exchange back: its connection is kept if the body was complete, else closed. Idempotent."""
+        ...
+
+
+class Transport(Protocol):
+    """A pool of connections to one origin."""
+
+    async def send(
+        self, method: bytes, path: bytes, headers: bytes, body: bytes, *, first_byte: float | None = None
+    ) -> Response:
+        """Send one request and wait for the head of its final response.
+
+        `path` starts with a slash and may hold a query; `headers` are finished lines (`name: value\\r\\n`) without
+        host, content-length and hop-by-hop ones; `first_byte` seconds shorten the configured wait. Raises NotSent or
+        Unanswered. Cancelling closes the connection.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close idle connections now and busy ones as they end."""
+        ...

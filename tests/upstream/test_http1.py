@@ -1,0 +1,187 @@
+"""What is particular to the pool on httptools; what it shares with every transport is in the contract."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.upstream import http1
+from gateway.upstream.http1 import HIGH_WATER, Connection, Pool
+from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, NotSent, Origin, Timeouts
+from tests.upstream.origin import OK, PATIENCE, Gone, Peer, Server, answer, identity
+
+CHUNKED = (
+    b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"
+    b"HTTP/1.1 200 OK\r\nX-A: 1\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"3;a=b\r\nhel\r\n2\r\nlo\r\n0\r\nx-sum: 1\r\n\r\n"
+)
+
+
+class Wire:
+    """An asyncio transport that goes nowhere."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.reading = True
+        self.closing = False
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def abort(self) -> None:
+        self.closing = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+@pytest.fixture
+async def pool() -> AsyncIterator[Pool]:
+    pool = Pool(Origin.parse("http://upstream.test"), Timeouts(idle=60.0, first_byte=60.0))
+    yield pool
+    pool.busy.clear()
+    await pool.aclose()
+
+
+def connected(pool: Pool) -> tuple[Connection, Wire]:
+    connection, wire = Connection(pool), Wire()
+    connection.connection_made(cast(asyncio.Transport, wire))
+    return connection, wire
+
+
+async def begin(connection: Connection) -> asyncio.Task[None]:
+    task = asyncio.ensure_future(connection.exchange(b"GET", b"GET / HTTP/1.1\r\n\r\n", b"", 60.0))
+    await asyncio.sleep(0)
+    return task
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(marks=st.sets(st.integers(1, len(CHUNKED) - 1)))
+async def test_no_partition_changes_a_response(marks, pool):
+    connection, wire = connected(pool)
+    for count in (1, 2):
+        task = await begin(connection)
+        for start, end in itertools.pairwise([0, *sorted(marks), len(CHUNKED)]):
+            connection.data_received(CHUNKED[start:end])
+        await task
+        assert (connection.status, connection.complete) == (200, True)
+        assert connection.headers == [(b"x-a", b"1"), (b"transfer-encoding", b"chunked")]
+        assert await connection.read() == b"hello"
+        assert await connection.read() == b""
+        connection.close()
+        assert (pool.idle, pool.busy, connection.served, wire.closing) == ([connection], set(), count, False)
+        pool.idle.clear()
+
+
+async def test_unread_bytes_stop_at_the_high_water_mark_and_one_segment(pool):
+    connection, wire = connected(pool)
+    task = await begin(connection)
+    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 10000000\r\n\r\n")
+    await task
+    segment = bytes(1 << 16)
+    fed = 0
+    while wire.reading:
+        connection.data_received(segment)
+        fed += len(segment)
+    assert HIGH_WATER < fed <= HIGH_WATER + len(segment)
+    assert await connection.read() == bytes(fed)
+    assert wire.reading
+
+
+async def test_the_wait_for_a_slow_reader_is_no_silence_of_the_upstream(pool):
+    connection, _wire = connected(pool)
+    task = await begin(connection)
+    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 10000000\r\n\r\n" + bytes(HIGH_WATER + 1))
+    await task
+    connection.expire()
+    assert connection.phase == "body"
+    connection.deadline = 0.0
+    await connection.read()
+    assert connection.deadline > pool.loop.time() + 30.0
+    connection.expire()
+    with pytest.raises(IdleTimeout):
+        await connection.read()
+
+
+async def test_a_response_that_waits_unread_at_its_end_is_not_kept_while_reading_is_paused(pool):
+    connection, wire = connected(pool)
+    task = await begin(connection)
+    size = HIGH_WATER + 1
+    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + bytes(size))
+    await task
+    assert connection.complete and not wire.reading
+    connection.close()
+    assert wire.closing and pool.idle == []
+
+
+async def test_a_connection_that_broke_before_its_first_use_is_not_sent(serve, monkeypatch):
+    server: Server = serve(answer(OK))
+    made: Callable[[Connection, asyncio.BaseTransport], None] = Connection.connection_made
+
+    def made_and_ended(self: Connection, transport: asyncio.BaseTransport) -> None:
+        made(self, transport)
+        self.eof_received()
+
+    pool = Pool(Origin.parse(server.url), Timeouts())
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "connection_made", made_and_ended)
+        with pytest.raises(NotSent):
+            await pool.send(b"GET", b"/", b"", b"")
+    await server.until(lambda: server.peers and server.peers[0].gone)
+    assert server.requests == []
+    response = await pool.send(b"GET", b"/", b"", b"")
+    response.close()
+    await pool.aclose()
+
+
+async def test_a_connection_made_while_the_pool_closes_is_not_used(serve, authority, ca_file):
+    closed = threading.Event()
+
+    greeted = threading.Event()
+    context = identity(authority, "localhost")
+
+    def late_handshake(peer: Peer) -> None:
+        peer.server.note(greeted.set)
+        closed.wait(PATIENCE)
+        try:
+            peer.sock = context.wrap_socket(peer.sock, server_side=True)
+        except OSError:
+            raise Gone from None
+        answer(OK)(peer)
+
+    server: Server = serve(late_handshake)
+    pool = Pool(Origin.parse(f"https://localhost:{server.port}", ca_file=ca_file), Timeouts())
+    sending = asyncio.ensure_future(pool.send(b"GET", b"/", b"", b""))
+    await server.until(greeted.is_set)
+    await pool.aclose()
+    closed.set()
+    with pytest.raises(NotSent):
+        await sending
+    await server.until(lambda: server.peers[0].gone)
+    assert server.requests == [] and not pool.busy
+
+
+async def test_deadlines_are_seen_by_the_ticker(serve, monkeypatch):
+    monkeypatch.setattr(http1, "TICK", 0.01)
+    server: Server = serve(lambda peer: peer.wait_gone())
+    pool = Pool(Origin.parse(server.url), Timeouts(first_byte=0.01))
+    with pytest.raises(FirstByteTimeout):
+        await pool.send(b"GET", b"/", b"", b"")
+    assert repr(pool) == f"<Pool 127.0.0.1:{server.port} idle=0 busy=0>"
+    await pool.aclose()
