@@ -17,7 +17,7 @@ from gateway.errors import ApiError
 _top_level = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _string = msgspec.json.Decoder(str).decode
 _decode = msgspec.json.decode
-_KEY = re.compile(rb'[ \t\r\n]*("(?:[^"\\]|\\.)*")[ \t\r\n]*:[ \t\r\n]*')
+_KEY = re.compile(rb'[ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
 _COMMA = re.compile(rb"[ \t\r\n]*([,}])")
 _ONE_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
 _TRUE = msgspec.Raw(b"true")
@@ -69,11 +69,11 @@ def peek(body: bytes) -> Peek:
     """Read a Messages body. Raises ApiError(400) in Anthropic's words for what no upstream could serve."""
     try:
         fields = _top_level(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"The request body is not valid JSON: {_plain(error)}") from None
     duplicate = _duplicate(body, fields)
     if duplicate is not None:
-        raise ApiError(400, f"{duplicate}: this key stands more than once at the top level of the request body")
+        raise ApiError(400, f"{duplicate[:MAX_MODEL]}: this key stands more than once at the top level of the request body")
     raw = fields.get("model")
     if raw is None:
         raise ApiError(400, "model: Field required")

@@ -91,7 +91,7 @@ class UsageMeter:
                 self.stopped = True
                 return end
             elif event.type == "error":
-                self.error = event.error.type if event.error else "api_error"
+                self.error = (event.error and event.error.type) or "api_error"
         return len(ready)
 
     def count(self, ready: bytes) -> None:
@@ -128,7 +128,7 @@ class UsageMeter:
                 if depth == 0:
                     try:
                         self._update(_usage(part[begin : index + 1]))
-                    except msgspec.DecodeError:
+                    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                         break
                     return True
         return False

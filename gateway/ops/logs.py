@@ -1,7 +1,7 @@
 """One log stream: JSON lines (or lines for people on a terminal), written by a thread so that nothing waits for them.
 
-Lines leave in pieces of whole lines no longer than what a pipe takes at once, so that several processes may share
-one stream without mixing lines. Bodies, keys and conversation ids never come here.
+Lines leave in pieces of whole lines, on a pipe no longer than what it takes at once, so that several processes may
+share one stream without mixing lines. Bodies, keys and conversation ids never come here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -20,7 +21,8 @@ import structlog
 from gateway.config import Log
 from gateway.records import Finished
 
-PIECE = 4096  # bytes that a pipe takes in one piece (PIPE_BUF on Linux)
+PIPE_PIECE = 4096  # bytes that a pipe takes in one piece (PIPE_BUF on Linux)
+PIECE = 256 * 1024  # bytes a write elsewhere
 MAX_QUEUED = 100_000  # lines waiting for a reader that does not read; beyond it lines are counted, not kept
 _PAUSE = 0.05  # seconds between looks at the queue
 
@@ -33,6 +35,7 @@ class LogWriter:
 
     def __init__(self, fd: int = 1) -> None:
         self._fd = fd
+        self._piece = PIPE_PIECE if stat.S_ISFIFO(os.fstat(fd).st_mode) else PIECE
         self._lines: deque[bytes] = deque()
         self._dropped = 0
         self._stop = threading.Event()
@@ -63,10 +66,12 @@ class LogWriter:
             lost = {"at": time.time(), "level": "error", "event": "log lines lost", "lost": dropped}
             lines.append(_encode(lost) + b"\n")
         while lines:
-            piece = lines.popleft()
-            while lines and len(piece) + len(lines[0]) <= PIECE:
-                piece += lines.popleft()
-            self._write(piece)
+            piece = [lines.popleft()]
+            size = len(piece[0])
+            while lines and size + len(lines[0]) <= self._piece:
+                size += len(lines[0])
+                piece.append(lines.popleft())
+            self._write(b"".join(piece))
 
     def _write(self, piece: bytes) -> None:
         with contextlib.suppress(BrokenPipeError):  # nobody reads any more: serving goes on
