@@ -171,7 +171,7 @@ class Proxy:
         """Try accounts in order until one answers for good, while nothing has reached the client."""
         binding = x.binding
         assert binding is not None  # noqa: S101 - set by _journey
-        failure: ApiError | Refusal = ApiError(529, NO_ACCOUNT, retry_after=retry_after([]))
+        failure: ApiError | Refusal | None = None
         asked: list[float | None] = []
         retries = 0
         for account in self._pool.candidates(binding.workspace, binding.conversation, call.model):
@@ -185,7 +185,7 @@ class Proxy:
             try:
                 rule = await self._attempt(x, account, call)
             except NotSent:
-                rule, failure = NEVER_SENT, ApiError(529, NO_ACCOUNT, retry_after=retry_after([]))
+                rule = NEVER_SENT
             except TransportError as error:
                 self._answered(account.id, call.model, cause_of(error))
                 x.cause = cause_of(error)
@@ -295,8 +295,10 @@ class Proxy:
         elif binding.route != "stateless":
             binding.route = "detour"
 
-    async def _give_up(self, x: Exchange, failure: ApiError | Refusal, asked: list[float | None]) -> None:
+    async def _give_up(self, x: Exchange, failure: ApiError | Refusal | None, asked: list[float | None]) -> None:
         """No account is left: pass on the last answer, or say what it means where it was about an account."""
+        if failure is None:
+            raise ApiError(529, NO_ACCOUNT, retry_after=retry_after([]))
         if isinstance(failure, ApiError):
             raise failure
         status, hide = failure.status, failure.rule.hide
