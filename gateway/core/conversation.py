@@ -94,6 +94,8 @@ def _by_prefix(secret: bytes, caller: str, user_id: str, peek: Peek) -> bytes | 
     users = (m for m in messages if isinstance(m, dict) and m.get("role") == "user")
     first = next(users, messages[0])
     content = first.get("content") if isinstance(first, dict) else first
+    if not _blocks(content):
+        return None  # nothing would be left but what all conversations of an application share
     system = [
         block
         for block in _blocks(peek.value("system"))

@@ -27,12 +27,13 @@ MAX_MODEL = 256  # characters
 class Peek:
     """What was read. `fields` holds the raw JSON of every top-level key; `model` is "" where none is required."""
 
-    __slots__ = ("body", "fields", "model", "stream")
+    __slots__ = ("_ttl", "body", "fields", "model", "stream")
 
     def __init__(self, body: bytes, fields: dict[str, msgspec.Raw], model: str) -> None:
         self.body = body
         self.fields = fields
         self.model = model
+        self._ttl = 0
         stream = fields.get("stream")
         self.stream = stream is not None and stream == _TRUE
 
@@ -62,7 +63,15 @@ class Peek:
     @property
     def cache_ttl(self) -> int:
         """The longest cache lifetime the body asks for, in seconds: 300 or 3600."""
-        return 3600 if b'"1h"' in self.body and _ONE_HOUR.search(self.body) else 300
+        if not self._ttl:
+            self._ttl = 3600 if b'"1h"' in self.body and _ONE_HOUR.search(self.body) else 300
+        return self._ttl
+
+    def forget(self) -> None:
+        """Let go of the body; what was read of it stays, the other fields are gone."""
+        self._ttl = self.cache_ttl
+        self.body = b""
+        self.fields = {}
 
 
 def peek(body: bytes) -> Peek:
@@ -73,7 +82,9 @@ def peek(body: bytes) -> Peek:
         raise ApiError(400, f"The request body is not valid JSON: {_plain(error)}") from None
     duplicate = _duplicate(body, fields)
     if duplicate is not None:
-        raise ApiError(400, f"{duplicate[:MAX_MODEL]}: this key stands more than once at the top level of the request body")
+        raise ApiError(
+            400, f"{duplicate[:MAX_MODEL]}: this key stands more than once at the top level of the request body"
+        )
     raw = fields.get("model")
     if raw is None:
         raise ApiError(400, "model: Field required")

@@ -16,7 +16,7 @@ from gateway.edge.head import Head
 from gateway.edge.pool import Pool
 from gateway.errors import ApiError
 from gateway.store.client import StoreClient, StoreDown
-from gateway.store.scripts import ADMIT, REBIND, SETTLE
+from gateway.store.scripts import ADMIT, REBIND, RECALL, SETTLE
 
 MEMORY = 200_000  # conversations a process remembers
 
@@ -54,6 +54,10 @@ class Binding(msgspec.Struct):
     generation: int = 0
 
 
+def _record(caller: Caller, conversation: bytes, model: str) -> str:
+    return f"{{{caller.tenant}}}:b:{conversation.hex()}:{model}"
+
+
 class Admission:
     """Bindings of one process: the store's truth, and a bounded memory of it."""
 
@@ -63,12 +67,18 @@ class Admission:
         self._remember = str(int(config.affinity.remember * 1000))
         self._memory: dict[str, str] = {}
 
-    async def bind(self, caller: Caller, conversation: bytes, model: str) -> Binding:
-        """Read the binding of (conversation, model), or create it where the ranking puts it."""
-        key = f"{{{caller.tenant}}}:b:{conversation.hex()}:{model}"
+    async def bind(self, caller: Caller, conversation: bytes, model: str, former: bytes | None = None) -> Binding:
+        """Read the binding of (conversation, model), or create it where the ranking puts it.
+
+        `former` is the conversation's key under the secret before this one, whose binding a new one follows.
+        """
+        key = _record(caller, conversation, model)
         proposed = self._memory.get(key)
         if proposed is None or proposed not in self._pool.ring:
-            proposed = self._pool.placed(conversation, model)
+            if former is not None:
+                proposed = await self._recall(_record(caller, former, model))
+            if proposed is None or proposed not in self._pool.ring:
+                proposed = self._pool.placed(conversation, model)
             if proposed is None:
                 return Binding(None, "none", conversation)
         try:
@@ -82,6 +92,13 @@ class Admission:
             await self.rebind(binding, proposed)
         self._keep(key, workspace if binding.workspace is None else binding.workspace)
         return binding
+
+    async def _recall(self, key: str) -> str | None:
+        try:
+            workspace = await self._store.call(RECALL, (1, key))
+        except StoreDown:
+            return None
+        return None if workspace is None else str(workspace, "utf-8")
 
     async def rebind(self, binding: Binding, workspace: str) -> None:
         """Move the conversation, unless another request has moved it already; `binding` then says where to."""

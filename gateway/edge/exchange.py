@@ -18,6 +18,7 @@ from gateway.edge.head import Head, HeaderList
 from gateway.edge.pool import Account, Lease
 from gateway.edge.server import Receive, Scope, Send
 from gateway.errors import ApiError
+from gateway.upstream.provider import Call
 from gateway.upstream.transport import Response
 
 _prefix = "req_gw" + secrets.token_hex(8)
@@ -41,6 +42,7 @@ class Exchange:
     binding: Binding | None = None
     account: Account | None = None
     lease: Lease | None = None
+    call: Call | None = None
     response: Response | None = None
     attempts = 0
     status = 0
@@ -87,6 +89,14 @@ class Exchange:
         if expose_account and self.account is not None:
             headers.append((b"x-gateway-account", self.account.tag))
         return headers
+
+    def forget_request(self) -> None:
+        """Nobody will send this body again: thousands of long streams should not hold theirs."""
+        self.body = b""
+        if self.call is not None:
+            self.call.body = b""
+        if self.peek is not None:
+            self.peek.forget()
 
     async def start(self, status: int, headers: HeaderList) -> None:
         """Send the head of the answer. From here on no other account can serve this request."""

@@ -84,6 +84,7 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._config = config
         self._secret = config.secret[0].encode()
+        self._former_secret = config.secret[1].encode() if len(config.secret) > 1 else None
         self._affinity = config.affinity.header.lower().encode()
         self._max_body = int(config.limits.max_body_mb * 1024 * 1024)
         self._pool = pool
@@ -127,11 +128,13 @@ class Proxy:
 
         conversation = None
         if x.peek is not None and "messages" in x.peek.fields:
-            secret = self._secret
-            conversation = identify(secret, caller.id, head.conversation, head.session, head.agent, x.peek)
+            conversation = identify(self._secret, caller.id, head.conversation, head.session, head.agent, x.peek)
         if conversation is not None:
             began = perf_counter()
-            x.binding = await self._admission.bind(caller, conversation, model)
+            former = None
+            if self._former_secret is not None:
+                former = identify(self._former_secret, caller.id, head.conversation, head.session, head.agent, x.peek)
+            x.binding = await self._admission.bind(caller, conversation, model, former)
             x.admit_time = perf_counter() - began
         else:  # nothing to keep together, but one caller's requests need not wander either
             x.binding = Binding(None, "none", caller.id.encode()[:64])
@@ -139,8 +142,8 @@ class Proxy:
         query = scope["query_string"]
         path = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
         method = scope["method"].encode("ascii")
-        call = Call(method, path, head.lines, x.body, model, x.stream, head.version)
-        await self._serve(x, call)
+        x.call = Call(method, path, head.lines, x.body, model, x.stream, head.version)
+        await self._serve(x, x.call)
 
     async def _read_body(self, x: Exchange) -> bytes:
         """The whole request body, within its bound."""
@@ -206,23 +209,7 @@ class Proxy:
 
     async def _attempt(self, x: Exchange, account: Account, call: Call) -> Rule | Refusal:
         """One exchange with one account. RELAY means that the client has its answer."""
-        outgoing = account.provider.prepare(call)
-        sent = perf_counter()
-        x.began = True
-        remaining = self._config.timeouts.total - (sent - x.t0)
-        if remaining <= 0:
-            raise ApiError(504, "The request could not be served in time.")
-        try:
-            response = await account.transport.send(
-                outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=remaining
-            )
-        except NotSent:
-            self._answered(account.id, call.model, "not_sent")
-            raise
-        finally:
-            x.response_began = perf_counter()
-            x.waited += x.response_began - sent
-        x.response = response
+        response = x.response = await self._send(x, account, call)
         status = response.status
         self._answered(account.id, call.model, str(status))
         rule = judge(status)
@@ -238,6 +225,24 @@ class Proxy:
             await self._note_served(x)
         await self._relay_json(x, response, head)
         return RELAY
+
+    async def _send(self, x: Exchange, account: Account, call: Call) -> Response:
+        sent = perf_counter()
+        remaining = self._config.timeouts.total - (sent - x.t0)
+        if remaining <= 0:
+            raise ApiError(504, "The request could not be served in time.")
+        x.began = True
+        outgoing = account.provider.prepare(call)
+        try:
+            return await account.transport.send(
+                outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=remaining
+            )
+        except NotSent:
+            self._answered(account.id, call.model, "not_sent")
+            raise
+        finally:
+            x.response_began = perf_counter()
+            x.waited += x.response_began - sent
 
     async def _relay_stream(
         self, x: Exchange, account: Account, response: Response, head: AnswerHead
@@ -256,6 +261,7 @@ class Proxy:
         if x.endpoint.metered and not error and x.peek is not None and x.binding is not None:
             x.renewed = perf_counter()
             self._renew(x, 0)
+        x.forget_request()
         await relay.run(head.visible + x.gateway_headers(self._config.expose_account))
         return RELAY
 

@@ -24,5 +24,6 @@ def _load(name: str) -> Script:
 ADMIT = _load("admit")
 SETTLE = _load("settle")
 REBIND = _load("rebind")
+RECALL = _load("recall")
 ANNOUNCE = _load("announce")
 PUBLISH = _load("publish")
