@@ -7,6 +7,9 @@ STAMP   := $(VENV)/.gateway-installed
 VERSIONS := 3.13 3.12 3.11 3.14
 ARGS    ?=
 
+# Every start would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run demo bench test torture check format lock clean
 
@@ -16,7 +19,7 @@ help: ## this list
 run: $(STAMP) ## a gateway over simulated accounts; needs no file and no key
 	$(BIN)/gateway serve --demo $(ARGS)
 
-demo: $(STAMP) ## the tour: affinity, failover and limits, shown live
+demo: $(STAMP) ## 200 conversations kept on their accounts, and scattered, side by side
 	$(BIN)/gateway demo $(ARGS)
 
 bench: $(STAMP) ## cost per request and per event, side by side with nginx

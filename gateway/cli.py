@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from gateway import __version__
-from gateway.commands import config, serve
+from gateway.commands import bench, config, demo, serve
 from gateway.lab.simulator.command import simulate
 
 app = typer.Typer(
@@ -16,6 +16,8 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("simulate")(simulate)
+app.command("demo")(demo.demo)
+app.command("bench")(bench.bench)
 app.add_typer(config.app, name="config")
 
 

@@ -1,0 +1,79 @@
+"""Running a whole gateway in the foreground: its log, its store, its supervisor.
+
+For `gateway serve` and the demo. It does not parse command lines; what keeps a gateway from starting is raised as
+CannotStart, in words for people.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+import structlog
+
+from gateway.config import Caller, Config, config_warnings
+from gateway.edge import supervisor
+from gateway.ops.logs import LogWriter, configure
+from gateway.store.embedded import EmbeddedError, EmbeddedServer
+
+log = structlog.get_logger("gateway")
+
+
+class CannotStart(Exception):
+    """One line that says why the gateway cannot start, and what to do."""
+
+
+def run(config: Config, serving: Callable[[supervisor.Supervisor], None] = lambda _: None) -> None:
+    """Run a gateway in this thread, the main one, until SIGTERM or SIGINT; `serving` is called once it answers."""
+    writer = LogWriter()
+    configure(config.log, writer)
+    for warning in (*config_warnings(config), *not_enforced(config)):
+        log.warning(warning)
+    try:
+        with store(config) as (url, revive):
+            supervisor.run(config, url, revive, serving)
+    except (EmbeddedError, supervisor.Unstartable) as error:
+        raise CannotStart(str(error)) from None
+    finally:
+        writer.close()
+        sys.stdout.flush()
+
+
+def not_enforced(config: Config) -> list[str]:
+    """What the configuration says and this version does not do: nobody should learn that from a bill."""
+    found = []
+    if any(any(value is not None for value in _limits(caller)) for caller in config.keys):
+        found.append("limits and budgets of keys are read but not enforced yet")
+    if config.models.aliases:
+        found.append("models.aliases are read but not resolved yet")
+    return found
+
+
+def _limits(caller: Caller) -> tuple[float | None, ...]:
+    limits = caller.limits
+    return (
+        limits.requests_per_minute, limits.input_tokens_per_minute, limits.output_tokens_per_minute,
+        limits.concurrency, limits.budget_usd.day, limits.budget_usd.month,
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def store(config: Config) -> Iterator[tuple[str, Callable[[], object]]]:
+    """The URL of the store and what starts it again should it die: the configured one, which is not ours to start, or
+    the embedded server's for as long as the context lasts."""
+    if config.redis:
+        yield config.redis, lambda: None
+        return
+    server = EmbeddedServer(config.data_dir)
+
+    def revive() -> None:
+        if not server.alive():
+            log.error("the embedded store died; starting it again")
+            server.start()
+
+    url = server.start()
+    try:
+        yield url, revive
+    finally:
+        server.stop()

@@ -1,0 +1,148 @@
+"""Processes of the benchmark: started so that they end with it, and their CPU time and memory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+MAX_FILES = 65_536
+_PR_SET_PDEATHSIG = 1
+_CPUCLOCK_SCHED = 2
+
+
+class BenchError(Exception):
+    """Something failed, so that there is nothing to report of it."""
+
+
+class Child:
+    """A process that ends with this one. What it says on stderr, and on stdout unless that is piped, goes to `log`."""
+
+    def __init__(self, command: list[str], log: Path, *, piped: bool = False, cpus: Iterable[int] = ()) -> None:
+        self.log = log
+        with open(log, "ab") as output:
+            self.process = subprocess.Popen(  # noqa: S603 - commands are ours
+                command,
+                stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if piped else output,
+                stderr=output,
+                preexec_fn=_prepare(set(cpus)),
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def line(self, timeout: float) -> bytes:
+        """The next line of a piped child, or BenchError."""
+        assert self.process.stdout is not None  # noqa: S101 - told to the type checker
+        ready, _, _ = select.select([self.process.stdout], [], [], timeout)
+        line = self.process.stdout.readline() if ready else b""
+        if not line:
+            raise BenchError(f"{self.log.stem}: {'ended' if ready else 'no answer'}; {self.last_words()}")
+        return line
+
+    def say(self, line: bytes) -> None:
+        assert self.process.stdin is not None  # noqa: S101 - told to the type checker
+        self.process.stdin.write(line + b"\n")
+        self.process.stdin.flush()
+
+    def last_words(self) -> str:
+        lines = self.log.read_bytes()[-4000:].decode("utf-8", "replace").splitlines()
+        return f"the end of its log: {' | '.join(lines[-8:]) or '(empty)'}"
+
+    def stop(self, timeout: float = 15.0) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
+def _prepare(cpus: set[int]) -> Callable[[], None]:
+    """What a child does between fork and exec. Everything it needs is looked up before the fork."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
+    parent = os.getpid()
+    files = open_files_limit()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+    def prepare() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+            if os.getppid() != parent:  # it died before the request was made
+                os._exit(1)
+
+    return prepare
+
+
+def open_files_limit() -> int:
+    """How many files a child may have open."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a process, system time included; 0 for pid 0. OSError if there is no such process."""
+    if not pid:
+        return 0.0
+    try:
+        return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)  # the kernel's own clock of that process, in nanoseconds
+    except OSError:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * resource.getpagesize()
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the children of a process."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                if int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1]) == pid:
+                    found.append(int(entry.name))
+    return found
+
+
+def command_of(pid: int) -> bytes:
+    """The command line of a process, words separated by NUL."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def pin(pid: int, cpus: Iterable[int]) -> None:
+    """Keep every thread of a process on these CPUs, where there are any."""
+    chosen = set(cpus)
+    for task in Path(f"/proc/{pid}/task").iterdir() if chosen else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(task.name), chosen)
