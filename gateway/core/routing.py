@@ -24,10 +24,12 @@ class Verdict(Enum):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """`verdict`, and `hide`: the status a client sees instead once no account is left, 0 to pass the answer itself."""
+    """`verdict`; `hide` is the status a client sees instead once no account is left, 0 to pass the answer itself;
+    `retries` how often the request may already have been tried elsewhere."""
 
     verdict: Verdict
     hide: int = 0
+    retries: int = MAX_RETRIES
 
 
 RELAY = Rule(Verdict.RELAY)
@@ -37,10 +39,17 @@ RETRY_AMBIGUOUS = Rule(Verdict.MOVE)  # the same where the operator prefers a se
 FIRST_EVENT_ERROR = Rule(Verdict.MOVE)
 IMPROPER = Rule(Verdict.STOP)  # no answer of the API: a redirect, a page
 
+PASS = Rule(Verdict.STOP)  # the client's own mistake
+ACCOUNT_OUT = Rule(Verdict.MOVE, hide=529)  # credential, credit or standing of the account
+NOT_HERE = Rule(Verdict.MOVE, retries=1)  # perhaps only this account may not use the model: one other is asked
+
 # By status. An account's own trouble (credential, credit, limits) never reaches the client.
 BY_STATUS = {
-    401: Rule(Verdict.MOVE, hide=529),
-    402: Rule(Verdict.MOVE, hide=529),
+    400: PASS,
+    401: ACCOUNT_OUT,
+    402: ACCOUNT_OUT,
+    403: NOT_HERE,
+    404: NOT_HERE,
     429: Rule(Verdict.MOVE, hide=429),
     500: Rule(Verdict.MOVE),
     502: Rule(Verdict.MOVE),
@@ -50,16 +59,51 @@ BY_STATUS = {
 }
 
 
+# A 400 that is about the account: by `details.error_code`, else by how the message begins.
+ACCOUNT_CODES = ("organization_on_hold", "cmek_", "enforced_spend_limit", "contract_spend_limit", "credit_balance")
+ACCOUNT_WORDS = ("You have reached your specified", "Your credit balance is too low")
+
+
+class _Details(msgspec.Struct):
+    error_code: str = ""
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    details: _Details | None = None
+
+
+class _Body(msgspec.Struct):
+    error: _Error
+
+
+_body = msgspec.json.Decoder(_Body).decode
+
+
 def judge(status: int) -> Rule:
     """The rule for a response head."""
     return BY_STATUS.get(status, RELAY) if status >= 400 else RELAY
+
+
+def judge_body(rule: Rule, body: bytes) -> Rule:
+    """The rule for a refusal whose body is known: a 400 may be about the account after all."""
+    if rule is not PASS:
+        return rule
+    try:
+        error = _body(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return rule
+    code = error.details.error_code if error.details is not None else ""
+    if code.startswith(ACCOUNT_CODES) or error.message.startswith(ACCOUNT_WORDS):
+        return ACCOUNT_OUT
+    return rule
 
 
 def may_retry(rule: Rule, retries: int) -> bool:
     """Whether a request that was already retried `retries` times after reaching an upstream may go elsewhere."""
     if rule.verdict is Verdict.ALWAYS_MOVE:
         return True
-    return rule.verdict is Verdict.MOVE and retries < MAX_RETRIES
+    return rule.verdict is Verdict.MOVE and retries < rule.retries
 
 
 def retry_after(values: list[float | None]) -> int:

@@ -5,6 +5,7 @@ It sends what it is told to; what that should be, `proxy` and `relay` decide.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import secrets
 from time import perf_counter, time
@@ -43,6 +44,8 @@ class Exchange:
     account: Account | None = None
     lease: Lease | None = None
     call: Call | None = None
+    task: asyncio.Task[None] | None = None
+    interrupted = ""  # why this process ends the request, if it does
     response: Response | None = None
     attempts = 0
     status = 0

@@ -24,7 +24,7 @@ class Head:
     """What the headers said. Byte values are b"" where absent; `lines` are finished lines for the upstream."""
 
     __slots__ = (
-        "agent", "api_key", "bearer", "content_encoding", "content_length", "conversation", "lines", "session",
+        "agent", "api_key", "bearer", "content_encoding", "content_length", "conversation", "hosts", "lines", "session",
         "traceparent", "version",
     )  # fmt: skip
 
@@ -32,6 +32,7 @@ class Head:
         self.api_key = self.bearer = self.conversation = self.session = self.agent = b""
         self.content_encoding = self.traceparent = b""
         self.content_length = -1
+        self.hosts = 0
         self.version = False
         self.lines = [_UNMETERED_ENCODING]
 
@@ -47,7 +48,9 @@ def read_head(headers: HeaderList, affinity: bytes) -> Head:
     named: list[bytes] | None = None
     for name, value in headers:
         if name in DROPPED:
-            if name == b"x-api-key":
+            if name == b"host":
+                head.hosts += 1
+            elif name == b"x-api-key":
                 head.api_key = value
             elif name == b"authorization":
                 if value[:7].lower() == b"bearer ":

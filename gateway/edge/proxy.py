@@ -24,6 +24,7 @@ from gateway.core.routing import (
     Rule,
     Verdict,
     judge,
+    judge_body,
     may_retry,
     retry_after,
 )
@@ -39,7 +40,7 @@ from gateway.records import Finished
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError
 
-MAX_REFUSAL = 64 * 1024  # bytes kept of an upstream's error body
+MAX_REFUSAL = 1024 * 1024  # bytes kept of an upstream's error body
 _REFUSAL_WAIT = 2.0  # seconds for that body to arrive
 _RENEW_EVERY = 60.0  # seconds after which a running stream says again that its cache is warm
 
@@ -98,20 +99,26 @@ class Proxy:
     async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request of a forwarded endpoint."""
         x = Exchange(endpoint, scope, receive, send)
+        x.task = asyncio.current_task()
         self.live.add(x)
         try:
             await self._journey(x)
         except ApiError as error:
             await x.refuse(error, x.gateway_headers(self._config.expose_account))
         except asyncio.CancelledError:
-            x.outcome, x.cause = "client_gone", "client"
-            raise
+            if not x.interrupted:
+                x.outcome, x.cause = "client_gone", "client"
+                raise
+            x.cause = x.interrupted
+            await x.refuse(broken(Interrupted(x.cause)), x.gateway_headers(self._config.expose_account))
         finally:
             self._settle(x)
 
     async def _journey(self, x: Exchange) -> None:
         scope = x.scope
         head = x.head = read_head(scope["headers"], self._affinity)
+        if head.hosts != 1 and scope["http_version"] == "1.1":
+            raise ApiError(400, "host: exactly one is needed")
         caller = x.caller = self._callers.authenticate(head)
         if scope["method"] != x.endpoint.method:
             raise ApiError(405, f"Method {scope['method']} is not allowed here; use {x.endpoint.method}.")
@@ -232,6 +239,7 @@ class Proxy:
         if remaining <= 0:
             raise ApiError(504, "The request could not be served in time.")
         x.began = True
+        x.response = None
         outgoing = account.provider.prepare(call)
         try:
             return await account.transport.send(
@@ -289,7 +297,7 @@ class Proxy:
             body = b""
         response.close()
         x.response = None
-        return Refusal(status, head, body, rule)
+        return Refusal(status, head, body, judge_body(rule, body))
 
     async def _note_served(self, x: Exchange) -> None:
         """Another workspace answers than the one the conversation is bound to."""
@@ -419,10 +427,13 @@ class Proxy:
         return [(b"request-id", x.request_id.encode()), *x.gateway_headers(self._config.expose_account)]
 
     def interrupt(self, reason: str) -> None:
-        """End every running answer with an error event."""
+        """End every request that is being served: with an error event where a stream runs, else with an error."""
         for x in list(self.live):
             if x.response is not None:
                 x.response.interrupt(reason)
+            elif x.task is not None and not x.ended:
+                x.interrupted = reason
+                x.task.cancel()
 
 
 async def _read_bounded(response: Response) -> bytes:

@@ -31,6 +31,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 FOREVER = float("inf")
 MIN_RATE = 16 * 1024  # bytes a second of request body: what is slower than this is an attack, not a client
+MAX_DISCARDED = 48 * 1024 * 1024  # bytes of body read and thrown away after an early answer, so that it is seen
 MAX_UNREAD = 192 * 1024  # bytes written and not yet taken by the client at which writing pauses
 
 log = structlog.get_logger("gateway.server")
@@ -198,7 +199,8 @@ class Limits:
 
 
 class Connection(HttpToolsProtocol):
-    """One client connection. Phases: `idle`, `head` (arriving), `body` (arriving), `busy` (being answered)."""
+    """One client connection. Phases: `idle`, `head` (arriving), `body` (arriving), `busy` (being answered), `linger`
+    (answered before its body had arrived)."""
 
     limits: Limits  # set on the subclass that a server makes
     server_draining = False
@@ -206,6 +208,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=MAX_UNREAD)
+        self.deaf = False
         self.serving: Cycle | None = None  # whose answer is due; later ones on this connection wait in the pipeline
         self.phase = "head"
         self.head_size = 0
@@ -237,14 +240,16 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         phase = self.phase
+        if self.deaf:
+            return
         if phase == "idle":
             self.phase = phase = "head"
             self.head_size = 0
             self.deadline = self.loop.time() + self.limits.head
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(ApiError(400, "Protocol upgrades are not supported."))
+        except httptools.HttpParserUpgrade as offer:
+            self._ignore_upgrade(data[offer.args[0] :])
         except httptools.HttpParserCallbackError as error:
             if isinstance(error.__context__, _TooLarge):
                 self._refuse(ApiError(431, f"The request head is larger than {self.limits.head_bytes} bytes."))
@@ -259,6 +264,15 @@ class Connection(HttpToolsProtocol):
                 self.head_size += len(data)
                 if self.head_size > self.limits.head_bytes + 1024:
                     self._refuse(ApiError(431, f"The request head is larger than {self.limits.head_bytes} bytes."))
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """An offer to speak another protocol (h2c, mostly) may be ignored. The parser takes what follows the head for
+        that protocol, so another one reads the body, by the same framing; after it the connection closes."""
+        self.cycle.keep_alive = False
+        framing = (b"content-length", b"transfer-encoding")
+        lines = [b"%b: %b\r\n" % header for header in self.cycle.scope["headers"] if header[0] in framing]
+        self.parser = httptools.HttpRequestParser(_BodyOf(self))
+        self.data_received(b"POST / HTTP/1.1\r\n%b\r\n%b" % (b"".join(lines), rest))
 
     def on_message_begin(self) -> None:
         self.url = b""
@@ -298,6 +312,7 @@ class Connection(HttpToolsProtocol):
             "raw_path": raw_path,
             "query_string": query,
         }
+        self.headers = []  # trailers end here, not among the headers
         self.scope = cast(Any, scope)
         previous = cast(Cycle | None, cast(Any, self.cycle))
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
@@ -326,6 +341,8 @@ class Connection(HttpToolsProtocol):
         if self.phase == "body":
             self.deadline = self.body_began + self.limits.body + cycle.received / MIN_RATE
         if cycle.response_complete:
+            if cycle.received > MAX_DISCARDED:
+                self.transport.close()
             return
         cycle.chunks.append(body)
         if len(cycle.chunks) > 1 and sum(map(len, cycle.chunks)) > HIGH_WATER_LIMIT:
@@ -333,6 +350,8 @@ class Connection(HttpToolsProtocol):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return  # its body is still to come: see _ignore_upgrade
         cycle = self.cycle
         cycle.more_body = False
         if self.phase == "body":
@@ -356,6 +375,9 @@ class Connection(HttpToolsProtocol):
                 self.deadline = FOREVER
         elif not self.cycle.more_body:
             self._rest()
+        else:  # answered early: let the client finish sending, within bounds, so that it reads the answer
+            self.phase = "linger"
+            self.deadline = self.loop.time() + self.limits.body
 
     def _rest(self) -> None:
         self.phase = "idle"
@@ -375,7 +397,7 @@ class Connection(HttpToolsProtocol):
         """A deadline has passed; called by the server's ticker."""
         if self.write_deadline <= now:
             self.transport.abort()
-        elif self.phase == "idle":
+        elif self.phase in ("idle", "linger"):
             self.transport.close()
         else:
             self._refuse(ApiError(408, f"The request's {self.phase} took too long to arrive."))
@@ -402,6 +424,18 @@ class Connection(HttpToolsProtocol):
             for cycle in (self.serving, self.cycle):
                 if cycle is not None:
                     cycle.keep_alive = False
+
+
+class _BodyOf:
+    """Callbacks for a parser that reads only the body of a connection's request."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.on_body = connection.on_body
+
+    def on_message_complete(self) -> None:
+        self._connection.on_message_complete()
+        self._connection.deaf = True
 
 
 class Server(uvicorn.Server):

@@ -102,6 +102,7 @@ class Supervisor:
         self._store_up = False
         self._draining = False
         self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._workers: dict[int, Worker] = {}
         self._totals = Totals()
         self._tasks: list[asyncio.Task[Any]] = []
@@ -139,6 +140,7 @@ class Supervisor:
     def _asked_to_stop(self) -> None:
         if self._stopping.is_set():
             log.warning("asked again: stopping at once")
+            self._hurry.set()
             for worker in self._workers.values():
                 worker.process.kill()
         self._stopping.set()
@@ -293,7 +295,8 @@ class Supervisor:
         log.info("draining", delay_seconds=timeouts.drain_delay, limit_seconds=timeouts.drain)
         for worker in self._workers.values():
             worker.channel.send(NotReady())
-        await asyncio.sleep(timeouts.drain_delay)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), timeouts.drain_delay)
         for listener in self.listeners:
             listener.close()
         workers = list(self._workers.values())

@@ -74,7 +74,7 @@ class LogWriter:
             self._write(b"".join(piece))
 
     def _write(self, piece: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):  # nobody reads any more: serving goes on
+        with contextlib.suppress(OSError):  # nobody reads any more, or the disk is full: serving goes on
             while piece:
                 try:
                     piece = piece[os.write(self._fd, piece) :]
@@ -115,7 +115,9 @@ class _Bridge(logging.Handler):
     """Libraries that log by the standard library end in the same stream."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger(record.name).warning(record.getMessage(), logger=record.name)
+        method = "error" if record.levelno >= logging.ERROR else "warning"
+        log = getattr(structlog.get_logger(record.name), method)
+        log(record.getMessage(), logger=record.name, exc_info=record.exc_info)
 
 
 class RequestLog:

@@ -48,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def events(self) -> int:
         """Deltas of a long stream."""
-        return max(12, round(self.seconds * 16))
+        return max(12, round(self.seconds * 14))
 
     @property
     def few_events(self) -> int:
