@@ -6,7 +6,7 @@ Forwarded endpoints go straight to the proxy; everything that is not hot goes th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
 import structlog
@@ -81,12 +81,11 @@ class Gateway:
             self._ticker.cancel()
         await self.store.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         endpoint = endpoints.find(scope["raw_path"])
         if endpoint is not None:
-            await self.proxy.handle(endpoint, scope, receive, send)
-        else:
-            await self._cold(scope, receive, cast(Any, _named(send)))
+            return self.proxy.handle(endpoint, scope, receive, send)
+        return self._cold(scope, receive, cast(Any, _named(send)))
 
     def _observe(self, record: Finished, admit_time: float) -> None:
         self._request_log.request(record)

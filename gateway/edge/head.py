@@ -17,6 +17,15 @@ DROPPED = frozenset(
 _PREFIXES = (b"x-forwarded-", b"x-gateway-")
 _UNMETERED_ENCODING = b"accept-encoding: identity\r\n"
 
+_READ = frozenset(
+    b"x-claude-code-session-id x-claude-code-agent-id anthropic-version content-encoding traceparent".split()
+)
+
+# A client says the same of itself with every request: these headers' finished lines are kept, within bounds.
+_STABLE = (b"x-stainless-", b"user-agent", b"accept", b"content-type", b"anthropic-beta", b"x-app")
+_MAX_KNOWN = 4096
+_known: dict[tuple[bytes, bytes], bytes] = {}
+
 HeaderList = list[tuple[bytes, bytes]]
 
 
@@ -24,13 +33,13 @@ class Head:
     """What the headers said. Byte values are b"" where absent; `lines` are finished lines for the upstream."""
 
     __slots__ = (
-        "agent", "api_key", "bearer", "content_encoding", "content_length", "conversation", "hosts", "lines", "session",
-        "traceparent", "version",
+        "agent", "api_key", "bearer", "connection", "content_encoding", "content_length", "conversation", "hosts",
+        "lines", "session", "traceparent", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.api_key = self.bearer = self.conversation = self.session = self.agent = b""
-        self.content_encoding = self.traceparent = b""
+        self.content_encoding = self.traceparent = self.connection = b""
         self.content_length = -1
         self.hosts = 0
         self.version = False
@@ -45,41 +54,57 @@ def read_head(headers: HeaderList, affinity: bytes) -> Head:
     """
     head = Head()
     lines = head.lines
-    named: list[bytes] | None = None
-    for name, value in headers:
-        if name in DROPPED:
-            if name == b"host":
-                head.hosts += 1
-            elif name == b"x-api-key":
-                head.api_key = value
-            elif name == b"authorization":
-                if value[:7].lower() == b"bearer ":
-                    head.bearer = value[7:].strip()
-            elif name == b"content-length":
-                head.content_length = int(value)
-            elif name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
-                named = [token.strip() for token in value.lower().split(b",")]
-        elif name == affinity:
-            if head.conversation and head.conversation != value:
-                raise ApiError(400, f"{affinity.decode()}: given twice")
-            head.conversation = check_id(value, affinity.decode())
-        elif name[:2] == b"x-" and name.startswith(_PREFIXES):
-            continue
+    for header in headers:
+        line = _known.get(header)
+        if line is not None:
+            lines.append(line)
         else:
-            if name == b"x-claude-code-session-id":
-                head.session = value[:256]
-            elif name == b"x-claude-code-agent-id":
-                head.agent = value[:256]
-            elif name == b"anthropic-version":
-                head.version = True
-            elif name == b"content-encoding":
-                head.content_encoding = value.lower()
-            elif name == b"traceparent":
-                head.traceparent = value
-            lines.append(b"%b: %b\r\n" % (name, value))
-    if named is not None:
+            _take(head, header, affinity)
+    if head.connection:
+        named = [token.strip() for token in head.connection.lower().split(b",")]
         head.lines = [line for line in lines if line.partition(b":")[0] not in named]
     return head
+
+
+def _take(head: Head, header: tuple[bytes, bytes], affinity: bytes) -> None:
+    name, value = header
+    if name == affinity:
+        if head.conversation and head.conversation != value:
+            raise ApiError(400, f"{affinity.decode()}: given twice")
+        head.conversation = check_id(value, affinity.decode())
+    elif name in DROPPED:
+        if name == b"host":
+            head.hosts += 1
+        elif name == b"x-api-key":
+            head.api_key = value
+        elif name == b"authorization":
+            if value[:7].lower() == b"bearer ":
+                head.bearer = value[7:].strip()
+        elif name == b"content-length":
+            head.content_length = int(value)
+        elif name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
+            head.connection += b"," + value
+    elif not name.startswith(_PREFIXES):
+        line = b"%b: %b\r\n" % header
+        head.lines.append(line)
+        if name in _READ:
+            _note(head, name, value)
+        elif name.startswith(_STABLE) and len(line) <= 256 and len(_known) < _MAX_KNOWN:
+            _known[header] = line
+
+
+def _note(head: Head, name: bytes, value: bytes) -> None:
+    """Forwarded, and read here as well."""
+    if name == b"x-claude-code-session-id":
+        head.session = value[:256]
+    elif name == b"x-claude-code-agent-id":
+        head.agent = value[:256]
+    elif name == b"anthropic-version":
+        head.version = True
+    elif name == b"content-encoding":
+        head.content_encoding = value.lower()
+    elif name == b"traceparent":
+        head.traceparent = value
 
 
 # Never shown to a client: the account's identity and limits, the upstream's front end, and framing made anew.

@@ -140,10 +140,11 @@ async def relay_whole(x: Exchange, response: Response, headers: HeaderList) -> N
     size = 0
     while size <= HOLD:
         data = await response.read()
-        if not data:
+        if data:
+            parts.append(data)
+            size += len(data)
+        if not data or response.complete:
             break
-        parts.append(data)
-        size += len(data)
     else:
         await _relay_long(x, response, headers, b"".join(parts))
         return
