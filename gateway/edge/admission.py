@@ -74,10 +74,10 @@ class Admission:
         """
         key = _record(caller, conversation, model)
         proposed = self._memory.get(key)
-        if proposed is None or proposed not in self._pool.ring:
+        if proposed is None or self._pool.vanished(proposed, model):
             if former is not None:
                 proposed = await self._recall(_record(caller, former, model))
-            if proposed is None or proposed not in self._pool.ring:
+            if proposed is None or self._pool.vanished(proposed, model):
                 proposed = self._pool.placed(conversation, model)
             if proposed is None:
                 return Binding(None, "none", conversation)
@@ -88,7 +88,7 @@ class Admission:
             return Binding(proposed, "stateless", conversation, key)
         workspace: str = bound.decode()
         binding = Binding(workspace, "new" if created else "bound", conversation, key, generation)
-        if workspace != proposed and self._pool.vanished(workspace, model):
+        if self._pool.vanished(workspace, model):
             await self.rebind(binding, proposed)
         self._keep(key, workspace if binding.workspace is None else binding.workspace)
         return binding

@@ -62,7 +62,7 @@ def read_head(headers: HeaderList, affinity: bytes) -> Head:
             _take(head, header, affinity)
     if head.connection:
         named = [token.strip() for token in head.connection.lower().split(b",")]
-        head.lines = [line for line in lines if line.partition(b":")[0] not in named]
+        head.lines = lines[:1] + [line for line in lines[1:] if line.partition(b":")[0] not in named]
     return head
 
 

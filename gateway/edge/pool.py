@@ -49,7 +49,8 @@ class Account:
             turn = asyncio.get_running_loop().create_future()
             self._queue.append(turn)
             try:
-                await asyncio.wait_for(turn, SLOT_WAIT)  # whoever wakes us hands its slot over
+                async with asyncio.timeout(SLOT_WAIT):
+                    await turn  # whoever wakes us hands its slot over
             except BaseException as error:
                 if turn.done() and not turn.cancelled():
                     self.release()
@@ -101,12 +102,14 @@ class Pool:
             provider = PROVIDERS[each.provider](each.api_key)
             self.accounts[each.id] = Account(each, provider, self._transports[origin], slots)
         self._serves: dict[tuple[str, str], bool] = {}
+        self._vanished: dict[tuple[str, str], bool] = {}
         self.apply(PoolDocument(0, tuple(sorted(entry_of(each) for each in config.accounts))))
 
     def apply(self, document: PoolDocument) -> None:
         """Route over this document from now on."""
         self.ring = Ring(document)
         self._serves.clear()
+        self._vanished.clear()
 
     def eligible(self, entry: Entry, model: str) -> Account | None:
         """The account if it may serve `model` ("" for any) and this process holds its credential."""
@@ -154,10 +157,15 @@ class Pool:
 
     def vanished(self, workspace: str, model: str) -> bool:
         """Whether no account of `workspace` can serve `model` again as things stand: removed or disabled."""
-        return not any(
-            entry.state != "disabled" and any(fnmatchcase(model, pattern) for pattern in entry.models)
-            for entry in self.ring.members(workspace, b"\0")
-        )
+        known = self._vanished.get((workspace, model))
+        if known is None:
+            known = not any(
+                entry.state != "disabled" and any(fnmatchcase(model, pattern) for pattern in entry.models)
+                for entry in self.ring.members(workspace, b"\0")
+            )
+            if len(self._vanished) < _MATCH_CACHE:
+                self._vanished[workspace, model] = known
+        return known
 
     async def aclose(self) -> None:
         for transport in self._transports.values():
