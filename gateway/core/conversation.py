@@ -22,6 +22,7 @@ _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _LEGACY_SESSION = re.compile(r"_session_([0-9a-fA-F-]{8,64})$")
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decode = msgspec.json.decode
+_raw_items = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _BILLING = "x-anthropic-billing-header:"
 
 
@@ -88,11 +89,16 @@ def _session_in(user_id: str) -> str:
 
 
 def _by_prefix(secret: bytes, caller: str, user_id: str, peek: Peek) -> bytes | None:
-    messages = peek.value("messages")
-    if not isinstance(messages, list) or not messages:
+    try:
+        messages = _raw_items(peek.fields["messages"])
+        if not messages:
+            return None
+        # Turns may be many: decode no more of them than up to the first user message.
+        decoded = (_decode(raw) for raw in messages)
+        users = (m for m in decoded if isinstance(m, dict) and m.get("role") == "user")
+        first = next(users, None) or _decode(messages[0])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    users = (m for m in messages if isinstance(m, dict) and m.get("role") == "user")
-    first = next(users, messages[0])
     content = first.get("content") if isinstance(first, dict) else first
     if not _blocks(content):
         return None  # nothing would be left but what all conversations of an application share

@@ -36,11 +36,12 @@ RELAY = Rule(Verdict.RELAY)
 NEVER_SENT = Rule(Verdict.ALWAYS_MOVE, hide=529)
 AMBIGUOUS = Rule(Verdict.STOP)  # sent, and no answer: the upstream may have acted on it, and billed it
 RETRY_AMBIGUOUS = Rule(Verdict.MOVE)  # the same where the operator prefers a second bill to an error
-FIRST_EVENT_ERROR = Rule(Verdict.MOVE)
 IMPROPER = Rule(Verdict.STOP)  # no answer of the API: a redirect, a page
 
 PASS = Rule(Verdict.STOP)  # the client's own mistake
-ACCOUNT_OUT = Rule(Verdict.MOVE, hide=529)  # credential, credit or standing of the account
+ACCOUNT_OUT = Rule(Verdict.MOVE, hide=529, retries=8)  # credential, credit or standing of the account
+LIMITED = Rule(Verdict.MOVE, hide=429)
+TROUBLE = Rule(Verdict.MOVE)  # the upstream's own, for this once
 NOT_HERE = Rule(Verdict.MOVE, retries=1)  # perhaps only this account may not use the model: one other is asked
 
 # By status. An account's own trouble (credential, credit, limits) never reaches the client.
@@ -50,12 +51,18 @@ BY_STATUS = {
     402: ACCOUNT_OUT,
     403: NOT_HERE,
     404: NOT_HERE,
-    429: Rule(Verdict.MOVE, hide=429),
-    500: Rule(Verdict.MOVE),
-    502: Rule(Verdict.MOVE),
-    503: Rule(Verdict.MOVE),
-    504: Rule(Verdict.MOVE),
-    529: Rule(Verdict.MOVE),
+    429: LIMITED,
+}
+
+# An `error` as the first event of a stream, by its type.
+BY_ERROR_TYPE = {
+    "authentication_error": ACCOUNT_OUT,
+    "billing_error": ACCOUNT_OUT,
+    "permission_error": NOT_HERE,
+    "rate_limit_error": LIMITED,
+    "invalid_request_error": PASS,
+    "not_found_error": PASS,
+    "request_too_large": PASS,
 }
 
 
@@ -82,7 +89,16 @@ _body = msgspec.json.Decoder(_Body).decode
 
 def judge(status: int) -> Rule:
     """The rule for a response head."""
-    return BY_STATUS.get(status, RELAY) if status >= 400 else RELAY
+    if status < 300:
+        return RELAY
+    if status < 400 or status >= 600:
+        return IMPROPER
+    return BY_STATUS.get(status) or (PASS if status < 500 else TROUBLE)
+
+
+def judge_event(error: str) -> Rule:
+    """The rule for a stream whose first event is an error of this type."""
+    return BY_ERROR_TYPE.get(error, TROUBLE)
 
 
 def judge_body(rule: Rule, body: bytes) -> Rule:

@@ -46,6 +46,14 @@ class EventSplitter:
             return self._pass_on(data)
         return self._hold(data, max(0, len(self._held) - _OVERLAP))
 
+    def finish(self) -> bytes:
+        """At the end of the stream: a last event whose blank line could have gone on (CR, CR), else b""."""
+        held = bytes(self._held)
+        if not held.endswith((b"\r\r", b"\n\r")):
+            return b""
+        self._held.clear()
+        return held
+
     def _hold(self, data: bytes, start: int) -> bytes:
         held = self._held
         held += data

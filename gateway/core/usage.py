@@ -57,7 +57,8 @@ def matters(ready: bytes) -> bool:
 class UsageMeter:
     """What one answer used, as far as it is known yet.
 
-    `started` once message_start was seen, `stopped` once message_stop was; `error` is the type of an `error` event.
+    `started` once the input is known (message_start, or a JSON answer's usage), `stopped` once message_stop was seen;
+    `error` is the type of an `error` event.
     """
 
     __slots__ = ("error", "model", "passed_bytes", "passed_deltas", "started", "stopped", "usage")
@@ -112,6 +113,7 @@ class UsageMeter:
             return False
         if message.usage is None:
             return False
+        self.started = True
         self._take(message)
         return True
 
@@ -130,6 +132,7 @@ class UsageMeter:
                         self._update(_usage(part[begin : index + 1]))
                     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                         break
+                    self.started = True
                     return True
         return False
 

@@ -52,6 +52,7 @@ class Binding(msgspec.Struct):
     conversation: bytes
     key: str = ""
     generation: int = 0
+    warm_for: int = 0  # ms that the conversation's cache was still warm for when it was read
 
 
 def _record(caller: Caller, conversation: bytes, model: str) -> str:
@@ -65,6 +66,8 @@ class Admission:
         self._pool = pool
         self._store = store
         self._remember = str(int(config.affinity.remember * 1000))
+        # What was never answered is not worth remembering for long: settlement extends the record's life.
+        self._provisional = str(int(config.timeouts.total * 1000) + 60_000)
         self._memory: dict[str, str] = {}
 
     async def bind(self, caller: Caller, conversation: bytes, model: str, former: bytes | None = None) -> Binding:
@@ -82,12 +85,15 @@ class Admission:
             if proposed is None:
                 return Binding(None, "none", conversation)
         try:
-            created, bound, generation, _, _, _ = await self._store.call(ADMIT, (1, key, 0, proposed, self._remember))
+            created, bound, generation, warm_until, _, now = await self._store.call(
+                ADMIT, (1, key, 0, proposed, self._provisional)
+            )
         except StoreDown:
             self._keep(key, proposed)
             return Binding(proposed, "stateless", conversation, key)
         workspace: str = bound.decode()
-        binding = Binding(workspace, "new" if created else "bound", conversation, key, generation)
+        route = "new" if created else "bound"
+        binding = Binding(workspace, route, conversation, key, generation, warm_until - now)
         if self._pool.vanished(workspace, model):
             await self.rebind(binding, proposed)
         self._keep(key, workspace if binding.workspace is None else binding.workspace)

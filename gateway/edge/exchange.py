@@ -45,6 +45,9 @@ class Exchange:
     lease: Lease | None = None
     call: Call | None = None
     task: asyncio.Task[None] | None = None
+    slot_until = 0.0  # when waiting for a slot ends
+    sent = False  # an upstream has the request, and has not said what became of it
+    body_size = 0
     interrupted = ""  # why this process ends the request, if it does
     response: Response | None = None
     attempts = 0
@@ -101,6 +104,12 @@ class Exchange:
         if self.peek is not None:
             self.peek.forget()
 
+    async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
+        """Send a whole answer."""
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self.start(status, headers)
+        await self.write(body, more=False)
+
     async def start(self, status: int, headers: HeaderList) -> None:
         """Send the head of the answer. From here on no other account can serve this request."""
         self.started = True
@@ -123,12 +132,9 @@ class Exchange:
         if self.started:
             await self.write(error.event(self.request_id), more=False)
             return
-        body = error.body(self.request_id)
         own = error.headers(self.request_id)
-        own.append((b"content-length", b"%d" % len(body)))
         own += [header for header in headers if header[0] != b"x-gateway-request-id"]
-        await self.start(error.status, own)
-        await self.write(body, more=False)
+        await self.answer(error.status, own, error.body(self.request_id))
 
     async def ping(self, headers: HeaderList) -> None:
         """Break the silence of a stream, at an event boundary; before the first event this commits the head."""

@@ -116,22 +116,51 @@ _HIDDEN = frozenset(
 _HIDDEN_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-", b"x-gateway-")
 
 
+_HIDE, _SHOW, _KIND, _REQUEST_ID, _WAIT = range(5)
+_verdicts: dict[bytes, int] = {}  # by header name, within bounds: upstreams use few
+
+
+def _verdict(name: bytes) -> int:
+    if name in _HIDDEN or name.startswith(_HIDDEN_PREFIXES):
+        verdict = _HIDE
+    else:
+        special = {b"content-type": _KIND, b"request-id": _REQUEST_ID, b"retry-after": _WAIT, b"retry-after-ms": _WAIT}
+        verdict = special.get(name, _SHOW)
+    if len(_verdicts) < _MAX_KNOWN and len(name) <= 64:
+        _verdicts[name] = verdict
+    return verdict
+
+
 class AnswerHead:
     """What an upstream's response headers said: `visible` ones for the client in their order, `kind` the content type,
-    `request_id` the upstream's."""
+    `request_id` the upstream's, `retry_after` seconds or None (kept from the client, whose SDK would sleep as long)."""
 
-    __slots__ = ("kind", "request_id", "visible")
+    __slots__ = ("kind", "request_id", "retry_after", "visible")
 
     def __init__(self, headers: HeaderList) -> None:
         self.kind = self.request_id = b""
+        self.retry_after: float | None = None
         visible: HeaderList = []
         self.visible = visible
         for header in headers:
-            name = header[0]
-            if name in _HIDDEN or (name[:1] in b"ax" and name.startswith(_HIDDEN_PREFIXES)):
+            verdict = _verdicts.get(header[0])
+            if verdict is None:
+                verdict = _verdict(header[0])
+            if verdict == _HIDE:
                 continue
-            if name == b"content-type":
+            if verdict == _KIND:
                 self.kind = header[1]
-            elif name == b"request-id":
+            elif verdict == _REQUEST_ID:
                 self.request_id = header[1]
+            elif verdict == _WAIT:
+                self._wait(*header)
+                continue
             visible.append(header)
+
+    def _wait(self, name: bytes, value: bytes) -> None:
+        try:
+            seconds = float(value) / (1000 if name == b"retry-after-ms" else 1)
+        except ValueError:
+            return  # a date: nobody needs it to the second
+        if name == b"retry-after" or self.retry_after is None:
+            self.retry_after = seconds

@@ -43,13 +43,13 @@ class Account:
     def __repr__(self) -> str:
         return f"<Account {self.id} in_flight={self.in_flight} waiting={len(self._queue)}>"
 
-    async def lease(self) -> Lease | None:
-        """A slot, first come first served; None if none came free within SLOT_WAIT."""
-        if self.slots is not None and (self.in_flight >= self.slots or self._queue):
+    async def lease(self, wait: float = SLOT_WAIT) -> Lease | None:
+        """A slot, first come first served; None if none came free within `wait` seconds."""
+        if self.full:
             turn = asyncio.get_running_loop().create_future()
             self._queue.append(turn)
             try:
-                async with asyncio.timeout(SLOT_WAIT):
+                async with asyncio.timeout(wait):
                     await turn  # whoever wakes us hands its slot over
             except BaseException as error:
                 if turn.done() and not turn.cancelled():
@@ -62,6 +62,11 @@ class Account:
             return Lease(self)
         self.in_flight += 1
         return Lease(self)
+
+    @property
+    def full(self) -> bool:
+        """Whether a lease would have to wait."""
+        return self.slots is not None and (self.in_flight >= self.slots or bool(self._queue))
 
     def release(self) -> None:
         """Give one slot back, or on to the next in the queue."""

@@ -10,13 +10,14 @@ from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any
 
+import structlog
+
 from gateway.config import Config
 from gateway.core.conversation import identify
 from gateway.core.peek import peek
 from gateway.core.pricing import Catalogue
 from gateway.core.routing import (
     AMBIGUOUS,
-    FIRST_EVENT_ERROR,
     IMPROPER,
     NEVER_SENT,
     RELAY,
@@ -25,6 +26,7 @@ from gateway.core.routing import (
     Verdict,
     judge,
     judge_body,
+    judge_event,
     may_retry,
     retry_after,
 )
@@ -32,8 +34,8 @@ from gateway.edge.admission import Admission, Binding, Callers
 from gateway.edge.endpoints import Endpoint
 from gateway.edge.exchange import Exchange
 from gateway.edge.head import AnswerHead, HeaderList, read_head
-from gateway.edge.pool import Account, Pool
-from gateway.edge.relay import StreamRelay, broken, cause_of, relay_whole
+from gateway.edge.pool import SLOT_WAIT, Account, Lease, Pool
+from gateway.edge.relay import StreamRelay, broken, cause_of, relay_whole, words_for
 from gateway.edge.server import Receive, Scope, Send
 from gateway.errors import TYPES, ApiError
 from gateway.records import Finished
@@ -42,30 +44,26 @@ from gateway.upstream.transport import Interrupted, NotSent, Response, Transport
 
 MAX_REFUSAL = 1024 * 1024  # bytes kept of an upstream's error body
 _REFUSAL_WAIT = 2.0  # seconds for that body to arrive
+_WARM_ENOUGH = 150_000  # ms: half of the shortest cache lifetime; a stream that begins later than this renews at once
+_BYTES_A_TOKEN = 4  # of a request body, for an estimate
 _RENEW_EVERY = 60.0  # seconds after which a running stream says again that its cache is warm
 
+log = structlog.get_logger("gateway.proxy")
+
 NO_ACCOUNT = "No account can serve this request now. Please try again later."
-ALL_LIMITED = "Every account that can serve this request is at its rate limit. Please try again later."
+ALL_LIMITED = "The accounts that can serve this request are at their rate limits. Please try again later."
 
 
 class Refusal:
-    """An upstream's answer that another account should better give, read whole and set aside."""
+    """An upstream's answer that another account should better give, read whole and set aside. `body` is None where it
+    did not arrive whole; `event` says that it is the beginning of a stream."""
 
-    def __init__(self, status: int, head: AnswerHead, body: bytes, rule: Rule) -> None:
+    def __init__(self, status: int, head: AnswerHead, body: bytes | None, rule: Rule, event: bool = False) -> None:
         self.status = status
         self.head = head
         self.body = body
         self.rule = rule
-
-    @property
-    def retry_after(self) -> float | None:
-        for name, value in self.head.visible:
-            if name == b"retry-after":
-                try:
-                    return float(value)
-                except ValueError:
-                    return None
-        return None
+        self.event = event
 
 
 class Proxy:
@@ -111,6 +109,10 @@ class Proxy:
                 raise
             x.cause = x.interrupted
             await x.refuse(broken(Interrupted(x.cause)), x.gateway_headers(self._config.expose_account))
+        except Exception:
+            log.exception("unhandled error", request_id=x.request_id)
+            x.outcome, x.cause = "error", "gateway"
+            await x.refuse(ApiError(500, "The gateway failed to handle this request."), [])
         finally:
             self._settle(x)
 
@@ -173,6 +175,7 @@ class Proxy:
         if message["type"] == "http.disconnect":
             raise asyncio.CancelledError
         x.body_time = perf_counter() - began
+        x.body_size = len(body)
         return body
 
     # Send and judge.
@@ -181,13 +184,13 @@ class Proxy:
         """Try accounts in order until one answers for good, while nothing has reached the client."""
         binding = x.binding
         assert binding is not None  # noqa: S101 - set by _journey
-        failure: ApiError | Refusal | None = None
+        failure: tuple[int, str] | Refusal | None = None  # no exception: a kept one would keep its frames
         asked: list[float | None] = []
         retries = 0
         for account in self._pool.candidates(binding.workspace, binding.conversation, call.model):
-            if x.started:
-                break  # a ping has committed the head: no other account may answer now
-            lease = x.lease = await account.lease()
+            if x.started or x.interrupted:
+                break  # a ping has committed the head, or this process stops: no other account may answer now
+            lease = x.lease = await self._lease(x, account)
             if lease is None:
                 continue
             x.account = account
@@ -197,12 +200,12 @@ class Proxy:
             except NotSent:
                 rule = NEVER_SENT
             except TransportError as error:
-                self._answered(account.id, call.model, cause_of(error))
                 x.cause = cause_of(error)
-                rule, failure = self._ambiguous, broken(error)
+                self._answered(account.id, call.model, x.cause)
+                rule, failure = self._ambiguous, words_for(x.cause)
             if isinstance(rule, Refusal):
                 failure = rule
-                asked.append(rule.retry_after)
+                asked.append(rule.head.retry_after)
                 rule = rule.rule
             if rule is RELAY:
                 return
@@ -211,12 +214,22 @@ class Proxy:
                 break
             retries += rule.verdict is Verdict.MOVE
         if not x.attempts and not self._pool.offers(call.model):
-            failure = ApiError(404, f"model: {call.model}")
+            failure = (404, f"model: {call.model}")
         await self._give_up(x, failure, asked)
+
+    async def _lease(self, x: Exchange, account: Account) -> Lease | None:
+        """A slot of the account; all waits of one request for slots together are bounded."""
+        if not account.full:
+            return await account.lease()
+        now = perf_counter()
+        if not x.slot_until:
+            x.slot_until = now + SLOT_WAIT
+        return await account.lease(max(0.0, x.slot_until - now))
 
     async def _attempt(self, x: Exchange, account: Account, call: Call) -> Rule | Refusal:
         """One exchange with one account. RELAY means that the client has its answer."""
         response = x.response = await self._send(x, account, call)
+        x.sent = False
         status = response.status
         self._answered(account.id, call.model, str(status))
         rule = judge(status)
@@ -224,9 +237,9 @@ class Proxy:
         if rule is not RELAY:
             return await self._set_aside(x, response, head, rule)
         x.upstream_request_id = head.request_id.decode("latin-1")
-        if head.kind.startswith(b"text/event-stream") and status == 200:
+        if head.kind.startswith(b"text/event-stream"):
             return await self._relay_stream(x, account, response, head)
-        if 300 <= status < 400 or not head.kind.startswith(b"application/json"):
+        if not head.kind.startswith(b"application/json"):
             return await self._set_aside(x, response, head, IMPROPER)
         if x.displaced:
             await self._note_served(x)
@@ -238,14 +251,15 @@ class Proxy:
         remaining = self._config.timeouts.total - (sent - x.t0)
         if remaining <= 0:
             raise ApiError(504, "The request could not be served in time.")
-        x.began = True
         x.response = None
+        x.began = x.sent = True
         outgoing = account.provider.prepare(call)
         try:
             return await account.transport.send(
                 outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=remaining
             )
         except NotSent:
+            x.sent = False
             self._answered(account.id, call.model, "not_sent")
             raise
         finally:
@@ -263,41 +277,37 @@ class Proxy:
             response.close()
             x.response = None
             x.meter.error = ""
-            return Refusal(200, head, relay.opening, FIRST_EVENT_ERROR)
+            return Refusal(200, head, relay.opening, judge_event(error), event=True)
         if x.displaced:
             await self._note_served(x)
-        if x.endpoint.metered and not error and x.peek is not None and x.binding is not None:
+        if x.meter.started:
             x.renewed = perf_counter()
-            self._renew(x, 0)
+            if x.binding is not None and x.binding.warm_for < _WARM_ENOUGH:
+                self._renew(x, 0.0, 0)
         x.forget_request()
         await relay.run(head.visible + x.gateway_headers(self._config.expose_account))
         return RELAY
 
     async def _relay_json(self, x: Exchange, response: Response, head: AnswerHead) -> None:
-        try:
-            if x.started:  # the head of a stream went out with a ping, yet the answer is none
-                body = await _read_bounded(response)
-                x.outcome = "error"
-                await x.write(b"event: error\ndata: " + b" ".join(body.splitlines()) + b"\n\n", more=False)
-                return
+        if not x.started:
             await relay_whole(x, response, head.visible + x.gateway_headers(self._config.expose_account))
-        except Interrupted as error:
-            x.cause = "upstream"
-            raise broken(error) from None
-        if x.status >= 400:
-            x.outcome = "error"
+            return
+        # The head of a stream went out with a ping, yet the answer is none.
+        x.estimated = not x.meter.read_json(await _read_bounded(response))
+        await x.refuse(ApiError(502, "The upstream did not answer with a stream."), [])
 
     async def _set_aside(self, x: Exchange, response: Response, head: AnswerHead, rule: Rule) -> Refusal:
         """Read a refusal whole, so that its connection is free and it can still be passed on."""
         status = response.status  # a closed response may already be another exchange's
+        body: bytes | None = None
         try:
             async with asyncio.timeout(_REFUSAL_WAIT):
                 body = await _read_bounded(response)
         except (TimeoutError, Interrupted):
-            body = b""
+            body = None
         response.close()
         x.response = None
-        return Refusal(status, head, body, judge_body(rule, body))
+        return Refusal(status, head, body, judge_body(rule, body or b""))
 
     async def _note_served(self, x: Exchange) -> None:
         """Another workspace answers than the one the conversation is bound to."""
@@ -309,45 +319,43 @@ class Proxy:
         elif binding.route != "stateless":
             binding.route = "detour"
 
-    async def _give_up(self, x: Exchange, failure: ApiError | Refusal | None, asked: list[float | None]) -> None:
+    async def _give_up(self, x: Exchange, failure: tuple[int, str] | Refusal | None, asked: list[float | None]) -> None:
         """No account is left: pass on the last answer, or say what it means where it was about an account."""
         if failure is None:
             raise ApiError(529, NO_ACCOUNT, retry_after=retry_after([]))
-        if isinstance(failure, ApiError):
-            raise failure
-        status, hide = failure.status, failure.rule.hide
+        if isinstance(failure, tuple):
+            raise ApiError(*failure)
+        status, head, body, hide = failure.status, failure.head, failure.body, failure.rule.hide
         if hide == 429:
             raise ApiError(429, ALL_LIMITED, retry_after=retry_after(asked))
         if hide:
             raise ApiError(hide, NO_ACCOUNT, retry_after=retry_after([]))
         x.outcome = "error"
-        headers = failure.head.visible + x.gateway_headers(self._config.expose_account)
-        if failure.rule is FIRST_EVENT_ERROR:
-            await x.start(200, headers)
-            await x.write(failure.body, more=False)
+        x.upstream_request_id = head.request_id.decode("latin-1")
+        headers = head.visible + x.gateway_headers(self._config.expose_account)
+        if failure.event and body is not None:
+            if not x.started:
+                await x.start(200, headers)
+            await x.write(body, more=False)
             return
-        if status < 400 or not failure.head.kind.startswith(b"application/json"):
+        if status < 400 or body is None or not head.kind.startswith(b"application/json"):
             raise ApiError(status if status in TYPES else 502, "The upstream gave no proper answer.")
         if x.started:
-            await x.write(b"event: error\ndata: " + b" ".join(failure.body.splitlines()) + b"\n\n", more=False)
+            await x.write(b"event: error\ndata: " + b" ".join(body.splitlines()) + b"\n\n", more=False)
             return
-        x.upstream_request_id = failure.head.request_id.decode("latin-1")
-        headers = [header for header in headers if header[0] not in (b"retry-after", b"retry-after-ms")]
-        if failure.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % retry_after([failure.retry_after])))
-        headers.append((b"content-length", b"%d" % len(failure.body)))
-        await x.start(status, headers)
-        await x.write(failure.body, more=False)
+        if head.retry_after is not None:
+            headers.append((b"retry-after", b"%d" % retry_after([head.retry_after])))
+        await x.answer(status, headers, body)
 
     # Settle.
 
-    def _renew(self, x: Exchange, tokens: int) -> None:
-        """The cache of the workspace that served is warm, if that is where the conversation lives."""
+    def _renew(self, x: Exchange, age: float, tokens: int) -> None:
+        """The cache of the workspace that served was warm `age` seconds ago, if the conversation lives there."""
         binding, account, peeked = x.binding, x.account, x.peek
         if binding is None or account is None or peeked is None or account.workspace != binding.workspace:
             return
         ttl = 3600 if x.meter.usage.cache_write_1h else peeked.cache_ttl
-        self._admission.renew(binding, perf_counter() - x.response_began, ttl, tokens)
+        self._admission.renew(binding, age, ttl, tokens)
 
     def _settle(self, x: Exchange) -> None:
         """Always, exactly once, without waiting: give back what was taken, and leave the one record."""
@@ -357,12 +365,12 @@ class Proxy:
         if x.lease is not None:
             x.lease.release()
         meter, usage = x.meter, x.meter.usage
-        if x.outcome in ("interrupted", "client_gone") and x.response is not None and x.endpoint.metered:
-            x.estimated = True
-            meter.estimate()
-        if x.status == 200 and x.endpoint.metered and x.response is not None:
-            self._renew(x, usage.total_input + usage.output)
         now = perf_counter()
+        if x.endpoint.metered:
+            if x.sent or (x.response is not None and x.outcome != "ok"):
+                self._estimate(x)
+            elif x.outcome == "ok" and meter.started:
+                self._renew(x, now - x.response_began, usage.total_input + usage.output)
         model = x.model
         cost = 0
         if x.endpoint.metered and (usage.output or usage.total_input):
@@ -402,6 +410,14 @@ class Proxy:
         )
         self._observe(record, x.admit_time)
 
+    @staticmethod
+    def _estimate(x: Exchange) -> None:
+        """An upstream may bill what we do not know whole: put it at what was sent, and at what passed."""
+        x.estimated = True
+        if not x.meter.started:
+            x.meter.usage.input = x.body_size // _BYTES_A_TOKEN
+        x.meter.estimate()
+
     # Upkeep, once a second.
 
     def tick(self) -> None:
@@ -411,7 +427,7 @@ class Proxy:
         for x in list(self.live):
             if x.stream and x.started and now - x.renewed > _RENEW_EVERY:
                 x.renewed = now
-                self._renew(x, 0)
+                self._renew(x, 0.0, 0)
             if x.stream and x.began and now - x.last_sent > timeouts.ping:
                 self._spawn(x.ping([(b"content-type", b"text/event-stream; charset=utf-8"), *self._ping_headers(x)]))
             if not x.first_byte and x.response is not None and now - x.t0 > timeouts.total:
@@ -429,10 +445,10 @@ class Proxy:
     def interrupt(self, reason: str) -> None:
         """End every request that is being served: with an error event where a stream runs, else with an error."""
         for x in list(self.live):
+            x.interrupted = reason
             if x.response is not None:
                 x.response.interrupt(reason)
             elif x.task is not None and not x.ended:
-                x.interrupted = reason
                 x.task.cancel()
 
 

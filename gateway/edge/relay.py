@@ -18,6 +18,7 @@ from gateway.upstream.provider import Translate
 from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, Interrupted, Response, TransportError
 
 HOLD = 1024 * 1024  # bytes of a JSON answer held, so that a broken one can still become a proper error
+MAX_OPENING = 64 * 1024  # bytes before the first event at which it counts as begun
 _ENDS = 64 * 1024  # bytes kept of either end of a longer one, for its usage
 _LINGER = 0.2  # seconds to wait for the end of the framing behind message_stop
 
@@ -27,6 +28,11 @@ _WORDS = {
     "drain": (529, "The gateway is shutting down."),
     "upstream": (502, "The upstream closed the connection before its answer was complete."),
 }
+
+
+def words_for(cause: str) -> tuple[int, str]:
+    """Status and message for a client whose answer broke off for this cause."""
+    return _WORDS[cause]
 
 
 def broken(error: TransportError) -> ApiError:
@@ -65,7 +71,7 @@ class StreamRelay:
             if not ready:
                 continue
             self.opening += ready
-            if self._splitter.raw or _first_counts(self.opening):
+            if self._splitter.raw or _first_counts(ready) or len(self.opening) > MAX_OPENING:
                 return self.x.meter.error if not self.x.meter.started else ""
 
     async def run(self, headers: HeaderList) -> None:
@@ -73,7 +79,7 @@ class StreamRelay:
         x, meter = self.x, self.x.meter
         if not x.started:
             await x.start(200, headers)
-        ready = self.opening
+        ready, self.opening = self.opening, b""
         try:
             while True:
                 if meter.stopped:
@@ -85,9 +91,12 @@ class StreamRelay:
                     x.raw = self._splitter.raw
                     await x.write(ready, more=True)
                 data = await self.response.read()
-                if not data:
+                if data:
+                    ready = self._feed(data)
+                    continue
+                ready = self._seen(self._splitter.finish())
+                if not ready:
                     break
-                ready = self._feed(data)
         except Interrupted as error:
             await self._break(cause_of(error), broken(error))
             return
@@ -107,6 +116,10 @@ class StreamRelay:
             if matters(splitter.long_event):
                 meter.see(splitter.long_event)
             splitter.long_event = None
+        return self._seen(ready)
+
+    def _seen(self, ready: bytes) -> bytes:
+        meter = self.x.meter
         if matters(ready):
             size = meter.see(ready)
             if meter.stopped:
@@ -150,11 +163,9 @@ async def relay_whole(x: Exchange, response: Response, headers: HeaderList) -> N
         return
     body = parts[0] if len(parts) == 1 else b"".join(parts)
     x.waited += perf_counter() - x.response_began
-    headers.append((b"content-length", b"%d" % len(body)))
-    await x.start(response.status, headers)
-    await x.write(body, more=False)
-    if x.endpoint.metered and response.status == 200:
-        x.meter.read_json(body)
+    await x.answer(response.status, headers, body)
+    if x.endpoint.metered:
+        x.estimated = not x.meter.read_json(body)
 
 
 async def _relay_long(x: Exchange, response: Response, headers: HeaderList, held: bytes) -> None:
@@ -173,5 +184,5 @@ async def _relay_long(x: Exchange, response: Response, headers: HeaderList, held
         x.raw = True
         return
     await x.write(b"", more=False)
-    if x.endpoint.metered and response.status == 200:
+    if x.endpoint.metered:
         x.estimated = not x.meter.read_ends(head, tail)

@@ -32,6 +32,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 FOREVER = float("inf")
 MIN_RATE = 16 * 1024  # bytes a second of request body: what is slower than this is an attack, not a client
 MAX_DISCARDED = 48 * 1024 * 1024  # bytes of body read and thrown away after an early answer, so that it is seen
+MAX_PIPELINED = 8  # requests waiting on one connection; beyond it reading pauses, and its end is not noticed
 MAX_UNREAD = 192 * 1024  # bytes written and not yet taken by the client at which writing pauses
 
 log = structlog.get_logger("gateway.server")
@@ -49,6 +50,7 @@ class Cycle:
     disconnected = False
     # The request.
     received = 0  # bytes of body
+    pending = 0  # of them, not yet read
     more_body = True
     body_read = False
     # The answer.
@@ -110,7 +112,7 @@ class Cycle:
         self.response_started = True
         if self.waiting_for_100_continue:  # the body may come or not: what follows could not be told apart
             self.keep_alive = False
-        parts = [STATUS_LINE[status]]
+        parts = [STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status]
         chunked = self.scope["method"] != "HEAD" and status not in (204, 304)
         for name, value in headers:
             if name == b"content-length":
@@ -161,7 +163,7 @@ class Cycle:
             self.response_complete = True
             self.message_event.set()
             if not self.keep_alive:
-                self.transport.close()
+                self.connection.finish()
             self.connection.on_response_complete()
 
     async def receive(self) -> Any:
@@ -175,6 +177,7 @@ class Cycle:
         if self.gone:
             return {"type": "http.disconnect"}
         chunks, self.chunks = self.chunks, []
+        self.pending = 0
         self.body_read = not self.more_body
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return {"type": "http.request", "body": body, "more_body": self.more_body}
@@ -211,7 +214,7 @@ class Connection(HttpToolsProtocol):
         self.deaf = False
         self.serving: Cycle | None = None  # whose answer is due; later ones on this connection wait in the pipeline
         self.phase = "head"
-        self.head_size = 0
+        self.unparsed = 0
         self.write_deadline = FOREVER
         self.deadline = self.loop.time() + self.limits.head
         if len(self.connections) > self.limits.connections:
@@ -239,13 +242,12 @@ class Connection(HttpToolsProtocol):
     # What arrives.
 
     def data_received(self, data: bytes) -> None:
-        phase = self.phase
         if self.deaf:
             return
-        if phase == "idle":
-            self.phase = phase = "head"
-            self.head_size = 0
+        if self.phase == "idle":
+            self.phase = "head"
             self.deadline = self.loop.time() + self.limits.head
+        self.unparsed += len(data)  # until a callback takes it back: the parser holds unfinished fields by itself
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as offer:
@@ -260,10 +262,8 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(ApiError(400, "Invalid HTTP request."))
         else:
-            if phase == "head" and self.phase == "head":
-                self.head_size += len(data)
-                if self.head_size > self.limits.head_bytes + 1024:
-                    self._refuse(ApiError(431, f"The request head is larger than {self.limits.head_bytes} bytes."))
+            if self.unparsed > self.limits.head_bytes + 1024:
+                self._refuse(ApiError(431, f"The request head is larger than {self.limits.head_bytes} bytes."))
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """An offer to speak another protocol (h2c, mostly) may be ignored. The parser takes what follows the head for
@@ -313,15 +313,17 @@ class Connection(HttpToolsProtocol):
             "query_string": query,
         }
         self.headers = []  # trailers end here, not among the headers
+        self.unparsed = 0
         self.scope = cast(Any, scope)
         previous = cast(Cycle | None, cast(Any, self.cycle))
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        cycle = Cycle(self, scope, keep_alive, self.expect_100_continue)
+        cycle = Cycle(self, scope, keep_alive, self.expect_100_continue and version == "1.1")
         self.cycle = cast(Any, cycle)
         if previous is None or previous.response_complete:
             self._begin(cycle)
         else:  # pipelined: its turn comes when the present answer is out
-            self.flow.pause_reading()
+            if len(self.pipeline) >= MAX_PIPELINED:
+                self.flow.pause_reading()
             self.pipeline.appendleft(cast(Any, (cycle, self.app)))
 
     def _begin(self, cycle: Cycle) -> None:
@@ -337,19 +339,22 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         cycle = cast(Cycle, cast(Any, self.cycle))
+        self.unparsed = 0
         cycle.received += len(body)
         if self.phase == "body":
             self.deadline = self.body_began + self.limits.body + cycle.received / MIN_RATE
         if cycle.response_complete:
             if cycle.received > MAX_DISCARDED:
-                self.transport.close()
+                self.finish()
             return
         cycle.chunks.append(body)
-        if len(cycle.chunks) > 1 and sum(map(len, cycle.chunks)) > HIGH_WATER_LIMIT:
+        cycle.pending += len(body)
+        if cycle.pending > HIGH_WATER_LIMIT and len(cycle.chunks) > 1:
             self.flow.pause_reading()
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        self.unparsed = 0
         if self.parser.should_upgrade():
             return  # its body is still to come: see _ignore_upgrade
         cycle = self.cycle
@@ -395,10 +400,10 @@ class Connection(HttpToolsProtocol):
 
     def expire(self, now: float) -> None:
         """A deadline has passed; called by the server's ticker."""
-        if self.write_deadline <= now:
+        if self.write_deadline <= now or self.transport.is_closing():
             self.transport.abort()
         elif self.phase in ("idle", "linger"):
-            self.transport.close()
+            self.finish()
         else:
             self._refuse(ApiError(408, f"The request's {self.phase} took too long to arrive."))
 
@@ -413,13 +418,17 @@ class Connection(HttpToolsProtocol):
             self.transport.write(head + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body) + body)
         if cycle is not None and not cycle.response_complete:
             self._abandon(cycle)
-        self.deadline = FOREVER
+        self.finish()
+
+    def finish(self) -> None:
+        """Close once what was written is read, within the time that writing may take."""
+        self.deadline = self.loop.time() + self.limits.write
         self.transport.close()
 
     def shutdown(self) -> None:
         """The server stops: close when idle, else after the present answer."""
-        if self.phase in ("idle", "head"):
-            self.transport.close()
+        if self.phase in ("idle", "head", "linger"):
+            self.finish()
         else:
             for cycle in (self.serving, self.cycle):
                 if cycle is not None:
@@ -431,11 +440,15 @@ class _BodyOf:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.on_body = connection.on_body
+
+    def on_body(self, body: bytes) -> None:
+        if not self._connection.deaf:
+            self._connection.on_body(body)
 
     def on_message_complete(self) -> None:
-        self._connection.on_message_complete()
-        self._connection.deaf = True
+        if not self._connection.deaf:
+            self._connection.deaf = True  # to whatever follows
+            self._connection.on_message_complete()
 
 
 class Server(uvicorn.Server):

@@ -103,6 +103,7 @@ class Supervisor:
         self._draining = False
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._agreeing = asyncio.Lock()
         self._workers: dict[int, Worker] = {}
         self._totals = Totals()
         self._tasks: list[asyncio.Task[Any]] = []
@@ -151,6 +152,10 @@ class Supervisor:
     # The pool document.
 
     async def _agree(self, wait: float = 5.0) -> None:
+        async with self._agreeing:  # one at a time: a slower, older answer must not undo a newer one
+            await self._agree_now(wait)
+
+    async def _agree_now(self, wait: float) -> None:
         try:
             async with asyncio.timeout(wait):
                 document = await self._pool_store.agree(self._announcement, self.document)
@@ -160,7 +165,7 @@ class Supervisor:
             self._store_up = False
             return
         except NewerSchema as error:
-            if not self._workers:
+            if not self._tasks:
                 raise Unstartable(f"{error}; upgrade this gateway or give it a store of its own") from None
             log.error("a newer version owns the store; stopping", reason=str(error))
             self._stopping.set()
@@ -175,8 +180,11 @@ class Supervisor:
     async def _heartbeat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT)
-            self._revive()
-            await self._agree()
+            try:
+                self._revive()
+                await self._agree()
+            except Exception:  # whatever it was, the next beat must come
+                log.exception("heartbeat failed")
 
     # Workers.
 
@@ -184,15 +192,34 @@ class Supervisor:
         """Worker `index`, however often it dies."""
         deaths = 0
         while not self._stopping.is_set():
-            worker = await self._start(index)
-            await worker.gone.wait()
+            began = time.monotonic()
+            try:
+                worker = await self._start(index)
+                code = await self._watch(worker)
+            except OSError as error:  # no process or descriptor to be had now
+                code = str(error)
             if self._stopping.is_set():
                 return
-            lived = time.monotonic() - worker.started
+            lived = time.monotonic() - began
             deaths = deaths + 1 if lived < 10 else 0
-            code = worker.process.returncode
             log.error("worker died; starting another", worker=index, exit=code, lived_seconds=round(lived, 1))
             await asyncio.sleep(_BACKOFF[min(deaths, len(_BACKOFF) - 1)])
+
+    async def _watch(self, worker: Worker) -> int | str:
+        """Wait until the worker is gone; one that does not begin to serve in time is ended."""
+        try:
+            async with asyncio.timeout(_START_WAIT) as limit:
+                ready = asyncio.create_task(worker.ready.wait())
+                gone = asyncio.create_task(worker.gone.wait())
+                await asyncio.wait((ready, gone), return_when=asyncio.FIRST_COMPLETED)
+                limit.reschedule(None)
+        except TimeoutError:
+            worker.process.kill()
+        finally:
+            ready.cancel()
+            gone.cancel()
+        await worker.gone.wait()
+        return worker.process.returncode
 
     async def _start(self, index: int) -> Worker:
         ours, theirs = socket.socketpair()

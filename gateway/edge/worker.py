@@ -39,14 +39,19 @@ async def run(control: socket.socket, listener: socket.socket, writer: LogWriter
     await gateway.start()
     server = Server(gateway, config, new_request_id)
     serving = asyncio.create_task(server.serve([listener]))
-    await server.listening.wait()
+    listening = asyncio.create_task(server.listening.wait())
+    await asyncio.wait((listening, serving), return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        await serving  # it could not even begin: let the process say why and end
     # What lives now lives on: the collector need not look at it again, and may look at the rest less often.
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     channel.send(Ready())
     limit = await _obey(channel, gateway, server)
-    await _drain(gateway, server, serving, limit)
+    orders = asyncio.create_task(_obey(channel, gateway, server))  # still there to be asked for numbers, or orphaned
+    await _drain(gateway, server, serving, orders, limit)
+    orders.cancel()
     channel.send(Numbers(gateway.metrics.snapshot()))
     await gateway.close()
     await channel.flush()
@@ -70,13 +75,15 @@ async def _obey(channel: Channel, gateway: Gateway, server: Server) -> float:
             channel.send(Numbers(gateway.metrics.snapshot()))
 
 
-async def _drain(gateway: Gateway, server: Server, serving: asyncio.Task[None], limit: float) -> None:
-    """Stop accepting; let answers finish within `limit`, end the others with an error event."""
+async def _drain(
+    gateway: Gateway, server: Server, serving: asyncio.Task[None], orders: asyncio.Task[float], limit: float
+) -> None:
+    """Stop accepting; let answers finish within `limit` or until the supervisor is gone; end the others with an error
+    event."""
     gateway.draining = True
     server.drain()
     server.should_exit = True
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(serving), limit)
+    await asyncio.wait((serving, orders), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():
         gateway.proxy.interrupt("drain")
         with contextlib.suppress(TimeoutError):

@@ -90,9 +90,9 @@ class WorkerMetrics:
         )  # fmt: skip
         update = self._updates.get(key)
         if update is None:
-            update = self._update_for(record, key[1])
-            if len(self._updates) < _MAX_CHILDREN:
-                self._updates[key] = update
+            if len(self._updates) >= _MAX_CHILDREN:
+                self._updates.clear()
+            update = self._updates[key] = self._update_for(record, key[1])
         update(record, admit_time)
 
     def _update_for(self, record: Finished, model: str | int | bool) -> Update:

@@ -39,11 +39,11 @@ class StoreDown(Exception):
 class _Call:
     __slots__ = ("args", "future", "script", "sent")
 
-    def __init__(self, script: Script, args: tuple[Arg, ...], future: asyncio.Future[Any] | None, sent: float) -> None:
+    def __init__(self, script: Script, args: tuple[Arg, ...], future: asyncio.Future[Any] | None) -> None:
         self.script = script
         self.args = args
         self.future = future
-        self.sent = sent
+        self.sent = 0.0  # loop time of the write that carried it, 0 before
 
 
 class _Connection(asyncio.Protocol):
@@ -80,6 +80,7 @@ class StoreClient:
         self._on_change = on_change or (lambda up, reason: None)
         self._connection: _Connection | None = None
         self._out: list[bytes] = []
+        self._unsent: list[_Call] = []
         self._armed = False
         self._watching = False
         self._closing = False
@@ -104,8 +105,10 @@ class StoreClient:
         self._closing = True
         connection = self._connection
         if connection is not None:
-            with contextlib.suppress(TimeoutError, StoreDown):  # replies come in order: the last one ends the wait
-                await asyncio.wait_for(self._ask(connection, "PING"), _PROBE)
+            with contextlib.suppress(TimeoutError, StoreDown):
+                async with asyncio.timeout(_PROBE):
+                    while connection.waiting:  # replies come in order; what the server did not know was sent again
+                        await self._ask(connection, "PING")
         if self._keeper is not None:
             self._keeper.cancel()
         if connection is not None:
@@ -117,12 +120,12 @@ class StoreClient:
     def call(self, script: Script, args: tuple[Arg, ...]) -> asyncio.Future[Any]:
         """Run `script`; `args` are the number of keys, the keys, the arguments. The future may raise StoreDown."""
         future: asyncio.Future[Any] = self.loop.create_future()
-        self._put(_Call(script, args, future, self.loop.time()), b"")
+        self._put(_Call(script, args, future), b"")
         return future
 
     def post(self, script: Script, args: tuple[Arg, ...]) -> None:
         """Run `script`; nobody waits for the reply. Raises StoreDown."""
-        self._put(_Call(script, args, None, self.loop.time()), b"")
+        self._put(_Call(script, args, None), b"")
 
     def _put(self, call: _Call, evaluate: bytes) -> None:
         connection = self._connection
@@ -133,6 +136,7 @@ class StoreClient:
         else:
             self._out.append(_pack(("EVALSHA", call.script.sha, *call.args)))
         connection.waiting.append(call)
+        self._unsent.append(call)
         if not self._armed:
             self._armed = True
             self.loop.call_soon(self._flush)
@@ -140,7 +144,11 @@ class StoreClient:
     def _flush(self) -> None:
         self._armed = False
         out, self._out = self._out, []
+        calls, self._unsent = self._unsent, []
         if self._connection is not None:
+            now = self.loop.time()
+            for call in calls:
+                call.sent = now
             self._connection.transport.write(b"".join(out))
             if not self._watching:
                 self._watching = True
@@ -182,7 +190,7 @@ class StoreClient:
 
     def _late(self, connection: _Connection) -> bool:
         oldest = connection.waiting[0] if connection.waiting else None
-        return isinstance(oldest, _Call) and self.loop.time() - oldest.sent > BUDGET
+        return isinstance(oldest, _Call) and oldest.sent > 0 and self.loop.time() - oldest.sent > BUDGET
 
     # The connection.
 
@@ -197,6 +205,7 @@ class StoreClient:
         if connection is self._connection:
             self._connection = None
             self._out = []
+            self._unsent = []
             if not self._closing:
                 self._on_change(False, reason)
                 self._keeper = self.loop.create_task(self._keep())
@@ -213,6 +222,8 @@ class StoreClient:
                     self._on_change(False, f"cannot connect ({str(error) or 'timed out'})")
                 await asyncio.sleep(_BACKOFF[min(attempt, len(_BACKOFF) - 1)])
                 attempt += 1
+                continue
+            if connection.closed:  # between its last reply and now
                 continue
             self._connection = connection
             self._on_change(True, "connected")

@@ -12,11 +12,14 @@ from typing import Any, cast
 
 import msgspec
 import redis.asyncio as redis
+import structlog
 from redis.exceptions import NoScriptError, RedisError
 
 from gateway.core.document import Announcement, PoolDocument, reconcile
 from gateway.store.client import StoreDown, redis_url
 from gateway.store.scripts import ANNOUNCE, PUBLISH, Script
+
+log = structlog.get_logger("gateway.store")
 
 SCHEMA = 1  # of everything this version writes to the store
 DEAD_AFTER = 10_000  # ms of silence after which a process no longer counts
@@ -90,6 +93,9 @@ class PoolStore:
                         if message is not None:
                             await changed()
             except (RedisError, OSError, TimeoutError):
+                await asyncio.sleep(0.5)
+            except Exception:  # whatever it was, following goes on
+                log.exception("following the pool document failed")
                 await asyncio.sleep(0.5)
 
     async def close(self) -> None:

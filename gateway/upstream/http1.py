@@ -92,7 +92,10 @@ class Connection(asyncio.Protocol):
             self._give_up()
 
     def _give_up(self) -> NoReturn:
-        raise self._error or Unanswered("the connection was closed before the answer")
+        # A new exception each time: a kept one would keep the frames it passed through, request bodies and all.
+        if self._error is None:
+            raise Unanswered("the connection was closed before the answer")
+        raise type(self._error)(*self._error.args)
 
     @property
     def complete(self) -> bool:
@@ -113,7 +116,7 @@ class Connection(asyncio.Protocol):
                         self._transport.resume_reading()
                 return data
             if self._error is not None:
-                raise self._error
+                self._give_up()
             if self.phase != "body":
                 return b""
             await self._wait()
@@ -357,13 +360,13 @@ class Pool:
             self.idle.remove(connection)
 
     def _tick(self) -> None:
+        self._ticker = self.loop.call_later(TICK, self._tick)
         now = self.loop.time()
         for connection in [c for c in self.busy if c.deadline <= now]:
             connection.expire()
         horizon = now - self.timeouts.keep_alive
         while self.idle and self.idle[0].idle_since < horizon:
             self.idle[0]._close()
-        self._ticker = self.loop.call_later(TICK, self._tick)
 
     async def aclose(self) -> None:
         self._closing = True

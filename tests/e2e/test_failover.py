@@ -113,7 +113,17 @@ async def test_a_new_conversation_lives_where_it_was_served_first(gateway: Gatew
     assert seen == {"1", "2"}
 
 
-@pytest.mark.parametrize("status", [429, 529, 500, 503, 504, 401, 402])
+@pytest.mark.parametrize("status", [401, 402])
+async def test_an_account_in_trouble_costs_no_retry_as_long_as_another_is_left(
+    status: int, gateway: Gateway, sim: Simulator
+):
+    since = sim.mark()
+    answer = await ask(gateway, message(), conversation(), fault=f"status={status}")
+    assert (answer.status, answer["x-gateway-attempts"]) == (529, "4")
+    assert len({record["account"] for record in sim.records(since)}) == 4
+
+
+@pytest.mark.parametrize("status", [429, 529, 500, 503, 504, 520, 524])
 async def test_no_more_than_three_accounts_are_asked(status: int, gateway: Gateway, sim: Simulator):
     for body in (message(), message(stream=True)):
         since = sim.mark()
