@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import re
+from typing import Any
 
 import anthropic
 import httpx
@@ -454,13 +455,14 @@ async def test_static_mode_answers_without_looking():
 
 async def test_the_sdk_sees_messages_streams_tools_and_error_classes(sim):
     key = sim.world.accounts[0].api_key
-    async with anthropic.AsyncAnthropic(base_url=sim.base_url, api_key=key, max_retries=0) as sdk:
-        ask = {
+    client: Any = anthropic.AsyncAnthropic(base_url=sim.base_url, api_key=key, max_retries=0)
+    async with client as sdk:
+        ask: Any = {
             "model": "claude-sonnet-5",
             "max_tokens": 200,
             "messages": [{"role": "user", "content": "please use the tool"}],
         }
-        tools = [{"name": "look", "input_schema": {"type": "object", "properties": {"q": {"type": "string"}}}}]
+        tools: Any = [{"name": "look", "input_schema": {"type": "object", "properties": {"q": {"type": "string"}}}}]
         message = await sdk.messages.create(**ask)
         async with sdk.messages.stream(**ask) as stream:
             streamed = await stream.get_final_message()

@@ -3,6 +3,7 @@
 import json
 import time
 import zlib
+from typing import Any
 
 import httpx
 import pytest
@@ -204,9 +205,9 @@ async def test_interim_trailers_close_delimited_and_gzip_are_other_framings_of_t
     assert sim.requests[-1].completed
 
     async with httpx.AsyncClient(base_url=sim.base_url) as client:
-        for data in (body(), STREAM):
-            head = headers(sim.world.accounts[0], x_sim_fault="gzip", accept_encoding="identity")
-            async with client.stream("POST", "/v1/messages", json=data, headers=head) as answer:
+        for ask in (body(), STREAM):
+            wanted = headers(sim.world.accounts[0], x_sim_fault="gzip", accept_encoding="identity")
+            async with client.stream("POST", "/v1/messages", json=ask, headers=wanted) as answer:
                 packed = b"".join([piece async for piece in answer.aiter_raw()])
             assert answer.headers["content-encoding"] == "gzip"
             assert b"end_turn" in zlib.decompress(packed, 31)
@@ -246,6 +247,7 @@ async def test_faults_are_set_listed_and_cleared_over_http(sim, client):
     assert len(sim.faults) == 1
     await client.delete("/_sim/faults")
     assert (await client.get("/v1/models", headers=head)).status_code == 200
+    bad: Any
     for bad in (
         {"kind": "nothing"},
         {"kind": "reset", "account": "nobody"},
