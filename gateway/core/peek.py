@@ -21,6 +21,7 @@ _KEY = re.compile(rb'[ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
 _COMMA = re.compile(rb"[ \t\r\n]*([,}])")
 _ONE_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
 _TRUE = msgspec.Raw(b"true")
+MAX_FIELDS = 256  # keys of a body's top level: Anthropic knows about thirty
 MAX_MODEL = 256  # characters
 
 
@@ -80,6 +81,8 @@ def peek(body: bytes) -> Peek:
         fields = _top_level(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, f"The request body is not valid JSON: {_plain(error)}") from None
+    if len(fields) > MAX_FIELDS:
+        raise ApiError(400, f"The request body has more than {MAX_FIELDS} keys at its top level")
     duplicate = _duplicate(body, fields)
     if duplicate is not None:
         raise ApiError(

@@ -7,7 +7,7 @@ account is left, and whether anything has reached the client, its caller knows.
 from __future__ import annotations
 
 from enum import Enum
-from math import isfinite
+from math import ceil, isfinite
 
 import msgspec
 
@@ -125,4 +125,4 @@ def may_retry(rule: Rule, retries: int) -> bool:
 def retry_after(values: list[float | None]) -> int:
     """Seconds a client is told to wait: the least of what accounts asked for, at least 1, at most 60, 5 if none did."""
     known = [value for value in values if value is not None and isfinite(value)]
-    return min(60, max(1, round(min(known)))) if known else 5
+    return min(60, max(1, ceil(min(known)))) if known else 5

@@ -6,6 +6,8 @@ prices, nor who asked.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from gateway.core.sse import events
@@ -15,16 +17,20 @@ _DELTA_OVERHEAD = 118  # bytes of a content_block_delta event around its text
 _BYTES_A_TOKEN = 4
 
 
+# A count that is none makes its event unreadable: better no usage, and an estimate, than a ledger gone wrong.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None
+
+
 class _Creation(msgspec.Struct):
-    ephemeral_5m_input_tokens: int | None = None
-    ephemeral_1h_input_tokens: int | None = None
+    ephemeral_5m_input_tokens: _Count = None
+    ephemeral_1h_input_tokens: _Count = None
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
+    input_tokens: _Count = None
+    output_tokens: _Count = None
+    cache_read_input_tokens: _Count = None
+    cache_creation_input_tokens: _Count = None
     cache_creation: _Creation | None = None
 
 

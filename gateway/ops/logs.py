@@ -93,7 +93,7 @@ def configure(log: Log, writer: LogWriter, fd: int = 1) -> RequestLog:
             trace = f"\n{event['exception']}" if "exception" in event else ""
             return f"{_clock(time.time())} {method:<7} {event['event']} {rest}{trace}\n".encode(errors="replace")
         fields = {"at": time.time(), "level": method, "event": event.pop("event", ""), **event}
-        return _encode_any(fields) + b"\n"
+        return _json(fields)
 
     class Output:
         def msg(self, line: bytes) -> None:
@@ -111,13 +111,44 @@ def configure(log: Log, writer: LogWriter, fd: int = 1) -> RequestLog:
     return RequestLog(writer, human, level <= logging.INFO)
 
 
+def _json(fields: dict[str, Any]) -> bytes:
+    """One line of JSON, whatever is in it, no longer than a pipe takes in one piece."""
+    try:
+        line = _encode_any(fields)
+    except (ValueError, TypeError, RecursionError):  # lone surrogates, endless numbers, things within themselves
+        line = b""
+    if not line or len(line) >= PIPE_PIECE:
+        room = (PIPE_PIECE - 256) // max(1, len(fields)) // 2
+        line = _encode_any({_short(name, 64): _short(value, room) for name, value in fields.items()})
+    return line + b"\n"
+
+
+def _short(value: Any, room: int) -> Any:
+    """A value that takes little: numbers as they are, text by its ends."""
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**53):
+        return value
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    text = text.encode("ascii", "backslashreplace").decode().translate(_PLAIN)
+    return text if len(text) <= room else f"{text[: room // 3]} ... {text[-(room // 2) :]}"
+
+
+# Escapes would double a line's length.
+_PLAIN = str.maketrans({"\n": " | ", '"': "'", "\\": "/"})
+
+
 class _Bridge(logging.Handler):
     """Libraries that log by the standard library end in the same stream."""
 
     def emit(self, record: logging.LogRecord) -> None:
         method = "error" if record.levelno >= logging.ERROR else "warning"
         log = getattr(structlog.get_logger(record.name), method)
-        log(record.getMessage(), logger=record.name, exc_info=record.exc_info)
+        try:
+            log(record.getMessage(), logger=record.name, exc_info=record.exc_info)
+        except Exception:  # a library's bad arguments are no reason to fail the library
+            self.handleError(record)
 
 
 class RequestLog:

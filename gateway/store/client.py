@@ -82,6 +82,7 @@ class StoreClient:
         self._out: list[bytes] = []
         self._unsent: list[_Call] = []
         self._armed = False
+        self._up_since = 0.0
         self._watching = False
         self._closing = False
         self._keeper: asyncio.Task[None] | None = None
@@ -208,11 +209,13 @@ class StoreClient:
             self._unsent = []
             if not self._closing:
                 self._on_change(False, reason)
-                self._keeper = self.loop.create_task(self._keep())
+                # A server that hangs up at once is not asked again at once.
+                self._keeper = self.loop.create_task(self._keep(attempt=int(self.loop.time() - self._up_since < 1.0)))
 
-    async def _keep(self) -> None:
+    async def _keep(self, attempt: int = 0) -> None:
         """Connect, however often it takes."""
-        attempt = 0
+        if attempt:
+            await asyncio.sleep(_BACKOFF[attempt])
         while not self._closing:
             try:
                 async with asyncio.timeout(_PROBE):
@@ -226,6 +229,7 @@ class StoreClient:
             if connection.closed:  # between its last reply and now
                 continue
             self._connection = connection
+            self._up_since = self.loop.time()
             self._on_change(True, "connected")
             if not self._first.done():
                 self._first.set_result(None)
