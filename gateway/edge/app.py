@@ -21,10 +21,12 @@ from gateway.core.document import PoolDocument
 from gateway.data import load_catalogue
 from gateway.edge import endpoints
 from gateway.edge.admission import Admission, Callers
+from gateway.edge.cycle import Receive, Scope, Send
 from gateway.edge.exchange import new_request_id
 from gateway.edge.pool import Pool
 from gateway.edge.proxy import Proxy
-from gateway.edge.server import Receive, Scope, Send
+from gateway.edge.settlement import Settlement
+from gateway.edge.upkeep import Upkeep
 from gateway.errors import TYPES, ApiError
 from gateway.ops.logs import RequestLog
 from gateway.ops.metrics import OTHER, WorkerMetrics
@@ -52,15 +54,11 @@ class Gateway:
         self.pool = Pool(config)
         self.pool.apply(document)
         self._request_log = request_log
-        self.proxy = Proxy(
-            config,
-            self.pool,
-            Callers(config.keys),
-            Admission(config, self.pool, self.store),
-            catalogue,
-            self._observe,
-            self.metrics.upstream_answered,
-        )
+        admission = Admission(config, self.pool, self.store)
+        settlement = Settlement(admission, catalogue, self._observe)
+        callers = Callers(config.keys)
+        self.proxy = Proxy(config, self.pool, callers, admission, settlement, self.metrics.upstream_answered)
+        self.upkeep = Upkeep(config, self.proxy.live, settlement)
         self._cold = Starlette(
             routes=[
                 Route("/healthz", self._healthz, methods=["GET"]),
@@ -95,7 +93,7 @@ class Gateway:
         while True:
             await asyncio.sleep(1.0)
             try:
-                self.proxy.tick()
+                self.upkeep.tick()
             except Exception:
                 log.exception("upkeep failed")
 

@@ -14,10 +14,10 @@ from gateway.config import Caller
 from gateway.core.peek import Peek
 from gateway.core.usage import UsageMeter
 from gateway.edge.admission import Binding
+from gateway.edge.cycle import Receive, Scope, Send
 from gateway.edge.endpoints import Endpoint
 from gateway.edge.head import Head, HeaderList
 from gateway.edge.pool import Account, Lease
-from gateway.edge.server import Receive, Scope, Send
 from gateway.errors import ApiError
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Response

@@ -6,16 +6,14 @@ recognise (app) → authenticate → peek → choose → admit → send → judg
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from time import perf_counter
-from typing import Any
 
 import structlog
 
 from gateway.config import Config
 from gateway.core.conversation import identify
 from gateway.core.peek import peek
-from gateway.core.pricing import Catalogue
 from gateway.core.routing import (
     AMBIGUOUS,
     IMPROPER,
@@ -31,22 +29,20 @@ from gateway.core.routing import (
     retry_after,
 )
 from gateway.edge.admission import Admission, Binding, Callers
+from gateway.edge.cycle import Receive, Scope, Send
 from gateway.edge.endpoints import Endpoint
 from gateway.edge.exchange import Exchange
-from gateway.edge.head import AnswerHead, HeaderList, read_head
+from gateway.edge.head import AnswerHead, read_head
 from gateway.edge.pool import SLOT_WAIT, Account, Lease, Pool
 from gateway.edge.relay import StreamRelay, broken, cause_of, relay_whole, words_for
-from gateway.edge.server import Receive, Scope, Send
+from gateway.edge.settlement import Settlement
 from gateway.errors import TYPES, ApiError
-from gateway.records import Finished
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError
 
 MAX_REFUSAL = 1024 * 1024  # bytes kept of an upstream's error body
 _REFUSAL_WAIT = 2.0  # seconds for that body to arrive
 _WARM_ENOUGH = 150_000  # ms: half of the shortest cache lifetime; a stream that begins later than this renews at once
-_BYTES_A_TOKEN = 4  # of a request body, for an estimate
-_RENEW_EVERY = 60.0  # seconds after which a running stream says again that its cache is warm
 
 log = structlog.get_logger("gateway.proxy")
 
@@ -67,7 +63,8 @@ class Refusal:
 
 
 class Proxy:
-    """The journey, over what the process is made of. `observe` gets the one record of each request."""
+    """The journey, over what the process is made of. `live` are the requests on their way;
+    `upstream_answered(account, model, code)` is told of each exchange with an account."""
 
     def __init__(
         self,
@@ -75,12 +72,10 @@ class Proxy:
         pool: Pool,
         callers: Callers,
         admission: Admission,
-        catalogue: Catalogue,
-        observe: Callable[[Finished, float], None],
+        settlement: Settlement,
         upstream_answered: Callable[[str, str, str], None],
     ) -> None:
         self.live: set[Exchange] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
         self._config = config
         self._secret = config.secret[0].encode()
         self._former_secret = config.secret[1].encode() if len(config.secret) > 1 else None
@@ -89,8 +84,7 @@ class Proxy:
         self._pool = pool
         self._callers = callers
         self._admission = admission
-        self._catalogue = catalogue
-        self._observe = observe
+        self._settlement = settlement
         self._answered = upstream_answered
         self._ambiguous = RETRY_AMBIGUOUS if config.retry_ambiguous else AMBIGUOUS
 
@@ -114,7 +108,8 @@ class Proxy:
             x.outcome, x.cause = "error", "gateway"
             await x.refuse(ApiError(500, "The gateway failed to handle this request."), [])
         finally:
-            self._settle(x)
+            self.live.discard(x)
+            self._settlement.settle(x)
 
     async def _journey(self, x: Exchange) -> None:
         scope = x.scope
@@ -283,7 +278,7 @@ class Proxy:
         if x.meter.started:
             x.renewed = perf_counter()
             if x.binding is not None and x.binding.warm_for < _WARM_ENOUGH:
-                self._renew(x, 0.0, 0)
+                self._settlement.renew(x, 0.0, 0)
         x.forget_request()
         await relay.run(head.visible + x.gateway_headers(self._config.expose_account))
         return RELAY
@@ -346,110 +341,6 @@ class Proxy:
         if head.retry_after is not None:
             headers.append((b"retry-after", b"%d" % retry_after([head.retry_after])))
         await x.answer(status, headers, body)
-
-    # Settle.
-
-    def _renew(self, x: Exchange, age: float, tokens: int) -> None:
-        """The cache of the workspace that served was warm `age` seconds ago, if the conversation lives there."""
-        binding, account, peeked = x.binding, x.account, x.peek
-        if binding is None or account is None or peeked is None or account.workspace != binding.workspace:
-            return
-        ttl = 3600 if x.meter.usage.cache_write_1h else peeked.cache_ttl
-        self._admission.renew(binding, age, ttl, tokens)
-
-    def _settle(self, x: Exchange) -> None:
-        """Always, exactly once, without waiting: give back what was taken, and leave the one record."""
-        self.live.discard(x)
-        if x.response is not None:
-            x.response.close()
-        if x.lease is not None:
-            x.lease.release()
-        meter, usage = x.meter, x.meter.usage
-        now = perf_counter()
-        if x.endpoint.metered:
-            if x.sent or (x.response is not None and x.outcome != "ok"):
-                self._estimate(x)
-            elif x.outcome == "ok" and meter.started:
-                self._renew(x, now - x.response_began, usage.total_input + usage.output)
-        model = x.model
-        cost = 0
-        if x.endpoint.metered and (usage.output or usage.total_input):
-            price = self._catalogue.priced(meter.model or model)
-            if price is not None:
-                cost = price.cost(
-                    usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output
-                )
-        first = x.first_byte or now
-        caller, binding, account = x.caller, x.binding, x.account
-        record = Finished(
-            request_id=x.request_id,
-            at=x.at,
-            endpoint=x.endpoint.name,
-            method=x.scope["method"],
-            status=x.status,
-            outcome=x.outcome,
-            cause=x.cause,
-            caller=caller.id if caller is not None else "",
-            team=(caller.team or "") if caller is not None else "",
-            model=model,
-            answered_model=meter.model,
-            stream=x.stream,
-            account=account.id if account is not None else "",
-            workspace=account.workspace if account is not None else "",
-            route=binding.route if binding is not None else "none",
-            attempts=x.attempts,
-            conversation=binding.conversation.hex()[:12] if binding is not None and binding.key else "",
-            upstream_request_id=x.upstream_request_id,
-            trace_id=x.head.traceparent[3:35].decode("latin-1") if x.head is not None and x.head.traceparent else "",
-            usage=usage,
-            estimated=x.estimated,
-            cost_nano_usd=cost,
-            duration=now - x.t0,
-            ttft=first - x.t0 if x.first_byte else 0.0,
-            overhead=max(0.0, first - x.t0 - x.waited - x.body_time),
-        )
-        self._observe(record, x.admit_time)
-
-    @staticmethod
-    def _estimate(x: Exchange) -> None:
-        """An upstream may bill what we do not know whole: put it at what was sent, and at what passed."""
-        x.estimated = True
-        if not x.meter.started:
-            x.meter.usage.input = x.body_size // _BYTES_A_TOKEN
-        x.meter.estimate()
-
-    # Upkeep, once a second.
-
-    def tick(self) -> None:
-        """Pings for silent streams, renewal for long ones, and the end of requests whose time is over."""
-        now = perf_counter()
-        timeouts = self._config.timeouts
-        for x in list(self.live):
-            if x.stream and x.started and now - x.renewed > _RENEW_EVERY:
-                x.renewed = now
-                self._renew(x, 0.0, 0)
-            if x.stream and x.began and now - x.last_sent > timeouts.ping:
-                self._spawn(x.ping([(b"content-type", b"text/event-stream; charset=utf-8"), *self._ping_headers(x)]))
-            if not x.first_byte and x.response is not None and now - x.t0 > timeouts.total:
-                x.response.interrupt("timeout")
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Without waiting: a client that does not read must not hold up the others."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _ping_headers(self, x: Exchange) -> HeaderList:
-        return [(b"request-id", x.request_id.encode()), *x.gateway_headers(self._config.expose_account)]
-
-    def interrupt(self, reason: str) -> None:
-        """End every request that is being served: with an error event where a stream runs, else with an error."""
-        for x in list(self.live):
-            x.interrupted = reason
-            if x.response is not None:
-                x.response.interrupt(reason)
-            elif x.task is not None and not x.ended:
-                x.task.cancel()
 
 
 async def _read_bounded(response: Response) -> bytes:

@@ -85,7 +85,7 @@ async def _drain(
     server.should_exit = True
     await asyncio.wait((serving, orders), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():
-        gateway.proxy.interrupt("drain")
+        gateway.upkeep.interrupt("drain")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(serving), _CUT_WAIT)
     if not serving.done():

@@ -133,7 +133,7 @@ def test_text_that_is_no_unicode_makes_a_line_too(output, form):
 @pytest.mark.parametrize(
     "value",
     ["x" * 50_000, 'é\n"' * 20_000, 10**5000, [["y" * 9000]], {"a": float("nan")}],
-    ids="text quotes number list nan".split(),
+    ids=["text", "quotes", "number", "list", "nan"],
 )
 def test_no_line_is_longer_than_a_pipe_takes_in_one_piece(output, value):
     output.configure(form="json")

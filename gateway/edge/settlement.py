@@ -1,0 +1,97 @@
+"""What a request leaves behind: its slot given back, its conversation's cache noted as warm, and one record.
+
+It waits for nothing and never fails a request; what becomes of the record, others decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+
+from gateway.core.pricing import Catalogue
+from gateway.edge.admission import Admission
+from gateway.edge.exchange import Exchange
+from gateway.records import Finished
+
+_BYTES_A_TOKEN = 4  # of a request body, for an estimate
+
+
+class Settlement:
+    """`observe` gets the one record of each request, and the seconds it spent on the store before it was sent."""
+
+    def __init__(self, admission: Admission, catalogue: Catalogue, observe: Callable[[Finished, float], None]) -> None:
+        self._admission = admission
+        self._catalogue = catalogue
+        self._observe = observe
+
+    def settle(self, x: Exchange) -> None:
+        """Always, exactly once."""
+        if x.response is not None:
+            x.response.close()
+        if x.lease is not None:
+            x.lease.release()
+        now = perf_counter()
+        if x.endpoint.metered:
+            if x.sent or (x.response is not None and x.outcome != "ok"):
+                _estimate(x)
+            elif x.outcome == "ok" and x.meter.started:
+                usage = x.meter.usage
+                self.renew(x, now - x.response_began, usage.total_input + usage.output)
+        self._observe(self._record(x, now), x.admit_time)
+
+    def renew(self, x: Exchange, age: float, tokens: int) -> None:
+        """The cache of the workspace that served was warm `age` seconds ago, if the conversation lives there."""
+        binding, account, peeked = x.binding, x.account, x.peek
+        if binding is None or account is None or peeked is None or account.workspace != binding.workspace:
+            return
+        ttl = 3600 if x.meter.usage.cache_write_1h else peeked.cache_ttl
+        self._admission.renew(binding, age, ttl, tokens)
+
+    def _cost(self, x: Exchange) -> int:
+        """Nano-dollars of what the answer used; the model that answered sets the price."""
+        usage = x.meter.usage
+        if not x.endpoint.metered or not (usage.output or usage.total_input):
+            return 0
+        price = self._catalogue.priced(x.meter.model or x.model)
+        if price is None:
+            return 0
+        return price.cost(usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output)
+
+    def _record(self, x: Exchange, now: float) -> Finished:
+        first = x.first_byte or now
+        caller, binding, account, head = x.caller, x.binding, x.account, x.head
+        return Finished(
+            request_id=x.request_id,
+            at=x.at,
+            endpoint=x.endpoint.name,
+            method=x.scope["method"],
+            status=x.status,
+            outcome=x.outcome,
+            cause=x.cause,
+            caller=caller.id if caller is not None else "",
+            team=(caller.team or "") if caller is not None else "",
+            model=x.model,
+            answered_model=x.meter.model,
+            stream=x.stream,
+            account=account.id if account is not None else "",
+            workspace=account.workspace if account is not None else "",
+            route=binding.route if binding is not None else "none",
+            attempts=x.attempts,
+            conversation=binding.conversation.hex()[:12] if binding is not None and binding.key else "",
+            upstream_request_id=x.upstream_request_id,
+            trace_id=head.traceparent[3:35].decode("latin-1") if head is not None and head.traceparent else "",
+            usage=x.meter.usage,
+            estimated=x.estimated,
+            cost_nano_usd=self._cost(x),
+            duration=now - x.t0,
+            ttft=first - x.t0 if x.first_byte else 0.0,
+            overhead=max(0.0, first - x.t0 - x.waited - x.body_time),
+        )
+
+
+def _estimate(x: Exchange) -> None:
+    """An upstream may bill what we do not know whole: put it at what was sent, and at what passed."""
+    x.estimated = True
+    if not x.meter.started:
+        x.meter.usage.input = x.body_size // _BYTES_A_TOKEN
+    x.meter.estimate()

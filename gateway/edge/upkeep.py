@@ -1,0 +1,60 @@
+"""Once a second, for the requests on their way: pings in silence, renewal of long streams, an end to what is late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from time import perf_counter
+from typing import Any
+
+from gateway.config import Config
+from gateway.edge.exchange import Exchange
+from gateway.edge.head import HeaderList
+from gateway.edge.settlement import Settlement
+
+_RENEW_EVERY = 60.0  # seconds after which a running stream says again that its cache is warm
+
+
+class Upkeep:
+    """Of the exchanges in `live`."""
+
+    def __init__(self, config: Config, live: set[Exchange], settlement: Settlement) -> None:
+        self._live = live
+        self._timeouts = config.timeouts
+        self._expose_account = config.expose_account
+        self._settlement = settlement
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def tick(self) -> None:
+        """Look at every request once."""
+        now = perf_counter()
+        for x in list(self._live):
+            if x.stream and x.started and now - x.renewed > _RENEW_EVERY:
+                x.renewed = now
+                self._settlement.renew(x, 0.0, 0)
+            if x.stream and x.began and now - x.last_sent > self._timeouts.ping:
+                self._spawn(x.ping(self._ping_headers(x)))
+            if not x.first_byte and x.response is not None and now - x.t0 > self._timeouts.total:
+                x.response.interrupt("timeout")
+
+    def interrupt(self, reason: str) -> None:
+        """End every request that is being served: with an error event where a stream runs, else with an error."""
+        for x in list(self._live):
+            x.interrupted = reason
+            if x.response is not None:
+                x.response.interrupt(reason)
+            elif x.task is not None and not x.ended:
+                x.task.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Without waiting: a client that does not read must not hold up the others."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _ping_headers(self, x: Exchange) -> HeaderList:
+        return [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"request-id", x.request_id.encode()),
+            *x.gateway_headers(self._expose_account),
+        ]
