@@ -25,24 +25,27 @@ class Verdict(Enum):
 
 class Rule(msgspec.Struct, frozen=True):
     """`verdict`; `hide` is the status a client sees instead once no account is left, 0 to pass the answer itself;
-    `retries` how often the request may already have been tried elsewhere."""
+    `retries` how often the request may already have moved for rules of the same `budget`."""
 
     verdict: Verdict
     hide: int = 0
     retries: int = MAX_RETRIES
+    budget: str = "upstream"
 
 
 RELAY = Rule(Verdict.RELAY)
-NEVER_SENT = Rule(Verdict.ALWAYS_MOVE, hide=529)
+NEVER_SENT = Rule(Verdict.ALWAYS_MOVE, hide=529, budget="none")
 AMBIGUOUS = Rule(Verdict.STOP)  # sent, and no answer: the upstream may have acted on it, and billed it
 RETRY_AMBIGUOUS = Rule(Verdict.MOVE)  # the same where the operator prefers a second bill to an error
 IMPROPER = Rule(Verdict.STOP)  # no answer of the API: a redirect, a page
 
 PASS = Rule(Verdict.STOP)  # the client's own mistake
-ACCOUNT_OUT = Rule(Verdict.MOVE, hide=529, retries=8)  # credential, credit or standing of the account
+ACCOUNT_OUT = Rule(Verdict.MOVE, hide=529, retries=8, budget="account")  # credential, credit or standing of the account
 LIMITED = Rule(Verdict.MOVE, hide=429)
 TROUBLE = Rule(Verdict.MOVE)  # the upstream's own, for this once
-NOT_HERE = Rule(Verdict.MOVE, retries=1)  # perhaps only this account may not use the model: one other is asked
+NOT_HERE = Rule(
+    Verdict.MOVE, retries=1, budget="model"
+)  # perhaps only this account may not use the model: one other is asked
 
 # By status. An account's own trouble (credential, credit, limits) never reaches the client.
 BY_STATUS = {
@@ -116,7 +119,7 @@ def judge_body(rule: Rule, body: bytes) -> Rule:
 
 
 def may_retry(rule: Rule, retries: int) -> bool:
-    """Whether a request that was already retried `retries` times after reaching an upstream may go elsewhere."""
+    """Whether a request that has already moved `retries` times on this rule's budget may move once more."""
     if rule.verdict is Verdict.ALWAYS_MOVE:
         return True
     return rule.verdict is Verdict.MOVE and retries < rule.retries

@@ -116,6 +116,7 @@ class Admission:
             return
         binding.workspace = bound.decode()
         binding.generation = generation
+        binding.warm_for = 0
         if moved and binding.route != "new":
             binding.route = "moved"
         self._keep(binding.key, binding.workspace)

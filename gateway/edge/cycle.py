@@ -146,8 +146,6 @@ class Cycle:
         if not more:
             self.response_complete = True
             self.message_event.set()
-            if not self.keep_alive:
-                self.connection.finish()
             self.connection.on_response_complete()
 
     async def receive(self) -> Any:

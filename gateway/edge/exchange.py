@@ -46,7 +46,7 @@ class Exchange:
     call: Call | None = None
     task: asyncio.Task[None] | None = None
     slot_until = 0.0  # when waiting for a slot ends
-    sent = False  # an upstream has the request, and has not said what became of it
+    sent = False  # an upstream has the request and may bill it, and what it used is not known whole
     body_size = 0
     interrupted = ""  # why this process ends the request, if it does
     response: Response | None = None
@@ -80,6 +80,11 @@ class Exchange:
         if binding is None or account is None or not binding.key:
             return False
         return account.workspace != binding.workspace
+
+    @property
+    def quiet(self) -> bool:
+        """Whether a ping may go out: a stream on its way, between events."""
+        return self.stream and self.began and not self.ended and not self.raw
 
     @property
     def model(self) -> str:
@@ -138,9 +143,10 @@ class Exchange:
 
     async def ping(self, headers: HeaderList) -> None:
         """Break the silence of a stream, at an event boundary; before the first event this commits the head."""
-        if self.ended or self.raw or not self.stream or not self.began:
+        if not self.quiet:
             return
         self.last_sent = perf_counter()
         if not self.started:
             await self.start(200, headers)
-        await self.send({"type": "http.response.body", "body": PING, "more_body": True})
+        if self.quiet:  # still: the head may have waited for a slow client
+            await self.send({"type": "http.response.body", "body": PING, "more_body": True})

@@ -89,7 +89,9 @@ def _take(head: Head, header: tuple[bytes, bytes], affinity: bytes) -> None:
         head.lines.append(line)
         if name in _READ:
             _note(head, name, value)
-        elif name.startswith(_STABLE) and len(line) <= 256 and len(_known) < _MAX_KNOWN:
+        elif name.startswith(_STABLE) and len(line) <= 256:
+            if len(_known) >= _MAX_KNOWN:
+                _known.clear()
             _known[header] = line
 
 

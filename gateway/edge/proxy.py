@@ -15,13 +15,14 @@ from gateway.config import Config
 from gateway.core.conversation import identify
 from gateway.core.peek import peek
 from gateway.core.routing import (
+    ACCOUNT_OUT,
     AMBIGUOUS,
     IMPROPER,
+    LIMITED,
     NEVER_SENT,
     RELAY,
     RETRY_AMBIGUOUS,
     Rule,
-    Verdict,
     judge,
     judge_body,
     judge_event,
@@ -181,7 +182,7 @@ class Proxy:
         assert binding is not None  # noqa: S101 - set by _journey
         failure: tuple[int, str] | Refusal | None = None  # no exception: a kept one would keep its frames
         asked: list[float | None] = []
-        retries = 0
+        moves: dict[str, int] = {}  # by the rules' budgets
         for account in self._pool.candidates(binding.workspace, binding.conversation, call.model):
             if x.started or x.interrupted:
                 break  # a ping has committed the head, or this process stops: no other account may answer now
@@ -195,19 +196,25 @@ class Proxy:
             except NotSent:
                 rule = NEVER_SENT
             except TransportError as error:
+                if x.response is not None:
+                    x.response.close()
+                    x.response = None
                 x.cause = cause_of(error)
                 self._answered(account.id, call.model, x.cause)
                 rule, failure = self._ambiguous, words_for(x.cause)
             if isinstance(rule, Refusal):
-                failure = rule
-                asked.append(rule.head.retry_after)
+                if rule.rule is LIMITED:
+                    asked.append(rule.head.retry_after)
+                if not (asked and rule.rule is ACCOUNT_OUT):  # a limit tells the client more than a dead account
+                    failure = rule
                 rule = rule.rule
             if rule is RELAY:
                 return
             lease.release()
-            if not may_retry(rule, retries):
+            moved = moves.get(rule.budget, 0)
+            if not may_retry(rule, moved):
                 break
-            retries += rule.verdict is Verdict.MOVE
+            moves[rule.budget] = moved + 1
         if not x.attempts and not self._pool.offers(call.model):
             failure = (404, f"model: {call.model}")
         await self._give_up(x, failure, asked)
@@ -224,12 +231,12 @@ class Proxy:
     async def _attempt(self, x: Exchange, account: Account, call: Call) -> Rule | Refusal:
         """One exchange with one account. RELAY means that the client has its answer."""
         response = x.response = await self._send(x, account, call)
-        x.sent = False
         status = response.status
         self._answered(account.id, call.model, str(status))
         rule = judge(status)
         head = AnswerHead(response.headers)
         if rule is not RELAY:
+            x.sent = False  # refused, so not billed
             return await self._set_aside(x, response, head, rule)
         x.upstream_request_id = head.request_id.decode("latin-1")
         if head.kind.startswith(b"text/event-stream"):
@@ -271,6 +278,7 @@ class Proxy:
         if error and not x.started:
             response.close()
             x.response = None
+            x.sent = False
             x.meter.error = ""
             return Refusal(200, head, relay.opening, judge_event(error), event=True)
         if x.displaced:
@@ -288,7 +296,7 @@ class Proxy:
             await relay_whole(x, response, head.visible + x.gateway_headers(self._config.expose_account))
             return
         # The head of a stream went out with a ping, yet the answer is none.
-        x.estimated = not x.meter.read_json(await _read_bounded(response))
+        x.sent = not x.meter.read_json(await _read_bounded(response) or b"")
         await x.refuse(ApiError(502, "The upstream did not answer with a stream."), [])
 
     async def _set_aside(self, x: Exchange, response: Response, head: AnswerHead, rule: Rule) -> Refusal:
@@ -343,10 +351,11 @@ class Proxy:
         await x.answer(status, headers, body)
 
 
-async def _read_bounded(response: Response) -> bytes:
+async def _read_bounded(response: Response) -> bytes | None:
+    """The whole body, None if it is longer than MAX_REFUSAL."""
     parts = []
     size = 0
     while size < MAX_REFUSAL and (data := await response.read()):
         parts.append(data)
         size += len(data)
-    return b"".join(parts)
+    return b"".join(parts) if size < MAX_REFUSAL else None

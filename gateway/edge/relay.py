@@ -83,6 +83,7 @@ class StreamRelay:
         try:
             while True:
                 if meter.stopped:
+                    x.sent = not meter.started
                     await x.write(ready, more=False)
                     await self._finish_framing()
                     return
@@ -101,6 +102,7 @@ class StreamRelay:
             await self._break(cause_of(error), broken(error))
             return
         if meter.error:  # the upstream said itself what went wrong
+            x.sent = meter.started
             x.outcome, x.cause = "interrupted", "upstream"
             await x.write(b"", more=False)
             return
@@ -149,6 +151,7 @@ def _first_counts(opening: bytes) -> bool:
 
 async def relay_whole(x: Exchange, response: Response, headers: HeaderList) -> None:
     """Relay an answer that is no stream: held whole up to HOLD, so that the client gets it in one piece or an error."""
+    x.stream = False  # whatever was asked for: no ping belongs into this answer
     parts: list[bytes] = []
     size = 0
     while size <= HOLD:
@@ -165,7 +168,7 @@ async def relay_whole(x: Exchange, response: Response, headers: HeaderList) -> N
     x.waited += perf_counter() - x.response_began
     await x.answer(response.status, headers, body)
     if x.endpoint.metered:
-        x.estimated = not x.meter.read_json(body)
+        x.sent = not x.meter.read_json(body)
 
 
 async def _relay_long(x: Exchange, response: Response, headers: HeaderList, held: bytes) -> None:
@@ -185,4 +188,4 @@ async def _relay_long(x: Exchange, response: Response, headers: HeaderList, held
         return
     await x.write(b"", more=False)
     if x.endpoint.metered:
-        x.estimated = not x.meter.read_ends(head, tail)
+        x.sent = not x.meter.read_ends(head, tail)

@@ -84,7 +84,9 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         """A half-close counts as gone: nobody would know whether the other half still listens."""
-        self.transport.close()
+        if self.serving is not None and not self.serving.response_complete:
+            self._abandon(self.serving)
+        self.finish()
 
     # What arrives.
 
@@ -107,10 +109,22 @@ class Connection(HttpToolsProtocol):
             else:
                 raise
         except httptools.HttpParserError:
-            self._refuse(ApiError(400, "Invalid HTTP request."))
+            if self.phase == "busy":
+                self._ignore_rest()
+            else:
+                self._refuse(ApiError(400, "Invalid HTTP request."))
         else:
             if self.unparsed > self.limits.head_bytes + 1024:
                 self._refuse(ApiError(431, f"The request head is larger than {self.limits.head_bytes} bytes."))
+
+    def _ignore_rest(self) -> None:
+        """What follows a request that is being answered is none: answer those that were whole, then close."""
+        self.deaf = True
+        if self.pipeline and self.pipeline[0][0].more_body:
+            self.pipeline.popleft()
+        last = self.pipeline[0][0] if self.pipeline else self.serving
+        if last is not None:
+            last.keep_alive = False
 
     def _ignore_upgrade(self, rest: bytes) -> None:
         """An offer to speak another protocol (h2c, mostly) may be ignored. The parser takes what follows the head for
@@ -209,16 +223,24 @@ class Connection(HttpToolsProtocol):
         if self.phase == "body":
             self.phase = "busy"
             self.deadline = FOREVER
-        if cycle.response_complete:
+        if not cycle.response_complete:
+            cycle.message_event.set()
+        elif cycle.keep_alive:
             self._rest()
         else:
-            cycle.message_event.set()
+            self.finish()
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self.serving is None:
             return
         self.flow.resume_reading()
+        if not self.serving.keep_alive:
+            if self.serving.more_body and not self.serving.waiting_for_100_continue:
+                self._linger()
+            else:
+                self.finish()
+            return
         if self.pipeline:
             cycle, _ = self.pipeline.pop()
             self._begin(cast(Any, cycle))
@@ -227,9 +249,13 @@ class Connection(HttpToolsProtocol):
                 self.deadline = FOREVER
         elif not self.cycle.more_body:
             self._rest()
-        else:  # answered early: let the client finish sending, within bounds, so that it reads the answer
-            self.phase = "linger"
-            self.deadline = self.loop.time() + self.limits.body
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Answered early: let the client finish sending, within bounds, so that it reads the answer."""
+        self.phase = "linger"
+        self.deadline = self.loop.time() + self.limits.body
 
     def _rest(self) -> None:
         self.phase = "idle"
@@ -274,7 +300,7 @@ class Connection(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The server stops: close when idle, else after the present answer."""
-        if self.phase in ("idle", "head", "linger"):
+        if self.phase in ("idle", "head"):
             self.finish()
         else:
             for cycle in (self.serving, self.cycle):
@@ -324,6 +350,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._bounds = asyncio.get_running_loop().create_task(self._keep_bounds())
         self.listening.set()
 
     @contextlib.contextmanager
@@ -331,12 +358,23 @@ class Server(uvicorn.Server):
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        if counter % 10 == 0:
-            now = asyncio.get_running_loop().time()
+        return self.should_exit
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().shutdown(sockets)
+        finally:
+            self._bounds.cancel()
+
+    async def _keep_bounds(self) -> None:
+        """Compare every connection's deadlines once a second, while draining too."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(1.0)
+            now = loop.time()
             for connection in [c for c in self.server_state.connections if isinstance(c, Connection)]:
                 if connection.deadline <= now or connection.write_deadline <= now:
                     connection.expire(now)
-        return self.should_exit
 
     def drain(self) -> None:
         """From now on every answer closes its connection, so that clients move on to another process."""

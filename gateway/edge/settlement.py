@@ -32,9 +32,9 @@ class Settlement:
             x.lease.release()
         now = perf_counter()
         if x.endpoint.metered:
-            if x.sent or (x.response is not None and x.outcome != "ok"):
+            if x.sent:
                 _estimate(x)
-            elif x.outcome == "ok" and x.meter.started:
+            elif x.meter.started:
                 usage = x.meter.usage
                 self.renew(x, now - x.response_began, usage.total_input + usage.output)
         self._observe(self._record(x, now), x.admit_time)

@@ -104,6 +104,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._agreeing = asyncio.Lock()
+        self._stillborn = False  # a worker has died before it served
         self._workers: dict[int, Worker] = {}
         self._totals = Totals()
         self._tasks: list[asyncio.Task[Any]] = []
@@ -193,9 +194,11 @@ class Supervisor:
         deaths = 0
         while not self._stopping.is_set():
             began = time.monotonic()
+            code: int | str
             try:
                 worker = await self._start(index)
                 code = await self._watch(worker)
+                self._stillborn = self._stillborn or not worker.ready.is_set()
             except OSError as error:  # no process or descriptor to be had now
                 code = str(error)
             if self._stopping.is_set():
@@ -232,7 +235,13 @@ class Supervisor:
         )
         theirs.close()
         ours.setblocking(False)
-        worker = self._workers[index] = Worker(index, process, Channel(*await asyncio.open_connection(sock=ours)))
+        try:
+            channel = Channel(*await asyncio.open_connection(sock=ours))
+        except OSError:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+            raise
+        worker = self._workers[index] = Worker(index, process, channel)
         worker.channel.send(Start(encode(self.config), self.document, self._store_url))
         self._task(self._listen_to(worker))
         return worker
@@ -260,8 +269,7 @@ class Supervisor:
             workers = self._workers.values()
             if len(workers) == self.config.workers and all(worker.ready.is_set() for worker in workers):
                 return
-            dead = any(worker.process.poll() is not None and not worker.ready.is_set() for worker in workers)
-            if dead or time.monotonic() > deadline:
+            if self._stillborn or time.monotonic() > deadline:
                 for worker in workers:
                     worker.process.kill()
                 raise Unstartable("a worker process does not start; the log above says why")

@@ -7,10 +7,14 @@ from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any
 
+import structlog
+
 from gateway.config import Config
 from gateway.edge.exchange import Exchange
 from gateway.edge.head import HeaderList
 from gateway.edge.settlement import Settlement
+
+log = structlog.get_logger("gateway.upkeep")
 
 _RENEW_EVERY = 60.0  # seconds after which a running stream says again that its cache is warm
 
@@ -50,7 +54,12 @@ class Upkeep:
         """Without waiting: a client that does not read must not hold up the others."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.debug("a ping came too late", reason=str(task.exception()))
 
     def _ping_headers(self, x: Exchange) -> HeaderList:
         return [
