@@ -112,8 +112,11 @@ class Exchange:
     async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
         """Send a whole answer."""
         headers.append((b"content-length", b"%d" % len(body)))
-        await self.start(status, headers)
-        await self.write(body, more=False)
+        self.started = self.ended = True
+        self.status = status
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": body})
+        self.first_byte = perf_counter()
 
     async def start(self, status: int, headers: HeaderList) -> None:
         """Send the head of the answer. From here on no other account can serve this request."""

@@ -43,6 +43,13 @@ class Account:
     def __repr__(self) -> str:
         return f"<Account {self.id} in_flight={self.in_flight} waiting={len(self._queue)}>"
 
+    def lease_now(self) -> Lease | None:
+        """A slot without waiting, None if the account is full."""
+        if self.full:
+            return None
+        self.in_flight += 1
+        return Lease(self)
+
     async def lease(self, wait: float = SLOT_WAIT) -> Lease | None:
         """A slot, first come first served; None if none came free within `wait` seconds."""
         if self.full:

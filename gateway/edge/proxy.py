@@ -186,7 +186,7 @@ class Proxy:
         for account in self._pool.candidates(binding.workspace, binding.conversation, call.model):
             if x.started or x.interrupted:
                 break  # a ping has committed the head, or this process stops: no other account may answer now
-            lease = x.lease = await self._lease(x, account)
+            lease = x.lease = account.lease_now() or await self._wait_for_slot(x, account)
             if lease is None:
                 continue
             x.account = account
@@ -219,10 +219,8 @@ class Proxy:
             failure = (404, f"model: {call.model}")
         await self._give_up(x, failure, asked)
 
-    async def _lease(self, x: Exchange, account: Account) -> Lease | None:
-        """A slot of the account; all waits of one request for slots together are bounded."""
-        if not account.full:
-            return await account.lease()
+    async def _wait_for_slot(self, x: Exchange, account: Account) -> Lease | None:
+        """A slot of a full account; all waits of one request for slots together are bounded."""
         now = perf_counter()
         if not x.slot_until:
             x.slot_until = now + SLOT_WAIT
@@ -245,7 +243,10 @@ class Proxy:
             return await self._set_aside(x, response, head, IMPROPER)
         if x.displaced:
             await self._note_served(x)
-        await self._relay_json(x, response, head)
+        if x.started:  # the head of a stream went out with a ping, yet the answer is none
+            x.sent = not x.meter.read_json(await _read_bounded(response) or b"")
+            raise ApiError(502, "The upstream did not answer with a stream.")
+        await relay_whole(x, response, head.visible + x.gateway_headers(self._config.expose_account))
         return RELAY
 
     async def _send(self, x: Exchange, account: Account, call: Call) -> Response:
@@ -290,14 +291,6 @@ class Proxy:
         x.forget_request()
         await relay.run(head.visible + x.gateway_headers(self._config.expose_account))
         return RELAY
-
-    async def _relay_json(self, x: Exchange, response: Response, head: AnswerHead) -> None:
-        if not x.started:
-            await relay_whole(x, response, head.visible + x.gateway_headers(self._config.expose_account))
-            return
-        # The head of a stream went out with a ping, yet the answer is none.
-        x.sent = not x.meter.read_json(await _read_bounded(response) or b"")
-        await x.refuse(ApiError(502, "The upstream did not answer with a stream."), [])
 
     async def _set_aside(self, x: Exchange, response: Response, head: AnswerHead, rule: Rule) -> Refusal:
         """Read a refusal whole, so that its connection is free and it can still be passed on."""
