@@ -62,6 +62,7 @@ class Connection(HttpToolsProtocol):
         self.serving: Cycle | None = None  # whose answer is due; later ones on this connection wait in the pipeline
         self.phase = "head"
         self.unparsed = 0
+        self.wide = False
         self.write_deadline = FOREVER
         self.deadline = self.loop.time() + self.limits.head
         if len(self.connections) > self.limits.connections:
@@ -96,6 +97,7 @@ class Connection(HttpToolsProtocol):
         if self.phase == "idle":
             self.phase = "head"
             self.deadline = self.loop.time() + self.limits.head
+        self.wide = len(data) > self.limits.head_bytes  # only then can one segment hold too large a head whole
         self.unparsed += len(data)  # until a callback takes it back: the parser holds unfinished fields by itself
         try:
             self.parser.feed_data(data)
@@ -139,21 +141,19 @@ class Connection(HttpToolsProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
-        self.fields_size = 0
 
     def on_url(self, url: bytes) -> None:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields_size += len(name) + len(value) + 4
-        if self.fields_size > self.limits.head_bytes:
-            raise _TooLarge
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self.wide and sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.head_bytes:
+            raise _TooLarge
         raw_path, _, query = self.url.partition(b"?")
         if not raw_path.startswith(b"/") or b"#" in self.url:
             raise httptools.HttpParserInvalidURLError("origin-form expected")
