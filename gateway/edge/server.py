@@ -28,6 +28,7 @@ FOREVER = float("inf")
 MIN_RATE = 16 * 1024  # bytes a second of request body: what is slower than this is an attack, not a client
 MAX_DISCARDED = 48 * 1024 * 1024  # bytes of body read and thrown away after an early answer, so that it is seen
 MAX_PIPELINED = 8  # requests waiting on one connection; beyond it reading pauses, and its end is not noticed
+MAX_QUEUED = 1024 * 1024  # bytes of body of a request that waits there; the same
 MAX_UNREAD = 192 * 1024  # bytes written and not yet taken by the client at which writing pauses
 
 
@@ -210,7 +211,8 @@ class Connection(HttpToolsProtocol):
             return
         cycle.chunks.append(body)
         cycle.pending += len(body)
-        if cycle.pending > HIGH_WATER_LIMIT and len(cycle.chunks) > 1:
+        room = HIGH_WATER_LIMIT if cycle is self.serving else MAX_QUEUED
+        if cycle.pending > room and len(cycle.chunks) > 1:
             self.flow.pause_reading()
         cycle.message_event.set()
 
