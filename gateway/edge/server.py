@@ -26,7 +26,8 @@ from gateway.errors import ApiError
 
 FOREVER = float("inf")
 MIN_RATE = 16 * 1024  # bytes a second of request body: what is slower than this is an attack, not a client
-MAX_DISCARDED = 48 * 1024 * 1024  # bytes of body read and thrown away after an early answer, so that it is seen
+MAX_DISCARDED = 48 * 1024 * 1024  # bytes read and thrown away after an answer, so that it is seen
+DEAF_LINGER = 5.0  # seconds that a client may still send what nobody asked for, once it has its answer
 MAX_PIPELINED = 8  # requests waiting on one connection; beyond it reading pauses, and its end is not noticed
 MAX_QUEUED = 1024 * 1024  # bytes of body of a request that waits there; the same
 MAX_UNREAD = 192 * 1024  # bytes written and not yet taken by the client at which writing pauses
@@ -60,6 +61,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=MAX_UNREAD)
         self.deaf = False
+        self.discarded = 0
         self.serving: Cycle | None = None  # whose answer is due; later ones on this connection wait in the pipeline
         self.phase = "head"
         self.unparsed = 0
@@ -94,6 +96,9 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self.deaf:
+            self.discarded += len(data)
+            if self.discarded > MAX_DISCARDED:
+                self.finish()
             return
         if self.phase == "idle":
             self.phase = "head"
@@ -239,7 +244,10 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
         if not self.serving.keep_alive:
             if self.serving.more_body and not self.serving.waiting_for_100_continue:
-                self._linger()
+                self._linger(self.limits.body)
+            elif self.deaf:  # closing now would reset the connection, and the answer with it
+                self._linger(DEAF_LINGER)
+                self.transport.write_eof()
             else:
                 self.finish()
             return
@@ -252,12 +260,12 @@ class Connection(HttpToolsProtocol):
         elif not self.cycle.more_body:
             self._rest()
         else:
-            self._linger()
+            self._linger(self.limits.body)
 
-    def _linger(self) -> None:
+    def _linger(self, wait: float) -> None:
         """Answered early: let the client finish sending, within bounds, so that it reads the answer."""
         self.phase = "linger"
-        self.deadline = self.loop.time() + self.limits.body
+        self.deadline = self.loop.time() + wait
 
     def _rest(self) -> None:
         self.phase = "idle"
