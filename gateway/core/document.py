@@ -5,11 +5,41 @@ Pure data and one function. It does not know Redis, which stores the document, n
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import msgspec
+
+STATES = ("active", "draining", "disabled")
+Overrides = Mapping[str, Mapping[str, object]]  # account id -> new values of some of OVERRIDABLE's fields
+
+
+def _state(value: object) -> str | None:
+    return value if isinstance(value, str) and value in STATES else None
+
+
+def _number(value: object) -> float | None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1e12
+    return float(value) if good else None  # type: ignore[arg-type]
+
+
+def _weight(value: object) -> float | None:
+    return _number(value) or None
+
+
+# What operators may override; each gives the value, or None for one that only a newer version understands.
+OVERRIDABLE: dict[str, Callable[[object], object]] = {
+    "state": _state,
+    "weight": _weight,
+    "drain_until": _number,
+}
 
 
 class Entry(msgspec.Struct, frozen=True, order=True):
-    """One account as the pool sees it: `weight` > 0, `state` one of active, draining, disabled."""
+    """One account as the pool sees it: `weight` > 0, `state` one of STATES.
+
+    `drain_until` is the deadline of a drain in Unix seconds, 0 for none and in any other state. `since` is when the
+    account joined a running pool, 0 for those of the first document; announcements leave it 0.
+    """
 
     id: str
     workspace: str
@@ -17,6 +47,8 @@ class Entry(msgspec.Struct, frozen=True, order=True):
     weight: float = 1.0
     models: tuple[str, ...] = ("*",)
     state: str = "active"
+    drain_until: float = 0.0
+    since: float = 0.0
 
 
 class PoolDocument(msgspec.Struct, frozen=True):
@@ -38,27 +70,38 @@ class Announcement(msgspec.Struct, frozen=True):
 
 
 def reconcile(
-    previous: PoolDocument | None, live: list[Announcement], overrides: dict[str, dict[str, object]] | None = None
+    previous: PoolDocument | None, live: list[Announcement], overrides: Overrides | None = None, now: float = 0.0
 ) -> PoolDocument:
     """The document that follows from `previous`, the live processes' announcements and the operators' overrides.
 
     An account joins when every live process holds it and leaves when none does, so that in a rolling deploy no
-    process meets a ring it cannot serve. The same inputs give the same document everywhere; an unchanged one is
-    returned as it is, with its epoch. `overrides` maps account id to new values of `state` and `weight`.
+    process meets a ring it cannot serve. One that joins accounts already there does so `since` `now` (Unix seconds).
+    The same inputs give the same document everywhere; an unchanged one is returned as it is, with its epoch.
     """
     if not live:
         return previous or PoolDocument()
-    known = {entry.id for entry in previous.accounts} if previous else set()
+    known = {entry.id: entry.since for entry in previous.accounts} if previous else {}
     held_by_all = set.intersection(*({entry.id for entry in each.accounts} for each in live))
     definitions: dict[str, Entry] = {}
     for announcement in sorted(live, key=lambda each: (each.since, each.process)):
         for entry in announcement.accounts:
             if entry.id in held_by_all or entry.id in known:
                 definitions[entry.id] = entry
-    for name, values in (overrides or {}).items():
-        if name in definitions:
-            definitions[name] = msgspec.structs.replace(definitions[name], **values)
+    joined = now if known else 0.0
+    for name, entry in definitions.items():
+        values = {**effective((overrides or {}).get(name, {})), "since": known.get(name, joined)}
+        definition = msgspec.structs.replace(entry, **values)
+        if definition.state != "draining":
+            definition = msgspec.structs.replace(definition, drain_until=0.0)
+        definitions[name] = definition
     accounts = tuple(sorted(definitions.values(), key=lambda entry: entry.id))
     if previous is not None and previous.accounts == accounts:
         return previous
     return PoolDocument((previous.epoch if previous else 0) + 1, accounts)
+
+
+def effective(override: Mapping[str, object]) -> dict[str, object]:
+    """What of one account's override this version understands. A new state brings its own deadline, or none."""
+    read = {name: OVERRIDABLE[name](value) for name, value in override.items() if name in OVERRIDABLE}
+    values = {name: value for name, value in read.items() if value is not None}
+    return {"drain_until": 0.0, **values} if "state" in values else values

@@ -76,6 +76,65 @@ def test_an_override_of_an_unknown_account_adds_nothing():
     assert ids(reconcile(None, [said("p1", "a")], {"z": {"state": "disabled"}})) == ["a"]
 
 
+def test_an_override_of_state_brings_its_own_deadline():
+    live = [said("p1", entry("a", state="draining", drain_until=50.0), entry("b"))]
+    assert reconcile(None, live).accounts[0].drain_until == 50.0
+    document = reconcile(None, live, {"a": {"state": "draining"}, "b": {"state": "draining", "drain_until": 70}})
+    assert [each.drain_until for each in document.accounts] == [0.0, 70.0]
+    document = reconcile(None, live, {"a": {"drain_until": 90.0}})
+    assert (document.accounts[0].state, document.accounts[0].drain_until) == ("draining", 90.0)
+
+
+def test_only_a_drain_has_a_deadline():
+    live = [said("p1", entry("a", state="draining", drain_until=50.0), entry("b", drain_until=50.0))]
+    document = reconcile(None, live, {"a": {"state": "disabled", "drain_until": 60.0}})
+    assert [each.drain_until for each in document.accounts] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mood": "good"}, {"state": "resting"}, {"state": None}, {"state": ["active"]}, {"weight": 0}, {"weight": -1},
+        {"weight": "2"}, {"weight": True}, {"weight": float("nan")}, {"weight": float("inf")}, {"drain_until": -1},
+        {"since": 5.0}, {"id": "z"}, {"models": []},
+    ],
+)  # fmt: skip
+def test_what_only_a_newer_version_can_override_is_passed_over(values):
+    live = [said("p1", "a", "b")]
+    document = reconcile(None, live)
+    assert reconcile(document, live, {"a": values}) is document
+    assert reconcile(document, live, {"a": {**values, "drain_until": 0.0}}) is document
+
+
+def test_the_accounts_of_the_first_document_have_always_been_there():
+    assert [each.since for each in reconcile(None, [said("p1", "a", "b")], now=100.0).accounts] == [0.0, 0.0]
+    assert [each.since for each in reconcile(PoolDocument(7), [said("p1", "a")], now=100.0).accounts] == [0.0]
+
+
+def test_an_account_that_joins_a_running_pool_says_since_when():
+    first = reconcile(None, [said("p1", "a")], now=100.0)
+    second = reconcile(first, [said("p1", "a", "b"), said("p2", "a")], now=200.0)
+    assert second is first  # it is not in the pool before all hold it
+    third = reconcile(second, [said("p1", "a", "b"), said("p2", "a", "b")], now=300.0)
+    assert {each.id: each.since for each in third.accounts} == {"a": 0.0, "b": 300.0}
+    assert reconcile(third, [said("p1", "a", "b")], now=400.0) is third
+    changed = reconcile(third, [said("p1", "a", entry("b", weight=9.0))], now=500.0)
+    assert {each.id: each.since for each in changed.accounts} == {"a": 0.0, "b": 300.0}
+
+
+def test_an_account_that_left_and_returns_is_new_again():
+    document = reconcile(None, [said("p1", "a", "b")], now=100.0)
+    document = reconcile(document, [said("p1", "a")], now=200.0)
+    document = reconcile(document, [said("p1", "a", "b")], now=300.0)
+    assert {each.id: each.since for each in document.accounts} == {"a": 0.0, "b": 300.0}
+
+
+def test_a_document_of_an_older_version_is_read_as_it_was_meant():
+    text = b'{"epoch":3,"accounts":[{"id":"a","workspace":"a","organization":"a","weight":1.0,"models":["*"]}]}'
+    stored = msgspec.json.decode(text, type=PoolDocument)
+    assert reconcile(stored, [said("p1", "a")], now=100.0) is stored
+
+
 def test_without_live_processes_nothing_changes():
     assert reconcile(None, []) == PoolDocument()
     document = reconcile(None, [said("p1", "a")])
@@ -122,15 +181,18 @@ ROUNDS = st.lists(
 def test_over_any_history_the_rules_hold_and_the_epoch_tells_every_change(rounds, seed):
     document: PoolDocument | None = None
     rnd = random.Random(seed)
+    now = 1.0
     for announced, overrides in rounds:
         live = [Announcement(process, since, tuple(accounts)) for process, (since, accounts) in announced.items()]
         before = document
-        document = reconcile(before, live, overrides)
+        now += 1.0
+        document = reconcile(before, live, overrides, now)
         shuffled = live[:]
         rnd.shuffle(shuffled)
-        assert reconcile(before, shuffled, dict(reversed(overrides.items()))) == document
+        assert reconcile(before, shuffled, dict(reversed(overrides.items())), now) == document
 
-        known = set(ids(before)) if before else set()
+        earlier = {each.id: each.since for each in before.accounts} if before else {}
+        known = set(earlier)
         held: list[set[str]] = [{each.id for each in one.accounts} for one in live]
         if live:
             expected = held[0].intersection(*held) | (known & held[0].union(*held))
@@ -138,13 +200,14 @@ def test_over_any_history_the_rules_hold_and_the_epoch_tells_every_change(rounds
             for each in document.accounts:
                 defined = [one for announcement in live for one in announcement.accounts if one.id == each.id]
                 state = overrides.get(each.id, {}).get("state", "active")
-                assert each in [msgspec.structs.replace(one, state=state) for one in defined]
+                since = earlier.get(each.id, now if earlier else 0.0)
+                assert each in [msgspec.structs.replace(one, state=state, since=since) for one in defined]
         assert ids(document) == sorted(ids(document))
         if before is None:
             assert document.epoch == (1 if live else 0)
         else:
             assert document.epoch == before.epoch + (document.accounts != before.accounts)
-        assert reconcile(document, live, overrides) is document
+        assert reconcile(document, live, overrides, now + 0.5) is document
 
 
 @pytest.mark.parametrize("processes", [1, 2, 5])
