@@ -1,0 +1,154 @@
+"""One policy over one stream of requests: a heap of events, each at its virtual time.
+
+Deterministic: at equal times events of the pool go first, then responses that begin or end, then refusals, then what
+arrives or comes back, each in the order in which it was caused.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import msgspec
+
+from gateway.lab.replay.events import UPSTREAM, Event
+from gateway.lab.replay.policy import Account, Answer, Policy, Refuse, Request, Send, Step, Wait
+from gateway.lab.replay.pool import Pace, PolicyError, Pool
+
+_MAX_STEPS = 100_000  # of one request
+_MAX_WAIT = 7 * 86_400.0  # seconds: whoever waits longer will wait for ever
+_MIN_PAUSE = 0.5  # seconds a client sleeps at least before it comes back, as the SDKs do
+
+_EVENT, _RESPONSE, _REFUSAL, _REQUEST = range(4)
+
+
+class Served(msgspec.Struct):
+    """How one request fared; `read + written + fresh` is its input. `sent` is when the account that finally served it
+    admitted it, `started` when the response began, `limited` and `overloaded` how many 429s and 529s the upstream gave
+    it before, `refused` how often the policy sent the client away."""
+
+    account: str = ""
+    workspace: str = ""
+    sent: float = 0.0
+    started: float = 0.0
+    read: int = 0
+    written: int = 0
+    fresh: int = 0
+    limited: int = 0
+    overloaded: int = 0
+    refused: int = 0
+    steps: int = 0
+    route: str = ""
+    reason: str = ""
+
+    @property
+    def new(self) -> int:
+        """Tokens that were not read from a cache."""
+        return self.written + self.fresh
+
+
+class Run(msgspec.Struct):
+    """What a policy made of a stream: `served` in the stream's order; `shares` are the workspaces' parts of the pool's
+    weight, each from its time (seconds) on; `ttl` is that of the caches, in seconds."""
+
+    policy: str
+    ttl: float
+    served: list[Served]
+    shares: list[tuple[float, dict[str, float]]]
+    moves: dict[str, int]
+
+
+class Engine:
+    """The clock and the heap of one run; use `replay`."""
+
+    def __init__(self, policy: Policy, pool: Pool, pace: Pace, requests: Sequence[Request]) -> None:
+        self._policy = policy
+        self._pool = pool
+        self._pace = pace
+        self._served = [Served() for _ in requests]
+        self._requests = requests
+        self._shares = [(0.0, pool.shares())]
+        self._heap: list[tuple[float, int, int, Callable[[float], None]]] = []
+        self._count = 0
+
+    def run(self, events: Sequence[Event]) -> Run:
+        for event in events:
+            self._at(event.at, _EVENT, partial(self._happen, event))
+        for place, request in enumerate(self._requests):
+            self._at(request.at, _REQUEST, partial(self._arrive, place))
+        end = max((request.at for request in self._requests), default=0.0) + _MAX_WAIT
+        while self._heap:
+            now, _, _, act = heapq.heappop(self._heap)
+            if now > end:
+                raise PolicyError(f"requests are still waiting {_MAX_WAIT:,.0f} s after the last one arrived")
+            act(now)
+        return Run(self._policy.name, self._pool.ttl, self._served, self._shares, dict(self._policy.moves))
+
+    def _at(self, time: float, order: int, act: Callable[[float], None]) -> None:
+        self._count += 1
+        heapq.heappush(self._heap, (time, order, self._count, act))
+
+    def _happen(self, event: Event, now: float) -> None:
+        self._pool.happened(event, now)
+        shares = self._pool.shares()
+        if shares != self._shares[-1][1]:
+            self._shares.append((now, shares))
+        if event.event not in UPSTREAM:
+            self._policy.happened(event, now)
+
+    def _arrive(self, place: int, now: float) -> None:
+        self._do(place, self._policy.begin(self._requests[place], now), now)
+
+    def _waited(self, place: int, now: float) -> None:
+        self._do(place, self._policy.waited(self._requests[place], now), now)
+
+    def _do(self, place: int, step: Step, now: float) -> None:
+        served = self._served[place]
+        served.steps += 1
+        if served.steps > _MAX_STEPS:
+            raise PolicyError(f"request {self._requests[place].index} took {_MAX_STEPS:,} steps and is not served")
+        match step:
+            case Send(account):
+                self._send(place, account, now)
+            case Wait(seconds):
+                self._at(now + max(0.0, seconds), _REQUEST, partial(self._waited, place))
+            case Refuse(retry_after):
+                served.refused += 1
+                self._at(now + max(_MIN_PAUSE, retry_after), _REQUEST, partial(self._arrive, place))
+
+    def _send(self, place: int, name: str, now: float) -> None:
+        request, served = self._requests[place], self._served[place]
+        answer = self._pool.send(name, request, now)
+        if answer.status != 200:
+            if answer.status == 429:
+                served.limited += 1
+            else:
+                served.overloaded += 1
+            self._at(now + self._pace.refusal, _REFUSAL, partial(self._refused, place, name, answer))
+            return
+        account = self._pool.accounts[name]
+        served.account, served.workspace, served.sent = name, account.workspace, now
+        served.read, served.written, served.fresh = answer.read, answer.written, answer.fresh
+        start = now + self._pace.start(served.new)
+        self._at(start, _RESPONSE, partial(self._start, place, account, answer))
+
+    def _refused(self, place: int, name: str, answer: Answer, now: float) -> None:
+        step = self._policy.answered(self._requests[place], name, answer, now)
+        if step is None:
+            raise PolicyError(f"no step after {answer.status} for request {self._requests[place].index}")
+        self._do(place, step, now)
+
+    def _start(self, place: int, account: Account, answer: Answer, now: float) -> None:
+        request, served = self._requests[place], self._served[place]
+        served.started = now
+        self._pool.begin(account, request, now)
+        self._policy.answered(request, account.id, answer, now)
+        served.route, served.reason = self._policy.decision(request)
+        end = now + self._pace.stream(request.output)
+        self._at(end, _RESPONSE, partial(self._policy.finished, request, account.id))
+
+
+def replay(policy: Policy, pool: Pool, pace: Pace, requests: Sequence[Request], events: Sequence[Event] = ()) -> Run:
+    """Serve all requests. Raises PolicyError if the policy sends where it must not, or does not serve one of them."""
+    return Engine(policy, pool, pace, requests).run(events)

@@ -1,0 +1,114 @@
+"""What a routing policy sees and says. It sends nothing itself: the engine asks, and does what the step says.
+
+A request's life: `begin`, then as many `waited` and `answered` as its steps cause, until an answer of 200 (the response
+has begun), and `finished`. A refused request comes back with `begin`. Times are seconds since the first request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from gateway.lab.replay.events import Event
+
+BLOCK = 512  # tokens
+
+
+class Account(NamedTuple):
+    """One upstream credential; accounts of one workspace share its cache, those of one organization its limits."""
+
+    id: str
+    workspace: str
+    organization: str
+    weight: float = 1.0
+
+    @classmethod
+    def alone(cls, name: str, weight: float = 1.0) -> Account:
+        """An account with a workspace and an organization of its own."""
+        return cls(name, f"ws-{name}", f"org-{name}", weight)
+
+    @classmethod
+    def added(cls, event: Event) -> Account:
+        """The account that an `add` brings."""
+        alone = cls.alone(event.account or "", event.weight or 1.0)
+        return alone._replace(
+            workspace=event.workspace or alone.workspace, organization=event.organization or alone.organization
+        )
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One request of the stream. `index` is its place in the trace (from 0), `at` when it first arrives, `input` and
+    `output` are tokens; each of `blocks` stands for `BLOCK` tokens *and all blocks before it*."""
+
+    index: int
+    at: float
+    conversation: bytes
+    blocks: tuple[int, ...]
+    input: int
+    output: int
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Send it to this account now."""
+
+    account: str
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Hold it for so long, then call `waited`."""
+
+    seconds: float
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """Answer the client with 429 or 529; it comes back after `retry_after` seconds."""
+
+    retry_after: float
+
+
+Step = Send | Wait | Refuse
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the upstream answered. 200: the response has begun, and `read`, `written` and `fresh` are its input tokens.
+    429 and 529: nothing was processed; `retry_after` in seconds, None if it did not say. `limit` (input tokens a
+    minute) and `remaining` (rounded to thousands) as the rate-limit headers tell them; None where nothing is limited.
+    """
+
+    status: int
+    retry_after: float | None = None
+    limit: int | None = None
+    remaining: int | None = None
+    read: int = 0
+    written: int = 0
+    fresh: int = 0
+
+
+class Policy(Protocol):
+    """Decides; deterministic for a given seed. `moves` counts rebinds by reason."""
+
+    name: str
+    moves: dict[str, int]
+
+    def begin(self, request: Request, now: float) -> Step:
+        """The request arrives, or comes back after a refusal."""
+
+    def waited(self, request: Request, now: float) -> Step:
+        """The wait that this policy asked for is over."""
+
+    def answered(self, request: Request, account: str, answer: Answer, now: float) -> Step | None:
+        """An answer arrives: None for 200, else what to do next."""
+
+    def finished(self, request: Request, account: str, now: float) -> None:
+        """The response has ended."""
+
+    def happened(self, event: Event, now: float) -> None:
+        """The pool, the store or the process changed. Troubles of the upstream (`burst`, `overload`) are not told."""
+
+    def decision(self, request: Request) -> tuple[str, str]:
+        """(route, reason) of a request, asked right after its answer of 200."""
+
+
+Factory = Callable[[Sequence[Account], float, int], Policy]  # accounts, cache TTL in seconds, seed
