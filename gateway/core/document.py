@@ -5,7 +5,7 @@ Pure data and one function. It does not know Redis, which stores the document, n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
@@ -52,7 +52,7 @@ class Entry(msgspec.Struct, frozen=True, order=True):
 
 
 class PoolDocument(msgspec.Struct, frozen=True):
-    """`epoch` grows by one with each change; `accounts` are sorted by id."""
+    """`epoch` grows by one with each change; `accounts` are sorted by id, each of which is there once."""
 
     epoch: int = 0
     accounts: tuple[Entry, ...] = ()
@@ -82,22 +82,35 @@ def reconcile(
         return previous or PoolDocument()
     known = {entry.id: entry.since for entry in previous.accounts} if previous else {}
     held_by_all = set.intersection(*({entry.id for entry in each.accounts} for each in live))
-    definitions: dict[str, Entry] = {}
-    for announcement in sorted(live, key=lambda each: (each.since, each.process)):
-        for entry in announcement.accounts:
-            if entry.id in held_by_all or entry.id in known:
-                definitions[entry.id] = entry
-    joined = now if known else 0.0
-    for name, entry in definitions.items():
+    defined = {name: entry for name, entry in definitions(live).items() if name in held_by_all or name in known}
+    joined = now if known.keys() & defined.keys() else 0.0
+    for name, entry in defined.items():
         values = {**effective((overrides or {}).get(name, {})), "since": known.get(name, joined)}
-        definition = msgspec.structs.replace(entry, **values)
-        if definition.state != "draining":
-            definition = msgspec.structs.replace(definition, drain_until=0.0)
-        definitions[name] = definition
-    accounts = tuple(sorted(definitions.values(), key=lambda entry: entry.id))
+        account = msgspec.structs.replace(entry, **values)
+        if account.state != "draining":
+            account = msgspec.structs.replace(account, drain_until=0.0)
+        defined[name] = account
+    accounts = tuple(sorted(defined.values(), key=lambda entry: entry.id))
     if previous is not None and previous.accounts == accounts:
         return previous
     return PoolDocument((previous.epoch if previous else 0) + 1, accounts)
+
+
+def definitions(live: Iterable[Announcement]) -> dict[str, Entry]:
+    """Every account that is announced, by id, as the file that was loaded last defines it."""
+    latest = sorted(live, key=lambda each: (each.since, each.process))
+    return {entry.id: entry for announcement in latest for entry in announcement.accounts}
+
+
+def resume(last: PoolDocument, overrides: Overrides, own: Announcement) -> PoolDocument:
+    """The document to begin with before the others can be asked: the one agreed `last`, with `own` definitions.
+
+    Accounts that this process does not hold stay, as others may hold them, and new ones wait until all agree. A pool of
+    which this process holds nothing is not this process's pool.
+    """
+    if not {entry.id for entry in last.accounts} & {entry.id for entry in own.accounts}:
+        return reconcile(None, [own])
+    return reconcile(last, [Announcement("", 0.0, last.accounts), own], overrides)
 
 
 def effective(override: Mapping[str, object]) -> dict[str, object]:

@@ -27,6 +27,23 @@ class Document(msgspec.Struct, tag=True):
     document: PoolDocument
 
 
+class Reload(msgspec.Struct, tag=True):
+    """To a worker: this is the configuration from now on (`gateway.config.encode`'s); the document comes by itself."""
+
+    config: bytes
+
+
+class Reseed(msgspec.Struct, tag=True):
+    """To a worker: the store may have lost what you know; give it back. May come more often than that happens."""
+
+
+class News(msgspec.Struct, tag=True):
+    """Either way: what processes tell each other in passing. Nothing may depend on its arrival; the supervisor
+    does not read it."""
+
+    data: bytes
+
+
 class Scrape(msgspec.Struct, tag=True):
     """To a worker: send your numbers."""
 
@@ -51,7 +68,8 @@ class Numbers(msgspec.Struct, tag=True):
     metrics: bytes
 
 
-Message = Start | Document | Scrape | NotReady | Drain | Ready | Numbers
+Message = Start | Document | Reload | Reseed | News | Scrape | NotReady | Drain | Ready | Numbers
+_BACKLOG = 1 << 20  # bytes that wait for the other end, beyond which news is dropped
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 _LENGTH = struct.Struct(">I")
@@ -65,7 +83,9 @@ class Channel:
         self._writer = writer
 
     def send(self, message: Message) -> None:
-        """Send without waiting; a lost peer shows in `receive`."""
+        """Send without waiting; a lost peer shows in `receive`. News to a peer that does not read is dropped."""
+        if isinstance(message, News) and self._writer.transport.get_write_buffer_size() > _BACKLOG:
+            return
         data = _encode(message)
         if not self._writer.is_closing():
             self._writer.write(_LENGTH.pack(len(data)) + data)

@@ -14,6 +14,7 @@ import structlog
 
 from gateway.config import Caller, Config, config_warnings
 from gateway.edge import supervisor
+from gateway.edge.listener import Unstartable
 from gateway.ops.logs import LogWriter, configure
 from gateway.store.embedded import EmbeddedError, EmbeddedServer
 
@@ -33,7 +34,7 @@ def run(config: Config, serving: Callable[[supervisor.Supervisor], None] = lambd
     try:
         with store(config) as (url, revive):
             supervisor.run(config, url, revive, serving)
-    except (EmbeddedError, supervisor.Unstartable) as error:
+    except (EmbeddedError, Unstartable) as error:
         raise CannotStart(str(error)) from None
     finally:
         writer.close()

@@ -17,7 +17,20 @@ import uvloop
 
 from gateway.config import Config, decode
 from gateway.edge.app import Gateway
-from gateway.edge.control import Channel, Document, Drain, NotReady, Numbers, Ready, Scrape, Start
+from gateway.edge.control import (
+    Channel,
+    Document,
+    Drain,
+    Message,
+    News,
+    NotReady,
+    Numbers,
+    Ready,
+    Reload,
+    Reseed,
+    Scrape,
+    Start,
+)
 from gateway.edge.exchange import new_request_id
 from gateway.edge.server import Server
 from gateway.ops.logs import LogWriter, configure
@@ -36,6 +49,7 @@ async def run(control: socket.socket, listener: socket.socket, writer: LogWriter
     config: Config = decode(start.config)
     request_log = configure(config.log, writer)
     gateway = Gateway(config, start.document, start.store, request_log)
+    gateway.tell = lambda data: channel.send(News(data))  # type: ignore[attr-defined]
     await gateway.start()
     server = Server(gateway, config, new_request_id)
     serving = asyncio.create_task(server.serve([listener]))
@@ -66,12 +80,26 @@ async def _obey(channel: Channel, gateway: Gateway, server: Server) -> float:
         if message is None:
             log.error("the supervisor is gone; stopping")
             return 0.0
-        if isinstance(message, Document):
-            gateway.pool.apply(message.document)
-        elif isinstance(message, NotReady):
+        try:
+            _follow(message, channel, gateway, server)
+        except Exception:  # whatever one message did, the next must be read: it may be the drain
+            log.exception("message failed", kind=type(message).__name__)
+
+
+def _follow(message: Message, channel: Channel, gateway: Gateway, server: Server) -> None:
+    match message:
+        case News(data):
+            gateway.heard(data)  # type: ignore[attr-defined]
+        case Document(document):
+            gateway.pool.apply(document)
+        case Reload(config):
+            gateway.reload(decode(config))  # type: ignore[attr-defined]
+        case Reseed():
+            gateway.reseed()  # type: ignore[attr-defined]
+        case NotReady():
             gateway.draining = True
             server.drain()
-        elif isinstance(message, Scrape):
+        case Scrape():
             channel.send(Numbers(gateway.metrics.snapshot()))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -15,24 +15,38 @@ import redis.asyncio as redis
 import structlog
 from redis.exceptions import NoScriptError, RedisError
 
-from gateway.core.document import Announcement, PoolDocument, reconcile
+from gateway.core.document import Announcement, Overrides, PoolDocument, reconcile
 from gateway.store.client import StoreDown, redis_url
-from gateway.store.scripts import ANNOUNCE, PUBLISH, Script
+from gateway.store.scripts import ANNOUNCE, OVERRIDE, PUBLISH, Script
 
 log = structlog.get_logger("gateway.store")
 
 SCHEMA = 1  # of everything this version writes to the store
 DEAD_AFTER = 10_000  # ms of silence after which a process no longer counts
 CHANNEL = "{pool}:changed"
+NEWS = "{pool}:news"
 _DOCUMENT = "{pool}:document"
-_KEYS = ("{pool}:processes", "{pool}:heartbeats", _DOCUMENT, "{pool}:overrides", "{pool}:schema")
+_OVERRIDES = "{pool}:overrides"
+_SCHEMA = "{pool}:schema"
+_KEYS = ("{pool}:processes", "{pool}:heartbeats", _DOCUMENT, _OVERRIDES, _SCHEMA)
 _announcement = msgspec.json.Decoder(Announcement).decode
 _document = msgspec.json.Decoder(PoolDocument).decode
+_values = msgspec.json.Decoder(dict[str, object]).decode
 _encode = msgspec.json.Encoder().encode
 
 
 class NewerSchema(Exception):
     """A newer version of the gateway owns the store: this one must not write to it."""
+
+
+class Agreement(msgspec.Struct, frozen=True):
+    """What the live processes agree on, and from what: `live` are their announcements. `lost` tells that the store no
+    longer knew this process or the document, as it is for a process's first time and after FLUSHALL."""
+
+    document: PoolDocument
+    live: tuple[Announcement, ...] = ()
+    overrides: Overrides = {}
+    lost: bool = False
 
 
 class PoolStore:
@@ -41,57 +55,77 @@ class PoolStore:
     def __init__(self, url: str) -> None:
         self._redis = redis.Redis.from_url(redis_url(url), socket_timeout=1, socket_connect_timeout=1, protocol=2)
 
-    async def agree(self, announcement: Announcement, last: PoolDocument) -> PoolDocument:
+    async def agree(self, announcement: Announcement, last: PoolDocument) -> Agreement:
         """Heartbeat, and bring the document in line with what all live processes announce.
 
         `last` is the document this process knew: a store that has lost its own is given it back. Raises StoreDown, and
         NewerSchema where a newer version has taken over.
         """
         said = _encode(announcement)
+        lost = False
         for _ in range(5):  # each round that loses the race has another's newer document to agree with
-            text, announced, overrides = await self._exchange(announcement.process, said)
+            schema, text, announced, flat, now, known = await self._run(
+                ANNOUNCE, len(_KEYS), *_KEYS, 0, announcement.process, said, DEAD_AFTER, SCHEMA
+            )
+            _refuse(schema)
+            lost = lost or not (text and known)
+            live = tuple(_announcement(each) for each in announced)
+            overrides = {flat[i].decode(): _override(flat[i + 1]) for i in range(0, len(flat), 2)}
             present = _document(text) if text else last
-            wanted = reconcile(present, announced, overrides)
+            wanted = reconcile(present, list(live), overrides, now / 1000)
             if (text and wanted is present) or await self._run(
                 PUBLISH, 1, _DOCUMENT, text or b"", _encode(wanted), CHANNEL
             ):
-                return wanted
+                return Agreement(wanted, live, overrides, lost)
         raise StoreDown("the pool document changes faster than it can be agreed on")
+
+    async def override(self, account: str, values: Mapping[str, object] | None) -> dict[str, object]:
+        """Override some fields of an account, None as a value undoing one; `values` None undoes all.
+
+        Returns the override as it now stands. Every process hears of it at once and agrees anew. Raises StoreDown and
+        NewerSchema.
+        """
+        said = b"" if values is None else _encode(values)
+        schema, text = await self._run(OVERRIDE, 2, _OVERRIDES, _SCHEMA, account, said, CHANNEL, SCHEMA)
+        _refuse(schema)
+        return _override(text or b"{}")
+
+    async def publish(self, news: bytes) -> None:
+        """Tell it to everyone who follows. Raises StoreDown."""
+        await self._send("PUBLISH", NEWS, news)
 
     async def leave(self, process: str) -> None:
         """Say goodbye, so that nobody waits for this process's heartbeat."""
-        with contextlib.suppress(StoreDown, NewerSchema):
-            await self._exchange(process, b"")
-
-    async def _exchange(
-        self, process: str, said: bytes
-    ) -> tuple[bytes | None, list[Announcement], dict[str, dict[str, object]]]:
-        reply = await self._run(ANNOUNCE, len(_KEYS), *_KEYS, 0, process, said, DEAD_AFTER, SCHEMA)
-        if reply[0] > SCHEMA:
-            raise NewerSchema(f"the store belongs to schema {reply[0]}; this version writes schema {SCHEMA}")
-        flat = reply[3]
-        overrides = {flat[i].decode(): msgspec.json.decode(flat[i + 1]) for i in range(0, len(flat), 2)}
-        return reply[1], [_announcement(each) for each in reply[2]], overrides
+        with contextlib.suppress(StoreDown):
+            await self._run(ANNOUNCE, len(_KEYS), *_KEYS, 0, process, b"", DEAD_AFTER, SCHEMA)
 
     async def _run(self, script: Script, keys: int, *args: Any) -> Any:
         try:
-            try:
-                return await cast(Any, self._redis).execute_command("EVALSHA", script.sha, keys, *args)
-            except NoScriptError:
-                return await cast(Any, self._redis).execute_command("EVAL", script.text, keys, *args)
+            return await self._send("EVALSHA", script.sha, keys, *args)
+        except NoScriptError:
+            return await self._send("EVAL", script.text, keys, *args)
+
+    async def _send(self, *command: Any) -> Any:
+        try:
+            return await cast(Any, self._redis).execute_command(*command)
+        except NoScriptError:
+            raise
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreDown(str(error) or type(error).__name__) from None
 
-    async def follow(self, changed: Callable[[], Awaitable[None]]) -> None:
-        """Call `changed` whenever somebody replaced the document; runs until cancelled, through any outage."""
+    async def follow(self, changed: Callable[[], None], heard: Callable[[bytes], None]) -> None:
+        """Call `changed` whenever somebody replaced the document or an override, and `heard` with all news, one's own
+        too; runs until cancelled, through any outage."""
         while True:
             try:
                 async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(CHANNEL)
+                    await pubsub.subscribe(CHANNEL, NEWS)
                     while True:
                         message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5.0)
-                        if message is not None:
-                            await changed()
+                        if message is not None and message["channel"] == NEWS.encode():
+                            heard(message["data"])
+                        elif message is not None:
+                            changed()
             except (RedisError, OSError, TimeoutError):
                 await asyncio.sleep(0.5)
             except Exception:  # whatever it was, following goes on
@@ -100,3 +134,15 @@ class PoolStore:
 
     async def close(self) -> None:
         await cast(Any, self._redis).aclose()
+
+
+def _refuse(schema: int) -> None:
+    if schema > SCHEMA:
+        raise NewerSchema(f"the store belongs to schema {schema}; this version writes schema {SCHEMA}")
+
+
+def _override(text: bytes) -> dict[str, object]:
+    try:
+        return _values(text)
+    except msgspec.DecodeError:  # nothing that a gateway wrote
+        return {}

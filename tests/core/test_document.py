@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.document import Announcement, Entry, PoolDocument, reconcile
+from gateway.core.document import Announcement, Entry, PoolDocument, reconcile, resume
 
 RUNS = settings(deadline=None, max_examples=200)
 
@@ -129,6 +129,27 @@ def test_an_account_that_left_and_returns_is_new_again():
     assert {each.id: each.since for each in document.accounts} == {"a": 0.0, "b": 300.0}
 
 
+def test_accounts_that_replace_all_others_are_a_first_document_again():
+    document = reconcile(None, [said("p1", "a", "b")], now=100.0)
+    document = reconcile(document, [said("p1", "c", "d")], now=200.0)
+    assert {each.id: each.since for each in document.accounts} == {"c": 0.0, "d": 0.0}
+
+
+def test_a_start_without_the_others_keeps_what_they_may_hold_and_waits_with_what_is_new():
+    last = reconcile(None, [said("p1", "a", "b")], {"a": {"state": "disabled"}, "b": {"weight": 3.0}})
+    own = said("p1", "a", entry("z"), since=50.0)
+    assert resume(last, {"a": {"state": "disabled"}}, own) is last
+    again = resume(last, {"a": {"state": "disabled"}}, said("p1", entry("a", weight=7.0), since=50.0))
+    assert again == PoolDocument(2, (entry("a", weight=7.0, state="disabled"), entry("b", weight=3.0)))
+
+
+def test_a_start_with_other_accounts_than_ever_goes_by_the_file():
+    last = reconcile(None, [said("p1", "a", "b")])
+    own = said("p1", "y", "z")
+    assert resume(last, {"y": {"state": "disabled"}}, own) == reconcile(None, [own])
+    assert resume(PoolDocument(), {}, own) == reconcile(None, [own])
+
+
 def test_a_document_of_an_older_version_is_read_as_it_was_meant():
     text = b'{"epoch":3,"accounts":[{"id":"a","workspace":"a","organization":"a","weight":1.0,"models":["*"]}]}'
     stored = msgspec.json.decode(text, type=PoolDocument)
@@ -200,7 +221,7 @@ def test_over_any_history_the_rules_hold_and_the_epoch_tells_every_change(rounds
             for each in document.accounts:
                 defined = [one for announcement in live for one in announcement.accounts if one.id == each.id]
                 state = overrides.get(each.id, {}).get("state", "active")
-                since = earlier.get(each.id, now if earlier else 0.0)
+                since = earlier.get(each.id, now if known & set(ids(document)) else 0.0)
                 assert each in [msgspec.structs.replace(one, state=state, since=since) for one in defined]
         assert ids(document) == sorted(ids(document))
         if before is None:

@@ -293,10 +293,12 @@ def announce(
 
 
 def test_a_heartbeat_tells_what_all_live_processes_say(store):
-    assert announce(store, "p1", "one") == [1, None, [b"one"], []]
+    assert announce(store, "p1", "one") == [1, None, [b"one"], [], NOW, 0]
     store.admin.set("{pool}:document", "the document")
     store.admin.hset("{pool}:overrides", "a", "{}")
-    schema, document, said, overrides = announce(store, "p2", "two")
+    schema, document, said, overrides, now, known = announce(store, "p2", "two", now=NOW + 1)
+    assert (now, known) == (NOW + 1, 0)
+    assert announce(store, "p2", "two")[5] == 1
     assert (schema, document, sorted(said), overrides) == (1, b"the document", [b"one", b"two"], [b"a", b"{}"])
 
 
@@ -325,7 +327,7 @@ def test_a_process_that_leaves_is_gone_at_once(store):
 def test_what_a_newer_version_owns_is_left_alone(store):
     announce(store, "p9", "new", schema=2)
     before = {key: store.admin.dump(key) for key in store.admin.scan_iter()}
-    assert announce(store, "p1", "old", schema=1) == [2, None, [], []]
+    assert announce(store, "p1", "old", schema=1) == [2, None, [], [], NOW, 0]
     assert {key: store.admin.dump(key) for key in store.admin.scan_iter()} == before
 
 

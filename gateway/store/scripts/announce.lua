@@ -4,7 +4,8 @@
 --          5 schema version (string)
 -- ARGV     now (ms, 0 = this server's clock), process id, its announcement (JSON, '' to leave), ms after which a
 --          silent process is dead, schema version of the caller
--- returns  {schema version in force, document or false, {announcement, ...}, {account, override JSON, ...}}
+-- returns  {schema version in force, document or false, {announcement, ...}, {account, override JSON, ...}, now,
+--          1 if this process's last heartbeat was still here}
 local now = tonumber(ARGV[1])
 if now == 0 then
   local t = redis.call('TIME')
@@ -12,11 +13,12 @@ if now == 0 then
 end
 local schema = tonumber(redis.call('GET', KEYS[5]) or 0)
 if schema > tonumber(ARGV[5]) then
-  return {schema, false, {}, {}}
+  return {schema, false, {}, {}, now, 0}
 end
 if schema < tonumber(ARGV[5]) then
   redis.call('SET', KEYS[5], ARGV[5])
 end
+local known = redis.call('ZSCORE', KEYS[2], ARGV[2]) and 1 or 0
 if ARGV[3] == '' then
   redis.call('HDEL', KEYS[1], ARGV[2])
   redis.call('ZREM', KEYS[2], ARGV[2])
@@ -28,4 +30,5 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(
   redis.call('HDEL', KEYS[1], id)
   redis.call('ZREM', KEYS[2], id)
 end
-return {tonumber(ARGV[5]), redis.call('GET', KEYS[3]), redis.call('HVALS', KEYS[1]), redis.call('HGETALL', KEYS[4])}
+local said, overrides = redis.call('HVALS', KEYS[1]), redis.call('HGETALL', KEYS[4])
+return {tonumber(ARGV[5]), redis.call('GET', KEYS[3]), said, overrides, now, known}

@@ -1,0 +1,199 @@
+"""The worker processes: started, kept alive, told what to do, listened to, and ended in order.
+
+It does not know what its messages mean to the pool, nor the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from gateway.edge.control import Channel, Drain, Message, News, Numbers, Ready, Scrape, Start
+from gateway.edge.listener import Unstartable
+from gateway.ops.metrics import Totals
+
+log = structlog.get_logger("gateway.supervisor")
+_START_WAIT = 30.0  # seconds a worker may take until it serves
+_SCRAPE_WAIT = 1.0  # seconds a worker may take to tell its numbers
+_PULL_EVERY = 2.0  # seconds between unasked looks at them, so that little is lost when a worker is killed
+_BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before a worker that died is replaced
+
+
+class Worker:
+    """One worker process, as its supervisor sees it."""
+
+    def __init__(self, index: int, process: subprocess.Popen[bytes], channel: Channel) -> None:
+        self.index = index
+        self.process = process
+        self.channel = channel
+        self.ready = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.told = asyncio.Event()  # set whenever numbers have come
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.index} pid={self.process.pid} ready={self.ready.is_set()}>"
+
+
+class Crew:
+    """One worker for each of the `listeners`. `order()` makes the first message to a new one; `heard` gets the news of
+    each, after the others got it."""
+
+    def __init__(
+        self, listeners: list[socket.socket], order: Callable[[], Start], heard: Callable[[bytes], None]
+    ) -> None:
+        self.totals = Totals()
+        self._listeners = listeners
+        self._order = order
+        self._heard = heard
+        self._workers: dict[int, Worker] = {}
+        self._stillborn = False  # a worker has died before it served
+        self._stopping = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def states(self) -> dict[str, bool]:
+        """Which workers there are, and whether each serves."""
+        return {str(worker.index): worker.ready.is_set() for worker in self._workers.values()}
+
+    def tell(self, message: Message, but: Worker | None = None) -> None:
+        """Send it to every worker, `but` to this one."""
+        for worker in self._workers.values():
+            if worker is not but:
+                worker.channel.send(message)
+
+    async def start(self) -> None:
+        """Start the workers and wait until all serve, or until `stop`. Raises Unstartable if one cannot."""
+        for index in range(len(self._listeners)):
+            self._task(self._keep(index))
+        await asyncio.sleep(0)
+        deadline = time.monotonic() + _START_WAIT
+        while not self._stopping:
+            workers = self._workers.values()
+            if len(workers) == len(self._listeners) and all(worker.ready.is_set() for worker in workers):
+                self._task(self._pull())
+                return
+            if self._stillborn or time.monotonic() > deadline:
+                self.kill()
+                raise Unstartable("a worker process does not start; the log above says why")
+            await asyncio.sleep(0.01)
+
+    async def refresh(self) -> None:
+        """Fresh numbers from every worker, or its last ones if it does not answer in time."""
+        workers = list(self._workers.values())
+        for worker in workers:
+            worker.told.clear()
+            worker.channel.send(Scrape())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SCRAPE_WAIT):
+                await asyncio.gather(*(worker.told.wait() for worker in workers))
+
+    def stop(self) -> None:
+        """Start no more workers."""
+        self._stopping = True
+
+    def kill(self) -> None:
+        """End all workers at once."""
+        for worker in self._workers.values():
+            worker.process.kill()
+
+    async def drain(self, limit: float) -> None:
+        """Let all workers finish what runs within `limit` seconds, and wait until they are gone."""
+        workers = list(self._workers.values())
+        self.tell(Drain(limit))
+        for worker in workers:
+            await asyncio.to_thread(worker.process.wait)
+
+    def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def _task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep(self, index: int) -> None:
+        """Worker `index`, however often it dies."""
+        deaths = 0
+        while not self._stopping:
+            began = time.monotonic()
+            code: int | str
+            try:
+                worker = await self._start(index)
+                code = await self._watch(worker)
+                self._stillborn = self._stillborn or not worker.ready.is_set()
+            except OSError as error:  # no process or descriptor to be had now
+                code = str(error)
+            if self._stopping:
+                return
+            lived = time.monotonic() - began
+            deaths = deaths + 1 if lived < 10 else 0
+            log.error("worker died; starting another", worker=index, exit=code, lived_seconds=round(lived, 1))
+            await asyncio.sleep(_BACKOFF[min(deaths, len(_BACKOFF) - 1)])
+
+    async def _watch(self, worker: Worker) -> int | str:
+        """Wait until the worker is gone; one that does not begin to serve in time is ended."""
+        try:
+            async with asyncio.timeout(_START_WAIT) as limit:
+                ready = asyncio.create_task(worker.ready.wait())
+                gone = asyncio.create_task(worker.gone.wait())
+                await asyncio.wait((ready, gone), return_when=asyncio.FIRST_COMPLETED)
+                limit.reschedule(None)
+        except TimeoutError:
+            worker.process.kill()
+        finally:
+            ready.cancel()
+            gone.cancel()
+        await worker.gone.wait()
+        return worker.process.returncode
+
+    async def _start(self, index: int) -> Worker:
+        ours, theirs = socket.socketpair()
+        listener = self._listeners[index]
+        process = subprocess.Popen(  # noqa: ASYNC220, S603 - it must be forked by this thread; our own interpreter
+            [sys.executable, "-m", "gateway.edge.worker", str(theirs.fileno()), str(listener.fileno())],
+            pass_fds=(theirs.fileno(), listener.fileno()),
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+        )
+        theirs.close()
+        ours.setblocking(False)
+        try:
+            channel = Channel(*await asyncio.open_connection(sock=ours))
+        except OSError:
+            process.kill()
+            await asyncio.to_thread(process.wait)
+            raise
+        worker = self._workers[index] = Worker(index, process, channel)
+        channel.send(self._order())
+        self._task(self._listen_to(worker))
+        return worker
+
+    async def _listen_to(self, worker: Worker) -> None:
+        while (message := await worker.channel.receive()) is not None:
+            match message:
+                case News(data):
+                    self.tell(message, but=worker)
+                    self._heard(data)
+                case Numbers(metrics):
+                    self.totals.replace(worker.index, metrics)
+                    worker.told.set()
+                case Ready():
+                    worker.ready.set()
+        worker.channel.close()
+        await asyncio.to_thread(worker.process.wait)
+        self.totals.end(worker.index)
+        del self._workers[worker.index]
+        worker.gone.set()
+
+    async def _pull(self) -> None:
+        while True:
+            await asyncio.sleep(_PULL_EVERY)
+            self.tell(Scrape())
