@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway import config_checks as check
-from gateway.config_rules import Choice, Flag, Many, Number, Reader, Table, Text
+from gateway.config_rules import Choice, Flag, Many, Moment, Number, Reader, Table, Text
 from gateway.config_sections import Derived, Expression, Field, Section, redacted
 from gateway.config_source import ConfigError, Node, Problem, parse, read_text
+from gateway.core.document import STATES
 
 __all__ = [
     "Account", "Admin", "Affinity", "Budget", "Caller", "CallerLimits", "Config", "ConfigError", "Limits", "Log",
@@ -59,7 +60,8 @@ class Admin(_Frozen, frozen=True, kw_only=True):
 
 
 class Account(_Frozen, frozen=True, kw_only=True):
-    """One upstream credential. `organization` and `workspace` are its `id` where not given."""
+    """One upstream credential. `organization` and `workspace` are its `id` where not given; `drain_until` is in Unix
+    seconds."""
 
     id: Annotated[str, Text(check.identifier, check.ID_PATTERN, once="account id"), "name in logs and metrics"]
     provider: Annotated[str, Choice(("anthropic",)), "who answers"] = "anthropic"
@@ -72,7 +74,11 @@ class Account(_Frozen, frozen=True, kw_only=True):
     workspace: Annotated[str, _ID, "cache domain; default: the account id"] = ""
     models: Annotated[tuple[str, ...], _PATTERNS, "models it serves, * matches anything"] = ("*",)
     max_concurrency: Annotated[int | None, _COUNT, "requests in flight at most, over all processes"] = None
-    ca_file: Annotated[str | None, Text(check.file), "PEM file of the authorities to trust, not the system's"] = None
+    state: Annotated[str, Choice(STATES), "draining takes no new conversations, disabled serves nothing"] = "active"
+    drain_until: Annotated[float | None, Moment(), "when draining ends and it is as if disabled"] = None
+    ca_file: Annotated[
+        str | None, Text(check.authorities), "PEM file of the authorities to trust, not the system's"
+    ] = None
     proxy: Annotated[str | None, Text(check.proxy_url, hide=check.without_password), "outbound proxy URL"] = None
     http2: Annotated[bool, Flag(), "speak HTTP/2 to the upstream"] = False
 
@@ -289,6 +295,8 @@ def config_warnings(config: Config) -> list[str]:
         parts = urlsplit(account.base_url)
         if parts.scheme == "http" and not check.loopback(parts.hostname):
             warnings.append(f"account {account.id}: its key is sent unencrypted, base_url is http")
+        if account.drain_until is not None and account.state != "draining":
+            warnings.append(f"account {account.id}: drain_until means nothing unless its state is draining")
         first = holders.setdefault(account.api_key, account.id)
         if first != account.id:
             warnings.append(f"account {account.id}: it has the same api_key as account {first}")

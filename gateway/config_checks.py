@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+import ssl
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
@@ -73,6 +74,15 @@ def file(text: str) -> str:
     except OSError:
         pass
     raise ValueError("no such file")
+
+
+def authorities(text: str) -> str:
+    file(text)
+    try:
+        ssl.create_default_context(cafile=text)
+    except OSError:  # an SSLError is one
+        raise ValueError("holds no certificates in PEM form") from None
+    return text
 
 
 def affinity_header(text: str) -> str:

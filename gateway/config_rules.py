@@ -6,8 +6,10 @@ Knows no field of the configuration by name. Messages never repeat a value: it m
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from gateway.config_source import Node, Problem, expand, join, plain
@@ -198,6 +200,28 @@ class Choice(_Same):
 
     def schema(self) -> dict[str, Any]:
         return _or_expression({"enum": list(self.options)})
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A point in time as RFC 3339 writes it, with its offset; read as Unix seconds."""
+
+    def read(self, reader: Reader, node: Node, path: str) -> Any:
+        value = Text().read(reader, node, path)
+        if value is BAD:
+            return BAD
+        try:
+            if not re.fullmatch(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", value, re.ASCII):
+                raise ValueError
+            return max(0.0, datetime.fromisoformat(value.upper()).astimezone(UTC).timestamp())
+        except (ValueError, OverflowError):
+            return reader.fail(node.line, path, "must be a time with its offset, such as 2030-01-31T18:00:00Z")
+
+    def schema(self) -> dict[str, Any]:
+        return _or_expression({"type": "string", "format": "date-time"})
+
+    def redact(self, value: Any) -> Any:
+        return datetime.fromtimestamp(value, UTC).isoformat().replace("+00:00", "Z")
 
 
 @dataclass(frozen=True)

@@ -364,11 +364,52 @@ def test_a_malformed_expression_says_how_to_write_one(text):
         ("base_url: 'https://h/{x}'", "4: accounts[0].base_url: contains characters that a URL cannot have"),
         ("proxy: ftp://h", "4: accounts[0].proxy: must begin with http:// or https:// or socks5:// or socks5h://"),
         ("ca_file: /no/such/file", "4: accounts[0].ca_file: no such file"),
+        (f"ca_file: {__file__}", "4: accounts[0].ca_file: holds no certificates in PEM form"),
+        ("state: resting", "4: accounts[0].state: must be one of: active, draining, disabled"),
         ("weight: !!int '5'", '4: accounts[0].weight: tags are not used here; quote a value that begins with "!"'),
     ],
 )
 def test_a_wrong_account_is_named_with_line_and_path(line, message):
     assert message in problems(with_account(line))
+
+
+def test_an_account_is_active_unless_the_file_says_otherwise():
+    account = loads(with_account("weight: 1"), ENVIRON).accounts[0]
+    assert (account.state, account.drain_until) == ("active", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "shown"),
+    [
+        ("2030-01-31T18:00:00Z", 1_896_112_800, "2030-01-31T18:00:00Z"),
+        ("2030-01-31t18:00:00z", 1_896_112_800, "2030-01-31T18:00:00Z"),
+        ("'2030-01-31 20:00:00.5+02:00'", 1_896_112_800.5, "2030-01-31T18:00:00.500000Z"),
+        ("${END}", 1_896_112_800, "2030-01-31T18:00:00Z"),
+        ("1969-12-31T00:00:00Z", 0, "1970-01-01T00:00:00Z"),
+    ],
+)
+def test_a_drain_ends_at_a_point_in_time(text, seconds, shown):
+    loaded = loads(
+        with_account(f"state: draining\n    drain_until: {text}"), {**ENVIRON, "END": "2030-01-31T18:00:00Z"}
+    )
+    assert (loaded.accounts[0].state, loaded.accounts[0].drain_until) == ("draining", seconds)
+    assert config.describe(loaded)["accounts"][0]["drain_until"] == shown
+    assert config.decode(config.encode(loaded)) == loaded
+    assert not [each for each in config.config_warnings(loaded) if "drain" in each]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2030-01-31T18:00:00", "2030-01-31", "20300131T180000Z", "2030-02-31T18:00:00Z", "2030-01-31T25:00:00Z",
+     "9999-12-31T23:59:59-23:59", "tomorrow", "1896112800", "[2030]", "2030-01-31T18:00:00+00:00:30"],
+)  # fmt: skip
+def test_a_time_that_is_none_or_ambiguous_is_refused(text):
+    assert [each for each in problems(with_account(f"drain_until: {text}")) if each.startswith("4: ")]
+
+
+def test_a_deadline_without_a_drain_is_warned_about():
+    loaded = loads(with_account("drain_until: 2030-01-31T18:00:00Z"), ENVIRON)
+    assert [each for each in config.config_warnings(loaded) if "drain_until means nothing" in each]
 
 
 @pytest.mark.parametrize(
