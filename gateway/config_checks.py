@@ -11,7 +11,8 @@ import ipaddress
 import re
 import ssl
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from typing import NamedTuple
+from urllib.parse import SplitResult, parse_qs, unquote, urlencode, urlsplit
 
 ID_PATTERN = "[A-Za-z0-9._-]{1,64}"
 DIGEST_PATTERN = "[0-9a-fA-F]{64}"
@@ -148,11 +149,86 @@ def proxy_url(text: str) -> str:
     return text
 
 
-def redis_url(text: str) -> str:
-    if not re.match(r"(?:redis|rediss|valkey|valkeys)://[^/\s]|unix://", text):
+class RedisUrl(NamedTuple):
+    """A URL of the store, taken apart. `kind` is "" for one server, "sentinel" or "cluster"; `nodes` are the sentinels
+    or nodes of the latter two; `plain` is the URL of one server that has the same credentials, database and options."""
+
+    kind: str
+    plain: str
+    nodes: tuple[tuple[str, int], ...] = ()
+    master: str = ""
+    sentinel_username: str = ""
+    sentinel_password: str = ""
+
+
+_REDIS_PORTS = {"": 6379, "sentinel": 26_379, "cluster": 6379}
+_SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password")
+_TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+
+
+def parse_redis(text: str) -> RedisUrl:
+    """What `redis://`, `rediss://`, `valkey://`, `valkeys://` and `unix://` URLs say, and those with `+sentinel` or
+    `+cluster` after the scheme. Raises ValueError."""
+    found = re.match(r"(redis|rediss|valkey|valkeys)(?:\+(sentinel|cluster))?://|unix://", text)
+    if found is None:
         raise ValueError("must be a URL such as redis://host:6379/0, rediss://host:6380 or unix:///path")
     if any(character.isspace() for character in text):
         raise ValueError("must not contain spaces")
+    kind = found[2] or ""
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # its words repeat parts of the URL
+        raise ValueError("is not a valid URL") from None
+    options = parse_qs(parts.query)
+    if not kind and not re.fullmatch("[0-9]{1,9}", options.get("db", ["0"])[0]):
+        raise ValueError("has a database that is no number")
+    if parts.scheme == "unix":
+        if len(parts.path) < 2:
+            raise ValueError("has no path of a socket, such as unix:///run/valkey.sock")
+        return RedisUrl("", text)
+    user, at, hosts = parts.netloc.rpartition("@")
+    nodes = tuple(_redis_node(each, _REDIS_PORTS[kind]) for each in hosts.split(","))
+    if not kind:
+        if len(nodes) > 1:
+            raise ValueError("has several hosts; they need redis+sentinel:// or redis+cluster://")
+        if not re.fullmatch("/?[0-9]{0,9}", parts.path):
+            raise ValueError("has a database that is no number")
+        return RedisUrl("", text)
+    known = (*_SENTINEL_OPTIONS, *_TLS_OPTIONS) if kind == "sentinel" else _TLS_OPTIONS
+    if not options.keys() <= set(known):
+        raise ValueError(f"has an unknown option; known here: {', '.join(known)}")
+    query = urlencode([(name, values[0]) for name, values in options.items() if name not in _SENTINEL_OPTIONS])
+    master, _, db = parts.path.removeprefix("/").partition("/")
+    if kind == "cluster":
+        if parts.path not in ("", "/", "/0"):
+            raise ValueError("names a database; a cluster has only one, so leave out what follows the hosts")
+        return RedisUrl(kind, f"{found[1]}://{user}{at}cluster/?{query}", nodes)
+    if not master:
+        raise ValueError("lacks the master's name after the hosts: redis+sentinel://host:26379/mymaster")
+    if not re.fullmatch("[0-9]{0,9}", db):
+        raise ValueError("has a database that is no number")
+    plain = f"{found[1]}://{user}{at}master/{db}?{query}"
+    own = (options.get(name, [""])[0] for name in _SENTINEL_OPTIONS)
+    return RedisUrl(kind, plain, nodes, unquote(master), *own)
+
+
+def _redis_node(text: str, default: int) -> tuple[str, int]:
+    """(host, port) of `host`, `host:port`, `[::1]` or `[::1]:port`."""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]*))(?::(.*))?", text)
+    if found is None:
+        raise ValueError("has a host that is none; an IPv6 address needs brackets")
+    host, port = found[1] or found[2], found[3]
+    if not host:
+        raise ValueError("has no host, or an empty one between its commas")
+    if port is None:
+        return unquote(host), default
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) <= 65_535:
+        raise ValueError("has a port that is no number from 1 to 65535")
+    return unquote(host), int(port)
+
+
+def redis_url(text: str) -> str:
+    parse_redis(text)
     return text
 
 

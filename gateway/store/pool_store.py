@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import msgspec
-import redis.asyncio as redis
 import structlog
-from redis.exceptions import NoScriptError, RedisError
 
 from gateway.core.document import Announcement, Overrides, PoolDocument, reconcile
-from gateway.store.client import StoreDown, redis_url
+from gateway.store.connection import StoreDown
+from gateway.store.redis_py import ask, open_redis, run, subscribe
 from gateway.store.scripts import ANNOUNCE, OVERRIDE, PUBLISH, Script
 
 log = structlog.get_logger("gateway.store")
@@ -53,7 +52,8 @@ class PoolStore:
     """The agreed pool in the store at `url`."""
 
     def __init__(self, url: str) -> None:
-        self._redis = redis.Redis.from_url(redis_url(url), socket_timeout=1, socket_connect_timeout=1, protocol=2)
+        self._url = url
+        self._redis = open_redis(url)
 
     async def agree(self, announcement: Announcement, last: PoolDocument) -> Agreement:
         """Heartbeat, and bring the document in line with what all live processes announce.
@@ -92,48 +92,41 @@ class PoolStore:
 
     async def publish(self, news: bytes) -> None:
         """Tell it to everyone who follows. Raises StoreDown."""
-        await self._send("PUBLISH", NEWS, news)
+        await ask(self._redis, "PUBLISH", NEWS, news)
 
     async def leave(self, process: str) -> None:
         """Say goodbye, so that nobody waits for this process's heartbeat."""
         with contextlib.suppress(StoreDown):
             await self._run(ANNOUNCE, len(_KEYS), *_KEYS, 0, process, b"", DEAD_AFTER, SCHEMA)
 
-    async def _run(self, script: Script, keys: int, *args: Any) -> Any:
-        try:
-            return await self._send("EVALSHA", script.sha, keys, *args)
-        except NoScriptError:
-            return await self._send("EVAL", script.text, keys, *args)
-
-    async def _send(self, *command: Any) -> Any:
-        try:
-            return await cast(Any, self._redis).execute_command(*command)
-        except NoScriptError:
-            raise
-        except (RedisError, OSError, TimeoutError) as error:
-            raise StoreDown(str(error) or type(error).__name__) from None
+    async def _run(self, script: Script, *args: Any) -> Any:
+        return await run(self._redis, script, args)
 
     async def follow(self, changed: Callable[[], None], heard: Callable[[bytes], None]) -> None:
-        """Call `changed` whenever somebody replaced the document or an override, and `heard` with all news, one's own
-        too; runs until cancelled, through any outage."""
+        """Call `changed` whenever somebody replaced the document or an override, or may have while nobody could listen,
+        and `heard` with all news, one's own too; runs until cancelled, through any outage."""
+        subscriptions = 0
+
+        def subscribed() -> None:
+            nonlocal subscriptions
+            subscriptions += 1
+            if subscriptions > 1:
+                changed()
+
         while True:
             try:
-                async with self._redis.pubsub() as pubsub:
-                    await pubsub.subscribe(CHANNEL, NEWS)
-                    while True:
-                        message = await pubsub.get_message(ignore_subscribe_messages=True, timeout=5.0)
-                        if message is not None and message["channel"] == NEWS.encode():
-                            heard(message["data"])
-                        elif message is not None:
+                async with contextlib.aclosing(subscribe(self._url, (CHANNEL, NEWS), subscribed=subscribed)) as said:
+                    async for channel, message in said:
+                        if channel == NEWS:
+                            heard(message)
+                        else:
                             changed()
-            except (RedisError, OSError, TimeoutError):
-                await asyncio.sleep(0.5)
             except Exception:  # whatever it was, following goes on
                 log.exception("following the pool document failed")
                 await asyncio.sleep(0.5)
 
     async def close(self) -> None:
-        await cast(Any, self._redis).aclose()
+        await self._redis.aclose()
 
 
 def _refuse(schema: int) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 import redis
+import structlog
 import trustme
 
-from gateway.store import client as module
+from gateway.store import connection as wire
+from gateway.store import link
 from gateway.store.client import StoreClient, StoreDown, redis_url
-from gateway.store.scripts import ADMIT, Script
+from gateway.store.scripts import Script
 
 
 def script(text: str) -> Script:
@@ -33,7 +35,7 @@ READ = script("return redis.call('GET', KEYS[1])")
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """A budget that a busy machine does not use up; tests of the budget set their own."""
-    monkeypatch.setattr(module, "BUDGET", 10.0)
+    monkeypatch.setattr(wire, "BUDGET", 10.0)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -70,8 +72,13 @@ class Recorder:
         return getattr(self.transport, name)
 
 
+def connection_of(client: StoreClient) -> Any:
+    backend: Any = client._backend
+    return backend.connection
+
+
 def record(client: StoreClient) -> Recorder:
-    connection: Any = client._connection
+    connection = connection_of(client)
     connection.transport = Recorder(connection.transport)
     return connection.transport
 
@@ -175,17 +182,54 @@ async def test_a_script_that_cannot_be_compiled_fails_its_call_alone(client):
 # Error replies.
 
 
-async def test_an_error_reply_fails_that_call_alone(client, server):
-    server.admin.set("{t}:b:1", "a string")
-    wrong = client.call(ADMIT, (1, "{t}:b:1", 0, "w", 1000))
-    right = client.call(ADMIT, (1, "{t}:b:2", 0, "w", 1000))
-    with pytest.raises(StoreDown, match="WRONGTYPE"):
-        await wrong
-    assert (await right)[:3] == [1, b"w", 1]
+async def test_an_error_reply_fails_that_call_alone_and_is_told_loudly_once(client, server):
+    server.admin.set("{t}:text", "a string")
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            wrong = client.call(COUNT, (1, "{t}:text", 1))
+            right = client.call(COUNT, (1, "{t}:n", 1))
+            with pytest.raises(StoreDown, match="not an integer"):
+                await wrong
+            await right
+    assert client.up
+    assert [(line["log_level"], line["script"]) for line in logs] == [("error", "test")]
+    assert "not an integer" in logs[0]["error"]
+
+
+async def test_a_script_that_answers_like_a_server_that_does_not_know_it_is_repeated_once(client):
+    liar = script("redis.call('INCR', KEYS[1]); return redis.error_reply('NOSCRIPT again')")
+    await client.call(ECHO, (0, "x"))
+    with pytest.raises(StoreDown, match="NOSCRIPT again"):
+        await client.call(liar, (1, "{t}:n"))
+    assert int(await client.call(READ, (1, "{t}:n"))) <= 2
+
+
+async def test_a_node_of_a_cluster_under_a_plain_url_says_which_url_it_needs(client):
+    with pytest.raises(StoreDown, match=r"redis\+cluster://"):
+        await client.call(script("return redis.error_reply('MOVED 1 127.0.0.1:1')"), (0,))
     assert client.up
 
 
-async def test_a_store_that_refuses_writes_is_down_for_those_that_write(own_server, connect):
+async def test_a_store_that_cannot_take_writes_is_down_for_those_that_write(own_server, connect):
+    server = own_server()
+    changes = Changes()
+    client = connect(server.url, on_change=changes)
+    assert await client.start()
+    server.admin.config_set("maxmemory", 1)
+    with structlog.testing.capture_logs() as logs, pytest.raises(StoreDown, match="OOM"):
+        await client.call(COUNT, (1, "{t}:n", 1))
+    assert await client.call(READ, (1, "{t}:n")) is None
+    server.admin.config_set("maxmemory", 0)
+    server.admin.config_set("min-replicas-to-write", 1)
+    with pytest.raises(StoreDown, match="NOREPLICAS"):
+        await client.call(COUNT, (1, "{t}:n", 1))
+    server.admin.config_set("min-replicas-to-write", 0)
+    assert await client.call(COUNT, (1, "{t}:n", 1)) == 1
+    assert changes.states == [True]
+    assert logs == []
+
+
+async def test_a_server_that_has_become_a_replica_is_away_until_it_is_none(own_server, connect):
     server = own_server()
     changes = Changes()
     client = connect(server.url, on_change=changes)
@@ -193,15 +237,22 @@ async def test_a_store_that_refuses_writes_is_down_for_those_that_write(own_serv
     server.admin.execute_command("REPLICAOF", "127.0.0.1", "1")
     with pytest.raises(StoreDown, match="READONLY"):
         await client.call(COUNT, (1, "{t}:n", 1))
-    assert await client.call(READ, (1, "{t}:n")) is None
+    await until(lambda: refuses_at_once(client))
+    other = connect(server.url, on_change=changes)
+    assert not await other.start(wait=0.2)
+    assert "replica" in changes.reasons[-1]
     server.admin.execute_command("REPLICAOF", "NO", "ONE")
+    await until(lambda: client.up and other.up)
     assert await client.call(COUNT, (1, "{t}:n", 1)) == 1
-    server.admin.config_set("maxmemory", 1)
-    with pytest.raises(StoreDown, match="OOM"):
-        await client.call(COUNT, (1, "{t}:n", 1))
-    server.admin.config_set("maxmemory", 0)
-    assert await client.call(COUNT, (1, "{t}:n", 1)) == 2
-    assert changes.states == [True]
+    assert changes.states == [True, False, False, True, True]
+
+
+async def test_a_user_that_may_not_ask_for_the_role_is_let_in(own_server, connect):
+    server = own_server()
+    server.admin.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "+@all", "-role", "-@dangerous")
+    client = connect(f"unix://app:pw@{server.socket}")
+    assert await client.start()
+    assert await alive(client)
 
 
 async def test_a_store_that_still_loads_its_file_is_not_up_until_it_has(own_server, connect):
@@ -225,7 +276,7 @@ async def test_a_store_that_still_loads_its_file_is_not_up_until_it_has(own_serv
 
 
 async def test_a_killed_server_fails_what_waits_and_then_every_call_at_once(own_server, connect, monkeypatch):
-    monkeypatch.setattr(module, "BUDGET", 60.0)  # it is the lost connection that ends the wait
+    monkeypatch.setattr(wire, "BUDGET", 60.0)  # it is the lost connection that ends the wait
     server = own_server()
     changes = Changes()
     client = connect(server.url, on_change=changes)
@@ -248,7 +299,7 @@ async def test_a_killed_server_fails_what_waits_and_then_every_call_at_once(own_
 
 async def test_calls_of_the_tick_in_which_the_connection_is_lost_fail_too(client):
     call = client.call(ECHO, (0, "x"))
-    client.lost(client._connection, "for a test")
+    connection_of(client).end("for a test")
     with pytest.raises(StoreDown, match="for a test"):
         await call
     await until(lambda: client.up)
@@ -258,7 +309,7 @@ async def test_calls_of_the_tick_in_which_the_connection_is_lost_fail_too(client
 async def test_a_stopped_server_fails_calls_after_the_budget_then_at_once_until_it_goes_on(
     own_server, connect, monkeypatch
 ):
-    monkeypatch.setattr(module, "BUDGET", 0.05)
+    monkeypatch.setattr(wire, "BUDGET", 0.05)
     server = own_server()
     changes = Changes()
     client = connect(server.url, on_change=changes)
@@ -285,11 +336,11 @@ async def test_a_loop_that_was_busy_itself_does_not_blame_the_store(own_server, 
     changes = Changes()
     client = connect(server.url, on_change=changes)
     await client.start(wait=10)
-    monkeypatch.setattr(module, "BUDGET", 0.02)
-    connection: Any = client._connection
+    monkeypatch.setattr(wire, "BUDGET", 0.02)
+    connection = connection_of(client)
     for _ in range(3):
         call = client.call(ECHO, (0, "x"))
-        client._flush()
+        connection._flush()
         select.select([connection.transport.get_extra_info("socket").fileno()], [], [], 20)  # the reply has come
         time.sleep(0.05)
         assert await call == b"x"
@@ -298,7 +349,7 @@ async def test_a_loop_that_was_busy_itself_does_not_blame_the_store(own_server, 
 
 async def test_an_idle_connection_is_never_judged_late(client, server, monkeypatch):
     server.admin.script_load(ECHO.text)
-    monkeypatch.setattr(module, "BUDGET", 0.1)
+    monkeypatch.setattr(wire, "BUDGET", 0.1)
     assert await alive(client)
     await asyncio.sleep(0.2)
     assert client.up
@@ -329,8 +380,8 @@ async def test_a_client_whose_connection_is_killed_comes_back(server, connect):
 
 
 async def test_more_calls_than_may_wait_are_refused(own_server, connect, monkeypatch):
-    monkeypatch.setattr(module, "MAX_WAITING", 10)
-    monkeypatch.setattr(module, "BUDGET", 60.0)
+    monkeypatch.setattr(wire, "MAX_WAITING", 10)
+    monkeypatch.setattr(wire, "BUDGET", 60.0)
     server = own_server()
     client = connect(server.url)
     assert await client.start()
@@ -383,7 +434,7 @@ async def test_closing_does_not_wait_for_a_server_that_hangs(own_server, monkeyp
     changes = Changes()
     client = StoreClient(server.url, on_change=changes)
     assert await client.start()
-    monkeypatch.setattr(module, "_PROBE", 0.01)
+    monkeypatch.setattr(link, "PROBE", 0.01)
     server.pause()
     call = client.call(ECHO, (0, "x"))
     async with asyncio.timeout(20):
@@ -571,12 +622,14 @@ Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
 @contextlib.asynccontextmanager
 async def pretender(directory: Any, answer: Answer) -> AsyncIterator[str]:
-    """A socket whose far end answers PING and hands everything else to `answer`."""
+    """A socket whose far end answers the handshake and hands everything else to `answer`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
             if b"PING" in data:
                 writer.write(b"+PONG\r\n")
+            elif b"ROLE" in data:
+                writer.write(b"-ERR unknown command\r\n")
             else:
                 await answer(data, writer)
 
