@@ -23,7 +23,7 @@ def serve(
 
             serve_demo()
         else:
-            run(load(config, os.environ))
+            run(load(config, os.environ), source=config)
     except ConfigError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None

@@ -55,7 +55,7 @@ class Crew:
         self._heard = heard
         self._workers: dict[int, Worker] = {}
         self._stillborn = False  # a worker has died before it served
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def states(self) -> dict[str, bool]:
@@ -74,7 +74,7 @@ class Crew:
             self._task(self._keep(index))
         await asyncio.sleep(0)
         deadline = time.monotonic() + _START_WAIT
-        while not self._stopping:
+        while not self._stopping.is_set():
             workers = self._workers.values()
             if len(workers) == len(self._listeners) and all(worker.ready.is_set() for worker in workers):
                 self._task(self._pull())
@@ -96,7 +96,7 @@ class Crew:
 
     def stop(self) -> None:
         """Start no more workers."""
-        self._stopping = True
+        self._stopping.set()
 
     def kill(self) -> None:
         """End all workers at once."""
@@ -122,7 +122,7 @@ class Crew:
     async def _keep(self, index: int) -> None:
         """Worker `index`, however often it dies."""
         deaths = 0
-        while not self._stopping:
+        while not self._stopping.is_set():
             began = time.monotonic()
             code: int | str
             try:
@@ -131,7 +131,7 @@ class Crew:
                 self._stillborn = self._stillborn or not worker.ready.is_set()
             except OSError as error:  # no process or descriptor to be had now
                 code = str(error)
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             lived = time.monotonic() - began
             deaths = deaths + 1 if lived < 10 else 0

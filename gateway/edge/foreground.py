@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import structlog
 
@@ -25,15 +26,20 @@ class CannotStart(Exception):
     """One line that says why the gateway cannot start, and what to do."""
 
 
-def run(config: Config, serving: Callable[[supervisor.Supervisor], None] = lambda _: None) -> None:
-    """Run a gateway in this thread, the main one, until SIGTERM or SIGINT; `serving` is called once it answers."""
+def run(
+    config: Config,
+    serving: Callable[[supervisor.Supervisor], None] = lambda _: None,
+    source: Path | None = None,
+) -> None:
+    """Run a gateway in this thread, the main one, until SIGTERM or SIGINT; `serving` is called once it answers. The
+    file `source`, if given, is followed: its changes take effect without a restart."""
     writer = LogWriter()
     configure(config.log, writer)
     for warning in (*config_warnings(config), *not_enforced(config)):
         log.warning(warning)
     try:
         with store(config) as (url, revive):
-            supervisor.run(config, url, revive, serving)
+            supervisor.run(config, url, revive, serving, source)
     except (EmbeddedError, Unstartable) as error:
         raise CannotStart(str(error)) from None
     finally:

@@ -13,6 +13,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -22,12 +23,13 @@ from prometheus_client import CollectorRegistry, Gauge
 
 import gateway
 from gateway.config import Config, encode
-from gateway.edge.control import Document, News, NotReady, Reseed, Start
+from gateway.edge.control import Document, News, NotReady, Reload, Reseed, Start
 from gateway.edge.crew import Crew
 from gateway.edge.listener import bind
 from gateway.edge.membership import Membership
 from gateway.edge.newswire import Newswire
 from gateway.edge.pool import entry_of
+from gateway.edge.reload import Reloader
 from gateway.edge.snapshot import Snapshot
 from gateway.ops.admin import admin_app
 from gateway.store.pool_store import PoolStore
@@ -37,7 +39,8 @@ log = structlog.get_logger("gateway.supervisor")
 
 class Supervisor:
     """Runs one gateway with this configuration against the store at `store_url`; `revive` is called now and then to
-    start that store again should it have died and be ours.
+    start that store again should it have died and be ours. `source` is the file of the configuration, which is
+    followed; None for a configuration that is in no file.
 
     `on_news` gets all news that did not begin with this supervisor's own `tell`.
     """
@@ -47,6 +50,7 @@ class Supervisor:
         config: Config,
         store_url: str,
         revive: Callable[[], object],
+        source: Path | None = None,
         *,
         on_news: Callable[[bytes], None] = lambda data: None,
     ) -> None:
@@ -57,6 +61,9 @@ class Supervisor:
         self._store_url = store_url
         self._pool_store = PoolStore(store_url)
         self._newswire = Newswire(self.id, self._pool_store.publish)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._source = source
+        self._reloader = Reloader(source, lambda: self.config, self._reload, self._registry)
         self.pool = Membership(
             self.id, tuple(map(entry_of, config.accounts)), self._pool_store, Snapshot(config.data_dir),
             changed=lambda document: self._crew.tell(Document(document)), reseed=lambda: self._crew.tell(Reseed()),
@@ -85,6 +92,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_stop)
+        if self._source is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
         await self.pool.join()
         admin = self._admin_server()
         self._tasks = [
@@ -97,6 +106,7 @@ class Supervisor:
             )
         ]
         await self._crew.start()
+        self._tasks.append(asyncio.create_task(self._reloader.run()))
         host, port = self.address
         log.info("serving", address=f"{host}:{port}", workers=self.config.workers, accounts=len(self.config.accounts))
         serving()
@@ -116,6 +126,13 @@ class Supervisor:
 
     def _order(self) -> Start:
         return Start(encode(self.config), self.pool.document, self._store_url)
+
+    async def _reload(self, config: Config) -> None:
+        """Serve by this configuration from now on. Workers learn of accounts before the document names them."""
+        self.config = config
+        self._crew.tell(Reload(encode(config)))
+        self.pool.announce(tuple(map(entry_of, config.accounts)))
+        await self.pool.agree()
 
     # News.
 
@@ -139,7 +156,7 @@ class Supervisor:
     # The admin listener.
 
     def _admin_server(self) -> uvicorn.Server:
-        registry = CollectorRegistry(auto_describe=False)
+        registry = self._registry
         registry.register(self._crew.totals)
         info = Gauge("gateway_build_info", "1; the version is in the label.", ("version",), registry=registry)
         info.labels(gateway.__version__).set(1)
@@ -192,12 +209,16 @@ class Supervisor:
 
 
 def run(
-    config: Config, store_url: str, revive: Callable[[], object], serving: Callable[[Supervisor], None] = lambda _: None
+    config: Config,
+    store_url: str,
+    revive: Callable[[], object],
+    serving: Callable[[Supervisor], None] = lambda _: None,
+    source: Path | None = None,
 ) -> None:
     """Run a gateway in this thread, which must be the main one, until it is asked to stop."""
 
     async def main() -> None:
-        supervisor = Supervisor(config, store_url, revive)
+        supervisor = Supervisor(config, store_url, revive, source)
         await supervisor.run(lambda: serving(supervisor))
 
     asyncio.run(main())
