@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from gateway import __version__
-from gateway.commands import bench, config, demo, serve
+from gateway.commands import accounts, bench, config, demo, serve
 from gateway.lab.simulator.command import simulate
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app.command("simulate")(simulate)
 app.command("demo")(demo.demo)
 app.command("bench")(bench.bench)
 app.add_typer(config.app, name="config")
+app.add_typer(accounts.app, name="accounts")
 
 
 @app.callback(invoke_without_command=True)

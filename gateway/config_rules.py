@@ -202,26 +202,42 @@ class Choice(_Same):
         return _or_expression({"enum": list(self.options)})
 
 
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def parse_moment(text: str) -> float:
+    """Unix seconds of a time as RFC 3339 writes it, with its offset. Raises ValueError."""
+    try:
+        if _RFC_3339.fullmatch(text):
+            return max(0.0, datetime.fromisoformat(text.upper()).astimezone(UTC).timestamp())
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError("must be a time with its offset, such as 2030-01-31T18:00:00Z")
+
+
+def moment_text(seconds: float) -> str:
+    """A time as RFC 3339 writes it, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
 @dataclass(frozen=True)
 class Moment:
-    """A point in time as RFC 3339 writes it, with its offset; read as Unix seconds."""
+    """A point in time as RFC 3339 writes it; read as Unix seconds."""
 
     def read(self, reader: Reader, node: Node, path: str) -> Any:
         value = Text().read(reader, node, path)
         if value is BAD:
             return BAD
         try:
-            if not re.fullmatch(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", value, re.ASCII):
-                raise ValueError
-            return max(0.0, datetime.fromisoformat(value.upper()).astimezone(UTC).timestamp())
-        except (ValueError, OverflowError):
-            return reader.fail(node.line, path, "must be a time with its offset, such as 2030-01-31T18:00:00Z")
+            return parse_moment(value)
+        except ValueError as error:
+            return reader.fail(node.line, path, str(error))
 
     def schema(self) -> dict[str, Any]:
         return _or_expression({"type": "string", "format": "date-time"})
 
     def redact(self, value: Any) -> Any:
-        return datetime.fromtimestamp(value, UTC).isoformat().replace("+00:00", "Z")
+        return moment_text(value)
 
 
 @dataclass(frozen=True)

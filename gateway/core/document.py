@@ -18,7 +18,7 @@ def _state(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1e12
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 2.5e11
     return float(value) if good else None  # type: ignore[arg-type]
 
 

@@ -12,7 +12,8 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,12 +26,14 @@ import gateway
 from gateway.config import Config, encode
 from gateway.edge.control import Document, News, NotReady, Reload, Reseed, Start
 from gateway.edge.crew import Crew
+from gateway.edge.exchange import new_request_id
 from gateway.edge.listener import bind
 from gateway.edge.membership import Membership
 from gateway.edge.newswire import Newswire
 from gateway.edge.pool import entry_of
 from gateway.edge.reload import Reloader
 from gateway.edge.snapshot import Snapshot
+from gateway.ops.accounts import Accounts
 from gateway.ops.admin import admin_app
 from gateway.store.pool_store import PoolStore
 
@@ -42,7 +45,8 @@ class Supervisor:
     start that store again should it have died and be ours. `source` is the file of the configuration, which is
     followed; None for a configuration that is in no file.
 
-    `on_news` gets all news that did not begin with this supervisor's own `tell`.
+    `on_news` gets all news that did not begin with this supervisor's own `tell`; `account_view(id)` adds to what the
+    admin API shows of an account.
     """
 
     def __init__(
@@ -53,9 +57,11 @@ class Supervisor:
         source: Path | None = None,
         *,
         on_news: Callable[[bytes], None] = lambda data: None,
+        account_view: Callable[[str], Mapping[str, Any]] = lambda name: {},
     ) -> None:
         self.config = config
         self.on_news = on_news
+        self.account_view = account_view
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._revive = revive
         self._store_url = store_url
@@ -160,7 +166,10 @@ class Supervisor:
         registry.register(self._crew.totals)
         info = Gauge("gateway_build_info", "1; the version is in the label.", ("version",), registry=registry)
         info.labels(gateway.__version__).set(1)
-        app = admin_app(self.config.admin, registry, self._crew.refresh, self._readiness, self._show_pool)
+        accounts = Accounts(self.pool, lambda name: self.account_view(name), time.time)
+        app = admin_app(
+            self.config.admin, registry, self._crew.refresh, self._readiness, self._show_pool, accounts, new_request_id
+        )
         config = uvicorn.Config(
             app, lifespan="off", log_config=None, access_log=False, server_header=False, ws="none", proxy_headers=False,
             timeout_graceful_shutdown=1,

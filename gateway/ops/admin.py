@@ -1,4 +1,4 @@
-"""The operator's listener: health and metrics. Everything but health needs the bearer token.
+"""The operator's listener: health, metrics and the accounts. Everything but health needs the bearer token.
 
 It does not know processes: it is given functions that answer.
 """
@@ -18,26 +18,50 @@ from starlette.routing import Route
 
 from gateway.config import Admin
 from gateway.errors import ApiError
+from gateway.ops.accounts import Accounts
 
+MAX_BODY = 64 * 1024  # bytes that an operator's request may have
 Answer = Callable[[], Awaitable[dict[str, Any]]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 def admin_app(
-    config: Admin, registry: CollectorRegistry, refresh: Callable[[], Awaitable[None]], readiness: Answer, pool: Answer
+    config: Admin,
+    registry: CollectorRegistry,
+    refresh: Callable[[], Awaitable[None]],
+    readiness: Answer,
+    pool: Answer,
+    accounts: Accounts,
+    new_request_id: Callable[[], str],
 ) -> Starlette:
     """`refresh` is awaited before each scrape; `readiness` and `pool` give the bodies of their paths."""
     token = config.token.encode()
 
-    def refused(request: Request) -> Response | None:
+    def authorize(request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1", "replace"), token):
-            return None
-        error = ApiError(401, "The admin listener needs the header: Authorization: Bearer <admin.token>")
-        return Response(error.body(""), 401, {"content-type": "application/json", "www-authenticate": "Bearer"})
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1", "replace"), token):
+            raise ApiError(401, "The admin listener needs the header: Authorization: Bearer <admin.token>")
+
+    def answering(handler: Handler, check: Callable[[Request], None] = authorize) -> Handler:
+        async def answer(request: Request) -> Response:
+            request_id = new_request_id()
+            try:
+                check(request)
+                response = await handler(request)
+            except ApiError as error:
+                response = Response(error.body(request_id), error.status, {"content-type": "application/json"})
+                response.headers["request-id"] = request_id
+                if error.status == 401:
+                    response.headers["www-authenticate"] = "Bearer"
+            response.headers["x-gateway-request-id"] = request_id
+            return response
+
+        return answer
+
+    def open_to_all(request: Request) -> None:
+        return
 
     async def metrics(request: Request) -> Response:
-        if not config.metrics_open and (refusal := refused(request)):
-            return refusal
         await refresh()
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), headers={"content-type": content_type})
@@ -50,18 +74,38 @@ def admin_app(
         return JSONResponse(body, 200 if body["ready"] else 503)
 
     async def show_pool(request: Request) -> Response:
-        return refused(request) or JSONResponse(await pool())
+        return JSONResponse(await pool())
 
-    async def anything(request: Request) -> Response:
-        error = ApiError(404, "Not found")
-        return refused(request) or Response(error.body(""), 404, {"content-type": "application/json"})
+    async def list_accounts(request: Request) -> Response:
+        return JSONResponse({"data": accounts.all()})
+
+    async def show_account(request: Request) -> Response:
+        return JSONResponse(accounts.one(request.path_params["id"]))
+
+    async def change_account(request: Request) -> Response:
+        return JSONResponse(await accounts.change(request.path_params["id"], await _body(request)))
+
+    async def nothing(request: Request) -> Response:
+        raise ApiError(404, "Not found")
 
     return Starlette(
         routes=[
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/metrics", metrics),
-            Route("/admin/v1/pool", show_pool),
-            Route("/{path:path}", anything, methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+            Route("/healthz", answering(healthz, open_to_all)),
+            Route("/readyz", answering(readyz, open_to_all)),
+            Route("/metrics", answering(metrics, open_to_all if config.metrics_open else authorize)),
+            Route("/admin/v1/pool", answering(show_pool)),
+            Route("/admin/v1/accounts", answering(list_accounts)),
+            Route("/admin/v1/accounts/{id}", answering(show_account)),
+            Route("/admin/v1/accounts/{id}", answering(change_account), methods=["PATCH"]),
+            Route("/{path:path}", answering(nothing), methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         ]
     )
+
+
+async def _body(request: Request) -> bytes:
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MAX_BODY:
+            raise ApiError(413, f"A request to the admin listener may have {MAX_BODY} bytes")
+    return body
