@@ -161,7 +161,10 @@ class RedisUrl(NamedTuple):
     sentinel_password: str = ""
 
 
-_REDIS_PORTS = {"": 6379, "sentinel": 26_379, "cluster": 6379}
+_REDIS_URL = re.compile(
+    r"(?:(?P<scheme>redis|rediss|valkey|valkeys)(?:\+(?P<kind>sentinel|cluster))?|(?P<unix>unix))://"
+    r"(?P<user>[^/?#]*@)?(?P<hosts>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?"
+)
 _SENTINEL_OPTIONS = ("sentinel_username", "sentinel_password")
 _TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 
@@ -169,62 +172,72 @@ _TLS_OPTIONS = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", 
 def parse_redis(text: str) -> RedisUrl:
     """What `redis://`, `rediss://`, `valkey://`, `valkeys://` and `unix://` URLs say, and those with `+sentinel` or
     `+cluster` after the scheme. Raises ValueError."""
-    found = re.match(r"(redis|rediss|valkey|valkeys)(?:\+(sentinel|cluster))?://|unix://", text)
+    found = _REDIS_URL.match(text)
     if found is None:
         raise ValueError("must be a URL such as redis://host:6379/0, rediss://host:6380 or unix:///path")
     if any(character.isspace() for character in text):
         raise ValueError("must not contain spaces")
-    kind = found[2] or ""
+    url = _redis_several(found) if found["kind"] else RedisUrl("", text)
+    if not found["kind"]:
+        _check_plain(found)
     try:
-        parts = urlsplit(text)
+        urlsplit(url.plain)
     except ValueError:  # its words repeat parts of the URL
         raise ValueError("is not a valid URL") from None
-    options = parse_qs(parts.query)
-    if not kind and not re.fullmatch("[0-9]{1,9}", options.get("db", ["0"])[0]):
+    return url
+
+
+def _check_plain(found: re.Match[str]) -> None:
+    options = parse_qs(found["query"] or "")
+    if not options.keys().isdisjoint(_SENTINEL_OPTIONS):
+        raise ValueError("has an option that belongs to redis+sentinel:// URLs")
+    if not re.fullmatch("[0-9]{1,9}", options.get("db", ["0"])[0]):
         raise ValueError("has a database that is no number")
-    if parts.scheme == "unix":
-        if len(parts.path) < 2:
+    if found["unix"]:
+        if len(found["path"]) < 2:
             raise ValueError("has no path of a socket, such as unix:///run/valkey.sock")
-        return RedisUrl("", text)
-    user, at, hosts = parts.netloc.rpartition("@")
-    nodes = tuple(_redis_node(each, _REDIS_PORTS[kind]) for each in hosts.split(","))
-    if not kind:
-        if len(nodes) > 1:
-            raise ValueError("has several hosts; they need redis+sentinel:// or redis+cluster://")
-        if not re.fullmatch("/?[0-9]{0,9}", parts.path):
-            raise ValueError("has a database that is no number")
-        return RedisUrl("", text)
+    elif len(_redis_nodes(found["hosts"], 6379)) > 1:
+        raise ValueError("has several hosts; they need redis+sentinel:// or redis+cluster://")
+    elif not re.fullmatch("/?[0-9]{0,9}", found["path"]):
+        raise ValueError("has a database that is no number")
+
+
+def _redis_several(found: re.Match[str]) -> RedisUrl:
+    kind = found["kind"]
+    nodes = _redis_nodes(found["hosts"], 26_379 if kind == "sentinel" else 6379)
     known = (*_SENTINEL_OPTIONS, *_TLS_OPTIONS) if kind == "sentinel" else _TLS_OPTIONS
+    options = parse_qs(found["query"] or "")
     if not options.keys() <= set(known):
         raise ValueError(f"has an unknown option; known here: {', '.join(known)}")
     query = urlencode([(name, values[0]) for name, values in options.items() if name not in _SENTINEL_OPTIONS])
-    master, _, db = parts.path.removeprefix("/").partition("/")
+    head = f"{found['scheme']}://{found['user'] or ''}"
     if kind == "cluster":
-        if parts.path not in ("", "/", "/0"):
+        if found["path"] not in ("", "/", "/0"):
             raise ValueError("names a database; a cluster has only one, so leave out what follows the hosts")
-        return RedisUrl(kind, f"{found[1]}://{user}{at}cluster/?{query}", nodes)
+        return RedisUrl(kind, f"{head}cluster/?{query}", nodes)
+    master, _, db = found["path"].removeprefix("/").partition("/")
     if not master:
         raise ValueError("lacks the master's name after the hosts: redis+sentinel://host:26379/mymaster")
     if not re.fullmatch("[0-9]{0,9}", db):
         raise ValueError("has a database that is no number")
-    plain = f"{found[1]}://{user}{at}master/{db}?{query}"
     own = (options.get(name, [""])[0] for name in _SENTINEL_OPTIONS)
-    return RedisUrl(kind, plain, nodes, unquote(master), *own)
+    return RedisUrl(kind, f"{head}master/{db}?{query}", nodes, unquote(master), *own)
 
 
-def _redis_node(text: str, default: int) -> tuple[str, int]:
-    """(host, port) of `host`, `host:port`, `[::1]` or `[::1]:port`."""
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]*))(?::(.*))?", text)
-    if found is None:
-        raise ValueError("has a host that is none; an IPv6 address needs brackets")
-    host, port = found[1] or found[2], found[3]
-    if not host:
-        raise ValueError("has no host, or an empty one between its commas")
-    if port is None:
-        return unquote(host), default
-    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) <= 65_535:
-        raise ValueError("has a port that is no number from 1 to 65535")
-    return unquote(host), int(port)
+def _redis_nodes(text: str, default: int) -> tuple[tuple[str, int], ...]:
+    """(host, port) of each of `host`, `host:port`, `[::1]` and `[::1]:port` between the commas."""
+    nodes = []
+    for each in text.split(","):
+        found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]*))(?::(.*))?", each)
+        if found is None:
+            raise ValueError("has a host that is none; an IPv6 address needs brackets")
+        host, port = found[1] or found[2], found[3]
+        if not host:
+            raise ValueError("has no host, or an empty one between its commas")
+        if port is not None and (not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) <= 65_535):
+            raise ValueError("has a port that is no number from 1 to 65535")
+        nodes.append((unquote(host), default if port is None else int(port)))
+    return tuple(nodes)
 
 
 def redis_url(text: str) -> str:

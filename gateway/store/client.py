@@ -14,10 +14,10 @@ from typing import Any
 
 from gateway.store.cluster import Cluster
 from gateway.store.connection import Arg, Call, StoreDown
-from gateway.store.link import PROBE, Link
+from gateway.store.link import PROBE, FixedLink, Link
 from gateway.store.scripts import Script
-from gateway.store.sentinels import Sentinels
-from gateway.store.topology import Address, read_url, redis_url
+from gateway.store.sentinels import MasterLink
+from gateway.store.topology import read_url, redis_url
 
 __all__ = ["StoreClient", "StoreDown", "redis_url"]
 
@@ -33,18 +33,14 @@ class StoreClient:
         self.loop = asyncio.get_running_loop()
         self._on_change = on_change or (lambda up, reason: None)
         self._first = asyncio.Event()
-        kind, nodes, master, access, sentinel_access, _ = read_url(url)
+        topology = read_url(url)
         self._backend: Link | Cluster
-        if kind == "cluster":
-            self._backend = Cluster(nodes, access, self._changed)
-        elif kind == "sentinel":
-            self._backend = Link(access, Sentinels(nodes, master, sentinel_access).locate, self._changed)
+        if topology.kind == "cluster":
+            self._backend = Cluster(topology.nodes, topology.access, self._changed)
+        elif topology.kind == "sentinel":
+            self._backend = MasterLink(topology, self._changed)
         else:
-
-            async def locate() -> Address:
-                return nodes[0]
-
-            self._backend = Link(access, locate, self._changed)
+            self._backend = FixedLink(topology.nodes[0], topology.access, self._changed)
         self._route = self._backend.route
 
     @property

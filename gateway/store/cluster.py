@@ -17,7 +17,7 @@ from redis.crc import key_slot
 
 from gateway.store import connection as wire
 from gateway.store.connection import Again, Arg, Call, Connection, Nobody, StoreDown, connect
-from gateway.store.link import PROBE, Link
+from gateway.store.link import PROBE, FixedLink, Link
 from gateway.store.replies import Meaning, named, redirection
 from gateway.store.topology import Access, Address
 
@@ -176,12 +176,8 @@ class Cluster:
     def _link(self, address: tuple[str, int]) -> Link:
         link = self._links.get(address)
         if link is None:
-
-            async def locate() -> Address:
-                return address
-
             changed = functools.partial(self._link_changed, "{}:{}".format(*address))
-            link = Link(self._access, locate, changed, redirect=self._redirect, master=False)
+            link = FixedLink(address, self._access, changed, redirect=self._redirect, master=False)
             self._links[address] = link
             link.start()
         return link

@@ -154,6 +154,24 @@ class Link:
         return connection
 
 
+class FixedLink(Link):
+    """A link to the server at one address."""
+
+    def __init__(
+        self,
+        address: Address,
+        access: Access,
+        on_change: Callable[[bool, str], None],
+        *,
+        redirect: Redirect | None = None,
+        master: bool = True,
+    ) -> None:
+        async def locate() -> Address:
+            return address
+
+        super().__init__(access, locate, on_change, redirect=redirect, master=master)
+
+
 async def _is_replica(connection: Connection) -> bool:
     try:
         role = await connection.ask("ROLE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from gateway.store.topology import Address, Topology, read_url
 FAILURES = (RedisError, RedisClusterException, OSError)  # what a store that is away raises
 Client = redis.Redis | redis.RedisCluster
 _COMMON: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1, "protocol": 2}
-_QUIET = 2.0  # seconds without a message after which a subscription asks whether anybody is there
+_LOOK = 1.0  # seconds between two looks whether the server still answers, and is still the master
 _AGAIN = 0.2  # seconds before subscribing anew
 
 
@@ -54,6 +55,17 @@ def _one(topology: Topology, node: Address, retry: Retry) -> redis.Redis:
 class _MasterPool(SentinelConnectionPool):
     """Connections to the master; closing them closes those to the sentinels."""
 
+    _looked = 0.0
+
+    async def look(self) -> bool:
+        """Ask the sentinels, once a second at most, and leave a master that they no longer name; True if so."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return False
+        self._looked = now
+        last = self.master_address
+        return bool(await cast(Any, self).get_master_address() != last is not None)
+
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)
         if inuse_connections:
@@ -63,7 +75,10 @@ class _MasterPool(SentinelConnectionPool):
 
 async def ask(client: Client, *command: Any) -> Any:
     """The reply to one command. Raises StoreDown, for an error reply too, and NoScriptError."""
+    pool = getattr(client, "connection_pool", None)
     try:
+        if isinstance(pool, _MasterPool):
+            await pool.look()
         return await cast(Any, client).execute_command(*command)
     except NoScriptError:
         raise
@@ -119,16 +134,20 @@ async def subscribe(
 
 async def _messages(pubsub: Any, missing: int, subscribed: Callable[[], None]) -> AsyncIterator[tuple[str, bytes]]:
     """What is said, until the connection is lost or nobody answers at its other end: one of FAILURES is raised."""
-    asked = False
+    loop = asyncio.get_running_loop()
+    look, answered = loop.time() + _LOOK, True
     while True:
-        message = await pubsub.get_message(timeout=_QUIET)
-        if message is None:
-            if asked or missing:
-                raise TimeoutError("the subscription is silent")
+        message = await pubsub.get_message(timeout=max(0.01, look - loop.time()))
+        if loop.time() >= look:
+            if missing or not answered:
+                raise TimeoutError("nobody answers")
+            if isinstance(pubsub.connection_pool, _MasterPool) and await pubsub.connection_pool.look():
+                raise ConnectionError("the sentinels name another master")
             await pubsub.ping()
-            asked = True
+            look, answered = loop.time() + _LOOK, False
+        if message is None:
             continue
-        asked = False
+        answered = True
         if message["type"] == "subscribe":
             missing -= 1
             if missing == 0:
