@@ -299,8 +299,8 @@ class SentinelSet(Servers):
     def _ready(self, sentinel: Node, replicas: int) -> bool:
         fields = sentinel.admin.execute_command("SENTINEL", "MASTER", MASTER)
         if not isinstance(fields, dict):  # before redis-py 8
-            fields = {name.decode(): value for name, value in zip(fields[::2], fields[1::2], strict=True)}
-        return int(fields["num-other-sentinels"]) == 2 and int(fields["num-slaves"]) == replicas
+            fields = dict(zip(fields[::2], fields[1::2], strict=True))
+        return int(fields[b"num-other-sentinels"]) == 2 and int(fields[b"num-slaves"]) == replicas
 
     def named(self) -> set[int]:
         """The ports that the sentinels name as the master's: two of them until all have heard of a failover."""
