@@ -5,7 +5,7 @@ Pure data and one function. It does not know Redis, which stores the document, n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -62,15 +62,17 @@ class Announcement(msgspec.Struct, frozen=True):
     """What one live gateway says of itself: the accounts it holds credentials for, as its file defines them.
 
     `since` is when it loaded that file (Unix seconds): of two definitions of one account the later loaded one counts.
+    `workers` is how many processes of it serve.
     """
 
     process: str
     since: float
     accounts: tuple[Entry, ...]
+    workers: int = 1
 
 
 def reconcile(
-    previous: PoolDocument | None, live: list[Announcement], overrides: Overrides | None = None, now: float = 0.0
+    previous: PoolDocument | None, live: Sequence[Announcement], overrides: Overrides | None = None, now: float = 0.0
 ) -> PoolDocument:
     """The document that follows from `previous`, the live processes' announcements and the operators' overrides.
 
@@ -102,15 +104,19 @@ def definitions(live: Iterable[Announcement]) -> dict[str, Entry]:
     return {entry.id: entry for announcement in latest for entry in announcement.accounts}
 
 
-def resume(last: PoolDocument, overrides: Overrides, own: Announcement) -> PoolDocument:
-    """The document to begin with before the others can be asked: the one agreed `last`, with `own` definitions.
+def resume(
+    last: PoolDocument, overrides: Overrides, own: Announcement, live: Sequence[Announcement] = ()
+) -> PoolDocument:
+    """The document to go on with where the others cannot be asked yet: the one agreed `last`, with the definitions of
+    `own` and of those who are `live` already.
 
-    Accounts that this process does not hold stay, as others may hold them, and new ones wait until all agree. A pool of
-    which this process holds nothing is not this process's pool.
+    Accounts that none of them holds stay, as others may hold them, and new ones wait until all agree. A pool of which
+    this process holds nothing is not this process's pool.
     """
+    known = tuple({own.process: own, **{each.process: each for each in live}}.values())
     if not {entry.id for entry in last.accounts} & {entry.id for entry in own.accounts}:
-        return reconcile(None, [own])
-    return reconcile(last, [Announcement("", 0.0, last.accounts), own], overrides)
+        return reconcile(PoolDocument(last.epoch), known, overrides)
+    return reconcile(last, (Announcement("", 0.0, last.accounts), *known), overrides)
 
 
 def effective(override: Mapping[str, object]) -> dict[str, object]:

@@ -14,17 +14,19 @@ from gateway.core.document import PoolDocument
 
 
 class Start(msgspec.Struct, tag=True):
-    """To a new worker: everything it needs. `config` is `gateway.config.encode`'s."""
+    """To a new worker: everything it needs. `config` is `gateway.config.encode`'s; `share` as in Document."""
 
     config: bytes
     document: PoolDocument
+    share: int
     store: str
 
 
 class Document(msgspec.Struct, tag=True):
-    """To a worker: route over this from now on."""
+    """To a worker: route over this from now on, one of `share` worker processes of all gateways."""
 
     document: PoolDocument
+    share: int
 
 
 class Reload(msgspec.Struct, tag=True):

@@ -63,9 +63,9 @@ class Crew:
         return {str(worker.index): worker.ready.is_set() for worker in self._workers.values()}
 
     def tell(self, message: Message, but: Worker | None = None) -> None:
-        """Send it to every worker, `but` to this one."""
+        """Send it to every worker, `but` to this one. News goes only to those who serve: it does not keep."""
         for worker in self._workers.values():
-            if worker is not but:
+            if worker is not but and (worker.ready.is_set() or not isinstance(message, News)):
                 worker.channel.send(message)
 
     async def start(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from gateway.core.document import Announcement, Entry, Overrides, PoolDocument, definitions, reconcile, resume
+from gateway.core.document import Announcement, Entry, Overrides, definitions, reconcile, resume
 from gateway.edge.listener import Unstartable
 from gateway.edge.snapshot import Snapshot
 from gateway.store.client import StoreDown
@@ -25,24 +25,26 @@ _OPERATOR_WAIT = 2.0  # seconds an operator waits for the store
 
 
 class Membership:
-    """The membership of gateway `process`, whose file defines `accounts`.
+    """The membership of gateway `process` with its `workers`, whose file defines `accounts`.
 
-    `changed` gets each new document, `reseed` is called when the store may have lost what the workers know, and
-    `outdated` when a newer version has taken over the store.
+    `changed` is called for each new document and `share`, `reseed` when the store may have lost what the workers know,
+    and `outdated` when a newer version has taken over the store.
     """
 
     def __init__(
         self,
         process: str,
+        workers: int,
         accounts: tuple[Entry, ...],
         store: PoolStore,
         snapshot: Snapshot,
         *,
-        changed: Callable[[PoolDocument], None],
+        changed: Callable[[], None],
         reseed: Callable[[], None],
         outdated: Callable[[], None],
     ) -> None:
         self._process = process
+        self._workers = workers
         self._store = store
         self._snapshot = snapshot
         self._changed = changed
@@ -52,6 +54,8 @@ class Membership:
         self._poked = asyncio.Event()
         self.up = False  # whether the store answered last
         self.overrides: Overrides = {}
+        self.share = workers  # worker processes of all live gateways
+        self.live: tuple[Announcement, ...] = ()
         self.announce(accounts)
         kept = snapshot.read()
         if kept is None:
@@ -62,8 +66,8 @@ class Membership:
 
     def announce(self, accounts: tuple[Entry, ...]) -> None:
         """Say from the next agreement on that this gateway holds these, as it has just read."""
-        self.own = Announcement(self._process, time.time(), tuple(sorted(accounts)))
-        self.live: tuple[Announcement, ...] = (self.own,)
+        self.own = Announcement(self._process, time.time(), tuple(sorted(accounts)), self._workers)
+        self.live = (*(each for each in self.live if each.process != self._process), self.own)
 
     @property
     def defined(self) -> dict[str, Entry]:
@@ -125,7 +129,7 @@ class Membership:
         async with self._agreeing:  # one at a time: a slower, older answer must not undo a newer one
             try:
                 async with asyncio.timeout(wait):
-                    agreement = await self._store.agree(self.own, self.document)
+                    agreement = await self._store.agree(self.own, self.document, self.overrides)
             except (StoreDown, TimeoutError) as error:
                 if self.up:
                     log.warning("store away; the pool stays as it was agreed last", reason=str(error))
@@ -134,11 +138,17 @@ class Membership:
             again = not self.up or agreement.lost
             self.up = True
             self.live, self.overrides = agreement.live, agreement.overrides
-            document = agreement.document
-            if document.epoch != self.document.epoch or document.accounts != self.document.accounts:
-                self.document = document
+            share = sum(max(1, each.workers) for each in agreement.live)
+            if agreement.lost:  # the others have not said yet that they are still there
+                share = max(share, self.share)
+            document, before = agreement.document, self.document
+            if document.epoch != before.epoch or document.accounts != before.accounts:
                 log.info("pool agreed", epoch=document.epoch, accounts=len(document.accounts))
-                self._changed(document)
+                self.document, self.share = document, share
+                self._changed()
+            elif share != self.share:
+                self.share = share
+                self._changed()
             if again:
                 self._reseed()
             await asyncio.to_thread(self._snapshot.write, document, agreement.overrides)

@@ -71,9 +71,8 @@ class Supervisor:
         self._source = source
         self._reloader = Reloader(source, lambda: self.config, self._reload, self._registry)
         self.pool = Membership(
-            self.id, tuple(map(entry_of, config.accounts)), self._pool_store, Snapshot(config.data_dir),
-            changed=lambda document: self._crew.tell(Document(document)), reseed=lambda: self._crew.tell(Reseed()),
-            outdated=self._stop_soon,
+            self.id, config.workers, tuple(map(entry_of, config.accounts)), self._pool_store, Snapshot(config.data_dir),
+            changed=self._agreed, reseed=lambda: self._crew.tell(Reseed()), outdated=self._stop_soon,
         )  # fmt: skip
         self._draining = False
         self._stopping = asyncio.Event()
@@ -131,7 +130,10 @@ class Supervisor:
         self._crew.stop()
 
     def _order(self) -> Start:
-        return Start(encode(self.config), self.pool.document, self._store_url)
+        return Start(encode(self.config), self.pool.document, self.pool.share, self._store_url)
+
+    def _agreed(self) -> None:
+        self._crew.tell(Document(self.pool.document, self.pool.share))
 
     async def _reload(self, config: Config) -> None:
         """Serve by this configuration from now on. Workers learn of accounts before the document names them."""

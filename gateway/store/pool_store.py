@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway.core.document import Announcement, Overrides, PoolDocument, reconcile
+from gateway.core.document import Announcement, Overrides, PoolDocument, reconcile, resume
 from gateway.store.connection import StoreDown
 from gateway.store.redis_py import ask, open_redis, run, subscribe
 from gateway.store.scripts import ANNOUNCE, OVERRIDE, PUBLISH, Script
@@ -55,11 +55,13 @@ class PoolStore:
         self._url = url
         self._redis = open_redis(url)
 
-    async def agree(self, announcement: Announcement, last: PoolDocument) -> Agreement:
+    async def agree(
+        self, announcement: Announcement, last: PoolDocument, last_overrides: Overrides | None = None
+    ) -> Agreement:
         """Heartbeat, and bring the document in line with what all live processes announce.
 
-        `last` is the document this process knew: a store that has lost its own is given it back. Raises StoreDown, and
-        NewerSchema where a newer version has taken over.
+        `last` and `last_overrides` are what this process knew: a store that has lost its own is given them back. Raises
+        StoreDown, and NewerSchema where a newer version has taken over.
         """
         said = _encode(announcement)
         lost = False
@@ -70,11 +72,18 @@ class PoolStore:
             _refuse(schema)
             lost = lost or not (text and known)
             live = tuple(_announcement(each) for each in announced)
-            overrides = {flat[i].decode(): _override(flat[i + 1]) for i in range(0, len(flat), 2)}
-            present = _document(text) if text else last
-            wanted = reconcile(present, list(live), overrides, now / 1000)
+            overrides: Overrides = {flat[i].decode(): _override(flat[i + 1]) for i in range(0, len(flat), 2)}
+            given_back: list[str | bytes] = []
+            if text:
+                present = _document(text)
+                wanted = reconcile(present, live, overrides, now / 1000)
+            else:
+                for account, override in (last_overrides or {}).items():
+                    given_back += (account, _encode(override))
+                overrides = {**(last_overrides or {}), **overrides}
+                wanted = resume(last, overrides, announcement, live)
             if (text and wanted is present) or await self._run(
-                PUBLISH, 1, _DOCUMENT, text or b"", _encode(wanted), CHANNEL
+                PUBLISH, 2, _DOCUMENT, _OVERRIDES, text or b"", _encode(wanted), CHANNEL, *given_back
             ):
                 return Agreement(wanted, live, overrides, lost)
         raise StoreDown("the pool document changes faster than it can be agreed on")

@@ -146,8 +146,16 @@ def test_a_start_without_the_others_keeps_what_they_may_hold_and_waits_with_what
 def test_a_start_with_other_accounts_than_ever_goes_by_the_file():
     last = reconcile(None, [said("p1", "a", "b")])
     own = said("p1", "y", "z")
-    assert resume(last, {"y": {"state": "disabled"}}, own) == reconcile(None, [own])
+    assert resume(last, {}, own) == PoolDocument(2, (entry("y"), entry("z")))
     assert resume(PoolDocument(), {}, own) == reconcile(None, [own])
+
+
+def test_a_store_that_lost_everything_loses_no_account_that_only_others_hold():
+    """The first to notice is the only one there; the others come in their own time."""
+    last = reconcile(None, [said("p1", "a", "b"), said("p2", "a", "b")])
+    first = said("p1", "a", entry("z"), since=2.0)
+    assert resume(last, {}, first, [first]) is last
+    assert ids(reconcile(last, [first, said("p2", "a", "b")])) == ["a", "b"]
 
 
 def test_a_document_of_an_older_version_is_read_as_it_was_meant():

@@ -142,7 +142,24 @@ async def test_a_change_of_pool_while_the_store_was_empty_still_raises_the_epoch
     document = await agree(store, said("p1", "ab"), PoolDocument(41))
     assert document.epoch == 42
     server.admin.flushall()
+    assert await agree(store, said("p1", "abc"), document) == document  # first as it was, as others may know more
     assert (await agree(store, said("p1", "abc"), document)).epoch == 43
+
+
+async def test_a_store_that_lost_everything_is_given_the_overrides_back_too(store, server):
+    await store.override("a", {"state": "disabled"})
+    await store.override("b", {"weight": 3})
+    agreement = await store.agree(said("p1", "ab"), NONE)
+    server.admin.flushall()
+    await store.override("b", {"weight": 5})  # somebody was quicker
+    again = await store.agree(said("p1", "ab"), agreement.document, agreement.overrides)
+    assert again.overrides["a"] == {"state": "disabled"}
+    settled = await store.agree(said("p1", "ab"), again.document, again.overrides)
+    assert settled.overrides == {"a": {"state": "disabled"}, "b": {"weight": 5}}
+    assert [(each.state, each.weight) for each in settled.document.accounts] == [("disabled", 1), ("active", 5)]
+    await store.override("a", None)
+    undone = await store.agree(said("p1", "ab"), settled.document, settled.overrides)
+    assert undone.overrides == {"b": {"weight": 5}}  # what is known gives nothing back to a store that is whole
 
 
 async def test_a_store_that_a_newer_version_owns_is_not_written(store, server):

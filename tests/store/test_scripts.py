@@ -347,7 +347,7 @@ def test_without_a_time_a_heartbeat_is_dated_by_the_server(store):
 
 
 def publish(store: Store, read: bytes, new: bytes) -> int:
-    return int(store.run(PUBLISH, ["{pool}:document"], read, new, pool_store.CHANNEL))
+    return int(store.run(PUBLISH, ["{pool}:document", "{pool}:overrides"], read, new, pool_store.CHANNEL))
 
 
 def test_a_document_is_replaced_only_by_those_who_read_it(store):
