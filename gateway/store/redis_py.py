@@ -22,6 +22,7 @@ from gateway.store.topology import Address, Topology, read_url
 FAILURES = (RedisError, RedisClusterException, OSError)  # what a store that is away raises
 Client = redis.Redis | redis.RedisCluster
 _COMMON: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1, "protocol": 2}
+_SENTINEL_WAIT = 0.3  # seconds for one sentinel; they are asked one after the other
 _LOOK = 1.0  # seconds between two looks whether the server still answers, and is still the master
 _AGAIN = 0.2  # seconds before subscribing anew
 
@@ -47,7 +48,8 @@ def _one(topology: Topology, node: Address, retry: Retry) -> redis.Redis:
     if topology.kind == "cluster":
         host, port = cast(tuple[str, int], node)
         return redis.Redis(host=host, port=port, **options)
-    own = {**_COMMON, "retry": Retry(NoBackoff(), 0), **topology.sentinels.options}
+    quick = {"socket_timeout": _SENTINEL_WAIT, "socket_connect_timeout": _SENTINEL_WAIT}
+    own = {**_COMMON, **quick, "retry": Retry(NoBackoff(), 0), **topology.sentinels.options}
     sentinel = cast(Any, Sentinel)(topology.nodes, sentinel_kwargs=own, **options)
     return cast(redis.Redis, sentinel.master_for(topology.master, connection_pool_class=_MasterPool))
 
@@ -55,16 +57,20 @@ def _one(topology: Topology, node: Address, retry: Retry) -> redis.Redis:
 class _MasterPool(SentinelConnectionPool):
     """Connections to the master; closing them closes those to the sentinels."""
 
-    _looked = 0.0
+    _next_look = 0.0
 
     async def look(self) -> bool:
-        """Ask the sentinels, once a second at most, and leave a master that they no longer name; True if so."""
-        now = time.monotonic()
-        if now - self._looked < _LOOK:
+        """Ask the sentinels, once a second at most, and leave a master that they no longer name; True if so. Where none
+        answers, what is connected stays."""
+        if time.monotonic() < self._next_look:
             return False
-        self._looked = now
+        self._next_look = time.monotonic() + _LOOK
         last = self.master_address
-        return bool(await cast(Any, self).get_master_address() != last is not None)
+        try:
+            return bool(await cast(Any, self).get_master_address() != last is not None)
+        except FAILURES:
+            self._next_look = time.monotonic() + 10 * _LOOK
+            return False
 
     async def disconnect(self, inuse_connections: bool = True) -> None:
         await super().disconnect(inuse_connections)

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
+from gateway.core.document import Announcement, PoolDocument
 from gateway.store import connection as wire
 from gateway.store.client import StoreClient, StoreDown
+from gateway.store.pool_store import NEWS, PoolStore
 from gateway.store.redis_py import ask, open_redis, run, scan, subscribe
 from tests.store import topologies
 from tests.store.topologies import BOTH, COUNT, ECHO, READ, SLOTS, Changes, ClusterOf, Node, Servers, script
@@ -387,3 +389,19 @@ async def test_a_subscription_hears_every_node_and_outlives_its_own(cluster):
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
         await redis.aclose()
+
+
+async def test_the_agreed_pool_and_its_news_live_in_a_cluster_too(cluster):
+    store = PoolStore(cluster.url)
+    news: list[bytes] = []
+    following = asyncio.create_task(store.follow(lambda: None, news.append))
+    try:
+        await topologies.until(lambda: any(node.admin.pubsub_numsub(NEWS)[0][1] for node in cluster.nodes))
+        agreed = await store.agree(Announcement("p1", 1.0, ()), PoolDocument())
+        assert [each.process for each in agreed.live] == ["p1"]
+        await store.publish(b"said")
+        await topologies.until(lambda: news == [b"said"])
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await store.close()
