@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from gateway.cli import app
 from tests.e2e.rig import (
     ADMIN_TOKEN,
-    ROOT,
     WAIT_SECONDS,
     Gateway,
     Simulator,
@@ -29,7 +27,6 @@ from tests.e2e.rig import (
     eventually,
     free_port,
     message,
-    pycache,
     until,
 )
 
@@ -194,16 +191,8 @@ async def test_a_snapshot_that_makes_no_sense_costs_a_warning(launch: Launch, si
 
 
 def command(*words: str | Path) -> tuple[int, str, str]:
-    env = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "PYTHONPYCACHEPREFIX": os.environ.get("PYTHONPYCACHEPREFIX") or str(pycache()),
-        "HTTP_PROXY": "http://127.0.0.1:9",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "gateway", "accounts", *words], env=env, capture_output=True, text=True, timeout=60
-    )
-    return done.returncode, done.stdout, done.stderr
+    done = CliRunner(env={"HTTP_PROXY": "http://127.0.0.1:9"}).invoke(app, ["accounts", *map(str, words)])
+    return done.exit_code, done.stdout, done.stderr
 
 
 def test_accounts_are_listed_and_changed_from_the_command_line(pair: list[Gateway], sim: Simulator):
