@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from gateway import __version__
-from gateway.commands import accounts, bench, config, demo, serve
+from gateway.commands import accounts, bench, config, demo, replay, serve
 from gateway.lab.simulator.command import simulate
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("simulate")(simulate)
 app.command("demo")(demo.demo)
+app.command("replay")(replay.replay)
 app.command("bench")(bench.bench)
 app.add_typer(config.app, name="config")
 app.add_typer(accounts.app, name="accounts")

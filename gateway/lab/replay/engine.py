@@ -7,8 +7,10 @@ arrives or comes back, each in the order in which it was caused.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import ceil
 
 import msgspec
 
@@ -18,18 +20,21 @@ from gateway.lab.replay.pool import Pace, PolicyError, Pool
 
 _MAX_STEPS = 100_000  # of one request
 _MAX_WAIT = 7 * 86_400.0  # seconds: whoever waits longer will wait for ever
-_MIN_PAUSE = 0.5  # seconds a client sleeps at least before it comes back, as the SDKs do
 
 _EVENT, _RESPONSE, _REFUSAL, _REQUEST = range(4)
 
 
 class Served(msgspec.Struct):
-    """How one request fared; `read + written + fresh` is its input. `sent` is when the account that finally served it
-    admitted it, `started` when the response began, `limited` and `overloaded` how many 429s and 529s the upstream gave
-    it before, `refused` how often the policy sent the client away."""
+    """How one request fared; `read + written + fresh` is its input.
+
+    `arrived` is when it first came to the policy, `sent` when the account that finally served it admitted it, `started`
+    when the response began; `limited` and `overloaded` are how many 429s and 529s the upstream gave it before,
+    `refused` how often the policy sent the client away.
+    """
 
     account: str = ""
     workspace: str = ""
+    arrived: float = 0.0
     sent: float = 0.0
     started: float = 0.0
     read: int = 0
@@ -62,12 +67,14 @@ class Run(msgspec.Struct):
 class Engine:
     """The clock and the heap of one run; use `replay`."""
 
-    def __init__(self, policy: Policy, pool: Pool, pace: Pace, requests: Sequence[Request]) -> None:
+    def __init__(self, policy: Policy, pool: Pool, pace: Pace, requests: Sequence[Request], turns: bool) -> None:
         self._policy = policy
         self._pool = pool
         self._pace = pace
         self._served = [Served() for _ in requests]
         self._requests = requests
+        self._turns: dict[bytes, deque[int]] = {}  # conversation: places of those that wait for the turn before
+        self._in_turn = turns
         self._shares = [(0.0, pool.shares())]
         self._heap: list[tuple[float, int, int, Callable[[float], None]]] = []
         self._count = 0
@@ -76,7 +83,7 @@ class Engine:
         for event in events:
             self._at(event.at, _EVENT, partial(self._happen, event))
         for place, request in enumerate(self._requests):
-            self._at(request.at, _REQUEST, partial(self._arrive, place))
+            self._at(request.at, _REQUEST, partial(self._come, place))
         end = max((request.at for request in self._requests), default=0.0) + _MAX_WAIT
         while self._heap:
             now, _, _, act = heapq.heappop(self._heap)
@@ -97,6 +104,26 @@ class Engine:
         if event.event not in UPSTREAM:
             self._policy.happened(event, now)
 
+    def _come(self, place: int, now: float) -> None:
+        """The request is due; it arrives unless it is a turn and the one before has not ended."""
+        if self._in_turn:
+            queue = self._turns.setdefault(self._requests[place].conversation, deque())
+            queue.append(place)
+            if len(queue) > 1:
+                return
+        self._served[place].arrived = now
+        self._arrive(place, now)
+
+    def _finish(self, place: int, account: str, now: float) -> None:
+        request = self._requests[place]
+        self._policy.finished(request, account, now)
+        if self._in_turn:
+            queue = self._turns[request.conversation]
+            queue.popleft()
+            if queue:
+                self._served[queue[0]].arrived = now
+                self._at(now, _REQUEST, partial(self._arrive, queue[0]))
+
     def _arrive(self, place: int, now: float) -> None:
         self._do(place, self._policy.begin(self._requests[place], now), now)
 
@@ -115,7 +142,7 @@ class Engine:
                 self._at(now + max(0.0, seconds), _REQUEST, partial(self._waited, place))
             case Refuse(retry_after):
                 served.refused += 1
-                self._at(now + max(_MIN_PAUSE, retry_after), _REQUEST, partial(self._arrive, place))
+                self._at(now + max(1, ceil(retry_after)), _REQUEST, partial(self._arrive, place))
 
     def _send(self, place: int, name: str, now: float) -> None:
         request, served = self._requests[place], self._served[place]
@@ -146,9 +173,19 @@ class Engine:
         self._policy.answered(request, account.id, answer, now)
         served.route, served.reason = self._policy.decision(request)
         end = now + self._pace.stream(request.output)
-        self._at(end, _RESPONSE, partial(self._policy.finished, request, account.id))
+        self._at(end, _RESPONSE, partial(self._finish, place, account.id))
 
 
-def replay(policy: Policy, pool: Pool, pace: Pace, requests: Sequence[Request], events: Sequence[Event] = ()) -> Run:
-    """Serve all requests. Raises PolicyError if the policy sends where it must not, or does not serve one of them."""
-    return Engine(policy, pool, pace, requests).run(events)
+def replay(
+    policy: Policy,
+    pool: Pool,
+    pace: Pace,
+    requests: Sequence[Request],
+    events: Sequence[Event] = (),
+    turns: bool = False,
+) -> Run:
+    """Serve all requests; with `turns`, none arrives before the one before it in its conversation has ended.
+
+    Raises PolicyError if the policy sends where it must not, or does not serve one of them.
+    """
+    return Engine(policy, pool, pace, requests, turns).run(events)

@@ -5,7 +5,7 @@ Pure functions of runs. Cost is in tokens of plain input: read ones cost 0.1, wr
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from math import ceil
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from gateway.lab.replay.engine import Run, Served
+from gateway.lab.replay.events import Event
 from gateway.lab.replay.policy import Request
 
 READ_COST = 0.1
@@ -78,17 +79,27 @@ class Balance:
     def __init__(self) -> None:
         self.tokens: dict[str, float] = {}
         self.fair: dict[str, float] = {}
+        self._requests = 0
+        self._present: dict[str, int] = {}  # workspace: at how many of the requests it was there
 
     def add(self, served: Served, shares: dict[str, float]) -> None:
         self.tokens[served.workspace] = self.tokens.get(served.workspace, 0.0) + served.new
+        self._requests += 1
         for workspace, share in shares.items():
+            self._present[workspace] = self._present.get(workspace, 0) + 1
             self.fair[workspace] = self.fair.get(workspace, 0.0) + share * served.new
 
-    def peak(self, least: float) -> float | None:
-        """The highest ratio of tokens to fair share, of workspaces whose fair share is at least `least` tokens: below
-        that a single request decides. None if no workspace is."""
-        ratios = [self.tokens.get(name, 0.0) / fair for name, fair in self.fair.items() if fair >= least and fair > 0]
-        return max(ratios, default=None)
+    def peak(self, least: float, whole: bool) -> float | None:
+        """The highest ratio of tokens to fair share, of workspaces whose fair share is at least `least` tokens (below
+        that a single request decides) and, with `whole`, that were there at every request. None if no workspace is."""
+        return max(
+            (
+                self.tokens.get(name, 0.0) / fair
+                for name, fair in self.fair.items()
+                if fair >= least and fair > 0 and (not whole or self._present[name] == self._requests)
+            ),
+            default=None,
+        )
 
 
 def balances(run: Run, window: float | None = None) -> dict[int, Balance]:
@@ -135,19 +146,26 @@ class Yardstick(msgspec.Struct):
         }
 
 
+def window_peaks(run: Run, yard: Yardstick) -> list[tuple[float, float]]:
+    """(start in seconds, peak-to-mean) of each window of 60 s that has one: where the fair share of a workspace that
+    was there for all of it is at least the p95 of the oracle's new tokens a request."""
+    found = ((number * WINDOW, each.peak(yard.large, whole=True)) for number, each in balances(run, WINDOW).items())
+    return sorted((start, peak) for start, peak in found if peak is not None)
+
+
 def figures(run: Run, yard: Yardstick) -> dict[str, Any]:
     """All figures of a policy's run. Seconds, tokens and counts; ratios against the oracle."""
     totals = Totals.of(run.served)
     ratio, cost = totals.ratios(yard.totals)
-    windows = (each.peak(yard.large) for each in balances(run, WINDOW).values())
-    waits = [each.sent - request.at for request, each in zip(yard.requests, run.served, strict=True)]
+    windows = [peak for _, peak in window_peaks(run, yard)]
+    waits = [each.sent - each.arrived for each in run.served]
     switched, warm = switches(run, yard.requests)
     return {
         "R": ratio,
         "C": cost,
         "H": totals.hit_rate,
-        "peak_to_mean": balances(run)[0].peak(0.0 if len(run.shares) == 1 else yard.large) or 1.0,
-        "window_peak_to_mean": percentile((peak for peak in windows if peak is not None), 0.95) or None,
+        "peak_to_mean": balances(run)[0].peak(yard.large if len(run.shares) > 1 else 0.0, whole=False) or 1.0,
+        "window_peak_to_mean": percentile(windows, 0.95) if windows else None,
         "rate_limited": sum(each.limited for each in run.served),
         "overloaded": sum(each.overloaded for each in run.served),
         "refused": sum(each.refused for each in run.served),
@@ -176,3 +194,30 @@ def switches(run: Run, requests: Sequence[Request]) -> tuple[int, int]:
             warm += served.sent < before.started + run.ttl
         last[request.conversation] = served
     return switched, warm
+
+
+class After(msgspec.Struct, frozen=True):
+    """R and C of the requests that were due from an event on until a cache TTL later; `requests` is their number. For
+    `store_down` until a TTL after the store was back."""
+
+    at: float
+    event: str
+    account: str | None
+    requests: int
+    R: float
+    C: float
+
+
+def after_events(run: Run, yard: Yardstick, events: Sequence[Event]) -> list[After]:
+    """What each event cost; those that were followed by no request are left out."""
+    due = [request.at for request in yard.requests]
+    found = []
+    for event in events:
+        back = (each.at for each in events if each.event == "store_up" and each.at >= event.at)
+        end = (next(back, event.at) if event.event == "store_down" else event.at) + run.ttl
+        window = slice(bisect_left(due, event.at), bisect_left(due, end))
+        served = run.served[window]
+        if served:
+            ratios = Totals.of(served).ratios(Totals.of(yard.run.served[window]))
+            found.append(After(event.at, event.event, event.account, len(served), *ratios))
+    return found
