@@ -136,7 +136,7 @@ def churn(seconds: float, accounts: Sequence[str]) -> list[Event]:
     """The events that go with synthetic agents, spread over a run of so many seconds: four accounts added, two of the
     first removed, four organizations that refuse for a while, the store emptied, the process started anew."""
     last = len(accounts) - 1
-    gone = (accounts[last], accounts[last - 1]) if last > 0 else ("added-2", "added-3")
+    gone = [*reversed(accounts[1:]), "added-2", "added-3"]  # the first account is kept
     plan = [
         (0.12, "burst", accounts[0], 12.0, 6.0),
         (0.18, "add", "added-1", None, None),
