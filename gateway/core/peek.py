@@ -21,6 +21,10 @@ _KEY = re.compile(rb'[ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
 _COMMA = re.compile(rb"[ \t\r\n]*([,}])")
 _ONE_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
 _TRUE = msgspec.Raw(b"true")
+_NULL = msgspec.Raw(b"null")
+_LONG = 16 * 1024
+_ENCODED = re.compile(rb"[A-Za-z0-9+/=]{8192,}")
+_ENCODED_COUNTS = 6400  # bytes: an image is about 1,600 tokens
 MAX_FIELDS = 256  # keys of a body's top level: Anthropic knows about thirty
 MAX_MODEL = 256  # characters
 
@@ -67,6 +71,34 @@ class Peek:
         if not self._ttl:
             self._ttl = 3600 if b'"1h"' in self.body and _ONE_HOUR.search(self.body) else 300
         return self._ttl
+
+    @property
+    def text_size(self) -> int:
+        """Bytes of the body by which its tokens may be reckoned: encoded images and documents count little."""
+        size = len(self.body)
+        if size > _LONG and b'"base64"' in self.body:
+            for match in _ENCODED.finditer(self.body):
+                size -= max(0, match.end() - match.start() - _ENCODED_COUNTS)
+        return size
+
+    @property
+    def names_objects(self) -> bool:
+        """Whether the body refers to something that lives in one workspace: a container, a file, a thread."""
+        fields = self.fields
+        if "container" in fields or b'"file_id"' in self.body:
+            return fields.get("container") != _NULL or b'"file_id"' in self.body
+        if "thread" not in fields and "diagnostics" not in fields:
+            return False
+        for name in ("thread", "diagnostics"):
+            value = self.value(name)
+            if isinstance(value, dict) and value.get("previous_message_id"):
+                return True
+        return False
+
+    @property
+    def signed_thinking(self) -> bool:
+        """Whether the history holds thinking that its producer has signed."""
+        return b'"signature"' in self.body
 
     def forget(self) -> None:
         """Let go of the body; what was read of it stays, the other fields are gone."""

@@ -46,6 +46,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     cache_minimum: int = 1024
     above: Above | None = None
     retired: bool = False
+    account_bound_thinking: bool = False  # its thinking blocks are read by the account that produced them alone
 
     def price_for(self, total_input: int) -> Price:
         """The price that applies to a request with `total_input` tokens of input of every class."""
@@ -116,6 +117,11 @@ class Catalogue:
             if undated != model:
                 found = self._by_name.get(undated)
         return found
+
+    def limit_class(self, model: str) -> str:
+        """The rate-limit bucket that a model shares with its siblings; an unknown one has its own."""
+        found = self.find(model)
+        return found.limit_class if found is not None else model
 
     def priced(self, model: str, default: Price | None = None) -> Model | None:
         """As `find`, but an unknown model becomes one with the default price; None only without a default.

@@ -6,6 +6,7 @@ know health, load or bindings: eligibility filters the ranking, it never changes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
 from math import log
 
@@ -33,16 +34,22 @@ class Ring:
         self._members: dict[str, list[Entry]] = {}
         for entry in document.accounts:
             self._members.setdefault(entry.workspace, []).append(entry)
-        self._workspaces = [
-            (name, b"w:" + name.encode(), sum(entry.weight for entry in members))
-            for name, members in sorted(self._members.items())
-        ]
+        self._weights = {name: sum(entry.weight for entry in members) for name, members in self._members.items()}
+        self._workspaces = [(name, b"w:" + name.encode(), self._weights[name]) for name in sorted(self._members)]
 
     def __contains__(self, workspace: str) -> bool:
         return workspace in self._members
 
     def __len__(self) -> int:
         return len(self._workspaces)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of all workspaces."""
+        return iter(self._members)
+
+    def weight(self, workspace: str) -> float:
+        """The sum of its accounts' weights, 0 for an unknown workspace."""
+        return self._weights.get(workspace, 0.0)
 
     def rank(self, key: bytes) -> list[str]:
         """All workspaces, home first: the order of failover. `key` is 1 to 64 bytes."""

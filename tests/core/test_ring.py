@@ -174,6 +174,12 @@ def test_a_workspace_weighs_the_sum_of_its_accounts():
     assert homes(split, keys) == homes(whole, keys)
 
 
+def test_a_ring_tells_its_workspaces_and_what_they_weigh():
+    made = ring(account("a", "w", 1.5), account("b", "w", 0.5), account("c"))
+    assert sorted(made) == ["c", "w"]
+    assert (made.weight("w"), made.weight("c"), made.weight("other")) == (2.0, 1.0, 0.0)
+
+
 def test_the_account_inside_a_workspace_is_chosen_independently_of_the_workspace():
     made = ring(*(account(f"{w}{n}", w) for w in "abcd" for n in range(4)))
     rnd = random.Random(11)
@@ -211,4 +217,4 @@ def test_an_unknown_workspace_has_no_accounts():
 def test_an_empty_pool_ranks_nothing():
     made = ring()
     assert made.rank(b"k") == [] == made.order(b"k")
-    assert len(made) == 0
+    assert len(made) == 0 == len(list(made))

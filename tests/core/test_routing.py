@@ -1,4 +1,4 @@
-"""What an answer means for the request that received it."""
+"""What an answer of an upstream means, and which answers a client may see."""
 
 from __future__ import annotations
 
@@ -6,39 +6,52 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.core import routing
 from gateway.core.routing import (
+    ACCOUNT_CODES,
+    ACCOUNT_WORDS,
+    BY_ERROR_TYPE,
     BY_STATUS,
-    MAX_RETRIES,
-    RELAY,
-    Verdict,
+    HIDDEN,
+    MAX_RETRY_AFTER,
+    Outcome,
     judge,
     judge_body,
     judge_event,
-    may_retry,
     retry_after,
 )
 from gateway.errors import TYPES
 
 
 @pytest.mark.parametrize("status", [100, 200, 201, 204, 299])
-def test_answers_are_relayed(status):
-    assert judge(status) is RELAY
+def test_answers_are_served(status):
+    assert judge(status) is Outcome.SERVED
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 304, 307, 399, 600, 999])
-def test_what_is_no_answer_of_the_api_is_neither_followed_nor_asked_for_again(status):
-    assert judge(status) is routing.IMPROPER
+def test_what_is_no_answer_of_the_api_is_improper(status):
+    assert judge(status) is Outcome.IMPROPER
 
 
 @pytest.mark.parametrize("status", [400, 405, 408, 409, 413, 415, 418, 422, 451, 499])
-def test_a_clients_own_mistake_goes_nowhere_else_and_passes_as_it_came(status):
-    rule = judge_body(judge(status), refusal("max_tokens: Field required"))
-    assert not may_retry(rule, 0)
-    assert rule.hide == 0
+def test_a_clients_own_mistake_is_refused_and_passes_as_it_came(status):
+    outcome = judge_body(judge(status), refusal("max_tokens: Field required"))
+    assert outcome is Outcome.REFUSED
+    assert outcome not in HIDDEN
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (401, Outcome.UNAUTHORIZED), (402, Outcome.SPENT), (403, Outcome.DENIED), (404, Outcome.DENIED),
+        (429, Outcome.LIMITED), (500, Outcome.FAILED), (502, Outcome.FAILED), (503, Outcome.FAILED),
+        (504, Outcome.FAILED), (529, Outcome.OVERLOADED), (599, Outcome.FAILED),
+    ],
+)  # fmt: skip
+def test_an_error_means_what_its_status_says(status, outcome):
+    assert judge(status) is outcome
 
 
 @pytest.mark.parametrize(
@@ -53,11 +66,7 @@ def test_an_error_as_the_first_event_means_what_its_status_would(error, like):
     assert judge_event(error) is judge(like)
 
 
-@pytest.mark.parametrize("status", [403, 404])
-def test_what_may_be_missing_on_one_account_alone_is_asked_of_one_other(status):
-    rule = judge(status)
-    assert [may_retry(rule, retries) for retries in range(3)] == [True, False, False]
-    assert rule.hide == 0
+# Money.
 
 
 def refusal(message: str = "", **details: object) -> bytes:
@@ -65,20 +74,34 @@ def refusal(message: str = "", **details: object) -> bytes:
     return json.dumps({"type": "error", "error": error}).encode()
 
 
+@pytest.mark.parametrize("status", [400, 429])
 @pytest.mark.parametrize(
     "body",
     [
         refusal("You have reached your specified API usage limits."),
+        refusal("You have reached your specified workspace API usage limits."),
         refusal("Your credit balance is too low to access the API."),
-        refusal("any words", error_code="enforced_spend_limit"),
+        refusal("any words", error_code="organization_on_hold"),
+        refusal("any words", error_code="enforced_spend_limit_reached"),
+        refusal("any words", error_code="contract_spend_limit_reached"),
         refusal("any words", error_code="credit_balance_too_low"),
         refusal("any words", error_code="cmek_key_revoked"),
+        refusal("Your credit balance is too low", error_code="a_newer_code"),
+        b'{"error":{"message":"Your credit balance is too low","details":null}}',
+        b'{"error":{"message":"Your credit balance is too low","details":{}}}',
+        b'{"error":{"message":"Your credit balance is too low","details":{"error_code":null}}}',
     ],
 )
-def test_a_400_that_is_about_the_account_moves_the_request_and_is_hidden(body):
-    rule = judge_body(judge(400), body)
-    assert rule.verdict is Verdict.MOVE
-    assert rule.hide == 529
+def test_a_400_or_a_429_that_is_about_the_money_is_spent_and_hidden(status, body):
+    outcome = judge_body(judge(status), body)
+    assert outcome is Outcome.SPENT
+    assert HIDDEN[outcome] == 529
+
+
+@pytest.mark.parametrize("code", ["ramp_limit_exceeded", "rate_limit_reached", "", "x_enforced_spend_limit_reached"])
+def test_a_429_of_a_rate_limit_is_no_matter_of_money(code):
+    body = refusal("This request would exceed your organization's rate limit", error_code=code)
+    assert judge_body(judge(429), body) is Outcome.LIMITED
 
 
 BODIES = st.binary(max_size=80) | st.sampled_from(
@@ -94,77 +117,73 @@ BODIES = st.binary(max_size=80) | st.sampled_from(
         b"[" * 5000,
         refusal("the user wrote: Your credit balance is too low"),
         refusal("x", error_code="invalid_request"),
+        refusal("x", error_code=["enforced_spend_limit_reached"]),
     ]
 )
 
 
-@given(BODIES, st.sampled_from([400, 401, 403, 404, 429, 500, 529]))
-def test_any_other_body_changes_nothing(body, status):
-    assert judge_body(judge(status), body) is judge(status)
+@given(BODIES, st.sampled_from(Outcome))
+def test_any_other_body_changes_nothing(body, outcome):
+    assert judge_body(outcome, body) is outcome
 
 
-@pytest.mark.parametrize("status", [401, 402, 429])
-def test_an_accounts_own_trouble_moves_the_request_and_is_hidden(status):
-    rule = judge(status)
-    assert rule.verdict is Verdict.MOVE
-    assert rule.hide in (429, 529)
-    assert rule.hide != 401
+@given(st.sampled_from(ACCOUNT_CODES), st.sampled_from(ACCOUNT_WORDS), st.sampled_from(Outcome))
+def test_no_other_outcome_depends_on_its_body(code, words, outcome):
+    changed = judge_body(outcome, refusal(words, error_code=code))
+    assert changed is (Outcome.SPENT if outcome in (Outcome.REFUSED, Outcome.LIMITED) else outcome)
 
 
-@pytest.mark.parametrize("status", [500, 502, 503, 504, 529])
-def test_an_upstreams_failure_moves_the_request_and_passes_where_nobody_else_is_left(status):
-    assert judge(status).verdict is Verdict.MOVE
-    assert judge(status).hide == 0
+# What a client sees.
 
 
-def test_every_rule_hides_behind_a_status_that_has_an_error_type():
-    rules = [*BY_STATUS.values(), *(each for each in vars(routing).values() if isinstance(each, routing.Rule))]
-    assert all(rule.hide == 0 or rule.hide in TYPES for rule in rules)
+def test_what_an_account_suffers_from_is_hidden_behind_what_the_pool_can_do():
+    assert HIDDEN == {
+        Outcome.UNAUTHORIZED: 529, Outcome.SPENT: 529, Outcome.UNSENT: 529, Outcome.LIMITED: 429
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 413, 422, 500, 502, 503, 504, 529])
+def test_what_is_not_about_the_account_alone_passes(status):
+    assert judge(status) not in HIDDEN
+
+
+def test_every_outcome_hides_behind_a_status_that_has_an_error_type():
+    assert all(status in TYPES for status in HIDDEN.values())
+
+
+def test_the_tables_name_errors_alone():
+    assert all(400 <= status < 600 for status in BY_STATUS)
+    assert {*BY_STATUS.values(), *BY_ERROR_TYPE.values()} <= {*Outcome} - {Outcome.SERVED}
 
 
 @given(st.integers(100, 999))
-def test_every_status_has_a_rule_and_only_errors_move(status):
-    rule = judge(status)
-    assert isinstance(rule.verdict, Verdict)
-    assert (rule is RELAY) == (status < 300)
-    assert 400 <= status < 600 or not may_retry(rule, 0)
+def test_every_status_has_an_outcome(status):
+    outcome = judge(status)
+    assert (outcome is Outcome.SERVED) == (status < 300)
+    assert (outcome is Outcome.IMPROPER) == (300 <= status < 400 or status >= 600)
+    assert outcome not in (Outcome.UNSENT, Outcome.BROKEN)  # those are no answers
 
 
-def test_what_reached_an_upstream_is_repeated_a_bounded_number_of_times():
-    assert [may_retry(judge(529), retries) for retries in range(4)] == [n < MAX_RETRIES for n in range(4)]
+@given(st.text(max_size=20))
+def test_every_error_event_has_an_outcome_that_is_an_error(error):
+    assert judge_event(error) not in (Outcome.SERVED, Outcome.UNSENT, Outcome.BROKEN, Outcome.IMPROPER)
 
 
-def test_what_was_never_sent_always_moves_on():
-    assert all(may_retry(routing.NEVER_SENT, retries) for retries in range(100))
+def test_a_client_is_told_whole_seconds_and_never_none():
+    assert retry_after(7.0) == 7
+    assert retry_after(7.01) == 8
+    assert retry_after(0.0) == 1 == retry_after(-3.0)
+    assert retry_after(3600.0) == MAX_RETRY_AFTER == 60
+    assert retry_after(None) == 5
 
 
-@pytest.mark.parametrize("rule", [RELAY, routing.AMBIGUOUS, routing.IMPROPER])
-def test_what_was_answered_or_may_have_been_served_is_not_repeated(rule):
-    assert not may_retry(rule, 0)
-
-
-def test_an_ambiguous_end_is_repeated_only_where_the_operator_asked_for_it():
-    assert not may_retry(routing.AMBIGUOUS, 0)
-    assert may_retry(routing.RETRY_AMBIGUOUS, 0)
-    assert not may_retry(routing.RETRY_AMBIGUOUS, MAX_RETRIES)
-
-
-def test_the_client_waits_for_the_account_that_is_back_first():
-    assert retry_after([30.0, None, 7.0, 12.0]) == 7
-    assert retry_after([]) == 5 == retry_after([None, None])
-    assert retry_after([0.0]) == 1
-    assert retry_after([-3.0]) == 1
-    assert retry_after([3600.0]) == 60
-
-
-@pytest.mark.parametrize("nonsense", [math.inf, -math.inf, math.nan])
-def test_a_wait_that_is_no_number_of_seconds_counts_as_none(nonsense):
-    assert retry_after([nonsense]) == 5
-    assert retry_after([nonsense, 9.0]) == 9
-
-
-@given(st.lists(st.none() | st.floats()))
-def test_any_waits_make_a_wait_of_one_to_sixty_seconds(values):
-    told = retry_after(values)
+@given(st.none() | st.floats())
+@example(math.inf)
+@example(-math.inf)
+@example(math.nan)
+def test_any_wait_makes_a_wait_of_one_to_sixty_seconds(value):
+    told = retry_after(value)
     assert type(told) is int
     assert 1 <= told <= 60
+    if value is None or not math.isfinite(value):
+        assert told == 5

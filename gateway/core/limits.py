@@ -1,0 +1,144 @@
+"""Rate limits as one process sees them: what an organization has left for a class of models, and when it has more.
+
+A bucket refills continuously, limit / 60 a second, as the API says; what answers reveal of it replaces what was
+reckoned. Nobody asks for a limit that no answer has ever named: an unknown one does not bind. Times are seconds of one
+clock; amounts are tokens or requests.
+"""
+
+from __future__ import annotations
+
+KINDS = ("requests", "input", "output")
+FIRST_PAUSE = 5.0  # seconds that a 429 without retry-after closes for
+LONGEST_PAUSE = 60.0
+MAX_PAUSE = 86_400.0  # whatever an upstream asks for
+_STALE = 3.0  # seconds after which another process's reservations no longer count
+
+
+class Bucket:
+    """What is left of one limit. `level` was true at `at`; it may fall below zero."""
+
+    __slots__ = ("at", "level", "limit")
+
+    def __init__(self, limit: float, level: float, at: float) -> None:
+        self.limit = limit
+        self.level = level
+        self.at = at
+
+    def __repr__(self) -> str:
+        return f"<Bucket {self.level:.0f} of {self.limit:.0f}>"
+
+    def left(self, now: float) -> float:
+        """What is there at `now`."""
+        level = self.level + (now - self.at) * self.limit / 60.0
+        return level if level < self.limit else self.limit
+
+    def wait(self, need: float, now: float) -> float:
+        """Seconds until `need` is there (or the bucket is full, if it cannot hold as much); 0 if it is now."""
+        missing = (need if need < self.limit else self.limit) - self.left(now)
+        return missing * 60.0 / self.limit if missing > 0 else 0.0
+
+    def take(self, amount: float, now: float) -> None:
+        self.level = self.left(now) - amount
+        self.at = now
+
+
+class Domain:
+    """The limits of one organization for one class of models: three buckets, and a closure while a 429 lasts.
+
+    `reserved` and `asked` are the fresh input tokens and the requests of this process that were sent and not answered
+    yet; `others` the same of other processes, by process, with the time they were told.
+    """
+
+    __slots__ = (
+        "asked", "closed_until", "input", "look_at", "news", "others", "output", "pause", "requests", "reserved",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.closed_until = 0.0
+        self.pause = 0.0  # seconds of the last closure without a retry-after, 0 once a request was served
+        self.requests: Bucket | None = None
+        self.input: Bucket | None = None
+        self.output: Bucket | None = None
+        self.reserved = 0.0
+        self.asked = 0
+        self.others: dict[str, tuple[float, int, float]] = {}
+        self.news = False  # observed since it was last told to others
+        self.look_at = 0.0  # when it is worth to look at an answer again
+
+    def close(self, retry_after: float | None, now: float) -> float:
+        """A 429 has come: closed for the seconds returned."""
+        if retry_after is None and self.closed_until > now:
+            return self.closed_until - now  # sent before it was closed
+        if retry_after is None:
+            pause = self.pause = min(LONGEST_PAUSE, self.pause * 2 or FIRST_PAUSE)
+        else:
+            pause = min(MAX_PAUSE, max(0.0, retry_after))
+        self.closed_until = max(self.closed_until, now + pause)
+        return pause
+
+    def reset(self) -> None:
+        """Forget what answers have said; what is under way stays reserved."""
+        self.closed_until = self.pause = 0.0
+        self.requests = self.input = self.output = None
+
+    def observe(self, kind: str, limit: int, remaining: int, now: float) -> None:
+        """What an answer said of the limit `kind`: requests, input or output."""
+        bucket: Bucket | None = getattr(self, kind)
+        if limit <= 0:
+            return
+        if bucket is None:
+            setattr(self, kind, Bucket(limit, remaining, now))
+        else:
+            bucket.limit, bucket.level, bucket.at = limit, remaining, now
+        self.news = True
+
+    def heard(self, kind: str, limit: float, level: float, at: float) -> None:
+        """What another process observed at `at`: counts if it is newer than what is known here."""
+        if kind not in KINDS:
+            return  # a newer version's
+        bucket: Bucket | None = getattr(self, kind)
+        if limit > 0 and (bucket is None or bucket.at < at):
+            setattr(self, kind, Bucket(limit, level, at))
+
+    def wait(self, fresh: float, now: float) -> float:
+        """Seconds until this domain may serve a request of `fresh` input tokens; 0 if it may now."""
+        wait = self.closed_until - now if self.closed_until > now else 0.0
+        if self.input is None and self.requests is None and self.output is None:
+            return wait
+        reserved, asked = self.reserved, self.asked
+        if self.others:
+            more, also = self._of_others(now)
+            reserved += more
+            asked += also
+        if self.input is not None:
+            # What is reserved will be taken, and an answer rounds to thousands.
+            need = min(fresh + min(500.0, self.input.limit / 100), self.input.limit) + reserved
+            missing = need - self.input.left(now)
+            if missing > 0:
+                wait = max(wait, missing * 60.0 / self.input.limit)
+        if self.requests is not None:
+            missing = 1 + asked - self.requests.left(now)
+            if missing > 0:
+                wait = max(wait, missing * 60.0 / self.requests.limit)
+        if self.output is not None:
+            wait = max(wait, self.output.wait(1.0, now))
+        return wait
+
+    def headroom(self, now: float) -> float:
+        """Fresh input tokens that may be sent now, as far as it is known; infinity where no limit is known."""
+        if self.closed_until > now:
+            return self.closed_until * -1e6  # the one that opens first has most
+        if self.input is None:
+            return float("inf")
+        more, _ = self._of_others(now)
+        return self.input.left(now) - self.reserved - more
+
+    def _of_others(self, now: float) -> tuple[float, int]:
+        reserved, asked = 0.0, 0
+        for process, (tokens, requests, at) in list(self.others.items()):
+            if now - at > _STALE:
+                del self.others[process]
+            else:
+                reserved += tokens
+                asked += requests
+        return reserved, asked

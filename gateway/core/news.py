@@ -1,0 +1,94 @@
+"""What processes tell each other of accounts and limits: small facts with an age, as MessagePack.
+
+Times are relative (seconds from the telling), so that clocks need not agree.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.core.health import Cause
+
+
+class Closed(msgspec.Struct, tag="closed", array_like=True, frozen=True):
+    """A 429: nothing more to this organization for this class of models."""
+
+    organization: str
+    limit_class: str
+    seconds: float
+
+
+class Out(msgspec.Struct, tag="out", array_like=True, frozen=True):
+    """`name` is an account, or an organization where the cause is billing. `account` is the one that showed it."""
+
+    name: str
+    cause: Cause
+    seconds: float
+    account: str = ""
+
+
+class Back(msgspec.Struct, tag="back", array_like=True, frozen=True):
+    """An account answers again; with it its organization, if that was out. `wholly`: an operator says so, and that
+    all else which keeps the account closed is to be forgotten as well."""
+
+    account: str
+    wholly: bool = False
+
+
+class ModelClosed(msgspec.Struct, tag="model", array_like=True, frozen=True):
+    """The account may not use this model, though another may."""
+
+    account: str
+    model: str
+    seconds: float
+
+
+class Seen(msgspec.Struct, tag="seen", array_like=True, frozen=True):
+    """One domain as one process sees it: what it has reserved, and the buckets it observed since it last told:
+    kind -> (limit, left, seconds since)."""
+
+    organization: str
+    limit_class: str
+    reserved: float
+    asked: int
+    buckets: dict[str, tuple[float, float, float]]
+
+
+class Report(msgspec.Struct, tag="report", array_like=True, frozen=True):
+    """Every second: fresh tokens added by workspace, and the domains in use. `process` names the teller."""
+
+    process: str
+    loads: dict[str, float]
+    domains: list[Seen]
+
+
+class Forget(msgspec.Struct, tag="forget", array_like=True, frozen=True):
+    """Bindings were flushed: of one conversation (`key`, as in the store), or all in `workspace`."""
+
+    key: str = ""
+    workspace: str = ""
+
+
+class Hello(msgspec.Struct, tag="hello", array_like=True, frozen=True):
+    """A process has begun, and asks what is closed."""
+
+
+class Bound(msgspec.Struct, tag="bound", array_like=True, frozen=True):
+    """A conversation was bound where the ranking alone would not look for it; `record` is core.binding's, packed."""
+
+    key: str
+    model: str
+    record: bytes
+
+
+News = Hello | Bound | Closed | Out | Back | ModelClosed | Report | Forget
+encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(News).decode
+
+
+def decode(data: bytes) -> News | None:
+    """The news, None where a newer version tells what this one does not understand."""
+    try:
+        return _decode(data)  # type: ignore[no-any-return]
+    except msgspec.MsgspecError:
+        return None
