@@ -1,24 +1,38 @@
 """Who calls, and where the conversation lives: authentication from memory, and the binding from the store.
 
-It does not know HTTP bodies or upstreams. When the store is away it answers from this process's own memory, else from
-the ranking alone.
+It does not know HTTP bodies or upstreams, and it chooses nothing: routes do. When the store is away it answers from
+this process's own memory, else from the ranking alone.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections.abc import Callable
 from fnmatch import fnmatchcase
+from time import monotonic, time
 
 import msgspec
+import structlog
 
 from gateway.config import Caller, Config
+from gateway.core.binding import YOUNG, Record, pack, unpack
+from gateway.core.binding import moved as turned
+from gateway.core.groups import group_of
+from gateway.core.news import Bound, Forget, News
+from gateway.core.peek import Peek
+from gateway.core.route import Route
 from gateway.edge.head import Head
-from gateway.edge.pool import Pool
 from gateway.errors import ApiError
 from gateway.store.client import StoreClient, StoreDown
 from gateway.store.scripts import ADMIT, REBIND, RECALL, SETTLE
 
-MEMORY = 200_000  # conversations a process remembers
+MEMORY = 100_000  # conversations a process remembers
+BOUND_FOR = 30 * 86_400  # seconds that a conversation is remembered whose history is bound to its account
+_RESEED_AT_ONCE = 200
+_RESEED_PAUSE = 0.02  # seconds between these
+
+log = structlog.get_logger("gateway.admission")
 
 
 class Callers:
@@ -44,99 +58,206 @@ class Callers:
 
 
 class Binding(msgspec.Struct):
-    """Where a conversation's requests for one model go. `route` says how that was found; `generation` 0 means that
-    the store was not asked; `key` is the record's key in the store, "" for a request without a conversation."""
+    """One conversation's record for one model: `key` and `model` are its place in the store, `record` the process's
+    copy of it, which a later decision of anybody's may have overtaken."""
 
-    workspace: str | None
-    route: str
-    conversation: bytes
-    key: str = ""
-    generation: int = 0
-    warm_for: int = 0  # ms that the conversation's cache was still warm for when it was read
+    key: str
+    model: str
+    record: Record
 
 
-def _record(caller: Caller, conversation: bytes, model: str) -> str:
-    return f"{{{caller.tenant}}}:b:{conversation.hex()}:{model}"
+def record_key(tenant: str, conversation: bytes) -> str:
+    """Where the store keeps a conversation's bindings."""
+    return f"{{{tenant}}}:b:{conversation.hex()}"
 
 
 class Admission:
-    """Bindings of one process: the store's truth, and a bounded memory of it."""
+    """Bindings of one process: the store's truth, and a bounded memory of it. `moved(reason)` is told of rebinds,
+    `tell` spreads what other processes could not reckon by rank."""
 
-    def __init__(self, config: Config, pool: Pool, store: StoreClient) -> None:
-        self._pool = pool
+    def __init__(
+        self, config: Config, store: StoreClient, moved: Callable[[str], None], tell: Callable[[News], None]
+    ) -> None:
         self._store = store
-        self._remember = str(int(config.affinity.remember * 1000))
+        self._moved = moved
+        self._tell = tell
+        self._memory: dict[tuple[str, str], Record] = {}
+        self._skew = (time() - monotonic()) * 1000  # ms from this process's clock to the store's
+        self._reseeding: asyncio.Task[None] | None = None
         # What was never answered is not worth remembering for long: settlement extends the record's life.
         self._provisional = str(int(config.timeouts.total * 1000) + 60_000)
-        self._memory: dict[str, str] = {}
+        self.configure(config)
 
-    async def bind(self, caller: Caller, conversation: bytes, model: str, former: bytes | None = None) -> Binding:
-        """Read the binding of (conversation, model), or create it where the ranking puts it.
+    def configure(self, config: Config) -> None:
+        """Follow a new configuration."""
+        self._remember = str(int(config.affinity.remember * 1000))
+        self._remember_bound = str(int(max(config.affinity.remember, BOUND_FOR) * 1000))
+
+    @property
+    def now_ms(self) -> int:
+        """The store's clock as this process reckons it."""
+        return int(monotonic() * 1000 + self._skew)
+
+    async def bind(
+        self, caller: Caller, conversation: bytes, peek: Peek, route: Route, former: bytes | None = None
+    ) -> Binding | None:
+        """Read the binding of (conversation, model), or create it where the route proposes; None if nobody may serve
+        it now. The route knows it afterwards.
 
         `former` is the conversation's key under the secret before this one, whose binding a new one follows.
         """
-        key = _record(caller, conversation, model)
-        proposed = self._memory.get(key)
-        if proposed is None or self._pool.vanished(proposed, model):
-            if former is not None:
-                proposed = await self._recall(_record(caller, former, model))
-            if proposed is None or self._pool.vanished(proposed, model):
-                proposed = self._pool.placed(conversation, model)
-            if proposed is None:
-                return Binding(None, "none", conversation)
+        key, model = record_key(caller.tenant, conversation), route.model
+        remembered = self._memory.get((key, model))
+        proposed = remembered
+        if proposed is None and former is not None:
+            proposed = await self._recall(record_key(caller.tenant, former), model)
+        fresh = proposed is None
+        if proposed is None:
+            if route.counts:
+                route.group = group_of(peek)
+            workspace = route.propose(monotonic()) if self._store.up else self._ranked(route)
+            if workspace is None:
+                return None
+            proposed = Record(workspace, warm_until=self.now_ms + YOUNG, group=route.group)
+        generation = proposed.generation
+        args = (1, key, 0, model, pack(proposed), generation, self._provisional)
         try:
-            created, bound, generation, warm_until, _, now = await self._store.call(
-                ADMIT, (1, key, 0, proposed, self._provisional)
-            )
+            created, packed, now_ms = await self._store.call(ADMIT, args)
         except StoreDown:
-            self._keep(key, proposed)
-            return Binding(proposed, "stateless", conversation, key)
-        workspace: str = bound.decode()
-        route = "new" if created else "bound"
-        binding = Binding(workspace, route, conversation, key, generation, warm_until - now)
-        if self._pool.vanished(workspace, model):
-            await self.rebind(binding, proposed)
-        self._keep(key, workspace if binding.workspace is None else binding.workspace)
+            return self._alone(Binding(key, model, proposed), remembered, route)
+        self._skew = now_ms - monotonic() * 1000
+        record = proposed if created else unpack(packed)
+        route.found(record, bool(created) and fresh, now_ms)
+        binding = Binding(key, model, record)
+        if route.created:
+            self._spread(binding, route)
+        better = route.better(monotonic())
+        if better is not None:
+            workspace, reason = better
+            await self.rebind(binding, route, workspace, reason, voluntary=reason == "home")
+        self._keep(binding)
         return binding
 
-    async def _recall(self, key: str) -> str | None:
+    def _alone(self, binding: Binding, remembered: Record | None, route: Route) -> Binding | None:
+        """The store is away: memory, else rank."""
+        if remembered is None:
+            workspace = self._ranked(route)
+            if workspace is None:
+                return None
+            binding.record = Record(workspace, warm_until=self.now_ms + YOUNG)
+        route.found(binding.record, False, self.now_ms, "stateless")
+        self._keep(binding)
+        return binding
+
+    @staticmethod
+    def _ranked(route: Route) -> str | None:
+        return route.router.ranked(route.conversation, route.model)
+
+    async def _recall(self, key: str, model: str) -> Record | None:
         try:
-            workspace = await self._store.call(RECALL, (1, key))
+            packed = await self._store.call(RECALL, (1, key, model))
         except StoreDown:
             return None
-        return None if workspace is None else str(workspace, "utf-8")
+        return None if packed is None else unpack(packed)
 
-    async def rebind(self, binding: Binding, workspace: str) -> None:
-        """Move the conversation, unless another request has moved it already; `binding` then says where to."""
+    async def rebind(
+        self, binding: Binding, route: Route, workspace: str, reason: str, voluntary: bool = False
+    ) -> None:
+        """Move the conversation, unless another request has moved it already; binding and route then say where to."""
+        record = binding.record
+        args = (
+            1, binding.key, 0, binding.model, record.generation, record.workspace, workspace, reason, self._remember,
+            int(voluntary), YOUNG,
+        )  # fmt: skip
         try:
-            moved, bound, generation = await self._store.call(
-                REBIND, (1, binding.key, binding.generation, workspace, self._remember)
-            )
+            moved, packed = await self._store.call(REBIND, args)
+            binding.record = unpack(packed)
         except StoreDown:
-            return
-        binding.workspace = bound.decode()
-        binding.generation = generation
-        binding.warm_for = 0
-        if moved and binding.route != "new":
-            binding.route = "moved"
-        self._keep(binding.key, binding.workspace)
+            moved = False
+            binding.record = turned(record, workspace, reason, self.now_ms, voluntary)
+        how = route.how
+        if how == "bound":
+            how = "new" if reason == "cold" or not route.warm else "moved"
+        if moved and not route.created:
+            self._moved(reason)
+        route.rebound(binding.record, how, reason)
+        self._keep(binding)
+        self._spread(binding, route)
 
-    def renew(self, binding: Binding, age: float, ttl: int, tokens: int) -> None:
-        """Post that the conversation's cache is warm: its response began `age` seconds ago, entries live `ttl` seconds,
-        and the prompt holds `tokens` (0 while unknown). Nobody waits for it."""
-        if binding.workspace is None or not binding.key:
-            return
-        age_ms, ttl_ms = str(int(age * 1000)), str(ttl * 1000)
-        args = (1, binding.key, 0, binding.workspace, binding.generation, age_ms, ttl_ms, tokens, self._remember)
+    def _spread(self, binding: Binding, route: Route) -> None:
+        """Tell others of a binding that is not where the ranking alone would look for it, should the store go away."""
+        if binding.record.workspace != self._ranked(route):
+            self._tell(Bound(binding.key, binding.model, pack(binding.record)))
+
+    def heard(self, news: Bound) -> None:
+        """Another process has bound a conversation."""
+        known, record = self._memory.get((news.key, news.model)), unpack(news.record)
+        if known is None or known.generation < record.generation:
+            self._keep(Binding(news.key, news.model, record))
+
+    def renew(self, binding: Binding, served: str, age: float, ttl: int, tokens: int, size: int, bound: bool) -> None:
+        """Post that the conversation's cache is warm in the workspace that served it: its response began `age` seconds
+        ago, entries live `ttl` seconds; the conversation holds `tokens` (0 while unknown), its body had `size` bytes.
+        Nobody waits for it."""
+        record = binding.record
+        age_ms, ttl_ms = int(age * 1000), ttl * 1000
+        warm_until = self.now_ms - age_ms + ttl_ms
+        if served == record.workspace:
+            if warm_until > record.warm_until:
+                record.warm_until = warm_until
+            if tokens:
+                record.tokens, record.size = tokens, size
+            record.bound = record.bound or int(bound)
+        else:
+            record.detour, record.detour_warm_until = served, warm_until
+        args = (
+            1, binding.key, 0, binding.model, served, record.generation, record.workspace, age_ms, ttl_ms, tokens, size,
+            int(bound), self._remember_bound if bound else self._remember,
+        )  # fmt: skip
         try:
             self._store.post(SETTLE, args)
         except StoreDown:
-            return  # the binding stays in memory, and the next settlement publishes it
+            return  # the binding stays in memory, which is published when the store is back
 
-    def _keep(self, key: str, workspace: str) -> None:
-        memory = self._memory
-        if key in memory:
-            del memory[key]
+    # The memory.
+
+    def _keep(self, binding: Binding) -> None:
+        memory, place = self._memory, (binding.key, binding.model)
+        if place in memory:
+            del memory[place]
         elif len(memory) >= MEMORY:
             del memory[next(iter(memory))]
-        memory[key] = workspace
+        memory[place] = binding.record
+
+    def forget(self, news: Forget) -> None:
+        """Bindings were flushed from the store."""
+        gone = [
+            place
+            for place, record in self._memory.items()
+            if (news.key and place[0] == news.key) or (news.workspace and record.workspace == news.workspace)
+        ]
+        for place in gone:
+            del self._memory[place]
+
+    def reseed(self) -> None:
+        """The store is back, or lost what it knew: give it this process's bindings, where it has none or older ones."""
+        if self._reseeding is None or self._reseeding.done():
+            self._reseeding = asyncio.get_running_loop().create_task(self._reseed())
+
+    async def _reseed(self) -> None:
+        given = 0
+        places = list(self._memory)
+        try:
+            for first in range(0, len(places), _RESEED_AT_ONCE):
+                for key, model in places[first : first + _RESEED_AT_ONCE]:
+                    record = self._memory.get((key, model))
+                    if record is not None and record.tokens:
+                        lifetime = self._remember_bound if record.bound else self._remember
+                        args = (1, key, 0, model, pack(record), record.generation, lifetime)
+                        self._store.post(ADMIT, args)
+                        given += 1
+                await asyncio.sleep(_RESEED_PAUSE)
+        except StoreDown:
+            return  # it will be back once more
+        if given:
+            log.info("bindings published", conversations=given)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
 import redis
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from redis.crc import key_slot
 
+from gateway.core.binding import YOUNG, Move, Record, pack, unpack
 from gateway.store import pool_store, scripts
-from gateway.store.scripts import ADMIT, ANNOUNCE, PUBLISH, REBIND, RECALL, SETTLE, Script
+from gateway.store.scripts import ADMIT, ANNOUNCE, FLUSH, INSPECT, PUBLISH, REBIND, RECALL, SETTLE, Script
 
-KEY = "{t:team}:b:00ff:claude-x"
+KEY = "{t:team}:b:00ff"
+MODEL = "claude-x"
 DAY = 86_400_000
 NOW = 1_800_000_000_000  # ms
 
@@ -30,20 +29,41 @@ class Store:
     def run(self, script: Script, keys: list[str], *args: Any) -> Any:
         return self.admin.eval(script.text, len(keys), *keys, *args)
 
-    def admit(self, workspace: str, *, key: str = KEY, now: int = NOW, remember: int = DAY) -> list[Any]:
-        return list(self.run(ADMIT, [key], now, workspace, remember))
+    def admit(
+        self, proposed: Record, *, key: str = KEY, model: str = MODEL, now: int = NOW, remember: int = DAY
+    ) -> tuple[bool, Record, int]:
+        """(created, the binding, now)."""
+        created, packed, at = self.run(ADMIT, [key], now, model, pack(proposed), proposed.generation, remember)
+        return bool(created), unpack(packed), at
 
     def settle(
-        self, workspace: str, generation: int, *, key: str = KEY, now: int = NOW, age: int = 0, ttl: int = 300_000,
-        tokens: int = 0, remember: int = DAY,
-    ) -> int:  # fmt: skip
-        return int(self.run(SETTLE, [key], now, workspace, generation, age, ttl, tokens, remember))
+        self, served: str, read: Record, *, model: str = MODEL, now: int = NOW, age: int = 0, ttl: int = 300_000,
+        tokens: int = 0, size: int = 0, bound: int = 0, remember: int = DAY,
+    ) -> bool:  # fmt: skip
+        """Whether the binding was renewed; `read` is the one that the request knew."""
+        args = (now, model, served, read.generation, read.workspace, age, ttl, tokens, size, bound, remember)
+        return bool(self.run(SETTLE, [KEY], *args))
 
-    def rebind(self, generation: int, workspace: str, *, key: str = KEY, remember: int = DAY) -> list[Any]:
-        return list(self.run(REBIND, [key], generation, workspace, remember))
+    def rebind(
+        self, read: Record, workspace: str, *, reason: str = "limited", model: str = MODEL, now: int = NOW,
+        voluntary: int = 0, remember: int = DAY,
+    ) -> tuple[bool, Record]:  # fmt: skip
+        args = (now, model, read.generation, read.workspace, workspace, reason, remember, voluntary, YOUNG)
+        moved, packed = self.run(REBIND, [KEY], *args)
+        return bool(moved), unpack(packed)
 
-    def record(self, key: str = KEY) -> dict[str, str]:
-        return {name.decode(): value.decode() for name, value in self.admin.hgetall(key).items()}
+    def record(self, model: str = MODEL, key: str = KEY) -> Record:
+        return unpack(self.admin.hget(key, model))
+
+    def bind(self, workspace: str = "w1", **fields: Any) -> Record:
+        """A binding as it is after some life."""
+        created, record, _ = self.admit(Record(workspace, **fields))
+        assert created
+        return record
+
+    @property
+    def life(self) -> int:
+        return int(self.admin.pttl(KEY))
 
 
 @pytest.fixture
@@ -51,234 +71,381 @@ def store(server) -> Store:
     return Store(server.admin)
 
 
+FULL = Record(
+    "w1", 4, NOW + 1000, 900, 3600, 1, "w0", NOW + 500, 800, "w2", NOW + 700, NOW - 5,
+    [Move(NOW - 9, "w0", "w1", "limited")], "group",
+)  # fmt: skip
+
+
 # Admission.
 
 
 def test_the_first_request_creates_the_binding_it_proposes(store):
-    assert store.admit("w1") == [1, b"w1", 1, 0, 0, NOW]
-    assert store.record() == {"w": "w1", "g": "1", "u": "0", "n": "0"}
+    proposed = Record("w1", warm_until=NOW + YOUNG, group="g")
+    assert store.admit(proposed) == (True, proposed, NOW)
+    assert store.record() == proposed
+    assert store.admin.hlen(KEY) == 1
 
 
 def test_every_later_request_reads_it_whatever_it_proposes(store):
-    store.admit("w1")
-    store.settle("w1", 1, tokens=500)
-    assert store.admit("w2", now=NOW + 7) == [0, b"w1", 1, NOW + 300_000, 500, NOW + 7]
-    assert store.record()["w"] == "w1"
+    first = store.bind(group="g")
+    store.settle("w1", first, tokens=500, size=2000)
+    known = store.record()
+    assert store.admit(Record("w2"), now=NOW + 7) == (False, known, NOW + 7)
+    assert store.record() == known
+
+
+def test_a_newer_generation_than_the_stored_one_comes_from_before_a_loss_and_wins(store):
+    store.admit(Record("w9"))  # by a process that remembered nothing
+    assert store.admit(FULL) == (True, FULL, NOW)
+    assert store.record() == FULL
+
+
+@pytest.mark.parametrize("generation", [1, 3, 4])
+def test_what_is_not_newer_than_the_stored_generation_does_not_replace_it(store, generation):
+    store.admit(FULL)
+    assert store.admit(Record("w9", generation)) == (False, FULL, NOW)
+    assert store.record() == FULL
+
+
+def test_two_models_of_a_conversation_are_two_bindings_in_one_place(store):
+    one, other = store.bind("w1", group="one"), Record("w2", 3)
+    assert store.admit(other, model="claude-y") == (True, other, NOW)
+    assert store.rebind(one, "w3")[0]
+    assert store.settle("w2", other, model="claude-y", tokens=5, size=20)
+    assert (store.record().workspace, store.record().generation, store.record().tokens) == ("w3", 2, 0)
+    assert (store.record("claude-y").workspace, store.record("claude-y").generation) == ("w2", 3)
+    assert store.record("claude-y").tokens == 5
+    assert store.admin.dbsize() == 1
+
+
+def clock(store: Store) -> int:
+    seconds, micro = store.admin.time()
+    return int(seconds * 1000 + micro // 1000)
 
 
 def test_without_a_time_the_servers_own_clock_counts(store):
-    def clock() -> int:
-        seconds, micro = store.admin.time()
-        return int(seconds * 1000 + micro // 1000)
+    before = clock(store)
+    *_, now = store.admit(Record("w1"), now=0)
+    assert before <= now <= clock(store)
+    before = clock(store)
+    store.settle("w1", Record("w1"), now=0, age=1000, ttl=300_000)
+    assert before + 299_000 <= store.record().warm_until <= clock(store) + 299_000
+    before = clock(store)
+    store.rebind(Record("w1"), "w2", now=0, voluntary=1)
+    after = store.record()
+    assert before <= after.voluntary == after.moves[0].at == after.warm_until - YOUNG <= clock(store)
 
-    before = clock()
-    *_, now = store.admit("w1", now=0)
-    assert before <= now <= clock()
-    before = clock()
-    store.settle("w1", 1, now=0, age=1000, ttl=300_000)
-    assert before + 299_000 <= int(store.record()["u"]) <= clock() + 299_000
 
-
-def test_the_workspace_of_a_binding_can_be_read_without_creating_one(store):
-    assert store.run(RECALL, [KEY]) is None
+def test_a_binding_can_be_read_without_creating_one(store):
+    assert store.run(RECALL, [KEY], MODEL) is None
     assert store.admin.dbsize() == 0
-    store.admit("w1")
-    assert store.run(RECALL, [KEY]) == b"w1"
+    store.admit(FULL)
+    assert unpack(store.run(RECALL, [KEY], MODEL)) == FULL
+    assert store.run(RECALL, [KEY], "claude-y") is None
 
 
 # Settlement.
 
 
 def test_settling_makes_the_binding_warm_from_the_start_of_the_response(store):
-    store.admit("w1")
-    assert store.settle("w1", 1, now=NOW, age=4_000, ttl=3_600_000, tokens=1234) == 1
-    assert store.record() == {"w": "w1", "g": "1", "u": str(NOW + 3_596_000), "n": "1234"}
+    known = store.bind(group="g")
+    assert store.settle("w1", known, age=4_000, ttl=3_600_000, tokens=1234, size=5000)
+    assert store.record() == Record("w1", 1, NOW + 3_596_000, 1234, 5000, group="g")
 
 
 def test_a_settlement_that_comes_late_never_shortens_the_warmth(store):
-    store.admit("w1")
-    store.settle("w1", 1, now=NOW, ttl=3_600_000)
-    store.settle("w1", 1, now=NOW + 1000, ttl=300_000)
-    assert store.record()["u"] == str(NOW + 3_600_000)
+    known = store.bind()
+    store.settle("w1", known, ttl=3_600_000)
+    store.settle("w1", known, now=NOW + 1000, ttl=300_000)
+    assert store.record().warm_until == NOW + 3_600_000
 
 
 def test_tokens_that_are_not_known_yet_keep_those_that_are(store):
-    store.admit("w1")
-    store.settle("w1", 1, tokens=900)
-    store.settle("w1", 1, tokens=0)
-    assert store.record()["n"] == "900"
-    store.settle("w1", 1, tokens=100)
-    assert store.record()["n"] == "100"
+    known = store.bind()
+    store.settle("w1", known, tokens=900, size=3600)
+    store.settle("w1", known, tokens=0, size=7)
+    assert (store.record().tokens, store.record().size) == (900, 3600)
+    store.settle("w1", known, tokens=100, size=400)
+    assert (store.record().tokens, store.record().size) == (100, 400)
 
 
-@pytest.mark.parametrize("generation", [0, 1, 3])
-def test_a_settlement_of_another_generation_changes_nothing(store, generation):
-    store.admit("w1")
-    store.rebind(1, "w2")
-    before = store.record()
-    assert store.settle("w1", generation, tokens=5, remember=2 * DAY) == 0
-    assert store.record() == before
-    assert store.admin.pttl(KEY) <= DAY
+def test_a_history_that_is_bound_to_its_account_stays_so(store):
+    known = store.bind()
+    store.settle("w1", known, bound=1)
+    assert store.record().bound == 1
+    store.settle("w1", known, bound=0)
+    assert store.record().bound == 1
 
 
-@pytest.mark.parametrize(("known", "created"), [(0, "1"), (1, "1"), (7, "7")])
+def test_a_settlement_by_another_workspace_of_the_same_generation_is_a_detour(store):
+    known = store.bind(warm_until=NOW + 50, tokens=900, size=3600)
+    assert store.settle("w2", known, age=1000, tokens=950, size=4000, bound=1)
+    assert store.record() == msgspec.structs.replace(known, detour="w2", detour_warm_until=NOW + 299_000)
+    assert store.settle("w3", known, now=NOW + 5)
+    assert (store.record().detour, store.record().detour_warm_until) == ("w3", NOW + 300_005)
+
+
+@pytest.mark.parametrize("served", ["w1", "w2", "w3"])
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_settlement_of_an_older_generation_changes_nothing(store, served, generation):
+    store.admit(Record("w2", 3, group="g"), remember=DAY)
+    before = store.admin.hgetall(KEY)
+    assert not store.settle(served, Record("w1", generation), tokens=5, remember=2 * DAY)
+    assert store.admin.hgetall(KEY) == before
+    assert store.life <= DAY
+
+
+def test_a_settlement_of_no_generation_renews_its_own_workspace_alone(store):
+    store.bind("w1", generation=3)
+    unknown = Record("w1", 0)
+    assert store.settle("w1", unknown, tokens=5, size=20)
+    assert (store.record().generation, store.record().tokens) == (3, 5)
+    before = store.admin.hgetall(KEY)
+    assert not store.settle("w2", unknown, tokens=7)
+    assert store.admin.hgetall(KEY) == before
+
+
+@pytest.mark.parametrize(("known", "created"), [(0, 1), (1, 1), (7, 7)])
 def test_a_record_that_is_gone_is_created_from_what_the_process_knows(store, known, created):
-    store.admit("w1")
-    store.admin.flushall()
-    assert store.settle("w9", known, tokens=12) == 1
-    assert store.record() == {"w": "w9", "g": created, "u": str(NOW + 300_000), "n": "12"}
-    assert 0 < store.admin.pttl(KEY) <= DAY
+    assert store.settle("w9", Record("w9", known), tokens=12, size=50)
+    assert store.record() == Record("w9", created, NOW + 300_000, 12, 50)
+    assert 0 < store.life <= DAY
+
+
+def test_a_record_that_is_gone_and_was_served_elsewhere_keeps_its_home(store):
+    assert store.settle("w2", Record("w1", 3), tokens=12)
+    assert store.record() == Record("w1", 3, detour="w2", detour_warm_until=NOW + 300_000)
+
+
+def test_a_record_older_than_what_the_process_knows_is_replaced(store):
+    store.bind("w9", group="other", tokens=3, warm_until=NOW + DAY)
+    assert store.settle("w1", Record("w1", 5), tokens=12, size=50)
+    assert store.record() == Record("w1", 5, NOW + 300_000, 12, 50)
 
 
 def test_large_numbers_stay_whole_numbers(store):
-    store.admit("w1")
-    store.settle("w1", 1, now=NOW * 2, ttl=3_600_000, tokens=10**15)
-    assert store.record()["u"] == str(NOW * 2 + 3_600_000)
-    assert store.admit("w1")[3:5] == [NOW * 2 + 3_600_000, 10**15]
+    known = store.bind()
+    store.settle("w1", known, now=NOW * 2, ttl=3_600_000, tokens=10**15, size=10**15 + 1)
+    assert store.record() == Record("w1", 1, NOW * 2 + 3_600_000, 10**15, 10**15 + 1)
+    store.rebind(known, "w2", now=NOW * 2)
+    assert store.record().previous_tokens == 10**15
 
 
 # Moving.
 
 
 def test_moving_raises_the_generation_and_starts_cold(store):
-    store.admit("w1")
-    store.settle("w1", 1, tokens=5)
-    assert store.rebind(1, "w2") == [1, b"w2", 2]
-    assert store.record() == {"w": "w2", "g": "2", "u": "0", "n": "0"}
+    known = store.bind(group="g", warm_until=NOW + 9, tokens=5, size=20, bound=1)
+    moved, record = store.rebind(known, "w2", reason="out")
+    assert moved
+    assert record == store.record() == Record(
+        "w2", 2, NOW + YOUNG, bound=1, previous="w1", previous_warm_until=NOW + 9, previous_tokens=5,
+        moves=[Move(NOW, "w1", "w2", "out")], group="g",
+    )  # fmt: skip
 
 
 def test_of_two_who_move_from_one_generation_the_first_wins_and_both_learn_it(store):
-    store.admit("w1")
-    assert store.rebind(1, "w2") == [1, b"w2", 2]
-    assert store.rebind(1, "w3") == [0, b"w2", 2]
-    assert store.record()["w"] == "w2"
+    known = store.bind()
+    moved, first = store.rebind(known, "w2")
+    assert moved
+    assert store.rebind(known, "w3") == (False, first)
+    assert store.record() == first
 
 
 @pytest.mark.parametrize("generation", [0, 1, 9])
 def test_moving_a_record_that_is_gone_creates_it_with_a_later_generation(store, generation):
-    assert store.rebind(generation, "w2") == [1, b"w2", generation + 1]
-    assert store.record()["g"] == str(generation + 1)
+    moved, record = store.rebind(Record("w1", generation), "w2", reason="out")
+    assert moved
+    assert record == store.record() == Record(
+        "w2", generation + 1, NOW + YOUNG, previous="w1", moves=[Move(NOW, "w1", "w2", "out")]
+    )  # fmt: skip
+
+
+def test_moving_from_a_newer_generation_than_the_stored_one_forgets_that(store):
+    store.bind("w9", tokens=7, warm_until=NOW + DAY, group="other")
+    moved, record = store.rebind(Record("w1", 5), "w2")
+    assert moved
+    assert (record.workspace, record.generation, record.previous, record.previous_tokens) == ("w2", 6, "w1", 0)
 
 
 def test_a_process_that_never_read_the_binding_cannot_move_it(store):
-    store.admit("w1")
-    assert store.rebind(0, "w2") == [0, b"w1", 1]
+    known = store.bind()
+    assert store.rebind(Record("w1", 0), "w2") == (False, known)
 
 
-def test_every_write_sets_the_expiry_anew(store):
-    store.admit("w1", remember=100_000)
-    assert 0 < store.admin.pttl(KEY) <= 100_000
-    store.settle("w1", 1, remember=10_000_000)
-    assert store.admin.pttl(KEY) > 5_000_000
-    store.rebind(1, "w2", remember=100_000_000)
-    assert store.admin.pttl(KEY) > 50_000_000
-    store.admit("w3", remember=1000)  # reading is not writing
-    assert store.admin.pttl(KEY) > 50_000_000
+def test_a_move_back_finds_the_cache_that_is_still_warm_there(store):
+    known = store.bind(tokens=1000, size=4000, warm_until=NOW + 10_000)
+    _, away = store.rebind(known, "w2")
+    store.settle("w2", away, tokens=1100, size=4400)
+    _, back = store.rebind(away, "w1", now=NOW + 9_999, reason="home", voluntary=1)
+    assert (back.workspace, back.warm_until, back.tokens, back.size) == ("w1", NOW + 10_000, 1000, 4000)
+    assert (back.previous, back.previous_warm_until, back.previous_tokens) == ("w2", NOW + 300_000, 1100)
 
 
-# Any history.
+def test_a_move_back_to_a_cache_that_has_expired_starts_cold(store):
+    known = store.bind(tokens=1000, size=4000, warm_until=NOW + 10_000)
+    _, away = store.rebind(known, "w2")
+    _, back = store.rebind(away, "w1", now=NOW + 10_000)
+    assert (back.warm_until, back.tokens, back.size) == (NOW + 10_000 + YOUNG, 0, 0)
 
 
-@dataclass
-class Bound:
-    workspace: str
-    generation: int
-    warm: int = 0
-    tokens: int = 0
-    remember: int = 0
+def test_a_move_to_where_a_detour_went_finds_that_cache(store):
+    known = store.bind(tokens=1000, size=4000, warm_until=NOW + 10_000)
+    store.settle("w2", known)
+    _, moved = store.rebind(known, "w2", now=NOW + 5)
+    assert (moved.workspace, moved.warm_until, moved.tokens, moved.size) == ("w2", NOW + 300_000, 1000, 4000)
+    assert (moved.detour, moved.detour_warm_until) == ("", 0)
+    assert (moved.previous, moved.previous_warm_until, moved.previous_tokens) == ("w1", NOW + 10_000, 1000)
 
 
-CONVERSATIONS = st.sampled_from(["{t}:b:1", "{t}:b:2"])
-WORKSPACES = st.sampled_from(["w1", "w2", "w3"])
-GENERATIONS = st.integers(0, 4)
-REMEMBER = st.sampled_from([1_000_000, 100_000_000])
-TIMES = st.integers(NOW, NOW + 1_000_000)
+def test_a_move_elsewhere_leaves_a_detour_as_it_was(store):
+    known = store.bind(tokens=1000)
+    store.settle("w2", known)
+    _, moved = store.rebind(known, "w3")
+    assert (moved.tokens, moved.detour, moved.detour_warm_until) == (0, "w2", NOW + 300_000)
 
 
-class Bindings(RuleBasedStateMachine):
-    """The scripts beside a plain model of a binding."""
+def test_only_a_move_without_need_is_a_voluntary_one(store):
+    known = store.bind(voluntary=7)
+    _, forced = store.rebind(known, "w2")
+    assert forced.voluntary == 7
+    _, free = store.rebind(forced, "w1", now=NOW + 5, voluntary=1)
+    assert free.voluntary == NOW + 5
 
-    store: Store
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.store.admin.flushall()
-        self.model: dict[str, Bound] = {}
-        self.seen: dict[str, int] = {}  # the greatest generation of each record
+def test_the_last_five_moves_are_kept(store):
+    known = store.bind("w0")
+    for number in range(1, 8):
+        _, known = store.rebind(known, f"w{number}", now=NOW + number, reason=f"r{number}")
+        assert known.generation == number + 1
+    assert known.moves == [Move(NOW + n, f"w{n - 1}", f"w{n}", f"r{n}") for n in range(3, 8)]
 
-    @rule(key=CONVERSATIONS, workspace=WORKSPACES, now=TIMES, remember=REMEMBER)
-    def admit(self, key, workspace, now, remember):
-        bound = self.model.get(key)
-        reply = self.store.admit(workspace, key=key, now=now, remember=remember)
-        if bound is None:
-            assert reply == [1, workspace.encode(), 1, 0, 0, now]
-            self.model[key] = Bound(workspace, 1, remember=remember)
-        else:
-            assert reply == [0, bound.workspace.encode(), bound.generation, bound.warm, bound.tokens, now]
 
-    @rule(
-        key=CONVERSATIONS, workspace=WORKSPACES, generation=GENERATIONS, now=TIMES, age=st.integers(0, 600_000),
-        ttl=st.sampled_from([300_000, 3_600_000]), tokens=st.integers(0, 200_000), remember=REMEMBER,
+# What a binding must survive.
+
+
+def test_no_script_loses_or_changes_a_field_that_it_has_no_business_with(store):
+    store.admit(FULL)
+    assert store.settle("w1", FULL, ttl=0)
+    assert store.record() == FULL
+    moved, record = store.rebind(FULL, "w3", reason="out")
+    assert moved
+    assert record == msgspec.structs.replace(
+        FULL, workspace="w3", generation=5, warm_until=NOW + YOUNG, tokens=0, size=0, previous="w1",
+        previous_warm_until=NOW + 1000, previous_tokens=900, moves=[*FULL.moves, Move(NOW, "w1", "w3", "out")],
     )  # fmt: skip
-    def settle(self, key, workspace, generation, now, age, ttl, tokens, remember):
-        bound = self.model.get(key)
-        renewed = self.store.settle(
-            workspace, generation, key=key, now=now, age=age, ttl=ttl, tokens=tokens, remember=remember
-        )
-        assert renewed == (bound is None or bound.generation == generation)
-        if bound is None:
-            self.model[key] = Bound(workspace, max(1, generation), now - age + ttl, tokens, remember)
-        elif renewed:
-            bound.warm = max(bound.warm, now - age + ttl)
-            bound.tokens = tokens or bound.tokens
-            bound.remember = remember
-
-    @rule(key=CONVERSATIONS, workspace=WORKSPACES, generation=GENERATIONS, remember=REMEMBER)
-    def rebind(self, key, workspace, generation, remember):
-        bound = self.model.get(key)
-        reply = self.store.rebind(generation, workspace, key=key, remember=remember)
-        if bound is None or bound.generation == generation:
-            bound = self.model[key] = Bound(workspace, generation + 1, remember=remember)
-            assert reply == [1, workspace.encode(), generation + 1]
-        else:
-            assert reply == [0, bound.workspace.encode(), bound.generation]
-
-    @rule(key=CONVERSATIONS)
-    def expire(self, key):
-        self.store.admin.delete(key)
-        self.model.pop(key, None)
-        self.seen.pop(key, None)
-
-    @rule()
-    def flush(self):
-        self.store.admin.flushall()
-        self.model.clear()
-        self.seen.clear()
-
-    @invariant()
-    def the_store_holds_what_the_model_does(self):
-        for key, bound in self.model.items():
-            assert self.store.record(key) == {
-                "w": bound.workspace, "g": str(bound.generation), "u": str(bound.warm), "n": str(bound.tokens)
-            }  # fmt: skip
-            assert bound.remember / 2 < self.store.admin.pttl(key) <= bound.remember
-        assert self.store.admin.dbsize() == len(self.model)
-
-    @invariant()
-    def generations_only_grow(self):
-        for key, bound in self.model.items():
-            assert bound.generation >= self.seen.get(key, 1)
-            self.seen[key] = bound.generation
 
 
-def test_any_history_of_admissions_settlements_and_moves_keeps_to_the_model(store):
-    Bindings.store = store
-    run_state_machine_as_test(
-        Bindings,
-        settings=settings(
-            deadline=None, max_examples=40, stateful_step_count=25, suppress_health_check=[HealthCheck.too_slow]
-        ),
-    )
+def test_an_empty_list_of_moves_stays_a_list(store):
+    known = store.bind()
+    for _ in range(3):
+        store.settle("w1", known, tokens=1)
+        store.settle("w2", known)
+    assert store.record().moves == []
+    assert msgspec.msgpack.decode(store.admin.hget(KEY, MODEL))[12] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["w", "x" * 31, "x" * 32, "x" * 255, "x" * 300, "arbeit-\u00e4\u00df-\U0001f600", "1", "1e3"]
+)
+def test_names_of_any_length_and_script_come_back_as_they_were(store, name):
+    known = store.bind(name, group=name)
+    store.settle(name + "2", known)
+    assert store.record() == Record(name, 1, group=name, detour=name + "2", detour_warm_until=NOW + 300_000)
+    _, moved = store.rebind(known, name + "3", reason=name)
+    assert (moved.previous, moved.moves, moved.group) == (name, [Move(NOW, name, name + "3", name)], name)
+
+
+def test_fields_that_a_newer_version_appends_are_kept(store):
+    newer = [*msgspec.to_builtins(FULL), "new", {"a": [1]}, -7, 1.5]
+    packed = msgspec.msgpack.encode(newer)
+    store.run(ADMIT, [KEY], NOW, MODEL, packed, 4, DAY)
+    store.settle("w1", FULL, tokens=1000, size=4000)
+    store.settle("w5", FULL)
+    store.rebind(FULL, "w3")
+    stored = msgspec.msgpack.decode(store.admin.hget(KEY, MODEL))
+    assert stored[14:] == newer[14:]
+    assert stored[:2] == ["w3", 5]
+    assert store.record().group == "group"
+
+
+# How long it is remembered.
+
+
+def test_a_write_sets_the_expiry_anew(store):
+    known = store.bind()
+    store.admin.pexpire(KEY, 100_000)
+    store.settle("w1", known, remember=10_000_000)
+    assert store.life > 9_000_000
+    store.rebind(known, "w2", remember=100_000_000)
+    assert store.life > 90_000_000
+    store.admit(Record("w9", 9), remember=200_000_000)
+    assert store.life > 190_000_000
+
+
+def test_no_write_shortens_a_life(store):
+    known = store.bind()
+    store.settle("w1", known, bound=1, remember=30 * DAY)
+    store.settle("w1", known, remember=DAY)
+    store.settle("w2", known, remember=DAY)
+    _, moved = store.rebind(known, "w2", remember=DAY)
+    store.admit(Record("w1", 9), remember=1000)
+    store.admit(Record("w1"), model="claude-y", remember=1000)
+    assert moved.generation == 2
+    assert 29 * DAY < store.life <= 30 * DAY
+
+
+def test_reading_is_not_writing(store):
+    known = store.bind()
+    store.admin.pexpire(KEY, 100_000)
+    store.admit(Record("w3"), remember=DAY)
+    store.run(RECALL, [KEY], MODEL)
+    store.settle("w1", Record("w1", 0), remember=50_000)
+    assert store.life <= 100_000
+    store.rebind(known, "w2", remember=1000)
+    moved, _ = store.rebind(known, "w3", remember=DAY)
+    assert not moved
+    assert not store.settle("w1", known, remember=DAY)
+    assert 50_000 < store.life <= 100_000
+
+
+# What operators see and flush.
+
+
+def test_everything_kept_of_a_conversation_can_be_seen_without_changing_it(store):
+    assert store.run(INSPECT, [KEY], NOW) == [[], -2, NOW]
+    store.admit(FULL)
+    store.admit(Record("w2"), model="claude-y", remember=1000)
+    flat, left, now = store.run(INSPECT, [KEY], NOW)
+    records = {flat[i].decode(): unpack(flat[i + 1]) for i in range(0, len(flat), 2)}
+    assert records == {MODEL: FULL, "claude-y": Record("w2")}
+    assert now == NOW
+    assert DAY - 60_000 < left <= DAY
+    before = clock(store)
+    assert before <= store.run(INSPECT, [KEY], 0)[2] <= clock(store)
+
+
+def test_a_conversation_is_flushed_with_all_its_models(store):
+    store.admit(Record("w1"))
+    store.admit(Record("w2"), model="claude-y")
+    store.admit(Record("w1"), key="{t:team}:b:01")
+    assert store.run(FLUSH, [KEY], "") == 2
+    assert store.run(FLUSH, [KEY], "") == 0
+    assert store.admin.keys() == [b"{t:team}:b:01"]
+
+
+def test_of_many_conversations_those_of_one_workspace_are_flushed(store):
+    keys = [f"{{t:team}}:b:0{number}" for number in range(4)]
+    for number, key in enumerate(keys[:3]):
+        store.admit(Record(f"w{number % 2}"), key=key)
+    store.admit(Record("w1"), key=keys[0], model="claude-y")
+    store.admin.hset(keys[2], "claude-z", "no record")
+    assert store.run(FLUSH, keys, "w0") == 2
+    assert sorted(store.admin.keys()) == [key.encode() for key in keys[:3]]
+    assert store.record("claude-y", keys[0]).workspace == "w1" == store.record(MODEL, keys[1]).workspace
+    assert store.admin.hkeys(keys[2]) == [b"claude-z"]
+    assert store.run(FLUSH, keys, "unknown") == 0
 
 
 # Announcements.
@@ -383,8 +550,9 @@ def test_only_a_replacement_is_told(store):
 def test_a_script_touches_the_keys_it_is_given_and_no_others(script):
     calls = re.findall(r"redis\.p?call\(\s*'(\w+)'\s*,?\s*([\w\[\]]*)", script.text)
     assert len(calls) == script.text.count("redis.call(") + script.text.count("redis.pcall(") > 0
+    each = "key" if "for _, key in ipairs(KEYS)" in script.text else "KEYS["
     for command, first in calls:
-        assert command == "TIME" or first.startswith("KEYS[") or (command, first) == ("PUBLISH", "ARGV[3]")
+        assert command == "TIME" or first.startswith(("KEYS[", each)) or (command, first) == ("PUBLISH", "ARGV[3]")
 
 
 def test_all_keys_of_the_pool_are_in_one_slot():

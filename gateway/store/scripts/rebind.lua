@@ -1,14 +1,46 @@
 -- Move a conversation to another workspace, unless somebody has moved it since it was read.
 --
--- KEYS[1]  binding, as in admit.lua
--- ARGV     generation the caller read, new workspace, lifetime of the record (ms)
--- returns  {1 if moved, workspace, generation} as the binding now stands; a record that is gone is created
-local bound = redis.call('HMGET', KEYS[1], 'w', 'g')
-local moved = 0
-if not bound[1] or bound[2] == ARGV[1] then
-  bound = {ARGV[2], tonumber(ARGV[1]) + 1}
-  redis.call('HSET', KEYS[1], 'w', bound[1], 'g', bound[2], 'u', 0, 'n', 0)
-  redis.call('PEXPIRE', KEYS[1], ARGV[3])
-  moved = 1
+-- KEYS[1]  conversation, as in admit.lua
+-- ARGV     now (ms, 0 = this server's clock), model, generation the caller read, workspace it read, new workspace,
+--          reason, lifetime of the record (ms), 1 if nothing forced the move,
+--          ms that the new binding counts as in use before its first answer (unless its cache is still warm there)
+-- returns  {1 if moved, binding as it now stands}; a record that is gone is created
+local now = tonumber(ARGV[1])
+if now == 0 then
+  local t = redis.call('TIME')
+  now = t[1] * 1000 + math.floor(t[2] / 1000)
 end
-return {moved, bound[1], tonumber(bound[2])}
+local packed = redis.call('HGET', KEYS[1], ARGV[2])
+local b
+if packed then
+  b = cmsgpack.unpack(packed)
+  if b[2] > tonumber(ARGV[3]) then
+    return {0, packed}
+  end
+end
+if not b or b[2] < tonumber(ARGV[3]) then
+  b = {ARGV[4], tonumber(ARGV[3]), 0, 0, 0, 0, '', 0, 0, '', 0, 0, {}}
+end
+local from, warm, tokens, size = b[1], now + tonumber(ARGV[9]), 0, 0
+if ARGV[5] == b[10] and b[11] > now then
+  warm, tokens, size = b[11], b[4], b[5]
+  b[10], b[11] = '', 0
+elseif ARGV[5] == b[7] and b[8] > now then
+  warm, tokens = b[8], b[9]
+  size = b[4] > 0 and math.floor(b[5] * b[9] / b[4]) or 0
+end
+b[7], b[8], b[9] = from, b[3], b[4]
+b[1], b[2], b[3], b[4], b[5] = ARGV[5], b[2] + 1, warm, tokens, size
+if ARGV[8] == '1' then
+  b[12] = now
+end
+if #b[13] >= 5 then
+  table.remove(b[13], 1)
+end
+table.insert(b[13], {now, from, ARGV[5], ARGV[6]})
+packed = cmsgpack.pack(b)
+redis.call('HSET', KEYS[1], ARGV[2], packed)
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[7]) then
+  redis.call('PEXPIRE', KEYS[1], ARGV[7])
+end
+return {1, packed}

@@ -1,5 +1,6 @@
--- Where a conversation lives, without creating anything.
+-- A conversation's binding for one model, without creating anything.
 --
--- KEYS[1]  binding, as in admit.lua
--- returns  the workspace or false
-return redis.call('HGET', KEYS[1], 'w')
+-- KEYS[1]  conversation, as in admit.lua
+-- ARGV     model
+-- returns  the binding or false
+return redis.call('HGET', KEYS[1], ARGV[1])

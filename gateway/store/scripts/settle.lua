@@ -1,32 +1,46 @@
--- Settle one request: its conversation's cache is warm again where it was served.
+-- Settle one request: the cache of the workspace that served its conversation is warm again.
 --
 -- A record that is gone (expired, flushed, or never written while the store was away) is created from what the
--- process knows; one of another generation belongs to a later decision and stays as it is.
+-- process knows, and so is one older than what it knows; a newer one belongs to a later decision and stays as it is.
 --
--- KEYS[1]  binding, as in admit.lua
--- ARGV     now (ms, 0 = this server's clock), workspace that served, generation the request knew (0 = none),
---          ms since the response began, cache lifetime (ms), tokens of the prompt (0 = not known yet),
---          lifetime of the record (ms)
+-- KEYS[1]  conversation, as in admit.lua
+-- ARGV     now (ms, 0 = this server's clock), model, workspace that served, generation the request knew (0 = none),
+--          workspace of that binding, ms since the response began, cache lifetime (ms), tokens of the conversation
+--          (0 = not known yet), bytes of the body, 1 if its history is bound to the account, lifetime of the record (ms)
 -- returns  1 if the binding was renewed or created, 0 if it belongs to another generation
 local now = tonumber(ARGV[1])
 if now == 0 then
   local t = redis.call('TIME')
   now = t[1] * 1000 + math.floor(t[2] / 1000)
 end
-local bound = redis.call('HMGET', KEYS[1], 'g', 'u', 'n')
-local warm = now - tonumber(ARGV[4]) + tonumber(ARGV[5])
-local tokens = tonumber(ARGV[6])
-if bound[1] then
-  if bound[1] ~= ARGV[3] then
+local packed = redis.call('HGET', KEYS[1], ARGV[2])
+local generation = tonumber(ARGV[4])
+local b
+if packed then
+  b = cmsgpack.unpack(packed)
+  if generation > 0 and b[2] > generation then
     return 0
   end
-  warm = math.max(warm, tonumber(bound[2]))
-  if tokens == 0 then
-    tokens = tonumber(bound[3])
-  end
-  redis.call('HSET', KEYS[1], 'u', string.format('%d', warm), 'n', tokens)
-else
-  redis.call('HSET', KEYS[1], 'w', ARGV[2], 'g', math.max(1, tonumber(ARGV[3])), 'u', string.format('%d', warm), 'n', tokens)
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[7])
+if not b or b[2] < generation then
+  b = {ARGV[5], math.max(1, generation), 0, 0, 0, 0, '', 0, 0, '', 0, 0, {}}
+end
+local warm = now - tonumber(ARGV[6]) + tonumber(ARGV[7])
+if ARGV[3] == b[1] then
+  b[3] = math.max(b[3], warm)
+  if ARGV[8] ~= '0' then
+    b[4], b[5] = tonumber(ARGV[8]), tonumber(ARGV[9])
+  end
+  if ARGV[10] == '1' then
+    b[6] = 1
+  end
+elseif generation == 0 then
+  return 0
+else
+  b[10], b[11] = ARGV[3], warm
+end
+redis.call('HSET', KEYS[1], ARGV[2], cmsgpack.pack(b))
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[11]) then
+  redis.call('PEXPIRE', KEYS[1], ARGV[11])
+end
 return 1
