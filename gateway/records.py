@@ -24,7 +24,8 @@ class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="reque
 
     Times are seconds: `at` Unix time of arrival, the others durations (`ttft` to the first relayed body byte, 0 where
     none was sent). `outcome` is `ok`, `error` (the answer was one), `interrupted` (a stream that broke off) or
-    `client_gone`. `conversation` is a short digest, never the client's id. `cost_nano_usd` is integer nano-dollars.
+    `client_gone`. `conversation` is a short digest, never the client's id; `reason` why it
+    left its home, if it did. `queued` is what it waited for limits and slots. `cost_nano_usd` is integer nano-dollars.
     """
 
     request_id: str
@@ -42,6 +43,7 @@ class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="reque
     account: str = ""
     workspace: str = ""
     route: str = "none"
+    reason: str = ""
     attempts: int = 0
     conversation: str = ""
     upstream_request_id: str = ""
@@ -51,4 +53,5 @@ class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="reque
     cost_nano_usd: int = 0
     duration: float = 0.0
     ttft: float = 0.0
+    queued: float = 0.0
     overhead: float = 0.0

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
+from time import monotonic, time
 from typing import Any, cast
 
 import structlog
@@ -17,10 +19,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.config import Config
+from gateway.core import news
 from gateway.core.document import PoolDocument
+from gateway.core.router import Router
 from gateway.data import load_catalogue
 from gateway.edge import endpoints
-from gateway.edge.admission import Admission, Callers
+from gateway.edge.admission import Admission
 from gateway.edge.cycle import Receive, Scope, Send
 from gateway.edge.exchange import new_request_id
 from gateway.edge.pool import Pool
@@ -47,17 +51,26 @@ class Gateway:
             found = catalogue.find(model)
             return found.id if found is not None else OTHER
 
+        @lru_cache(4096)
+        def bound_thinking(model: str) -> bool:
+            found = catalogue.find(model)
+            return found is not None and found.account_bound_thinking
+
         self.config = config
         self.draining = False
-        self.metrics = WorkerMetrics(known, lambda: len(self.proxy.live))
+        self.metrics = WorkerMetrics(known, lambda: len(self.proxy.live), lambda: not self.store.up)
         self.store = StoreClient(store_url, on_change=self._store_changed)
+        self.tell: Callable[[bytes], None] = lambda data: None  # spreads news to the other processes
         self.pool = Pool(config)
-        self.pool.apply(document)
+        self.router = Router(lru_cache(4096)(catalogue.limit_class), self._tell, self.pool.free)
+        self.apply(document)
+        self._process = new_request_id()  # any name that is its own
         self._request_log = request_log
-        admission = Admission(config, self.pool, self.store)
-        settlement = Settlement(admission, catalogue, self._observe)
-        callers = Callers(config.keys)
-        self.proxy = Proxy(config, self.pool, callers, admission, settlement, self.metrics.upstream_answered)
+        self.admission = Admission(config, self.store, self.metrics.moved, self._tell)
+        settlement = Settlement(self.admission, catalogue, self._observe)
+        self.proxy = Proxy(
+            config, self.pool, self.router, self.admission, settlement, self.metrics.upstream_answered, bound_thinking
+        )
         self.upkeep = Upkeep(config, self.proxy.live, settlement)
         self._cold = Starlette(
             routes=[
@@ -69,10 +82,49 @@ class Gateway:
         )
         self._ticker: asyncio.Task[None] | None = None
 
+    # What the supervisor says.
+
+    def apply(self, document: PoolDocument, share: int = 0) -> None:
+        """Route over this document from now on; `share` worker processes of every replica divide the slots."""
+        kept = [entry.id for entry in document.accounts]
+        self.pool.retire(kept, [account.id for account in self.config.accounts])
+        if share:
+            self.pool.divide(share)
+        self.router.held = frozenset(self.pool.accounts)
+        self.router.apply(document, monotonic(), time())
+
+    def reload(self, config: Config) -> None:
+        """Follow a new configuration from the next request on."""
+        self.config = config
+        for account in self.pool.configure(config, self.router.ring.accounts):
+            self.router.heard(news.Back(account, wholly=True), monotonic())
+        self.router.held = frozenset(self.pool.accounts)
+        self.admission.configure(config)
+        self.proxy.configure(config)
+        self.upkeep.configure(config)
+
+    def heard(self, data: bytes) -> None:
+        """News from another process."""
+        heard = news.decode(data)
+        if isinstance(heard, news.Forget):
+            self.admission.forget(heard)
+        elif isinstance(heard, news.Bound):
+            self.admission.heard(heard)
+        elif heard is not None:
+            self.router.heard(heard, monotonic())
+
+    def reseed(self) -> None:
+        """The store has lost what it knew, or is back."""
+        self.admission.reseed()
+
+    def _tell(self, said: news.News) -> None:
+        self.tell(news.encode(said))
+
     async def start(self) -> None:
         """Connect to the store (or note that it is away) and begin the upkeep."""
         await self.store.start(STORE_WAIT)
         self._ticker = asyncio.create_task(self._tick())
+        self._tell(news.Hello())
 
     async def close(self) -> None:
         if self._ticker is not None:
@@ -91,7 +143,11 @@ class Gateway:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(1.0)
+            for _ in range(4):
+                await asyncio.sleep(0.25)
+                report = self.router.report(self._process, monotonic())
+                if report is not None:
+                    self._tell(report)
             try:
                 self.upkeep.tick()
             except Exception:
@@ -100,6 +156,7 @@ class Gateway:
     def _store_changed(self, up: bool, reason: str) -> None:
         if up:
             log.info("store connected")
+            self.admission.reseed()
         else:
             log.warning("store away; conversations stay where remembered, else go by hash", reason=reason)
 
@@ -117,7 +174,7 @@ class Gateway:
         return {
             "ready": not self.draining,
             "draining": self.draining,
-            "pool": {"epoch": self.pool.ring.epoch, "accounts": len(self.pool.ring.accounts)},
+            "pool": {"epoch": self.router.ring.epoch, "accounts": len(self.router.ring.accounts)},
             "keys": sum(len(caller.digests) for caller in self.config.keys),
             "store": "connected" if self.store.up else "away",
         }

@@ -12,11 +12,13 @@ from time import perf_counter, time
 
 from gateway.config import Caller
 from gateway.core.peek import Peek
+from gateway.core.route import Route
 from gateway.core.usage import UsageMeter
 from gateway.edge.admission import Binding
 from gateway.edge.cycle import Receive, Scope, Send
 from gateway.edge.endpoints import Endpoint
 from gateway.edge.head import Head, HeaderList
+from gateway.edge.herd import Leader
 from gateway.edge.pool import Account, Lease
 from gateway.errors import ApiError
 from gateway.upstream.provider import Call
@@ -40,14 +42,19 @@ class Exchange:
     body = b""
     peek: Peek | None = None
     stream = False
+    conversation = b""  # its key; empty for a request that has none
+    route: Route | None = None
     binding: Binding | None = None
+    herd: Leader | None = None  # this request's, while others wait for it
     account: Account | None = None
     lease: Lease | None = None
     call: Call | None = None
     task: asyncio.Task[None] | None = None
     slot_until = 0.0  # when waiting for a slot ends
+    queued = 0.0  # seconds spent on waiting, for limits and slots
     sent = False  # an upstream has the request and may bill it, and what it used is not known whole
     body_size = 0
+    text_size = 0  # of it, what counts for tokens
     interrupted = ""  # why this process ends the request, if it does
     response: Response | None = None
     attempts = 0
@@ -74,14 +81,6 @@ class Exchange:
         self.last_sent = self.renewed = self.t0
 
     @property
-    def displaced(self) -> bool:
-        """Whether another workspace serves this than the one its conversation is bound to."""
-        binding, account = self.binding, self.account
-        if binding is None or account is None or not binding.key:
-            return False
-        return account.workspace != binding.workspace
-
-    @property
     def quiet(self) -> bool:
         """Whether a ping may go out: a stream on its way, between events."""
         return self.stream and self.began and not self.ended and not self.raw
@@ -95,7 +94,7 @@ class Exchange:
         headers = [
             (b"x-gateway-request-id", self.request_id.encode()),
             (b"x-gateway-attempts", b"%d" % self.attempts),
-            (b"x-gateway-route", self.binding.route.encode() if self.binding is not None else b"none"),
+            (b"x-gateway-route", self.route.how.encode() if self.route is not None else b"none"),
         ]
         if expose_account and self.account is not None:
             headers.append((b"x-gateway-account", self.account.tag))

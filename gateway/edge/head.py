@@ -5,6 +5,9 @@ It does not know callers or accounts.
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
+from time import time
+
 from gateway.core.conversation import check_id
 from gateway.errors import ApiError
 
@@ -113,17 +116,30 @@ def _note(head: Head, name: bytes, value: bytes) -> None:
 _HIDDEN = frozenset(
     b"connection keep-alive proxy-connection transfer-encoding trailer upgrade content-length date server set-cookie "
     b"via alt-svc cf-ray cf-cache-status strict-transport-security x-envoy-upstream-service-time server-timing nel "
-    b"report-to anthropic-organization-id anthropic-workspace-id".split()
+    b"report-to".split()
 )
-_HIDDEN_PREFIXES = (b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-", b"x-gateway-")
+_HIDDEN_PREFIXES = (b"x-gateway-",)
+# Hidden, and noted: they concern the account.
+_NOTED_PREFIXES = (
+    b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-", b"anthropic-organization-id",
+    b"anthropic-workspace-id",
+)  # fmt: skip
+LIMIT_KINDS = ("requests", "input", "output")
+_LIMITS = {
+    b"anthropic-ratelimit-%b-%b" % (name, what): index
+    for index, (name, what) in enumerate(
+        (name, what) for name in (b"requests", b"input-tokens", b"output-tokens") for what in (b"limit", b"remaining")
+    )
+}
 
-
-_HIDE, _SHOW, _KIND, _REQUEST_ID, _WAIT = range(5)
+_HIDE, _SHOW, _KIND, _REQUEST_ID, _WAIT, _NOTE = range(6)
 _verdicts: dict[bytes, int] = {}  # by header name, within bounds: upstreams use few
 
 
 def _verdict(name: bytes) -> int:
-    if name in _HIDDEN or name.startswith(_HIDDEN_PREFIXES):
+    if name.startswith(_NOTED_PREFIXES):
+        verdict = _NOTE
+    elif name in _HIDDEN or name.startswith(_HIDDEN_PREFIXES):
         verdict = _HIDE
     else:
         special = {b"content-type": _KIND, b"request-id": _REQUEST_ID, b"retry-after": _WAIT, b"retry-after-ms": _WAIT}
@@ -135,34 +151,57 @@ def _verdict(name: bytes) -> int:
 
 class AnswerHead:
     """What an upstream's response headers said: `visible` ones for the client in their order, `kind` the content type,
-    `request_id` the upstream's, `retry_after` seconds or None (kept from the client, whose SDK would sleep as long)."""
+    `request_id` the upstream's, `retry_after` seconds or None (kept from the client, whose SDK would sleep as long).
+    `about` says that some concern the account; they are read when somebody asks."""
 
-    __slots__ = ("kind", "request_id", "retry_after", "visible")
+    __slots__ = ("_headers", "about", "kind", "request_id", "retry_after", "visible")
 
     def __init__(self, headers: HeaderList) -> None:
         self.kind = self.request_id = b""
         self.retry_after: float | None = None
+        self.about = False
+        self._headers = headers
         visible: HeaderList = []
         self.visible = visible
         for header in headers:
             verdict = _verdicts.get(header[0])
             if verdict is None:
                 verdict = _verdict(header[0])
-            if verdict == _HIDE:
-                continue
-            if verdict == _KIND:
+            if verdict == _SHOW:
+                visible.append(header)
+            elif verdict >= _NOTE:
+                self.about = True
+            elif verdict == _KIND:
                 self.kind = header[1]
+                visible.append(header)
             elif verdict == _REQUEST_ID:
                 self.request_id = header[1]
+                visible.append(header)
             elif verdict == _WAIT:
                 self._wait(*header)
-                continue
-            visible.append(header)
+
+    @property
+    def limits(self) -> list[int | None]:
+        """Limit and remaining of each of LIMIT_KINDS in turn, None where nothing was said."""
+        found: list[int | None] = [None] * len(_LIMITS)
+        for name, value in self._headers:
+            index = _LIMITS.get(name)
+            if index is not None and value.isdigit() and len(value) <= 15:
+                found[index] = int(value)
+        return found
+
+    @property
+    def notes(self) -> HeaderList:
+        """All headers that concern the account."""
+        return [header for header in self._headers if header[0].startswith(_NOTED_PREFIXES)]
 
     def _wait(self, name: bytes, value: bytes) -> None:
         try:
             seconds = float(value) / (1000 if name == b"retry-after-ms" else 1)
         except ValueError:
-            return  # a date: nobody needs it to the second
+            try:
+                seconds = max(0.0, parsedate_to_datetime(value.decode("latin-1")).timestamp() - time())
+            except (ValueError, OverflowError):
+                return
         if name == b"retry-after" or self.retry_after is None:
             self.retry_after = seconds

@@ -1,47 +1,71 @@
-"""The accounts as this process serves them: credentials, connections, slots, and the ring they stand in.
+"""The accounts as this process serves them: credentials, connections and slots.
 
-It answers who may serve a model and in which order; it does not judge answers and never waits but for a slot.
+It does not choose among them: the router does. It does not judge answers, and never waits but for a slot.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
+from collections.abc import Iterable
+
+import structlog
 
 from gateway.config import Account as AccountConfig
 from gateway.config import Config
-from gateway.core.document import Entry, PoolDocument
-from gateway.core.ring import Ring
+from gateway.core.document import Entry
+from gateway.edge.head import HeaderList
 from gateway.upstream.provider import Provider
 from gateway.upstream.registry import PROVIDERS, open_transport
 from gateway.upstream.transport import Origin, Timeouts, Transport
 
 SLOT_WAIT = 2.0  # seconds a request waits for a slot of its account
-_MATCH_CACHE = 4096
+_MAX_NOTES = 64
+_IDENTITY = (b"anthropic-organization-id", b"anthropic-workspace-id")
+
+log = structlog.get_logger("gateway.pool")
 
 
 def entry_of(account: AccountConfig) -> Entry:
     """An account of the configuration as the pool document holds it."""
-    return Entry(account.id, account.workspace, account.organization, account.weight, account.models)
+    return Entry(
+        account.id, account.workspace, account.organization, account.weight, account.models, account.state,
+        account.drain_until or 0.0,
+    )  # fmt: skip
 
 
 class Account:
-    """One upstream account in this process. `in_flight` counts its leases."""
+    """One upstream account in this process. `in_flight` counts its leases, `slots` bounds them (None: not at all);
+    `notes` are its answers' latest headers about limits, for operators."""
 
-    def __init__(self, config: AccountConfig, provider: Provider, transport: Transport, slots: int | None) -> None:
+    def __init__(self, config: AccountConfig, provider: Provider, transport: Transport) -> None:
         self.id = config.id
         self.tag = config.id.encode()
+        self.slots: int | None = None
+        self.in_flight = 0
+        self.notes: dict[bytes, bytes] = {}
+        self.note_at = 0.0  # when to look at them again (monotonic)
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self.take(config, provider, transport)
+
+    def take(self, config: AccountConfig, provider: Provider, transport: Transport) -> None:
+        """Serve as this configuration says from now on."""
+        self.config = config
         self.workspace = config.workspace
         self.provider = provider
         self.transport = transport
-        self.slots = slots
-        self.in_flight = 0
-        self._queue: deque[asyncio.Future[None]] = deque()
 
     def __repr__(self) -> str:
         return f"<Account {self.id} in_flight={self.in_flight} waiting={len(self._queue)}>"
+
+    def resize(self, slots: int | None) -> None:
+        """Another number of slots; what is leased beyond it comes back in its own time."""
+        self.slots = slots
+        while self._queue and (slots is None or self.in_flight < slots):
+            turn = self._queue.popleft()
+            if not turn.done():
+                self.in_flight += 1
+                turn.set_result(None)
 
     def lease_now(self) -> Lease | None:
         """A slot without waiting, None if the account is full."""
@@ -77,12 +101,20 @@ class Account:
 
     def release(self) -> None:
         """Give one slot back, or on to the next in the queue."""
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
+        if self.slots is None or self.in_flight <= self.slots:
+            while self._queue:
+                turn = self._queue.popleft()
+                if not turn.done():
+                    turn.set_result(None)
+                    return
         self.in_flight -= 1
+
+    def note(self, headers: HeaderList) -> None:
+        """Keep what an answer said of the account's limits and identity."""
+        notes = self.notes
+        for name, value in headers:
+            if name in notes or len(notes) < _MAX_NOTES:
+                notes[name] = value
 
 
 class Lease:
@@ -100,85 +132,88 @@ class Lease:
 
 
 class Pool:
-    """This process's view of the pool. `ring` is replaced whole when the pool document changes."""
+    """The accounts whose credentials this process holds, over one transport for each origin. `share` is how many
+    worker processes, of every replica, divide an account's slots."""
 
     def __init__(self, config: Config) -> None:
-        timeouts = Timeouts(config.timeouts.connect, config.timeouts.first_byte, config.timeouts.idle)
-        self._transports: dict[Origin, Transport] = {}
         self.accounts: dict[str, Account] = {}
+        self._transports: dict[tuple[Origin, Timeouts], Transport] = {}
+        self._share = config.workers
+        self._seen: dict[bytes, dict[str, str]] = {name: {} for name in _IDENTITY}
+        self.configure(config, ())
+
+    def configure(self, config: Config, kept: Iterable[str]) -> list[str]:
+        """Follow a new configuration; returns the accounts whose credential or address is another than before. Accounts
+        that it no longer has stay while they are among `kept`: the agreed pool still names them."""
+        renewed = []
+        timeouts = Timeouts(config.timeouts.connect, config.timeouts.first_byte, config.timeouts.idle)
+        accounts: dict[str, Account] = {}
         for each in config.accounts:
             origin = Origin.parse(each.base_url, ca_file=each.ca_file, proxy=each.proxy, http2=each.http2)
-            if origin not in self._transports:
-                self._transports[origin] = open_transport(origin, timeouts)
-            slots = None if each.max_concurrency is None else max(1, each.max_concurrency // config.workers)
+            transport = self._transports.get((origin, timeouts))
+            if transport is None:
+                transport = self._transports[origin, timeouts] = open_transport(origin, timeouts)
             provider = PROVIDERS[each.provider](each.api_key)
-            self.accounts[each.id] = Account(each, provider, self._transports[origin], slots)
-        self._serves: dict[tuple[str, str], bool] = {}
-        self._vanished: dict[tuple[str, str], bool] = {}
-        self.apply(PoolDocument(0, tuple(sorted(entry_of(each) for each in config.accounts))))
+            account = self.accounts.get(each.id)
+            if account is None:
+                account = Account(each, provider, transport)
+            else:
+                if account.config.api_key != each.api_key or account.transport is not transport:
+                    renewed.append(each.id)
+                account.take(each, provider, transport)
+            accounts[each.id] = account
+        for name in kept:
+            if name in self.accounts and name not in accounts:
+                accounts[name] = self.accounts[name]
+        self.accounts = accounts
+        self.divide(self._share)
+        return renewed
 
-    def apply(self, document: PoolDocument) -> None:
-        """Route over this document from now on."""
-        self.ring = Ring(document)
-        self._serves.clear()
-        self._vanished.clear()
+    def retire(self, kept: Iterable[str], configured: Iterable[str]) -> None:
+        """Let go of accounts that are neither configured nor named by the agreed pool any more."""
+        wanted = {*kept, *configured}
+        if not wanted.issuperset(self.accounts):
+            self.accounts = {name: account for name, account in self.accounts.items() if name in wanted}
 
-    def eligible(self, entry: Entry, model: str) -> Account | None:
-        """The account if it may serve `model` ("" for any) and this process holds its credential."""
-        account = self.accounts.get(entry.id)
-        if account is None or entry.state == "disabled":
-            return None
-        known = self._serves.get((entry.id, model))
-        if known is None:
-            known = not model or any(fnmatchcase(model, pattern) for pattern in entry.models)
-            if len(self._serves) < _MATCH_CACHE:
-                self._serves[entry.id, model] = known
-        return account if known else None
+    def divide(self, share: int) -> None:
+        """Split every account's slots over this many worker processes."""
+        self._share = max(1, share)
+        for account in self.accounts.values():
+            most = account.config.max_concurrency
+            account.resize(None if most is None else max(1, most // self._share))
 
-    def placed(self, key: bytes, model: str) -> str | None:
-        """The workspace that a conversation nobody remembers should get; None if none may serve it."""
-        for workspace in self.ring.rank(key):
-            if self.within(workspace, key, model) is not None:
-                return workspace
-        return None
+    def free(self, account: str) -> bool:
+        """Whether an account has a slot now."""
+        found = self.accounts.get(account)
+        return found is None or not found.full
 
-    def within(self, workspace: str, key: bytes, model: str) -> Account | None:
-        """The account of `workspace` that serves `key`; None if none of them may."""
-        for entry in self.ring.members(workspace, key):
-            account = self.eligible(entry, model)
-            if account is not None:
-                return account
-        return None
-
-    def candidates(self, workspace: str | None, key: bytes, model: str) -> Iterator[Account]:
-        """Everyone who may serve, the bound workspace's accounts first, then by rank. Lazy: the first is cheap."""
-        if workspace is not None:
-            for entry in self.ring.members(workspace, key):
-                account = self.eligible(entry, model)
-                if account is not None:
-                    yield account
-        for entry in self.ring.order(key):
-            if entry.workspace != workspace:
-                account = self.eligible(entry, model)
-                if account is not None:
-                    yield account
-
-    def offers(self, model: str) -> bool:
-        """Whether any account of the pool is meant to serve `model` ("" for any)."""
-        return any(self.eligible(entry, model) is not None for entry in self.ring.accounts.values())
-
-    def vanished(self, workspace: str, model: str) -> bool:
-        """Whether no account of `workspace` can serve `model` again as things stand: removed or disabled."""
-        known = self._vanished.get((workspace, model))
-        if known is None:
-            known = not any(
-                entry.state != "disabled" and any(fnmatchcase(model, pattern) for pattern in entry.models)
-                for entry in self.ring.members(workspace, b"\0")
-            )
-            if len(self._vanished) < _MATCH_CACHE:
-                self._vanished[workspace, model] = known
-        return known
+    def check_identity(self, account: Account, headers: HeaderList) -> None:
+        """Compare the organization and workspace that an answer names with those of the configuration: accounts that
+        are configured as one must be one, and others must not. One warning for each account that differs."""
+        for name, value in headers:
+            seen = self._seen.get(name)
+            if seen is None or seen.get(account.id) == (told := value.decode("latin-1")):
+                continue
+            seen[account.id] = told
+            what = "organization" if name == _IDENTITY[0] else "workspace"
+            own = getattr(account.config, what)
+            for other, its in seen.items():
+                if other == account.id or other not in self.accounts:
+                    continue
+                theirs = getattr(self.accounts[other].config, what)
+                if (its == told) != (theirs == own):
+                    log.warning(
+                        f"the configured {what}s do not match what the upstream says",
+                        accounts=sorted((account.id, other)), configured_as="same" if theirs == own else "different",
+                        hint=f"accounts of one {what} need the same {what} in gateway.yaml, others different ones",
+                    )  # fmt: skip
+                    break
 
     async def aclose(self) -> None:
         for transport in self._transports.values():
             await transport.aclose()
+
+
+def readable_notes(account: Account) -> dict[str, str]:
+    """An account's latest headers about its limits, as text."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in account.notes.items()}

@@ -7,33 +7,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from time import perf_counter
+from random import random
+from time import monotonic, perf_counter
 
 import structlog
 
-from gateway.config import Config
+from gateway.config import Caller, Config
 from gateway.core.conversation import identify
+from gateway.core.document import Entry
 from gateway.core.peek import peek
-from gateway.core.routing import (
-    ACCOUNT_OUT,
-    AMBIGUOUS,
-    IMPROPER,
-    LIMITED,
-    NEVER_SENT,
-    RELAY,
-    RETRY_AMBIGUOUS,
-    Rule,
-    judge,
-    judge_body,
-    judge_event,
-    may_retry,
-    retry_after,
-)
-from gateway.edge.admission import Admission, Binding, Callers
+from gateway.core.route import Refuse, Route, Wait
+from gateway.core.router import Router
+from gateway.core.routing import HIDDEN, Outcome, judge, judge_body, judge_event, retry_after
+from gateway.edge.admission import Admission, Callers
 from gateway.edge.cycle import Receive, Scope, Send
 from gateway.edge.endpoints import Endpoint
 from gateway.edge.exchange import Exchange
-from gateway.edge.head import AnswerHead, read_head
+from gateway.edge.head import LIMIT_KINDS, AnswerHead, read_head
+from gateway.edge.herd import Herd
 from gateway.edge.pool import SLOT_WAIT, Account, Lease, Pool
 from gateway.edge.relay import StreamRelay, broken, cause_of, relay_whole, words_for
 from gateway.edge.settlement import Settlement
@@ -43,6 +34,8 @@ from gateway.upstream.transport import Interrupted, NotSent, Response, Transport
 
 MAX_REFUSAL = 1024 * 1024  # bytes kept of an upstream's error body
 _REFUSAL_WAIT = 2.0  # seconds for that body to arrive
+_LOOK_EVERY = 0.02  # seconds between looks at what answers say of one limit
+_NOTE_EVERY = 1.0  # seconds between looks at what else they say of one account
 _WARM_ENOUGH = 150_000  # ms: half of the shortest cache lifetime; a stream that begins later than this renews at once
 
 log = structlog.get_logger("gateway.proxy")
@@ -55,39 +48,49 @@ class Refusal:
     """An upstream's answer that another account should better give, read whole and set aside. `body` is None where it
     did not arrive whole; `event` says that it is the beginning of a stream."""
 
-    def __init__(self, status: int, head: AnswerHead, body: bytes | None, rule: Rule, event: bool = False) -> None:
+    def __init__(
+        self, status: int, head: AnswerHead, body: bytes | None, outcome: Outcome, event: bool = False
+    ) -> None:
         self.status = status
         self.head = head
         self.body = body
-        self.rule = rule
+        self.outcome = outcome
         self.event = event
 
 
 class Proxy:
     """The journey, over what the process is made of. `live` are the requests on their way;
-    `upstream_answered(account, model, code)` is told of each exchange with an account."""
+    `upstream_answered(account, model, code)` is told of each exchange with an account; `bound_thinking(model)` says
+    whether only the account that produced a model's thinking reads it."""
 
     def __init__(
         self,
         config: Config,
         pool: Pool,
-        callers: Callers,
+        router: Router,
         admission: Admission,
         settlement: Settlement,
         upstream_answered: Callable[[str, str, str], None],
+        bound_thinking: Callable[[str], bool],
     ) -> None:
         self.live: set[Exchange] = set()
+        self._pool = pool
+        self._router = router
+        self._admission = admission
+        self._settlement = settlement
+        self._answered = upstream_answered
+        self._bound_thinking = bound_thinking
+        self._herd = Herd()
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Follow a new configuration from the next request on."""
         self._config = config
         self._secret = config.secret[0].encode()
         self._former_secret = config.secret[1].encode() if len(config.secret) > 1 else None
         self._affinity = config.affinity.header.lower().encode()
         self._max_body = int(config.limits.max_body_mb * 1024 * 1024)
-        self._pool = pool
-        self._callers = callers
-        self._admission = admission
-        self._settlement = settlement
-        self._answered = upstream_answered
-        self._ambiguous = RETRY_AMBIGUOUS if config.retry_ambiguous else AMBIGUOUS
+        self._callers = Callers(config.keys)
 
     async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request of a forwarded endpoint."""
@@ -110,6 +113,7 @@ class Proxy:
             await x.refuse(ApiError(500, "The gateway failed to handle this request."), [])
         finally:
             self.live.discard(x)
+            self._release_herd(x)
             self._settlement.settle(x)
 
     async def _journey(self, x: Exchange) -> None:
@@ -131,24 +135,57 @@ class Proxy:
         if model and not self._callers.may_use(caller, model):
             raise ApiError(403, f"Your key may not use the model {model}.")
 
-        conversation = None
-        if x.peek is not None and "messages" in x.peek.fields:
-            conversation = identify(self._secret, caller.id, head.conversation, head.session, head.agent, x.peek)
-        if conversation is not None:
+        route = x.route = self._route(x, caller.id)
+        if x.conversation and x.peek is not None:
             began = perf_counter()
             former = None
             if self._former_secret is not None:
                 former = identify(self._former_secret, caller.id, head.conversation, head.session, head.agent, x.peek)
-            x.binding = await self._admission.bind(caller, conversation, model, former)
+            x.binding = await self._admission.bind(caller, x.conversation, x.peek, route, former)
+            if x.binding is not None and not route.warm and x.endpoint.metered:
+                await self._join_herd(x, route, caller, former)
             x.admit_time = perf_counter() - began
-        else:  # nothing to keep together, but one caller's requests need not wander either
-            x.binding = Binding(None, "none", caller.id.encode()[:64])
 
         query = scope["query_string"]
         path = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
         method = scope["method"].encode("ascii")
         x.call = Call(method, path, head.lines, x.body, model, x.stream, head.version)
-        await self._serve(x, x.call)
+        await self._serve(x, route, x.call)
+
+    def _route(self, x: Exchange, caller: str) -> Route:
+        """The request as routing sees it. What has no conversation need not wander either: the caller is its key."""
+        head, peeked = x.head, x.peek
+        key = None
+        if peeked is not None and head is not None and "messages" in peeked.fields:
+            key = identify(self._secret, caller, head.conversation, head.session, head.agent, peeked)
+        deadline = monotonic() + self._config.timeouts.total - (perf_counter() - x.t0)
+        if peeked is None:
+            return Route(self._router, caller.encode()[:64], "", 0, 300, deadline, x.endpoint.name)
+        x.text_size = peeked.text_size
+        own_limit = "" if x.endpoint.metered else x.endpoint.name
+        x.conversation = key or b""
+        route = Route(
+            self._router, key or caller.encode()[:64], peeked.model, x.text_size, peeked.cache_ttl, deadline, own_limit
+        )
+        if "speed" in peeked.fields and peeked.value("speed") == "fast":
+            route.limit_class += ":fast"  # a bucket of its own
+        if key is not None:
+            route.pinned = peeked.names_objects
+            route.bound = self._bound_thinking(peeked.model) and peeked.signed_thinking
+        return route
+
+    async def _join_herd(self, x: Exchange, route: Route, caller: Caller, former: bytes | None) -> None:
+        """Of a cold conversation's simultaneous requests the first goes; the others wait until its answer begins."""
+        binding, peeked = x.binding, x.peek
+        if binding is None or peeked is None:
+            return
+        place = (binding.key, binding.model)
+        waits = self._herd.follows(place)
+        began = perf_counter()
+        x.herd = await self._herd.join(place, peeked)
+        if waits:
+            x.queued += perf_counter() - began
+            x.binding = await self._admission.bind(caller, x.conversation, peeked, route, former)
 
     async def _read_body(self, x: Exchange) -> bytes:
         """The whole request body, within its bound."""
@@ -176,78 +213,110 @@ class Proxy:
 
     # Send and judge.
 
-    async def _serve(self, x: Exchange, call: Call) -> None:
-        """Try accounts in order until one answers for good, while nothing has reached the client."""
-        binding = x.binding
-        assert binding is not None  # noqa: S101 - set by _journey
+    async def _serve(self, x: Exchange, route: Route, call: Call) -> None:
+        """Ask accounts, step by step, until one answers for good, while nothing has reached the client."""
         failure: tuple[int, str] | Refusal | None = None  # no exception: a kept one would keep its frames
-        asked: list[float | None] = []
-        moves: dict[str, int] = {}  # by the rules' budgets
-        for account in self._pool.candidates(binding.workspace, binding.conversation, call.model):
-            if x.started or x.interrupted:
-                break  # a ping has committed the head, or this process stops: no other account may answer now
-            lease = x.lease = account.lease_now() or await self._wait_for_slot(x, account)
-            if lease is None:
+        refuse: Refuse | None = None
+        while not x.started and not x.interrupted:  # else a ping has committed the head, or this process stops
+            step = route.next(monotonic(), random())
+            if isinstance(step, Wait):
+                await self._pause(x, step.seconds)
                 continue
-            x.account = account
+            if isinstance(step, Refuse):
+                refuse = step
+                break
+            entry = step.entry
+            account = self._pool.accounts.get(entry.id)
+            lease = None if account is None else account.lease_now() or await self._wait_for_slot(x, account)
+            if account is None or lease is None:
+                route.full(entry)
+                continue
+            x.lease, x.account = lease, account
             x.attempts += 1
+            route.sent(entry, monotonic())
+            wait: float | None = None
             try:
-                rule = await self._attempt(x, account, call)
+                result = await self._attempt(x, route, entry, account, call)
             except NotSent:
-                rule = NEVER_SENT
+                outcome = Outcome.UNSENT
             except TransportError as error:
                 if x.response is not None:
                     x.response.close()
                     x.response = None
                 x.cause = cause_of(error)
                 self._answered(account.id, call.model, x.cause)
-                rule, failure = self._ambiguous, words_for(x.cause)
-            if isinstance(rule, Refusal):
-                if rule.rule is LIMITED:
-                    asked.append(rule.head.retry_after)
-                if not (asked and rule.rule is ACCOUNT_OUT):  # a limit tells the client more than a dead account
-                    failure = rule
-                rule = rule.rule
-            if rule is RELAY:
-                return
+                outcome, failure = Outcome.BROKEN, words_for(x.cause)
+            else:
+                if result is None:
+                    return
+                failure, outcome, wait = result, result.outcome, result.head.retry_after
             lease.release()
-            moved = moves.get(rule.budget, 0)
-            if not may_retry(rule, moved):
+            repeat = self._config.retry_ambiguous
+            if not route.answered(entry, outcome, wait, monotonic(), random(), repeat):
                 break
-            moves[rule.budget] = moved + 1
-        if not x.attempts and not self._pool.offers(call.model):
-            failure = (404, f"model: {call.model}")
-        await self._give_up(x, failure, asked)
+        await self._give_up(x, failure, refuse or route.refuse(monotonic()))
+
+    async def _pause(self, x: Exchange, seconds: float) -> None:
+        """Wait for a limit, without a slot; a client that goes ends it."""
+        began = perf_counter()
+        self._router.waiting += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._router.waiting -= 1
+            x.queued += perf_counter() - began
 
     async def _wait_for_slot(self, x: Exchange, account: Account) -> Lease | None:
         """A slot of a full account; all waits of one request for slots together are bounded."""
         now = perf_counter()
         if not x.slot_until:
             x.slot_until = now + SLOT_WAIT
-        return await account.lease(max(0.0, x.slot_until - now))
+        try:
+            return await account.lease(max(0.0, x.slot_until - now))
+        finally:
+            x.queued += perf_counter() - now
 
-    async def _attempt(self, x: Exchange, account: Account, call: Call) -> Rule | Refusal:
-        """One exchange with one account. RELAY means that the client has its answer."""
+    async def _attempt(self, x: Exchange, route: Route, entry: Entry, account: Account, call: Call) -> Refusal | None:
+        """One exchange with one account. None means that the client has its answer."""
         response = x.response = await self._send(x, account, call)
         status = response.status
         self._answered(account.id, call.model, str(status))
-        rule = judge(status)
+        outcome = judge(status)
         head = AnswerHead(response.headers)
-        if rule is not RELAY:
+        if head.about:
+            self._observe(route, account, head)
+        if outcome is not Outcome.SERVED:
             x.sent = False  # refused, so not billed
-            return await self._set_aside(x, response, head, rule)
+            return await self._set_aside(x, response, head, outcome)
         x.upstream_request_id = head.request_id.decode("latin-1")
         if head.kind.startswith(b"text/event-stream"):
-            return await self._relay_stream(x, account, response, head)
+            return await self._relay_stream(x, route, entry, account, response, head)
         if not head.kind.startswith(b"application/json"):
-            return await self._set_aside(x, response, head, IMPROPER)
-        if x.displaced:
-            await self._note_served(x)
+            return await self._set_aside(x, response, head, Outcome.IMPROPER)
+        reason = self._note_served(x, route, entry)
+        if reason:
+            await self._settle_in(x, route, entry, reason)
         if x.started:  # the head of a stream went out with a ping, yet the answer is none
             x.sent = not x.meter.read_json(await _read_bounded(response) or b"")
             raise ApiError(502, "The upstream did not answer with a stream.")
         await relay_whole(x, response, head.visible + x.gateway_headers(self._config.expose_account))
-        return RELAY
+        return None
+
+    def _observe(self, route: Route, account: Account, head: AnswerHead) -> None:
+        """What an answer's head says of the account and its limits: read now and then, and whenever it is a refusal."""
+        domain, now = route.domain, monotonic()
+        if domain is not None and (now >= domain.look_at or head.retry_after is not None):
+            domain.look_at = now + _LOOK_EVERY
+            limits = head.limits
+            for index, kind in enumerate(LIMIT_KINDS):
+                limit, remaining = limits[2 * index], limits[2 * index + 1]
+                if limit is not None and remaining is not None:
+                    domain.observe(kind, limit, remaining, now)
+        if now >= account.note_at:
+            account.note_at = now + _NOTE_EVERY
+            notes = head.notes
+            account.note(notes)
+            self._pool.check_identity(account, notes)
 
     async def _send(self, x: Exchange, account: Account, call: Call) -> Response:
         sent = perf_counter()
@@ -270,8 +339,8 @@ class Proxy:
             x.waited += x.response_began - sent
 
     async def _relay_stream(
-        self, x: Exchange, account: Account, response: Response, head: AnswerHead
-    ) -> Rule | Refusal:
+        self, x: Exchange, route: Route, entry: Entry, account: Account, response: Response, head: AnswerHead
+    ) -> Refusal | None:
         relay = StreamRelay(x, response, account.provider.framing(response.headers))
         opened = perf_counter()
         error = await relay.open()
@@ -282,17 +351,18 @@ class Proxy:
             x.sent = False
             x.meter.error = ""
             return Refusal(200, head, relay.opening, judge_event(error), event=True)
-        if x.displaced:
-            await self._note_served(x)
+        reason = self._note_served(x, route, entry)
+        if reason:
+            await self._settle_in(x, route, entry, reason)
         if x.meter.started:
             x.renewed = perf_counter()
-            if x.binding is not None and x.binding.warm_for < _WARM_ENOUGH:
-                self._settlement.renew(x, 0.0, 0)
+            if not route.warm or route.warm_for < _WARM_ENOUGH:
+                self._settlement.renew(x, 0.0, x.meter.usage.total_input)
         x.forget_request()
         await relay.run(head.visible + x.gateway_headers(self._config.expose_account))
-        return RELAY
+        return None
 
-    async def _set_aside(self, x: Exchange, response: Response, head: AnswerHead, rule: Rule) -> Refusal:
+    async def _set_aside(self, x: Exchange, response: Response, head: AnswerHead, outcome: Outcome) -> Refusal:
         """Read a refusal whole, so that its connection is free and it can still be passed on."""
         status = response.status  # a closed response may already be another exchange's
         body: bytes | None = None
@@ -303,29 +373,41 @@ class Proxy:
             body = None
         response.close()
         x.response = None
-        return Refusal(status, head, body, judge_body(rule, body or b""))
+        return Refusal(status, head, body, judge_body(outcome, body or b""))
 
-    async def _note_served(self, x: Exchange) -> None:
-        """Another workspace answers than the one the conversation is bound to."""
-        binding, account = x.binding, x.account
-        if binding is None or account is None:
-            return
-        if binding.route == "new":  # no cache anywhere yet: it may as well live where it was served first
-            await self._admission.rebind(binding, account.workspace)
-        elif binding.route != "stateless":
-            binding.route = "detour"
+    def _note_served(self, x: Exchange, route: Route, entry: Entry) -> str:
+        """An account's answer is about to go to the client: whom it helps. Returns why the conversation now lives
+        there, "" if nothing has changed."""
+        reason = route.served(entry, monotonic())
+        if x.herd is not None:
+            reason = reason or "leads"
+        return reason
 
-    async def _give_up(self, x: Exchange, failure: tuple[int, str] | Refusal | None, asked: list[float | None]) -> None:
-        """No account is left: pass on the last answer, or say what it means where it was about an account."""
-        if failure is None:
-            raise ApiError(529, NO_ACCOUNT, retry_after=retry_after([]))
+    async def _settle_in(self, x: Exchange, route: Route, entry: Entry, reason: str) -> None:
+        """Bind the conversation to the workspace that serves it now, and let those who wait for its cache go."""
+        if reason != "leads" and x.binding is not None:
+            await self._admission.rebind(x.binding, route, entry.workspace, reason)
+        if x.herd is not None:
+            self._settlement.renew(x, 0.0, 0)
+            self._release_herd(x)
+
+    def _release_herd(self, x: Exchange) -> None:
+        if x.herd is not None and x.binding is not None:
+            self._herd.release((x.binding.key, x.binding.model), x.herd)
+            x.herd = None
+
+    async def _give_up(self, x: Exchange, failure: tuple[int, str] | Refusal | None, refuse: Refuse) -> None:
+        """Nobody is left to ask: pass on the last answer, or say what it means where it was about an account."""
         if isinstance(failure, tuple):
             raise ApiError(*failure)
-        status, head, body, hide = failure.status, failure.head, failure.body, failure.rule.hide
-        if hide == 429:
-            raise ApiError(429, ALL_LIMITED, retry_after=retry_after(asked))
-        if hide:
-            raise ApiError(hide, NO_ACCOUNT, retry_after=retry_after([]))
+        if failure is None or failure.outcome in HIDDEN:
+            if refuse.status == 404:
+                raise ApiError(404, f"model: {x.model}")
+            limited = refuse.status == 429
+            raise ApiError(
+                refuse.status, ALL_LIMITED if limited else NO_ACCOUNT, retry_after=retry_after(refuse.seconds)
+            )
+        status, head, body = failure.status, failure.head, failure.body
         x.outcome = "error"
         x.upstream_request_id = head.request_id.decode("latin-1")
         headers = head.visible + x.gateway_headers(self._config.expose_account)
@@ -340,7 +422,7 @@ class Proxy:
             await x.write(b"event: error\ndata: " + b" ".join(body.splitlines()) + b"\n\n", more=False)
             return
         if head.retry_after is not None:
-            headers.append((b"retry-after", b"%d" % retry_after([head.retry_after])))
+            headers.append((b"retry-after", b"%d" % retry_after(head.retry_after)))
         await x.answer(status, headers, body)
 
 

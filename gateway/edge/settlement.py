@@ -6,7 +6,7 @@ It waits for nothing and never fails a request; what becomes of the record, othe
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter
+from time import monotonic, perf_counter
 
 from gateway.core.pricing import Catalogue
 from gateway.edge.admission import Admission
@@ -31,21 +31,28 @@ class Settlement:
         if x.lease is not None:
             x.lease.release()
         now = perf_counter()
+        if x.route is not None:
+            x.route.head()
         if x.endpoint.metered:
             if x.sent:
                 _estimate(x)
             elif x.meter.started:
                 usage = x.meter.usage
                 self.renew(x, now - x.response_began, usage.total_input + usage.output)
+            if x.route is not None:
+                usage = x.meter.usage
+                x.route.used(usage.total_input - usage.cache_read, usage.cache_read, usage.output, monotonic())
         self._observe(self._record(x, now), x.admit_time)
 
     def renew(self, x: Exchange, age: float, tokens: int) -> None:
-        """The cache of the workspace that served was warm `age` seconds ago, if the conversation lives there."""
+        """The cache of the workspace that served was warm `age` seconds ago; the conversation holds `tokens` by now (0
+        while unknown)."""
         binding, account, peeked = x.binding, x.account, x.peek
-        if binding is None or account is None or peeked is None or account.workspace != binding.workspace:
+        if binding is None or account is None or peeked is None:
             return
         ttl = 3600 if x.meter.usage.cache_write_1h else peeked.cache_ttl
-        self._admission.renew(binding, age, ttl, tokens)
+        bound = x.route is not None and x.route.bound
+        self._admission.renew(binding, account.workspace, age, ttl, tokens, x.text_size, bound)
 
     def _cost(self, x: Exchange) -> int:
         """Nano-dollars of what the answer used; the model that answered sets the price."""
@@ -59,7 +66,7 @@ class Settlement:
 
     def _record(self, x: Exchange, now: float) -> Finished:
         first = x.first_byte or now
-        caller, binding, account, head = x.caller, x.binding, x.account, x.head
+        caller, route, account, head = x.caller, x.route, x.account, x.head
         return Finished(
             request_id=x.request_id,
             at=x.at,
@@ -75,9 +82,10 @@ class Settlement:
             stream=x.stream,
             account=account.id if account is not None else "",
             workspace=account.workspace if account is not None else "",
-            route=binding.route if binding is not None else "none",
+            route=route.how if route is not None else "none",
+            reason=route.reason if route is not None else "",
             attempts=x.attempts,
-            conversation=binding.conversation.hex()[:12] if binding is not None and binding.key else "",
+            conversation=x.conversation.hex()[:12],
             upstream_request_id=x.upstream_request_id,
             trace_id=head.traceparent[3:35].decode("latin-1") if head is not None and head.traceparent else "",
             usage=x.meter.usage,
@@ -85,7 +93,8 @@ class Settlement:
             cost_nano_usd=self._cost(x),
             duration=now - x.t0,
             ttft=first - x.t0 if x.first_byte else 0.0,
-            overhead=max(0.0, first - x.t0 - x.waited - x.body_time),
+            queued=x.queued,
+            overhead=max(0.0, first - x.t0 - x.waited - x.body_time - x.queued),
         )
 
 

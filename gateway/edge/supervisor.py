@@ -13,7 +13,7 @@ import secrets
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +24,8 @@ from prometheus_client import CollectorRegistry, Gauge
 
 import gateway
 from gateway.config import Config, encode
+from gateway.data import load_catalogue
+from gateway.edge.board import AccountStates, Board
 from gateway.edge.control import Document, News, NotReady, Reload, Reseed, Start
 from gateway.edge.crew import Crew
 from gateway.edge.exchange import new_request_id
@@ -35,6 +37,8 @@ from gateway.edge.reload import Reloader
 from gateway.edge.snapshot import Snapshot
 from gateway.ops.accounts import Accounts
 from gateway.ops.admin import admin_app
+from gateway.ops.conversations import Conversations
+from gateway.store.bindings import Bindings
 from gateway.store.pool_store import PoolStore
 
 log = structlog.get_logger("gateway.supervisor")
@@ -44,9 +48,6 @@ class Supervisor:
     """Runs one gateway with this configuration against the store at `store_url`; `revive` is called now and then to
     start that store again should it have died and be ours. `source` is the file of the configuration, which is
     followed; None for a configuration that is in no file.
-
-    `on_news` gets all news that did not begin with this supervisor's own `tell`; `account_view(id)` adds to what the
-    admin API shows of an account.
     """
 
     def __init__(
@@ -55,17 +56,14 @@ class Supervisor:
         store_url: str,
         revive: Callable[[], object],
         source: Path | None = None,
-        *,
-        on_news: Callable[[bytes], None] = lambda data: None,
-        account_view: Callable[[str], Mapping[str, Any]] = lambda name: {},
     ) -> None:
         self.config = config
-        self.on_news = on_news
-        self.account_view = account_view
+        self.board = Board(config, load_catalogue(), self.tell)
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._revive = revive
         self._store_url = store_url
         self._pool_store = PoolStore(store_url)
+        self._bindings = Bindings(store_url)
         self._newswire = Newswire(self.id, self._pool_store.publish)
         self._registry = CollectorRegistry(auto_describe=False)
         self._source = source
@@ -100,6 +98,7 @@ class Supervisor:
         if self._source is not None:
             loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
         await self.pool.join()
+        self.board.apply(self.pool.document)
         admin = self._admin_server()
         self._tasks = [
             asyncio.create_task(work)
@@ -133,12 +132,14 @@ class Supervisor:
         return Start(encode(self.config), self.pool.document, self.pool.share, self._store_url)
 
     def _agreed(self) -> None:
+        self.board.apply(self.pool.document)
         self._crew.tell(Document(self.pool.document, self.pool.share))
 
     async def _reload(self, config: Config) -> None:
         """Serve by this configuration from now on. Workers learn of accounts before the document names them."""
         self.config = config
         self._crew.tell(Reload(encode(config)))
+        self.board.configure(config)
         self.pool.announce(tuple(map(entry_of, config.accounts)))
         await self.pool.agree()
 
@@ -149,17 +150,22 @@ class Supervisor:
         self._crew.tell(News(data))
         self._newswire.put(data)
 
+    async def _forget(self, data: bytes) -> None:
+        """Tell it, and wait for the own workers: they read in order, so that one that then gives numbers has heard."""
+        self.tell(data)
+        await self._crew.refresh()
+
     def _told(self, data: bytes) -> None:
         """A worker said it, and the other workers know."""
         self._newswire.put(data)
-        self.on_news(data)
+        self.board.heard(data)
 
     def _heard(self, message: bytes) -> None:
         """A gateway said it, perhaps this one."""
         data = self._newswire.read(message)
         if data is not None:
             self._crew.tell(News(data))
-            self.on_news(data)
+            self.board.heard(data)
 
     # The admin listener.
 
@@ -168,10 +174,13 @@ class Supervisor:
         registry.register(self._crew.totals)
         info = Gauge("gateway_build_info", "1; the version is in the label.", ("version",), registry=registry)
         info.labels(gateway.__version__).set(1)
-        accounts = Accounts(self.pool, lambda name: self.account_view(name), time.time)
+        registry.register(AccountStates(self.board))
+        accounts = Accounts(self.pool, self.board.view, self.board.enable, time.time)
+        conversations = Conversations(self._bindings, lambda: self.config, self.board.router, self._forget)
         app = admin_app(
-            self.config.admin, registry, self._crew.refresh, self._readiness, self._show_pool, accounts, new_request_id
-        )
+            self.config.admin, registry, self._crew.refresh, self._readiness, self._show_pool, accounts, conversations,
+            new_request_id,
+        )  # fmt: skip
         config = uvicorn.Config(
             app, lifespan="off", log_config=None, access_log=False, server_header=False, ws="none", proxy_headers=False,
             timeout_graceful_shutdown=1,
@@ -208,6 +217,7 @@ class Supervisor:
             listener.close()
         await self._crew.drain(timeouts.drain)
         await self.pool.leave()
+        await self.board.aclose()
         admin.should_exit = True
         await asyncio.sleep(0)
         self._crew.close()
@@ -215,6 +225,7 @@ class Supervisor:
             task.cancel()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._tasks[0]), 3)
+        await self._bindings.close()
         await self._pool_store.close()
         log.info("stopped")
 

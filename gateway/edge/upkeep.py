@@ -24,10 +24,14 @@ class Upkeep:
 
     def __init__(self, config: Config, live: set[Exchange], settlement: Settlement) -> None:
         self._live = live
-        self._timeouts = config.timeouts
-        self._expose_account = config.expose_account
+        self.configure(config)
         self._settlement = settlement
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def configure(self, config: Config) -> None:
+        """Follow a new configuration."""
+        self._timeouts = config.timeouts
+        self._expose_account = config.expose_account
 
     def tick(self) -> None:
         """Look at every request once."""
@@ -35,7 +39,7 @@ class Upkeep:
         for x in list(self._live):
             if x.stream and x.started and now - x.renewed > _RENEW_EVERY:
                 x.renewed = now
-                self._settlement.renew(x, 0.0, 0)
+                self._settlement.renew(x, 0.0, x.meter.usage.total_input)
             if x.stream and x.began and now - x.last_sent > self._timeouts.ping:
                 self._spawn(x.ping(self._ping_headers(x)))
             if not x.first_byte and x.response is not None and now - x.t0 > self._timeouts.total:

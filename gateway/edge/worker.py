@@ -49,7 +49,8 @@ async def run(control: socket.socket, listener: socket.socket, writer: LogWriter
     config: Config = decode(start.config)
     request_log = configure(config.log, writer)
     gateway = Gateway(config, start.document, start.store, request_log)
-    gateway.tell = lambda data: channel.send(News(data))  # type: ignore[attr-defined]
+    gateway.tell = lambda data: channel.send(News(data))
+    gateway.apply(start.document, start.share)
     await gateway.start()
     server = Server(gateway, config, new_request_id)
     serving = asyncio.create_task(server.serve([listener]))
@@ -89,13 +90,13 @@ async def _obey(channel: Channel, gateway: Gateway, server: Server) -> float:
 def _follow(message: Message, channel: Channel, gateway: Gateway, server: Server) -> None:
     match message:
         case News(data):
-            gateway.heard(data)  # type: ignore[attr-defined]
-        case Document(document):
-            gateway.pool.apply(document)
+            gateway.heard(data)
+        case Document(document, share):
+            gateway.apply(document, share)
         case Reload(config):
-            gateway.reload(decode(config))  # type: ignore[attr-defined]
+            gateway.reload(decode(config))
         case Reseed():
-            gateway.reseed()  # type: ignore[attr-defined]
+            gateway.reseed()
         case NotReady():
             gateway.draining = True
             server.drain()

@@ -34,7 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, _byte_code: None) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def gateway(simulator: Simulator, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def shared_gateway(simulator: Simulator, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """The gateway of whoever does not need one of his own. It says all it can say in its log."""
     config = {
         "redis": f"{store.url}/1",
@@ -47,8 +47,15 @@ def gateway(simulator: Simulator, store: Store, tmp_path_factory: pytest.TempPat
     gateway.stop()
 
 
+@pytest.fixture
+def gateway(shared_gateway: Gateway) -> Gateway:
+    """The shared gateway, without anything that earlier tests have taught it of its accounts."""
+    shared_gateway.mend()
+    return shared_gateway
+
+
 @pytest.fixture(scope="session")
-def tight(simulator: Simulator, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def shared_tight(simulator: Simulator, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway with little patience and little room; its metrics are open."""
     config = {
         "redis": f"unix://{store.folder}/store.sock?db=2",
@@ -62,10 +69,17 @@ def tight(simulator: Simulator, store: Store, tmp_path_factory: pytest.TempPathF
     gateway.stop()
 
 
+@pytest.fixture
+def tight(shared_tight: Gateway) -> Gateway:
+    """The other shared gateway, likewise."""
+    shared_tight.mend()
+    return shared_tight
+
+
 @pytest.fixture(scope="session")
-def gateway_url(gateway: Gateway) -> Gateway:
+def gateway_url(shared_gateway: Gateway) -> Gateway:
     """What client programs are told: `base_url` and `api_key`."""
-    return gateway
+    return shared_gateway
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.edge import head as module
 from gateway.edge.endpoints import ENDPOINTS, find
-from gateway.edge.head import DROPPED, AnswerHead, Head, read_head
+from gateway.edge.head import DROPPED, LIMIT_KINDS, AnswerHead, Head, read_head
 from gateway.errors import ApiError
 
 RUNS = settings(deadline=None, max_examples=150)
@@ -233,7 +233,9 @@ def test_of_an_answer_the_client_sees_what_concerns_the_request():
         ([(b"retry-after-ms", b"1500")], 1.5),
         ([(b"retry-after-ms", b"1500"), (b"retry-after", b"3")], 3.0),
         ([(b"retry-after", b"3"), (b"retry-after-ms", b"1500")], 3.0),
-        ([(b"retry-after", b"Wed, 21 Oct 2026 07:28:00 GMT")], None),
+        ([(b"retry-after", b"Wed, 21 Oct 2015 07:28:00 GMT")], 0.0),
+        ([(b"retry-after", b"soon")], None),
+        ([(b"retry-after", b"soon"), (b"retry-after-ms", b"1500")], 1.5),
         ([(b"retry-after", b"")], None),
         ([(b"retry-after", b"\xff")], None),
     ],
@@ -242,6 +244,74 @@ def test_how_long_an_account_asks_to_wait_is_read_and_kept_from_the_client(heade
     head = AnswerHead([*headers, (b"x-other", b"1")])
     assert head.retry_after == seconds
     assert head.visible == [(b"x-other", b"1")]
+
+
+@pytest.mark.parametrize("zone", ["GMT", "+0000"])
+def test_a_date_as_retry_after_is_so_many_seconds_from_now(monkeypatch, zone):
+    monkeypatch.setattr(module, "time", lambda: 1_792_567_680.0 - 90.5)
+    head = AnswerHead([(b"retry-after", b"Wed, 21 Oct 2026 07:28:00 " + zone.encode())])
+    assert head.retry_after == 90.5
+
+
+DATES = st.builds(
+    lambda day, year, zone: b"Wed, %d Oct %d 07:28:00 %s" % (day, year, zone),
+    st.integers(0, 40),
+    st.sampled_from([0, 99, 2026, 9999, 10000, 10**20]),
+    st.sampled_from([b"GMT", b"+0100", b"+9999", b"-99999999999", b""]),
+)
+
+
+@RUNS
+@given(st.binary(max_size=12) | DATES | st.floats().map(lambda value: str(value).encode()))
+def test_no_retry_after_of_an_upstream_fails_the_request(value):
+    head = AnswerHead([(b"retry-after", value), (b"x-other", b"1")])
+    assert head.visible == [(b"x-other", b"1")]
+    assert head.retry_after is None or isinstance(head.retry_after, float)
+
+
+# What an answer says of its account's limits.
+
+
+def limit(name: str, limit: int | str, remaining: int | str) -> list[tuple[bytes, bytes]]:
+    what = f"anthropic-ratelimit-{name}-"
+    return [
+        (f"{what}{part}".encode(), str(value).encode()) for part, value in (("limit", limit), ("remaining", remaining))
+    ]
+
+
+def test_the_three_limits_come_each_in_their_place():
+    headers = [*limit("output-tokens", 8000, 7000), *limit("requests", 50, 49), *limit("input-tokens", 30000, 0)]
+    head = AnswerHead(headers)
+    assert LIMIT_KINDS == ("requests", "input", "output")
+    assert head.limits == [50, 49, 30000, 0, 8000, 7000]
+    assert (head.about, head.visible) == (True, [])
+
+
+def test_a_limit_that_was_not_named_is_none():
+    assert AnswerHead(limit("input-tokens", 30000, 29000)).limits == [None, None, 30000, 29000, None, None]
+    assert AnswerHead([(b"content-type", b"x")]).limits == [None] * 6
+
+
+@pytest.mark.parametrize("nonsense", ["", "-1", "many", "1.5", "1e6", "\u0663", "9" * 16])
+def test_a_limit_that_is_no_number_is_as_if_it_was_not_named(nonsense):
+    assert AnswerHead(limit("requests", nonsense, 3)).limits == [None, 3, None, None, None, None]
+
+
+def test_what_else_concerns_the_account_is_noted_and_unseen():
+    noted = [
+        (b"anthropic-organization-id", b"org-1"),
+        (b"anthropic-workspace-id", b"ws-1"),
+        (b"anthropic-ratelimit-input-tokens-reset", b"2026-10-21T07:28:00Z"),
+        (b"anthropic-ratelimit-tokens-limit", b"38000"),
+        (b"anthropic-ratelimit-unified-status", b"allowed"),
+        (b"anthropic-priority-input-tokens-limit", b"10"),
+        (b"anthropic-fast-input-tokens-remaining", b"10"),
+    ]
+    for _ in range(2):  # the second time from memory
+        head = AnswerHead([noted[0], (b"x-other", b"1"), *noted[1:], *limit("requests", 50, 49)])
+        assert head.about
+        assert head.notes == [*noted, *limit("requests", 50, 49)]
+        assert head.visible == [(b"x-other", b"1")]
 
 
 def test_what_is_remembered_of_headers_is_bounded(monkeypatch):
@@ -270,6 +340,7 @@ def test_an_accounts_identity_and_limits_and_the_upstreams_front_end_stay_unseen
 def test_an_answer_without_headers_has_no_kind():
     head = AnswerHead([])
     assert (head.visible, head.kind, head.request_id, head.retry_after) == ([], b"", b"", None)
+    assert (head.about, head.notes, head.limits) == (False, [], [None] * 6)
 
 
 # Paths.

@@ -1,27 +1,30 @@
-"""Accounts in this process: who may serve, in which order, and slots that are never lost."""
+"""Accounts in this process: slots that are never lost, and what follows the configuration."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from gateway.config import Account as AccountConfig
-from gateway.config import Admin, Config
-from gateway.core.document import Entry, PoolDocument
-from gateway.edge.pool import Account, Lease, Pool, entry_of
+from gateway.config import Admin, Config, Timeouts
+from gateway.core.document import Entry
+from gateway.edge import pool as module
+from gateway.edge.pool import Account, Lease, Pool, entry_of, readable_notes
 
 RUNS = settings(deadline=None, max_examples=100)
 ANY: Any = None
 
 
 def account(slots: int | None) -> Account:
-    return Account(AccountConfig(id="a", api_key="sk-upstream-0001"), ANY, ANY, slots)
+    made = Account(AccountConfig(id="a", api_key="sk-upstream-0001"), ANY, ANY)
+    made.resize(slots)
+    return made
 
 
 def state(of: Account) -> str:
@@ -90,6 +93,21 @@ async def test_an_account_is_full_when_a_lease_would_have_to_wait():
     assert (one.full, boundless.full) == (True, False)
     cast(Lease, lease).release()
     assert not one.full
+
+
+async def test_a_slot_can_be_had_without_waiting_while_there_is_one():
+    one = account(1)
+    first = one.lease_now()
+    assert first is not None and one.lease_now() is None
+    waiting = asyncio.create_task(one.lease())
+    await spin()
+    first.release()  # to the one who waits
+    assert one.lease_now() is None
+    cast(Lease, await waiting).release()
+    again = one.lease_now()
+    assert again is not None
+    again.release()
+    assert state(one) == "in_flight=0 waiting=0"
 
 
 async def test_a_newcomer_does_not_overtake_those_who_wait():
@@ -167,8 +185,54 @@ async def test_a_waiter_that_is_cancelled_as_it_gets_its_slot_is_cancelled_and_h
     assert state(one) == "in_flight=0 waiting=0"
 
 
+async def test_more_slots_go_to_those_who_wait_at_once():
+    one = account(1)
+    leases = [await one.lease()]
+    tasks = [asyncio.create_task(one.lease()) for _ in range(4)]
+    await spin()
+    one.resize(3)
+    await spin()
+    assert [task.done() for task in tasks] == [True, True, False, False]
+    assert state(one) == "in_flight=3 waiting=2"
+    one.resize(None)
+    leases += [await task for task in tasks]
+    assert state(one) == "in_flight=5 waiting=0"
+    for lease in leases:
+        cast(Lease, lease).release()
+    assert one.in_flight == 0
+
+
+async def test_slots_that_are_taken_away_come_back_in_their_own_time():
+    one = account(3)
+    leases = [one.lease_now() for _ in range(3)]
+    one.resize(1)
+    waiting = asyncio.create_task(one.lease())
+    await spin()
+    for lease, expected in zip(leases, (2, 1, 1), strict=True):
+        assert not waiting.done()
+        cast(Lease, lease).release()
+        await spin()
+        assert one.in_flight == expected
+    cast(Lease, waiting.result()).release()
+    assert state(one) == "in_flight=0 waiting=0"
+
+
+async def test_who_waits_for_a_bound_that_falls_away_waits_no_more():
+    one = account(0)
+    waiting = asyncio.create_task(one.lease())
+    await spin()
+    assert not waiting.done()
+    one.resize(None)
+    cast(Lease, await waiting).release()
+    assert state(one) == "in_flight=0 waiting=0"
+
+
 ACTIONS = st.lists(
-    st.tuples(st.sampled_from(["ask", "ask", "release", "cancel", "run", "run"]), st.integers(0, 99)), max_size=60
+    st.tuples(
+        st.sampled_from(["ask", "ask", "now", "release", "release", "cancel", "resize", "run", "run"]),
+        st.integers(0, 99),
+    ),
+    max_size=60,
 )
 
 
@@ -177,8 +241,14 @@ ACTIONS = st.lists(
 def test_over_any_course_of_events_no_slot_is_lost_or_taken_twice(slots, actions):
     async def course() -> None:
         one = account(slots)
+        most: float = slots  # that may be in flight: fewer slots take none away
         tasks: list[asyncio.Task[Lease | None]] = []
         released: list[asyncio.Task[Lease | None]] = []
+
+        sizes: list[int | None] = [1, 2, 3, 4, None]
+
+        def waiting() -> bool:
+            return any(not turn.done() for turn in one._queue)
 
         def held() -> list[asyncio.Task[Lease | None]]:
             return [task for task in tasks if task.done() and not task.cancelled() and task not in released]
@@ -192,10 +262,22 @@ def test_over_any_course_of_events_no_slot_is_lost_or_taken_twice(slots, actions
                 cast(Lease, task.result()).release()
             elif action == "cancel" and tasks:
                 tasks[number % len(tasks)].cancel()
+            elif action == "now":
+                full = one.full
+                lease = one.lease_now()
+                assert (lease is None) == full
+                if lease is not None:
+                    lease.release()
+            elif action == "resize":
+                one.resize(sizes[number % len(sizes)])
             else:
                 await spin(1 + number % 3)
-            assert 0 <= one.in_flight <= slots
+            bound = float("inf") if one.slots is None else one.slots
+            most = max(bound, min(most, one.in_flight))
+            assert 0 <= one.in_flight <= most
             assert len(held()) <= one.in_flight
+            if one.in_flight < bound:
+                assert not waiting()
         while True:  # everything comes to its end
             await spin(10)
             if not held():
@@ -209,16 +291,16 @@ def test_over_any_course_of_events_no_slot_is_lost_or_taken_twice(slots, actions
     asyncio.run(course())
 
 
-# Who may serve.
+# What the configuration says.
 
 
-def configured(*accounts: AccountConfig, workers: int = 1) -> Config:
-    return Config(admin=Admin(token="admin-token"), secret=("s" * 32,), accounts=accounts, workers=workers)
+def configured(*accounts: AccountConfig, **fields: Any) -> Config:
+    return Config(admin=Admin(token="admin-token"), secret=("s" * 32,), accounts=accounts, **fields)
 
 
 def one(name: str, workspace: str = "", **fields: Any) -> AccountConfig:
-    fields.setdefault("base_url", "http://127.0.0.1:9")  # nothing is ever sent
-    return AccountConfig(id=name, api_key=f"sk-upstream-{name}", workspace=workspace, **fields)
+    fields = {"base_url": "http://127.0.0.1:9", "api_key": f"sk-upstream-{name}", **fields}  # nothing is ever sent
+    return AccountConfig(id=name, workspace=workspace, **fields)
 
 
 @pytest.fixture
@@ -234,26 +316,50 @@ async def make() -> AsyncIterator[Callable[..., Pool]]:
         await each.aclose()
 
 
-def without(of: Pool, **states: str) -> None:
-    """Apply the pool's own document with other states."""
-    entries = [
-        Entry(each.id, each.workspace, each.organization, each.weight, each.models, states.get(each.id, "active"))
-        for each in of.ring.accounts.values()
-    ]
-    of.apply(PoolDocument(of.ring.epoch + 1, tuple(entries)))
-
-
-KEYS = [random.Random(n).randbytes(16) for n in range(60)]
+def slots(pool: Pool) -> list[int | None]:
+    return [each.slots for each in pool.accounts.values()]
 
 
 async def test_slots_of_an_account_are_split_over_the_workers(make):
     pool = make(one("a", max_concurrency=100), one("b", max_concurrency=3), one("c"), workers=8)
-    assert [pool.accounts[name].slots for name in "abc"] == [12, 1, None]
+    assert slots(pool) == [12, 1, None]
+
+
+async def test_slots_are_split_anew_when_there_are_more_or_fewer_workers(make):
+    pool = make(one("a", max_concurrency=100), one("b", max_concurrency=3), one("c"), workers=8)
+    for share, expected in ((25, [4, 1, None]), (1, [100, 3, None]), (0, [100, 3, None]), (2, [50, 1, None])):
+        pool.divide(share)
+        assert slots(pool) == expected
+
+
+async def test_a_division_lets_those_who_wait_in_and_turns_nobody_out(make):
+    pool = make(one("a", max_concurrency=4), workers=4)
+    account = pool.accounts["a"]
+    held = account.lease_now()
+    waiting = asyncio.create_task(account.lease())
+    await spin()
+    pool.divide(2)
+    assert (await waiting) is not None
+    pool.divide(4)
+    assert state(account) == "in_flight=2 waiting=0"
+    cast(Lease, held).release()
+    assert account.full
+
+
+async def test_an_account_is_free_while_it_has_a_slot(make):
+    pool = make(one("a", max_concurrency=1))
+    assert pool.free("a") and pool.free("unknown")
+    lease = pool.accounts["a"].lease_now()
+    assert not pool.free("a")
+    lease.release()
+    assert pool.free("a")
 
 
 async def test_an_account_of_the_configuration_is_its_entry():
     entry = entry_of(one("a", "w", organization="o", weight=2.5, models=("x-*",)))
     assert entry == Entry("a", "w", "o", 2.5, ("x-*",), "active")
+    drained = entry_of(one("a", "w", organization="o", state="draining", drain_until=1_800_000_000.0))
+    assert drained == Entry("a", "w", "o", 1.0, ("*",), "draining", 1_800_000_000.0)
 
 
 async def test_accounts_of_one_origin_share_its_connections(make):
@@ -262,95 +368,117 @@ async def test_accounts_of_one_origin_share_its_connections(make):
     assert pool.accounts["a"].transport is not pool.accounts["c"].transport
 
 
+async def test_a_new_configuration_keeps_what_an_account_has_under_way(make):
+    pool = make(one("a", max_concurrency=2))
+    account = pool.accounts["a"]
+    account.lease_now()
+    account.note([(b"anthropic-organization-id", b"o")])
+    transport = account.transport
+    assert pool.configure(configured(one("a", "w", max_concurrency=1, weight=2.0), one("b")), ()) == []
+    assert pool.accounts["a"] is account
+    assert (account.workspace, account.in_flight, account.slots) == ("w", 1, 1)
+    assert account.transport is transport is pool.accounts["b"].transport
+    assert readable_notes(account) == {"anthropic-organization-id": "o"}
+
+
 @pytest.mark.parametrize(
-    ("models", "model", "serves"),
-    [
-        (("*",), "anything", True),
-        (("claude-*",), "claude-sonnet-4-5", True),
-        (("claude-*",), "Claude-sonnet-4-5", False),
-        (("claude-opus-4-8", "claude-haiku-*"), "claude-haiku-4-5", True),
-        (("claude-opus-4-8",), "claude-opus-4-80", False),
-        (("claude-opus-4-8",), "", True),
-    ],
+    "fields",
+    [{"api_key": "sk-upstream-another"}, {"base_url": "http://127.0.0.1:10"}, {"proxy": "http://127.0.0.1:11"}],
 )
-async def test_an_account_serves_the_models_it_is_for(make, models, model, serves):
-    pool = make(one("a", models=models))
-    for _ in range(2):  # the second answer comes from memory
-        assert (pool.eligible(pool.ring.accounts["a"], model) is not None) == serves
-        assert pool.offers(model) == serves
-        assert pool.placed(KEYS[0], model) == ("a" if serves else None)
+async def test_an_account_with_another_credential_or_address_is_told_of(make, fields):
+    pool = make(one("a"), one("b"))
+    before = pool.accounts["a"].provider, pool.accounts["a"].transport
+    assert pool.configure(configured(one("a", **fields), one("b"), one("c")), ()) == ["a"]
+    assert (pool.accounts["a"].provider, pool.accounts["a"].transport) != before
+    assert pool.configure(configured(one("a", **fields), one("b"), one("c")), ()) == []
 
 
-async def test_what_was_remembered_of_models_goes_with_the_document(make):
-    pool = make(one("a", models=("x",)))
-    assert not pool.offers("y")
-    pool.apply(PoolDocument(2, (Entry("a", "a", "a", 1.0, ("y",)),)))
-    assert pool.offers("y") and not pool.offers("x")
+async def test_other_timeouts_take_other_connections(make):
+    pool = make(one("a"))
+    before = pool.accounts["a"].transport
+    pool.configure(configured(one("a"), timeouts=Timeouts(connect=1.0)), ())
+    assert pool.accounts["a"].transport is not before
+    pool.configure(configured(one("a")), ())
+    assert pool.accounts["a"].transport is before
 
 
-async def test_a_disabled_account_never_serves_and_a_draining_one_still_does(make):
+async def test_the_slots_of_a_new_configuration_are_split_as_before(make):
+    pool = make(one("a", max_concurrency=100), workers=2)
+    pool.divide(10)
+    pool.configure(configured(one("a", max_concurrency=50), one("b", max_concurrency=20), workers=2), ())
+    assert slots(pool) == [5, 2]
+
+
+async def test_an_account_that_left_the_configuration_stays_while_the_agreed_pool_names_it(make):
     pool = make(one("a"), one("b"), one("c"))
-    without(pool, a="disabled", b="draining")
-    assert pool.eligible(pool.ring.accounts["a"], "") is None
-    for key in KEYS:
-        assert "a" not in [each.id for each in pool.candidates(None, key, "")]
-        assert {each.id for each in pool.candidates("b", key, "")} == {"b", "c"}
+    kept = pool.accounts["b"]
+    pool.configure(configured(one("a")), ["b", "unknown"])
+    assert sorted(pool.accounts) == ["a", "b"]
+    assert pool.accounts["b"] is kept
+    pool.retire(["a", "b"], ["a"])
+    assert sorted(pool.accounts) == ["a", "b"]
+    pool.retire(["a"], ["a"])
+    assert sorted(pool.accounts) == ["a"]
 
 
-async def test_an_account_that_this_process_has_no_credential_for_is_passed_over(make):
-    pool = make(one("a"))
-    pool.apply(PoolDocument(2, (Entry("a", "a", "a"), Entry("z", "z", "z", 1000.0))))
-    assert {pool.placed(key, "") for key in KEYS} == {"a"}
-    assert {each.id for key in KEYS for each in pool.candidates("z", key, "")} == {"a"}
-    assert not pool.vanished("z", "")
+async def test_an_account_that_the_agreed_pool_does_not_name_yet_is_not_retired(make):
+    pool = make(one("a"), one("b"))
+    pool.retire(["a"], ["a", "b"])
+    assert sorted(pool.accounts) == ["a", "b"]
+    pool.retire([], [])
+    assert pool.accounts == {}
 
 
-async def test_a_workspace_has_vanished_when_none_of_its_accounts_can_serve_again(make):
-    pool = make(one("a", "w", models=("x",)), one("b", "w", models=("y",)))
-    assert not pool.vanished("w", "x")
-    assert pool.vanished("w", "z")
-    without(pool, a="disabled")
-    assert pool.vanished("w", "x") and not pool.vanished("w", "y")
-    assert pool.vanished("gone", "x")
+# What answers say of an account.
 
 
-async def test_without_accounts_nobody_serves(make):
-    pool = make(one("a"))
-    pool.apply(PoolDocument(2))
-    assert pool.placed(KEYS[0], "") is None
-    assert list(pool.candidates(None, KEYS[0], "")) == []
-    assert not pool.offers("")
+async def test_the_latest_of_what_answers_said_is_kept_within_bounds(make, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_NOTES", 3)
+    account = make(one("a")).accounts["a"]
+    account.note([(b"one", b"1"), (b"two", b"2"), (b"three", b"3"), (b"four", b"4")])
+    account.note([(b"three", b"\xe9"), (b"five", b"5")])
+    assert readable_notes(account) == {"one": "1", "two": "2", "three": "\u00e9"}
 
 
-ENTRIES = st.lists(
-    st.tuples(
-        st.sampled_from("uvw"), st.sampled_from([1.0, 2.0]), st.sampled_from([("*",), ("claude-*",), ("x",)]),
-        st.sampled_from(["active", "active", "draining", "disabled"]), st.booleans(),
-    ),
-    min_size=1, max_size=6,
-)  # fmt: skip
+def identity(organization: str, workspace: str = "") -> list[tuple[bytes, bytes]]:
+    told = [(b"anthropic-organization-id", organization.encode()), (b"x-other", b"1")]
+    return [*told, (b"anthropic-workspace-id", workspace.encode())] if workspace else told
 
 
-@settings(RUNS, max_examples=60)
-@given(ENTRIES, st.sampled_from([None, "u", "v", "gone"]), st.sampled_from(["", "x", "claude-opus-4-8"]))
-def test_candidates_are_all_who_may_serve_once_each_the_bound_workspace_first_then_by_rank(rows, bound, model):
-    async def check() -> None:
-        entries = tuple(Entry(f"a{n}", row[0], "o", row[1], row[2], row[3]) for n, row in enumerate(rows))
-        mine = [one(entry.id) for entry, row in zip(entries, rows, strict=True) if row[4]]
-        pool = Pool(configured(*(mine or [one("other")])))
-        pool.apply(PoolDocument(3, entries))
-        for key in KEYS[:10]:
-            allowed = [each for each in pool.ring.order(key) if pool.eligible(each, model) is not None]
-            found = [each.id for each in pool.candidates(bound, key, model)]
-            expected = [each.id for each in allowed if each.workspace == bound]
-            expected += [each.id for each in allowed if each.workspace != bound]
-            assert found == expected
-            assert len(set(found)) == len(found)
-            placed = pool.placed(key, model)
-            assert placed == (allowed[0].workspace if allowed else None)
-            if placed is not None:
-                within = pool.within(placed, key, model)
-                assert within is not None and within.id == allowed[0].id
-        await pool.aclose()
+def warnings(pool: Pool, *told: tuple[str, list[tuple[bytes, bytes]]]) -> list[tuple[str, list[str], str]]:
+    with capture_logs() as logs:
+        for account, headers in told:
+            pool.check_identity(pool.accounts[account], headers)
+    return [(entry["event"].split()[2], entry["accounts"], entry["configured_as"]) for entry in logs]
 
-    asyncio.run(check())
+
+async def test_accounts_that_are_configured_as_they_are_make_no_words(make):
+    pool = make(one("a", "w1", organization="o"), one("b", "w1", organization="o"), one("c", "w2", organization="o"))
+    told = [("a", identity("org-1", "ws-1")), ("b", identity("org-1", "ws-1")), ("c", identity("org-1", "ws-2"))]
+    assert warnings(pool, *told, *told) == []
+
+
+async def test_two_accounts_of_one_organization_must_be_configured_so(make):
+    pool = make(one("a"), one("b"), one("c"))
+    told = [("a", identity("org-1")), ("b", identity("org-2")), ("c", identity("org-1"))]
+    assert warnings(pool, *told) == [("organizations", ["a", "c"], "different")]
+    assert warnings(pool, *told) == []  # once is enough
+
+
+async def test_accounts_that_are_configured_as_one_must_be_one(make):
+    pool = make(one("a", "w", organization="o"), one("b", "w", organization="o"))
+    told = [("a", identity("org-1", "ws-1")), ("b", identity("org-1", "ws-2"))]
+    assert warnings(pool, *told) == [("workspaces", ["a", "b"], "same")]
+
+
+async def test_an_account_that_says_something_new_is_looked_at_again(make):
+    pool = make(one("a"), one("b"))
+    assert warnings(pool, ("a", identity("org-1")), ("b", identity("org-2"))) == []
+    assert warnings(pool, ("b", identity("org-1"))) == [("organizations", ["a", "b"], "different")]
+
+
+async def test_an_account_that_is_gone_is_compared_with_nobody(make):
+    pool = make(one("a"), one("b"))
+    warnings(pool, ("a", identity("org-1")))
+    pool.configure(configured(one("b")), ())
+    assert warnings(pool, ("b", identity("org-1"))) == []
