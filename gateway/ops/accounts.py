@@ -33,11 +33,19 @@ class Pool(Protocol):
 
 
 class Accounts:
-    """The accounts of `pool`. `more(id)` adds fields to what is shown of one; `now()` gives Unix seconds."""
+    """The accounts of `pool`. `more(id)` adds fields to what is shown of one; `enabled(id)` is told when an operator
+    says that one is in order; `now()` gives Unix seconds."""
 
-    def __init__(self, pool: Pool, more: Callable[[str], Mapping[str, Any]], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        more: Callable[[str], Mapping[str, Any]],
+        enabled: Callable[[str], None],
+        now: Callable[[], float],
+    ) -> None:
         self._pool = pool
         self._more = more
+        self._enabled = enabled
         self._now = now
 
     def all(self) -> list[dict[str, Any]]:
@@ -85,7 +93,10 @@ class Accounts:
             await self._pool.override(name, values)
         except StoreDown as error:
             raise ApiError(503, f"The store is away, so nothing was changed: {error}") from None
-        return self.one(name)
+        changed = self.one(name)
+        if "state" in values and changed["state"] == "active":
+            self._enabled(name)
+        return changed
 
 
 def override_of(body: bytes, state: str, configured: str, now: float) -> dict[str, object]:

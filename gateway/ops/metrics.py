@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from gateway.ops.tallies import Counters, Histograms
 from gateway.records import Finished
 
 TTFT_BUCKETS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 20, 30, 45, 60, 120)
 DURATION_BUCKETS = (0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900)
 OVERHEAD_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)
+QUEUE_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 100)
 OTHER = "other"
 _MAX_CHILDREN = 4096  # label combinations kept at hand
 
@@ -26,42 +28,57 @@ Update = Callable[[Finished, float], None]
 
 
 class WorkerMetrics:
-    """What one worker counts. `normal(model)` names a model for labels; `in_flight()` is read at each snapshot."""
+    """What one worker counts. `normal(model)` names a model for labels; `in_flight()` and `store_away()` are read
+    at each snapshot."""
 
-    def __init__(self, normal: Callable[[str], str], in_flight: Callable[[], int]) -> None:
+    def __init__(
+        self, normal: Callable[[str], str], in_flight: Callable[[], int], store_away: Callable[[], bool]
+    ) -> None:
         self.registry = registry = CollectorRegistry(auto_describe=False)
         self._normal = normal
         self._models: dict[str, str] = {}
         self._updates: dict[tuple[str | int | bool, ...], Update] = {}
         self._upstream_children: dict[tuple[str, str, str], Callable[[], None]] = {}
-        self._requests = Counter(
+        self._requests = Counters(
             "gateway_requests", "Requests by the status the client saw (499: it left before an answer).",
-            ("endpoint", "model", "team", "code"), registry=registry,
+            ("endpoint", "model", "team", "code"), registry,
         )  # fmt: skip
-        self._duration = Histogram(
+        self._duration = Histograms(
             "gateway_request_duration_seconds", "From the request's head to the last byte of its answer.",
-            ("endpoint", "model", "stream"), buckets=DURATION_BUCKETS, registry=registry,
+            ("endpoint", "model", "stream"), DURATION_BUCKETS, registry,
         )  # fmt: skip
-        self._ttft = Histogram(
+        self._ttft = Histograms(
             "gateway_time_to_first_token_seconds", "From the request's head to the first byte of a 200 answer.",
-            ("model",), buckets=TTFT_BUCKETS, registry=registry,
+            ("model",), TTFT_BUCKETS, registry,
         )  # fmt: skip
-        self._overhead = Histogram(
+        self._overhead = Histograms(
             "gateway_overhead_seconds", "The gateway's own share of the time to the first byte of an answer.",
-            ("phase",), buckets=OVERHEAD_BUCKETS, registry=registry,
+            ("phase",), OVERHEAD_BUCKETS, registry,
         )  # fmt: skip
-        self._tokens = Counter(
+        self._tokens = Counters(
             "gateway_tokens", "Tokens by price class; total input is the sum of all types but output.",
-            ("type", "model", "account"), registry=registry,
+            ("type", "model", "account"), registry,
         )  # fmt: skip
-        self._routes = Counter(
+        self._routes = Counters(
             "gateway_affinity_decisions", "How the account was found, as in the x-gateway-route header.",
-            ("route",), registry=registry,
+            ("route",), registry,
         )  # fmt: skip
-        self._upstream = Counter(
+        self._upstream = Counters(
             "gateway_upstream_requests", "Exchanges with accounts by status, or by what went wrong before one came.",
-            ("account", "model", "code"), registry=registry,
+            ("account", "model", "code"), registry,
         )  # fmt: skip
+        self._moves = Counters(
+            "gateway_conversation_moves", "Conversations bound to another workspace than before, by reason.",
+            ("reason",), registry,
+        )  # fmt: skip
+        self._queued = Histograms(
+            "gateway_queue_wait_seconds", "What requests waited for limits and slots, of those that did.",
+            ("result",), QUEUE_BUCKETS, registry,
+        )  # fmt: skip
+        degraded = Gauge(
+            "gateway_degraded", "Worker processes in a mode that is not normal.", ("mode",), registry=registry
+        )
+        degraded.labels("store").set_function(lambda: float(store_away()))
         gauge = Gauge("gateway_requests_in_flight", "Requests being served now.", registry=registry)
         gauge.set_function(lambda: float(in_flight()))
 
@@ -73,6 +90,10 @@ class WorkerMetrics:
             if len(self._models) < _MAX_CHILDREN:
                 self._models[name] = label
         return label
+
+    def moved(self, reason: str) -> None:
+        """Count a conversation that was bound to another workspace."""
+        self._moves.labels(reason).inc()
 
     def upstream_answered(self, account: str, model: str, code: str) -> None:
         """Count one exchange with an account."""
@@ -94,6 +115,8 @@ class WorkerMetrics:
                 self._updates.clear()
             update = self._updates[key] = self._update_for(record, key[1])
         update(record, admit_time)
+        if record.queued:
+            self._queued.labels("served" if record.status == 200 else "refused").observe(record.queued)
 
     def _update_for(self, record: Finished, model: str | int | bool) -> Update:
         """One function with all label children of this kind of request at hand: they cost more to find than to use."""

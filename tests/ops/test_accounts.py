@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -34,6 +34,7 @@ class Pool:
         self.overrides: Overrides = {}
         self.document: PoolDocument = reconcile(None, self.live)
         self.away = False
+        self.enabled: list[str] = []
 
     @property
     def defined(self) -> dict[str, Entry]:
@@ -48,7 +49,7 @@ class Pool:
 
 
 def accounts_of(pool: Pool) -> Accounts:
-    return Accounts(pool, lambda name: {"health": f"of {name}"}, lambda: NOW)
+    return Accounts(pool, lambda name: {"health": f"of {name}"}, pool.enabled.append, lambda: NOW)
 
 
 def meaning(body: Any, state: str = "active", configured: str = "active") -> dict[str, object]:
@@ -148,6 +149,19 @@ async def test_an_account_is_shown_as_it_is_and_as_its_file_has_it():
     assert (back["state"], back["overridden"]) == ("active", {"weight": 0.5})
 
 
+async def test_an_operator_who_enables_an_account_is_heard_even_if_nothing_was_overridden():
+    pool = Pool((entry("a"), entry("b", state="disabled")))
+    accounts = accounts_of(pool)
+    for body in (b'{"weight":2}', b'{"state":"draining"}', b'{"drain_seconds":5}', b'{"state":"disabled"}'):
+        await accounts.change("a", body)
+    await accounts.change("b", b'{"state":null}')
+    assert pool.enabled == []
+    await accounts.change("a", b'{"state":"active"}')
+    await accounts.change("a", b'{"state":"active"}')
+    await accounts.change("b", b'{"state":"active"}')
+    assert pool.enabled == ["a", "a", "b"]
+
+
 async def test_accounts_of_others_and_those_not_agreed_yet_are_shown_too():
     pool = Pool((entry("a"), entry("mine")), (entry("a"), entry("theirs")))
     pool.document = reconcile(reconcile(None, [Announcement("p", 0.0, (entry("a"), entry("theirs")))]), pool.live)
@@ -180,7 +194,7 @@ class Console:
             return {"ready": True}
 
         app = admin_app(
-            Admin(token=TOKEN), CollectorRegistry(), nothing, empty, empty, accounts_of(self.pool),
+            Admin(token=TOKEN), CollectorRegistry(), nothing, empty, empty, accounts_of(self.pool), cast(Any, None),
             lambda: f"req_{next(ids)}",
         )  # fmt: skip
         self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin")

@@ -28,8 +28,8 @@ def known(model: str) -> str:
     return found.id if found is not None else OTHER
 
 
-def worker(in_flight: int = 0) -> WorkerMetrics:
-    return WorkerMetrics(known, lambda: in_flight)
+def worker(in_flight: int = 0, store_away: bool = False) -> WorkerMetrics:
+    return WorkerMetrics(known, lambda: in_flight, lambda: store_away)
 
 
 def record(**fields: Any) -> Finished:
@@ -104,6 +104,36 @@ def test_tokens_are_counted_by_price_class_and_account():
     for kind, count in counts.items():
         assert value(of, "gateway_tokens_total", type=kind, model="claude-sonnet-4-5", account="team-a") == count
     assert value(of, "gateway_tokens_total", type="output", model="claude-sonnet-4-5", account="team-b") == 50000
+
+
+def test_conversations_that_move_are_counted_by_reason():
+    of = worker()
+    for reason in ("limited", "limited", "out", "home"):
+        of.moved(reason)
+    counts = {reason: value(of, "gateway_conversation_moves_total", reason=reason) for reason in ("limited", "out")}
+    assert counts == {"limited": 2, "out": 1}
+
+
+def test_waits_for_limits_and_slots_are_seen_of_those_that_did_wait():
+    of = worker()
+    for queued, status in ((0.0, 200), (0.3, 200), (7.0, 200), (2.0, 529), (1.0, 0)):
+        of.observe(record(queued=queued, status=status), 0.0)
+    of.observe(record(queued=0.2, endpoint="count_tokens"), 0.0)
+    name = "gateway_queue_wait_seconds"
+    assert value(of, f"{name}_count", result="served") == 3
+    assert value(of, f"{name}_sum", result="served") == pytest.approx(7.5)
+    assert value(of, f"{name}_bucket", result="served", le="0.5") == 2
+    assert value(of, f"{name}_count", result="refused") == 2
+
+
+def test_a_worker_without_its_store_is_degraded_while_that_lasts():
+    away = False
+    of = WorkerMetrics(known, lambda: 0, lambda: away)
+    assert value(of, "gateway_degraded", mode="store") == 0
+    away = True
+    assert value(of, "gateway_degraded", mode="store") == 1
+    away = False
+    assert value(of, "gateway_degraded", mode="store") == 0
 
 
 @pytest.mark.parametrize(
@@ -211,6 +241,19 @@ def test_totals_are_the_sum_over_workers():
     assert total(totals, "gateway_requests_in_flight") == 5
 
 
+def test_totals_tell_how_many_workers_are_degraded_and_how_many_conversations_moved():
+    totals = Totals()
+    for number, away in enumerate((True, False, True)):
+        of = worker(store_away=away)
+        of.moved("out")
+        totals.replace(number, of.snapshot())
+    assert total(totals, "gateway_degraded", mode="store") == 2
+    assert total(totals, "gateway_conversation_moves_total", reason="out") == 3
+    totals.end(0)
+    assert total(totals, "gateway_degraded", mode="store") == 1
+    assert total(totals, "gateway_conversation_moves_total", reason="out") == 3
+
+
 def test_a_snapshot_takes_the_place_of_the_one_before():
     totals = Totals()
     totals.replace(1, snapshot_of(9, record()))
@@ -266,7 +309,7 @@ def test_every_kind_of_metric_is_named_and_explained():
     assert set(families) == {
         "gateway_requests", "gateway_request_duration_seconds", "gateway_time_to_first_token_seconds",
         "gateway_overhead_seconds", "gateway_tokens", "gateway_affinity_decisions", "gateway_upstream_requests",
-        "gateway_requests_in_flight",
+        "gateway_requests_in_flight", "gateway_conversation_moves", "gateway_queue_wait_seconds", "gateway_degraded",
     }  # fmt: skip
     assert all(metric.documentation.endswith(".") for metric in families.values())
     assert families["gateway_requests"].type == "counter"
