@@ -1,4 +1,4 @@
-"""The operator's listener: health, metrics and the accounts. Everything but health needs the bearer token.
+"""The operator's listener: health, metrics, accounts and conversations. Everything but health needs the bearer token.
 
 It does not know processes: it is given functions that answer.
 """
@@ -12,6 +12,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -19,10 +20,26 @@ from starlette.routing import Route
 from gateway.config import Admin
 from gateway.errors import ApiError
 from gateway.ops.accounts import Accounts
+from gateway.ops.conversations import Conversations, wanted
 
 MAX_BODY = 64 * 1024  # bytes that an operator's request may have
 Answer = Callable[[], Awaitable[dict[str, Any]]]
 Handler = Callable[[Request], Awaitable[Response]]
+
+
+class _Anything(Convertor[str]):
+    """The rest of a path, whatever is in it: `path` stops at a line's end."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", _Anything())
 
 
 def admin_app(
@@ -32,6 +49,7 @@ def admin_app(
     readiness: Answer,
     pool: Answer,
     accounts: Accounts,
+    conversations: Conversations,
     new_request_id: Callable[[], str],
 ) -> Starlette:
     """`refresh` is awaited before each scrape; `readiness` and `pool` give the bodies of their paths."""
@@ -85,6 +103,15 @@ def admin_app(
     async def change_account(request: Request) -> Response:
         return JSONResponse(await accounts.change(request.path_params["id"], await _body(request)))
 
+    async def flush_account(request: Request) -> Response:
+        return JSONResponse(await conversations.flush_account(request.path_params["id"]))
+
+    async def show_conversation(request: Request) -> Response:
+        return JSONResponse(await conversations.show(wanted(request.scope["raw_path"], request.query_params)))
+
+    async def flush_conversation(request: Request) -> Response:
+        return JSONResponse(await conversations.flush(wanted(request.scope["raw_path"], request.query_params)))
+
     async def nothing(request: Request) -> Response:
         raise ApiError(404, "Not found")
 
@@ -97,7 +124,10 @@ def admin_app(
             Route("/admin/v1/accounts", answering(list_accounts)),
             Route("/admin/v1/accounts/{id}", answering(show_account)),
             Route("/admin/v1/accounts/{id}", answering(change_account), methods=["PATCH"]),
-            Route("/{path:path}", answering(nothing), methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
+            Route("/admin/v1/accounts/{id}/bindings", answering(flush_account), methods=["DELETE"]),
+            Route("/admin/v1/conversations/{path:anything}", answering(show_conversation)),
+            Route("/admin/v1/conversations/{path:anything}", answering(flush_conversation), methods=["DELETE"]),
+            Route("/{path:anything}", answering(nothing), methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         ]
     )
 
