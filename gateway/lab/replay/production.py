@@ -1,0 +1,329 @@
+"""The gateway's own routing in the replay: routers, routes and bindings as in production, under the virtual clock.
+
+Two processes share a store and tell each other news, as two replicas do. Only what moves bytes is left out: the store's
+scripts are played by a dictionary, requests by the engine.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import msgspec
+
+from gateway.core import news
+from gateway.core.binding import YOUNG, Record, moved
+from gateway.core.document import Entry, PoolDocument
+from gateway.core.route import Refuse as CoreRefuse
+from gateway.core.route import Route
+from gateway.core.route import Send as CoreSend
+from gateway.core.route import Wait as CoreWait
+from gateway.core.router import Router
+from gateway.core.routing import Outcome, retry_after
+from gateway.lab.replay.events import Event
+from gateway.lab.replay.policy import Account, Answer, Refuse, Request, Send, Step, Wait
+
+PROCESSES = 2
+MODEL = "claude-sonnet-5"
+_BYTES_A_TOKEN = 4
+_DEADLINE = 590.0  # seconds for a request to begin to be answered
+_WALL = 1_700_000_000.0  # Unix time of the replay's second 0
+_HERD_STEP = 0.1  # seconds between looks at whether a herd's leader has begun
+_HERD_WAIT = 2.0
+_OUTCOMES = {429: Outcome.LIMITED, 529: Outcome.OVERLOADED}
+
+
+class Store:
+    """The bindings of all processes: what admit, rebind and settle do in the store."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self._records: dict[bytes, Record] = {}
+
+    def flush(self) -> None:
+        self._records.clear()
+
+    def admit(self, key: bytes, proposed: Record) -> tuple[bool, Record]:
+        known = self._records.get(key)
+        if known is not None and known.generation >= proposed.generation:
+            return False, _copy(known)
+        self._records[key] = _copy(proposed)
+        return True, proposed
+
+    def rebind(self, key: bytes, read: Record, target: str, reason: str, now_ms: int) -> tuple[bool, Record]:
+        known = self._records.get(key)
+        if known is not None and known.generation > read.generation:
+            return False, _copy(known)
+        if known is None or known.generation < read.generation:
+            known = Record(read.workspace, read.generation)
+        self._records[key] = moved(known, target, reason, now_ms, reason == "home")
+        return True, _copy(self._records[key])
+
+    def settle(self, key: bytes, read: Record, served: str, warm_until: int, tokens: int) -> None:
+        known = self._records.get(key)
+        if known is None or known.generation < read.generation:
+            known = self._records[key] = Record(read.workspace, read.generation)
+        if known.generation == read.generation:
+            renew(known, served, warm_until, tokens)
+
+
+def renew(record: Record, served: str, warm_until: int, tokens: int) -> None:
+    """`served` holds the conversation's cache until then."""
+    if served == record.workspace:
+        record.warm_until = max(record.warm_until, warm_until)
+        if tokens:
+            record.tokens, record.size = tokens, tokens * _BYTES_A_TOKEN
+    else:
+        record.detour, record.detour_warm_until = served, warm_until
+
+
+def _copy(record: Record) -> Record:
+    return msgspec.structs.replace(record)
+
+
+class Process:
+    """One gateway process: its router, and its memory of conversations."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.others: list[Process] = []
+        self.router = Router(lambda model: model, self._tell)
+        self.memory: dict[bytes, Record] = {}
+        self.now = 0.0
+
+    def _tell(self, said: news.News) -> None:
+        for other in self.others:
+            other.router.heard(said, self.now)
+
+
+class Life:
+    """One request on its way."""
+
+    __slots__ = ("began", "entry", "key", "process", "record", "route")
+
+    def __init__(self, key: bytes, process: Process, route: Route, began: float) -> None:
+        self.key = key
+        self.process = process
+        self.route = route
+        self.began = began
+        self.record: Record | None = None
+        self.entry: Entry | None = None
+
+
+class Production:
+    """The policy `gateway`."""
+
+    name = "gateway"
+
+    def __init__(self, accounts: Sequence[Account], ttl: float, seed: int) -> None:
+        self.moves: dict[str, int] = {}
+        self._ttl = ttl
+        self._key = seed.to_bytes(8, "big", signed=True)
+        self._random = random.Random(seed)
+        self._store = Store()
+        self._entries = {account.id: Entry(*account) for account in accounts}
+        self._epoch = 0
+        self._lives: dict[int, Life] = {}
+        self._leaders: dict[bytes, int] = {}
+        self._told = 0.0
+        self._processes = [Process(f"process-{number}") for number in range(PROCESSES)]
+        self._join()
+        self._publish(0.0)
+
+    def _join(self) -> None:
+        for process in self._processes:
+            process.others = [other for other in self._processes if other is not process]
+
+    def _publish(self, now: float) -> None:
+        self._epoch += 1
+        document = PoolDocument(self._epoch, tuple(sorted(self._entries.values())))
+        for process in self._processes:
+            process.router.apply(document, now, _WALL + now)
+
+    def _tick(self, now: float) -> None:
+        for process in self._processes:
+            process.now = now
+        if now - self._told >= 1.0:
+            self._told = now
+            for process in self._processes:
+                report = process.router.report(process.name, now)
+                if report is not None:
+                    for other in process.others:
+                        other.router.heard(report, now)
+
+    # A request's life.
+
+    def begin(self, request: Request, now: float) -> Step:
+        self._tick(now)
+        key = blake2b(request.conversation, digest_size=16, key=self._key).digest()
+        process = self._processes[request.index % PROCESSES]
+        size = request.input * _BYTES_A_TOKEN
+        life = Life(key, process, Route(process.router, key, MODEL, size, self._ttl, now + _DEADLINE), now)
+        life.route.group = f"{request.blocks[0]}" if request.blocks else ""
+        self._lives[request.index] = life
+        return self._admit(request, life, now)
+
+    def _admit(self, request: Request, life: Life, now: float) -> Step:
+        """Find the binding, and wait if the same cold prefix is on its way."""
+        self._bind(life, now)
+        route = life.route
+        if life.record is not None and not route.warm:
+            leader = self._leaders.setdefault(life.key, request.index)
+            if leader != request.index and now - life.began < _HERD_WAIT:
+                return Wait(_HERD_STEP)
+        return self._step(life, now)
+
+    def _bind(self, life: Life, now: float) -> None:
+        process, route, now_ms = life.process, life.route, int(now * 1000)
+        remembered = process.memory.get(life.key)
+        if not self._store.up:
+            if remembered is None:
+                workspace = process.router.ranked(life.key, MODEL)
+                if workspace is None:
+                    return
+                remembered = Record(workspace, warm_until=now_ms + YOUNG)
+            life.record = process.memory[life.key] = remembered
+            route.found(remembered, False, now_ms, "stateless")
+            return
+        proposed = remembered
+        if proposed is None:
+            workspace = route.propose(now)
+            if workspace is None:
+                return
+            proposed = Record(workspace, warm_until=now_ms + YOUNG, group=route.group)
+        created, record = self._store.admit(life.key, proposed)
+        life.record = process.memory[life.key] = record
+        route.found(record, created and remembered is None, now_ms)
+        if route.created and record.workspace != process.router.ranked(life.key, MODEL):
+            for other in process.others:
+                other.memory[life.key] = _copy(record)
+        better = route.better(now)
+        if better is not None:
+            self._rebind(life, *better, now)
+
+    def _rebind(self, life: Life, workspace: str, reason: str, now: float) -> None:
+        record, route = life.record, life.route
+        if record is None:
+            return
+        if self._store.up:
+            done, life.record = self._store.rebind(life.key, record, workspace, reason, int(now * 1000))
+        else:
+            done, life.record = True, moved(record, workspace, reason, int(now * 1000), reason == "home")
+        if done and not route.created:
+            self.moves[reason] = self.moves.get(reason, 0) + 1
+        how = route.how
+        if how == "bound":
+            how = "new" if reason == "cold" or not route.warm else "moved"
+        route.rebound(life.record, how, reason)
+        life.process.memory[life.key] = life.record
+        for other in life.process.others:
+            other.memory[life.key] = _copy(life.record)
+
+    def _step(self, life: Life, now: float) -> Step:
+        step = life.route.next(now, self._random.random())
+        if isinstance(step, CoreWait):
+            return Wait(step.seconds)
+        if isinstance(step, CoreRefuse):
+            return Refuse(retry_after(step.seconds))
+        assert isinstance(step, CoreSend)  # noqa: S101 - the only one left
+        life.entry = step.entry
+        life.route.sent(step.entry, now)
+        return Send(step.entry.id)
+
+    def waited(self, request: Request, now: float) -> Step:
+        self._tick(now)
+        life = self._lives[request.index]
+        leader = self._leaders.get(life.key)
+        if leader is not None and leader != request.index and not life.route.warm and life.entry is None:
+            if now - life.began < _HERD_WAIT:
+                return Wait(_HERD_STEP)
+        elif leader is None and life.entry is None and not life.route.warm:
+            self._bind(life, now)
+        return self._step(life, now)
+
+    def answered(self, request: Request, account: str, answer: Answer, now: float) -> Step | None:
+        self._tick(now)
+        life = self._lives[request.index]
+        route, entry = life.route, life.entry
+        assert entry is not None  # noqa: S101 - it was sent
+        if answer.limit is not None and answer.remaining is not None:
+            domain = life.process.router.domain(entry.organization, route.limit_class)
+            domain.observe("input", answer.limit, answer.remaining, now)
+        if answer.status != 200:
+            outcome = _OUTCOMES[answer.status]
+            if route.answered(entry, outcome, answer.retry_after, now, self._random.random()):
+                return self._step(life, now)
+            self._release(request, life)
+            return Refuse(retry_after(answer.retry_after))
+        reason = route.served(entry, now)
+        if reason:
+            self._rebind(life, entry.workspace, reason, now)
+        self._renew(life, entry, now, request.input)
+        self._release(request, life)
+        route.used(answer.written + answer.fresh, answer.read, request.output, now)
+        return None
+
+    def _renew(self, life: Life, entry: Entry, now: float, tokens: int) -> None:
+        record = life.record
+        if record is None:
+            return
+        warm_until = int((now + self._ttl) * 1000)
+        renew(record, entry.workspace, warm_until, tokens)
+        if self._store.up:
+            self._store.settle(life.key, record, entry.workspace, warm_until, tokens)
+
+    def _release(self, request: Request, life: Life) -> None:
+        if self._leaders.get(life.key) == request.index:
+            del self._leaders[life.key]
+
+    def finished(self, request: Request, account: str, now: float) -> None:
+        self._tick(now)
+        del self._lives[request.index]
+
+    def decision(self, request: Request) -> tuple[str, str]:
+        route = self._lives[request.index].route
+        return route.how, route.reason
+
+    # What happens around.
+
+    def happened(self, event: Event, now: float) -> None:
+        self._tick(now)
+        name = event.account or ""
+        match event.event:
+            case "add":
+                self._entries[name] = Entry(*Account.added(event), since=_WALL + now)
+                self._publish(now)
+            case "remove":
+                del self._entries[name]
+                self._publish(now)
+            case "weight":
+                self._change(name, now, weight=event.weight or 1.0)
+            case "drain":
+                self._change(name, now, state="draining")
+            case "disable":
+                self._change(name, now, state="disabled")
+            case "enable":
+                self._change(name, now, state="active")
+            case "flush":
+                self._store.flush()
+            case "restart":
+                self._restart(now)
+            case "store_down" | "store_up":
+                self._store.up = event.event == "store_up"
+            case _:
+                pass
+
+    def _change(self, name: str, now: float, **values: str | float) -> None:
+        self._entries[name] = msgspec.structs.replace(self._entries[name], **values)
+        self._publish(now)
+
+    def _restart(self, now: float) -> None:
+        """One process ends and another begins: it knows what the store holds, and what the others tell it."""
+        self._processes[0] = Process(f"process-0-{now:.0f}")
+        self._join()
+        document = PoolDocument(self._epoch, tuple(sorted(self._entries.values())))
+        self._processes[0].router.apply(document, now, _WALL + now)
+        self._tick(now)
+        for said in self._processes[1].router.picture(now):
+            self._processes[0].router.heard(said, now)
