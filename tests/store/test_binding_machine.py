@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from gateway.core.binding import YOUNG, Move, Record, pack, unpack
+from gateway.core.binding import YOUNG, Move, Record, moved, pack, unpack
 from gateway.lab.replay import production
 from gateway.store.scripts import ADMIT, REBIND, RECALL, SETTLE, Script
 
@@ -185,7 +185,7 @@ class Bindings(RuleBasedStateMachine):
         """A process to which the store is away goes on alone."""
         record = self.memories[process].get(place)
         if record is not None and record.workspace != workspace:
-            self.remember(process, place, production.moved(record, workspace, "out", self.now))
+            self.remember(process, place, moved(record, workspace, "out", self.now))
 
     # What happens to all of them.
 
