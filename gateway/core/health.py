@@ -44,10 +44,11 @@ PAUSES = {
 class Outage:
     """Out, for how long, and why. One for each account and one for each organization."""
 
-    __slots__ = ("cause", "pause", "until")
+    __slots__ = ("cause", "pause", "trial", "until")
 
     def __init__(self) -> None:
         self.cause: Cause | None = None
+        self.trial = False  # its time had come, and a request is finding out
         self.until = 0.0
         self.pause = 0.0
 
@@ -56,8 +57,9 @@ class Outage:
 
     def begin(self, cause: Cause, now: float) -> float:
         """Out from now on, or still; returns the pause in seconds. Answers that were under way do not lengthen it."""
-        if self.cause is cause and self.until - now > TRIAL:
+        if self.cause is cause and not self.trial and self.until > now:
             return self.until - now
+        self.trial = False
         bounds = PAUSES[cause]
         self.pause = min(bounds.longest, self.pause * 2) if self.cause is cause else bounds.first
         self.cause = cause
@@ -68,10 +70,15 @@ class Outage:
         """Seconds until it may be tried; 0 if it is not out, or its time has come."""
         return max(0.0, self.until - now) if self.cause is not None else 0.0
 
+    def try_out(self, now: float) -> None:
+        """One request tries it: nobody else does meanwhile."""
+        self.trial = True
+        self.until = now + TRIAL
+
     def end(self) -> bool:
         """Back; True if it had been out."""
         was = self.cause is not None
-        self.cause, self.until, self.pause = None, 0.0, 0.0
+        self.cause, self.until, self.pause, self.trial = None, 0.0, 0.0, False
         return was
 
 

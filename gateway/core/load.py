@@ -30,21 +30,22 @@ class _Minute:
             steps.append([now, tokens])
         self.sum += tokens
 
-    def correct(self, tokens: float, at: float) -> None:
-        """Change what was added at `at`, unless that is too long ago to count."""
+    def correct(self, tokens: float, at: float) -> bool:
+        """Change what was added at `at`; False if that is too long ago to count."""
         for step in reversed(self.steps):
             if step[0] <= at:
                 step[1] += tokens
                 self.sum += tokens
-                return
+                return True
+        return False
 
     def value(self, now: float) -> float:
         steps = self.steps
         while steps and now - steps[0][0] >= WINDOW:
             self.sum -= steps.popleft()[1]
-        if not steps or self.sum < 0.0:  # others tell of corrections as of now
-            self.sum = max(0.0, sum(tokens for _, tokens in steps))
-        return self.sum
+        if not steps:
+            self.sum = 0.0
+        return self.sum if self.sum > 0.0 else 0.0  # others tell of corrections as of now
 
 
 class Loads:
@@ -64,8 +65,8 @@ class Loads:
 
     def correct(self, workspace: str, tokens: float, at: float) -> None:
         """What was reserved at `at` has come to so many tokens more, or less."""
-        self._minute(workspace).correct(tokens, at)
-        self._told[workspace] = self._told.get(workspace, 0.0) + tokens
+        if self._minute(workspace).correct(tokens, at):
+            self._told[workspace] = self._told.get(workspace, 0.0) + tokens
 
     def add_others(self, workspace: str, tokens: float, now: float) -> None:
         """Fresh tokens that another process has told of."""

@@ -28,11 +28,12 @@ class Out(msgspec.Struct, tag="out", array_like=True, frozen=True):
 
 
 class Back(msgspec.Struct, tag="back", array_like=True, frozen=True):
-    """An account answers again; with it its organization, if that was out. `wholly`: an operator says so, and that
-    all else which keeps the account closed is to be forgotten as well."""
+    """An account answers again; with it its organization, if it was something `paid`. `wholly`: an operator says so,
+    and that all else which keeps the account closed is to be forgotten as well."""
 
     account: str
     wholly: bool = False
+    paid: bool = False
 
 
 class ModelClosed(msgspec.Struct, tag="model", array_like=True, frozen=True):

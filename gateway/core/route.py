@@ -75,6 +75,7 @@ class Route:
     _again: Entry | None = None
     _pause = 0.0
     _repeated = False
+    _moved = False  # this request has rebound its conversation: once is enough
     _stranger = False  # it names an object that may live anywhere
     _denied: Entry | None = None
     _limited: frozenset[str] = frozenset()
@@ -204,6 +205,7 @@ class Route:
         """The binding was moved, by this request or (its record says where to) by another."""
         self.record = record
         self.how, self.reason = how, reason
+        self._moved = True
         if record.workspace != self.workspace:
             self.workspace = record.workspace
             self._warmth(record)
@@ -225,6 +227,8 @@ class Route:
             return self.refuse(now)
         router = self.router
         again, self._again = self._again, None
+        if again is not None:
+            again = router.ring.accounts.get(again.id)  # as it is by now
         if again is not None:
             fresh = self._fresh(again.workspace, now)
             if router.state(again, self.model, self.limit_class, fresh, self.settled, now)[0] == OPEN:
@@ -329,6 +333,10 @@ class Route:
         wait, limited = router.opens_in(self.model, self.limit_class, now)
         return Refuse(429 if limited else 529, wait if wait < inf else None)
 
+    def broke(self, entry: Entry, now: float) -> None:
+        """The account's answer has broken off, though it had begun well."""
+        self.router.learn(entry, self.model, self.limit_class, Outcome.BROKEN, None, now)
+
     # What happened.
 
     def sent(self, entry: Entry, now: float) -> None:
@@ -349,6 +357,16 @@ class Route:
             router.loads.add(entry.workspace, self._loaded, now)
         router.try_again(entry, now)
 
+    def open_still(self, entry: Entry, now: float) -> bool:
+        """Whether an account may still be asked, now that its slot has come."""
+        present = self.router.ring.accounts.get(entry.id)
+        if present is None:
+            return False
+        fresh = self._fresh(entry.workspace, now)
+        settled = self.settled and entry.workspace == self.workspace
+        why, wait = self.router.state(present, self.model, self.limit_class, fresh, settled, now)
+        return why == OPEN or (why == LIMITED and wait <= HOPE)
+
     def full(self, entry: Entry) -> None:
         """No slot of this account came free in time."""
         self._give_up_on(entry)
@@ -365,9 +383,9 @@ class Route:
             domain.reserved -= self._reserved
             domain.asked -= 1
 
-    def used(self, fresh: float, read: float, output: int, now: float) -> None:
-        """Tokens of input that the answer did not and did read from a cache, and of output. Counts once for each time
-        it was sent."""
+    def used(self, fresh: float, read: float, output: int, now: float, exact: bool = True) -> None:
+        """Tokens of input that the answer did not and did read from a cache, and of output; not `exact` if they are an
+        estimate. Counts once for each time it was sent."""
         router, workspace = self.router, self._load
         if not workspace:
             return
@@ -377,7 +395,8 @@ class Route:
         if total:
             load = fresh if fresh > LEAST_LOAD else LEAST_LOAD
             router.loads.sized(load)
-            router.measured(self.size, total)
+            if exact:
+                router.measured(self.size, total)
             if read and self.group and not self.cached:
                 router.groups.read(self.group, read)
         router.loads.correct(workspace, load - self._loaded, self._sent_at)
@@ -451,7 +470,9 @@ class Route:
             return ""
         if self.created:
             return self.away or "out"  # no cache anywhere yet: it lives where it was served first
-        if self.away in _DETOURS:
+        if self.away == FULL and not self.settled and not self._moved:
+            return FULL  # nothing is lost by staying there
+        if self.away in _DETOURS or self._moved:
             self.how = "detour" if self.how != "stateless" else self.how
             self.reason = self.away
             return ""

@@ -108,7 +108,9 @@ class Router:
     def domain(self, organization: str, limit_class: str) -> Domain:
         domain = self._domains.get((organization, limit_class))
         if domain is None:
-            domain = self._domains[organization, limit_class] = Domain()
+            if len(self._domains) >= _MATCHES:  # models of clients' own invention
+                limit_class = ""
+            domain = self._domains.setdefault((organization, limit_class), Domain())
         return domain
 
     def serves(self, entry: Entry, model: str) -> bool:
@@ -164,12 +166,14 @@ class Router:
         best: State = (REMOVED, inf)
         full: Entry | None = None
         failing: Entry | None = None
+        unheld = False
         members = self.ring.members(workspace, key)
         for entry in members:
             if entry.id in tried:
                 continue
             state = self.state(entry, model, limit_class, fresh, warm, now)
             if state is not _OPEN:
+                unheld = unheld or state[0] == CREDENTIAL
                 # What will pass, soonest first; else rather that only this process cannot.
                 if state[1] < best[1] or (best[1] == inf == state[1] and best[0] != CREDENTIAL):
                     best = state
@@ -183,6 +187,8 @@ class Router:
             return failing, _OPEN
         if full is not None:
             return full, (FULL, 0.0)
+        if unheld and best[0] == OUT:
+            return None, (CREDENTIAL, inf)  # another process may serve it there
         return None, best
 
     def failing(self, account: str, now: float) -> bool:
@@ -367,7 +373,7 @@ class Router:
         if paid and outage is not None and outage.cause is not None:
             back = outage.end()
         if back:
-            self.tell(say.Back(entry.id))
+            self.tell(say.Back(entry.id, paid=paid))
         if domain is not None:
             domain.pause = 0.0
 
@@ -375,11 +381,11 @@ class Router:
         """A request goes to an account. If its outage has run out this is the trial: nobody else asks meanwhile."""
         health = self._health.get(entry.id)
         if health is not None and health.outage.cause is not None and health.outage.until <= now:
-            health.outage.until = now + TRIAL
+            health.outage.try_out(now)
             self.tell(say.Out(entry.id, health.outage.cause, TRIAL))
         outage = self._organizations.get(entry.organization)
         if outage is not None and outage.cause is not None and outage.until <= now:
-            outage.until = now + TRIAL
+            outage.try_out(now)
             self.tell(say.Out(entry.organization, outage.cause, TRIAL))
 
     def no_model(self, entry: Entry, model: str, now: float) -> None:
@@ -401,7 +407,9 @@ class Router:
         elif isinstance(news, say.Out):
             billing = news.cause is Cause.BILLING
             outage = self.organization(news.name) if billing else self.health(news.name).outage
-            outage.cause, outage.until = news.cause, now + news.seconds
+            if outage.cause is not news.cause and outage.until > now + news.seconds:
+                return  # out for longer, and for another reason
+            outage.cause, outage.until, outage.trial = news.cause, now + news.seconds, False
             outage.pause = max(outage.pause, news.seconds, PAUSES[news.cause].first)
         elif isinstance(news, say.Back):
             self._back(news)
@@ -413,7 +421,7 @@ class Router:
         health.outage.end()
         health.unsent.clear()
         entry = self.ring.accounts.get(news.account)
-        if entry is not None:
+        if entry is not None and (news.paid or news.wholly):
             self.organization(entry.organization).end()
         if news.wholly:
             self.retries = RetryBudget()

@@ -227,7 +227,12 @@ class Proxy:
                 break
             entry = step.entry
             account = self._pool.accounts.get(entry.id)
-            lease = None if account is None else account.lease_now() or await self._wait_for_slot(x, account)
+            lease = None if account is None else account.lease_now()
+            if lease is None and account is not None:
+                lease = await self._wait_for_slot(x, account)
+                if lease is not None and not route.open_still(entry, monotonic()):
+                    lease.release()
+                    continue
             if account is None or lease is None:
                 route.full(entry)
                 continue
@@ -249,8 +254,12 @@ class Proxy:
             else:
                 if result is None:
                     return
-                failure, outcome, wait = result, result.outcome, result.head.retry_after
+                outcome, wait = result.outcome, result.head.retry_after
+                denied = isinstance(failure, Refusal) and failure.outcome is Outcome.DENIED
+                if not (denied and outcome in HIDDEN):  # what the client may see says more
+                    failure = result
             lease.release()
+            x.began = False  # no ping while no upstream has the request
             repeat = self._config.retry_ambiguous
             if not route.answered(entry, outcome, wait, monotonic(), random(), repeat):
                 break
@@ -360,6 +369,8 @@ class Proxy:
                 self._settlement.renew(x, 0.0, x.meter.usage.total_input)
         x.forget_request()
         await relay.run(head.visible + x.gateway_headers(self._config.expose_account))
+        if x.outcome == "interrupted" and x.cause in ("upstream", "timeout"):
+            route.broke(entry, monotonic())
         return None
 
     async def _set_aside(self, x: Exchange, response: Response, head: AnswerHead, outcome: Outcome) -> Refusal:

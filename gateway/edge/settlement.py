@@ -41,7 +41,9 @@ class Settlement:
                 self.renew(x, now - x.response_began, usage.total_input + usage.output)
             if x.route is not None:
                 usage = x.meter.usage
-                x.route.used(usage.total_input - usage.cache_read, usage.cache_read, usage.output, monotonic())
+                x.route.used(
+                    usage.total_input - usage.cache_read, usage.cache_read, usage.output, monotonic(), not x.estimated
+                )
         self._observe(self._record(x, now), x.admit_time)
 
     def renew(self, x: Exchange, age: float, tokens: int) -> None:

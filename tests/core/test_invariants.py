@@ -614,6 +614,15 @@ def test_i11_keys_of_different_callers_never_collide(one, other, first, second, 
         assert keys[0] == keys[1]
 
 
+def test_i11_no_caller_and_conversation_read_like_another_caller_and_conversation():
+    parts = ["a", "a\0header", "aheader", "1:a", "a1:a6:header", ""]
+    seen: dict[bytes | None, tuple[str, bytes]] = {}
+    for caller in parts:
+        for value in (b"x", b"headerx", b"\0headerx", b"6:headerx", b"1:x", b"6:header1:x"):
+            key = identify(b"s" * 32, caller, value, b"", b"", None)
+            assert seen.setdefault(key, (caller, value)) == (caller, value)
+
+
 # I12: the body is byte-identical.
 
 NUMBERS = st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False)

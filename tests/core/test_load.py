@@ -38,7 +38,7 @@ def test_what_others_tell_counts_like_ones_own_and_is_not_told_again():
 def test_what_was_reserved_and_given_back_within_a_second_is_not_told():
     loads = Loads()
     loads.add("w", 1000, NOW)
-    loads.add("w", -1000, NOW)
+    loads.correct("w", -1000, NOW)
     assert loads.take_report() == {}
     assert loads.of("w", NOW) == 0
 
@@ -57,12 +57,40 @@ def test_no_token_counts_for_longer_than_a_minute_nor_much_shorter(steps):
         assert load >= sum(tokens for at, tokens in added if now - at < WINDOW - 5.0)
 
 
-def test_a_reservation_that_is_corrected_late_leaves_no_load_below_zero():
+def test_a_reservation_is_corrected_where_it_stands():
     loads = Loads()
     loads.add("w", 20_000, NOW)
-    loads.add("w", -19_000, NOW + 59)  # its stream has ended: most of it came from a cache
-    assert loads.of("w", NOW + 59) == 1000
-    assert loads.of("w", NOW + 61) >= 0
+    loads.add("w", 500, NOW + 30)
+    loads.correct("w", -19_000, NOW)  # its stream has ended: most of it came from a cache
+    assert loads.of("w", NOW + 59) == 1500
+    assert loads.of("w", NOW + 61) == 500
+    loads.correct("w", -19_000, NOW)  # too late to matter
+    assert loads.of("w", NOW + 61) == 500
+
+
+@RUNS
+@given(st.lists(st.tuples(st.floats(0, 10), st.integers(0, 40_000), st.floats(0, 120), st.floats(0, 1)), max_size=25))
+def test_what_others_reserve_and_correct_later_is_never_less_than_nothing_nor_more_than_they_reserved(requests):
+    loads, now = Loads(), NOW
+    reserved: list[tuple[float, int]] = []
+    told: list[tuple[float, float]] = []
+    for passed, tokens, lasts, share in requests:
+        now += passed
+        reserved.append((now, tokens))
+        told += [(now, float(tokens)), (now + lasts, tokens * (share - 1.0))]
+    for at, tokens in sorted(told, key=lambda each: (each[0], -each[1])):
+        loads.add_others("w", tokens, at)
+        most = sum(tokens for since, tokens in reserved if since <= at and at - since < WINDOW)
+        assert -1e-3 <= loads.of("w", at) <= most + 1e-3
+
+
+def test_corrections_of_others_leave_no_load_behind():
+    loads = Loads()
+    loads.add_others("w", 20_000, NOW)
+    loads.add_others("w", -19_000, NOW + 59)
+    for n in range(50):
+        loads.add_others("w", 10, NOW + 60 + n * 4)
+        assert 0 <= loads.of("w", NOW + 60 + n * 4) <= 150
 
 
 def test_p95_is_the_largest_but_a_twentieth_of_recent_requests():

@@ -198,6 +198,13 @@ def test_a_second_429_of_the_same_account_moves_even_the_warmest():
     assert play(known(router(), record()), {"home": [(LIMITED, 1.0)] * 2}) == ("home, wait 1, home, other", "limited")
 
 
+def test_two_limited_accounts_of_a_workspace_are_not_asked_in_turn_for_ever():
+    accounts = account("a", "home", "one"), account("b", "home", "two"), OTHER
+    answers: dict[str, list[Answer]] = {name: [(LIMITED, 0.5)] * 9 for name in "ab"}
+    steps, reason = play(known(router(*accounts), record()), answers)
+    assert (steps.count("a,"), steps.count("b,"), reason) == (2, 2, "limited")
+
+
 @pytest.mark.parametrize("sort", ["warm", "new", "bound"])
 def test_a_429_that_asks_for_no_wait_at_all_is_tried_again_once(sort):
     assert play(SORTS[sort](router()), {"home": [(LIMITED, 0.0)] * 9}) == ("home, home, other", "limited")
@@ -524,7 +531,7 @@ def test_every_request_comes_to_an_end_and_gives_back_what_it_took(data):
     steps, _ = play(route, answers, random=data.draw(st.floats(0, 0.999)))
     sends = [step for step in steps.split(", ") if step.startswith("a")]
     assert len(sends) <= MAX_ATTEMPTS
-    assert max((sends.count(each) for each in sends), default=0) <= 2
+    assert max((sends.count(each) for each in sends), default=0) <= 3  # once more after a 529, once more after a 429
     for entry in accounts:
         domain = over.domain(entry.organization, MODEL)
         assert domain.asked == 0

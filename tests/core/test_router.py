@@ -460,6 +460,17 @@ def test_a_trial_of_one_process_is_the_only_one_and_its_success_everybodys():
     assert why(two, HOME, now=NOW + 61) == (OPEN, 0.0)
 
 
+def test_an_account_that_answers_what_costs_nothing_brings_back_no_money():
+    one, two = routers()
+    for over in (one, two):
+        learn(over, HOME, Outcome.SPENT)
+    learn(one, HOME, Outcome.UNAUTHORIZED)
+    one.served(HOME, None, NOW + 61, paid=False)  # to count tokens, say
+    for over in (one, two):
+        assert over.health("home").outage.cause is None
+        assert over.organization("home").cause is Cause.BILLING
+
+
 def test_the_first_pause_is_the_shortest_however_late_a_process_heard_of_the_outage():
     one, two = router(), router()
     learn(one, HOME, Outcome.SPENT)
@@ -491,11 +502,16 @@ def test_a_new_process_is_given_the_whole_picture():
             assert why(begun, entry, now=NOW + 10, model=model) == why(over, entry, now=NOW + 10, model=model)
 
 
-def test_what_is_over_is_no_longer_told():
+def test_what_is_over_is_no_longer_told_but_for_what_is_still_to_be_tried():
     over = told_of()
-    waiting = [told for told in over.picture(NOW + 700) if isinstance(told, say.Out)]
-    assert waiting == over.picture(NOW + 700)  # limits and models are open again
-    assert {told.seconds for told in waiting} == {0.0}  # who was out still needs a trial
+    assert over.picture(NOW + 100) == [
+        say.ModelClosed("home", "claude-opus-4-5", 500.0),
+        say.Out("other", Cause.CREDENTIAL, 0.0),
+        say.Out("third", Cause.BILLING, 0.0),
+    ]
+    for name in ("other", "third"):
+        over.heard(say.Back(name, paid=True), NOW)
+    assert over.picture(NOW + 700) == []
 
 
 def test_an_account_that_waits_for_its_trial_gets_no_more_than_one_from_a_new_process_either():
@@ -520,7 +536,7 @@ def test_an_account_that_answers_a_probe_is_back_but_its_limits_and_models_are_n
     over = told_of()
     for name in ("home", "other", "third"):
         over.heard(say.Back(name), NOW)
-    assert [why(over, entry)[0] for entry in (HOME, OTHER, THIRD)] == [LIMITED, OPEN, OPEN]
+    assert [why(over, entry)[0] for entry in (HOME, OTHER, THIRD)] == [LIMITED, OPEN, OUT]  # nor is there money
     assert why(over, HOME, model="claude-opus-4-5")[0] == OUT
 
 
