@@ -17,6 +17,7 @@ TRIAL = 30.0  # seconds within which a trial request's answer is expected
 _UNSENT_WITHIN = 10.0
 _UNSENT_LIMIT = 3
 _ERROR_WINDOW = 60.0
+FAILURES = 5  # within that window, below which nobody stands out
 
 
 class Cause(StrEnum):
@@ -128,7 +129,7 @@ class Health:
 def stands_out(of: Errors, others: list[Errors], now: float) -> bool:
     """Whether one account fails clearly more than the rest of the pool: often, and at a multiple of their rate."""
     failures, exchanges = of.recent(now)
-    if failures < 5 or failures < exchanges * 0.2:
+    if failures < FAILURES or failures < exchanges * 0.2:
         return False
     sums = [each.recent(now) for each in others if each is not of]
     rest_failures, rest = sum(row[0] for row in sums), sum(row[1] for row in sums)

@@ -74,15 +74,21 @@ class Hello(msgspec.Struct, tag="hello", array_like=True, frozen=True):
     """A process has begun, and asks what is closed."""
 
 
-class Bound(msgspec.Struct, tag="bound", array_like=True, frozen=True):
-    """A conversation was bound where the ranking alone would not look for it; `record` is core.binding's, packed."""
+class Bound(msgspec.Struct, array_like=True, frozen=True):
+    """A conversation was bound where others would not look for it; `record` is core.binding's, packed."""
 
     key: str
     model: str
     record: bytes
 
 
-News = Hello | Bound | Closed | Out | Back | ModelClosed | Report | Forget
+class Bounds(msgspec.Struct, tag="bounds", array_like=True, frozen=True):
+    """Conversations that were bound lately."""
+
+    bound: list[Bound]
+
+
+News = Hello | Bounds | Closed | Out | Back | ModelClosed | Report | Forget
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(News).decode
 

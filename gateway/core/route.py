@@ -155,7 +155,7 @@ class Route:
         """Where a conversation should be rebound before it is sent, and why: a cold one whose workspace has no room
         for it, or a warm one that may go home. None if it stays."""
         record = self.record
-        if record is None or self.created or self.pinned:
+        if record is None or self.created or self.pinned or not self.counts:
             return None
         if self.settled:
             return self._home(record, now) if self.warm else None
@@ -355,7 +355,7 @@ class Route:
             self._load, self._loaded = entry.workspace, max(fresh, LEAST_LOAD)
             self._sent_at = now
             router.loads.add(entry.workspace, self._loaded, now)
-        router.try_again(entry, now)
+        router.try_again(entry, now, self.counts)
 
     def open_still(self, entry: Entry, now: float) -> bool:
         """Whether an account may still be asked, now that its slot has come."""
@@ -380,8 +380,8 @@ class Route:
         domain = self.domain
         if self._pending and domain is not None:
             self._pending = False
-            domain.reserved -= self._reserved
             domain.asked -= 1
+            domain.reserved = domain.reserved - self._reserved if domain.asked else 0.0
 
     def used(self, fresh: float, read: float, output: int, now: float, exact: bool = True) -> None:
         """Tokens of input that the answer did not and did read from a cache, and of output; not `exact` if they are an
@@ -467,6 +467,9 @@ class Route:
         if denied is not None and denied.id != entry.id and self.model and self.counts and not self._stranger:
             self.router.no_model(denied, self.model, now)
         if self.record is None or entry.workspace == self.workspace:
+            return ""
+        if not self.counts:  # what costs nothing is no reason to move what does
+            self.how, self.reason = "detour" if self.how != "stateless" else self.how, self.away
             return ""
         if self.created:
             return self.away or "out"  # no cache anywhere yet: it lives where it was served first

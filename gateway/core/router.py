@@ -14,6 +14,7 @@ from gateway.core import news as say
 from gateway.core.document import Entry, PoolDocument
 from gateway.core.groups import Groups
 from gateway.core.health import (
+    FAILURES,
     MODEL_PAUSE,
     PAUSES,
     TRIAL,
@@ -35,6 +36,7 @@ RAMP = 300.0  # seconds over which an account that joined a running pool comes u
 _RAMP_FROM = 0.1
 _MEAN_FOR = 0.2  # seconds that the mean load is reckoned for
 _MATCHES = 4096
+_NEWS = 0.5  # seconds that a closure must have grown by to be worth telling
 _MEASURABLE = 1000  # tokens from which on a body tells how many bytes make one
 
 # Why an account cannot serve. The empty string: it can.
@@ -74,6 +76,7 @@ class Router:
         self._health: dict[str, Health] = {}
         self._organizations: dict[str, Outage] = {}
         self._domains: dict[tuple[str, str], Domain] = {}
+        self._classes: dict[str, dict[str, Domain]] = {}  # the same, by organization
         self._serves: dict[tuple[str, str], bool] = {}
         self._ramps: dict[str, list[tuple[float, float]]] = {}
         self._means: dict[str, tuple[float, float]] = {}
@@ -109,17 +112,30 @@ class Router:
         domain = self._domains.get((organization, limit_class))
         if domain is None:
             if len(self._domains) >= _MATCHES:  # models of clients' own invention
-                limit_class = ""
-            domain = self._domains.setdefault((organization, limit_class), Domain())
+                self._forget_one()
+            domain = self._domains[organization, limit_class] = Domain()
+            self._classes.setdefault(organization, {})[limit_class] = domain
         return domain
+
+    def _forget_one(self) -> None:
+        """The oldest domain that nothing is known of."""
+        idle = (
+            place
+            for place, domain in self._domains.items()
+            if not domain.asked and domain.input is None and domain.closed_until == 0.0
+        )
+        organization, limit_class = next(idle, None) or next(iter(self._domains))
+        del self._domains[organization, limit_class]
+        del self._classes[organization][limit_class]
 
     def serves(self, entry: Entry, model: str) -> bool:
         """Whether the account is meant to serve `model` ("" for any)."""
         known = self._serves.get((entry.id, model))
         if known is None:
             known = not model or any(fnmatchcase(model, pattern) for pattern in entry.models)
-            if len(self._serves) < _MATCHES:
-                self._serves[entry.id, model] = known
+            if len(self._serves) >= _MATCHES:
+                self._serves.clear()
+            self._serves[entry.id, model] = known
         return known
 
     def state(self, entry: Entry, model: str, limit_class: str, fresh: float, warm: bool, now: float) -> State:
@@ -194,7 +210,7 @@ class Router:
     def failing(self, account: str, now: float) -> bool:
         """Whether an account's failures stand out from the pool's."""
         health = self._health.get(account)
-        if health is None:
+        if health is None or health.errors.recent(now)[0] < FAILURES:
             return False
         others: list[Errors] = [each.errors for each in self._health.values()]
         return stands_out(health.errors, others, now)
@@ -346,8 +362,11 @@ class Router:
         """An exchange with an account has ended so, and not well; `asked` is its retry-after in seconds."""
         health = self.health(entry.id)
         if outcome is Outcome.LIMITED:
-            seconds = self.domain(entry.organization, limit_class).close(asked, now)
-            self.tell(say.Closed(entry.organization, limit_class, seconds))
+            domain = self.domain(entry.organization, limit_class)
+            before = domain.closed_until
+            seconds = domain.close(asked, now)
+            if domain.closed_until > before + _NEWS or before <= now:
+                self.tell(say.Closed(entry.organization, limit_class, seconds))
         elif outcome is Outcome.SPENT:
             seconds = self.organization(entry.organization).begin(Cause.BILLING, now)
             self.tell(say.Out(entry.organization, Cause.BILLING, seconds, entry.id))
@@ -377,23 +396,25 @@ class Router:
         if domain is not None:
             domain.pause = 0.0
 
-    def try_again(self, entry: Entry, now: float) -> None:
-        """A request goes to an account. If its outage has run out this is the trial: nobody else asks meanwhile."""
+    def try_again(self, entry: Entry, now: float, paid: bool = True) -> None:
+        """A request goes to an account. If its outage has run out this is the trial: nobody else asks meanwhile. What
+        is not `paid` cannot show whether there is money again."""
         health = self._health.get(entry.id)
         if health is not None and health.outage.cause is not None and health.outage.until <= now:
             health.outage.try_out(now)
             self.tell(say.Out(entry.id, health.outage.cause, TRIAL))
         outage = self._organizations.get(entry.organization)
-        if outage is not None and outage.cause is not None and outage.until <= now:
+        if paid and outage is not None and outage.cause is not None and outage.until <= now:
             outage.try_out(now)
             self.tell(say.Out(entry.organization, outage.cause, TRIAL))
 
     def no_model(self, entry: Entry, model: str, now: float) -> None:
         """Another account has served what this one denied: it is not asked for the model for a while."""
         models = self.health(entry.id).models
-        if len(models) < _MATCHES:
-            models[model] = now + MODEL_PAUSE
-            self.tell(say.ModelClosed(entry.id, model, MODEL_PAUSE))
+        if len(models) >= _MATCHES:
+            models.clear()  # of clients' own invention, most of them
+        models[model] = now + MODEL_PAUSE
+        self.tell(say.ModelClosed(entry.id, model, MODEL_PAUSE))
 
     # What others tell, and what they are told.
 
@@ -426,9 +447,8 @@ class Router:
         if news.wholly:
             self.retries = RetryBudget()
             self._health[news.account] = Health()
-            for (organization, _), domain in self._domains.items():
-                if entry is not None and organization == entry.organization:
-                    domain.reset()
+            for domain in self._classes.get(entry.organization, {}).values() if entry is not None else ():
+                domain.reset()
 
     def picture(self, now: float) -> list[say.News]:
         """Everything that is closed or out, as it would be told to a process that has just begun."""
@@ -448,19 +468,22 @@ class Router:
     def limits(self, organization: str, now: float) -> dict[str, dict[str, float]]:
         """What is known of an organization's limits: class -> limits, what is left of them, seconds it is closed."""
         found: dict[str, dict[str, float]] = {}
-        for (name, limit_class), domain in self._domains.items():
-            if name == organization:
-                row: dict[str, float] = {}
-                for kind in KINDS:
-                    bucket = getattr(domain, kind)
-                    if bucket is not None:
-                        row[f"{kind}_limit"] = bucket.limit
-                        row[f"{kind}_left"] = max(0.0, round(bucket.left(now)))
-                if domain.closed_until > now:
-                    row["closed_for"] = round(domain.closed_until - now, 1)
-                if row:
-                    found[limit_class] = row
+        for limit_class, domain in self._classes.get(organization, {}).items():
+            row: dict[str, float] = {}
+            for kind in KINDS:
+                bucket = getattr(domain, kind)
+                if bucket is not None:
+                    row[f"{kind}_limit"] = bucket.limit
+                    row[f"{kind}_left"] = max(0.0, round(bucket.left(now)))
+            if domain.closed_until > now:
+                row["closed_for"] = round(domain.closed_until - now, 1)
+            if row:
+                found[limit_class] = row
         return found
+
+    def closed_classes(self, organization: str, now: float) -> list[str]:
+        """The classes of models for which a 429 has closed an organization."""
+        return [name for name, domain in self._classes.get(organization, {}).items() if domain.closed_until > now]
 
     def _report(self, news: say.Report, now: float) -> None:
         for workspace, tokens in news.loads.items():
@@ -481,7 +504,7 @@ class Router:
         """What others should know by now, None if nothing."""
         domains = []
         for (organization, limit_class), domain in self._domains.items():
-            if domain.news or domain.reserved or domain.asked:
+            if domain.news or domain.asked:
                 buckets = {}
                 if domain.news:
                     for kind in KINDS:

@@ -19,7 +19,7 @@ from gateway.config import Caller, Config
 from gateway.core.binding import YOUNG, Record, pack, unpack
 from gateway.core.binding import moved as turned
 from gateway.core.groups import group_of
-from gateway.core.news import Bound, Forget, News
+from gateway.core.news import Bound, Bounds, Forget, News
 from gateway.core.peek import Peek
 from gateway.core.route import Route
 from gateway.edge.head import Head
@@ -29,6 +29,7 @@ from gateway.store.scripts import ADMIT, REBIND, RECALL, SETTLE
 
 MEMORY = 100_000  # conversations a process remembers
 BOUND_FOR = 30 * 86_400  # seconds that a conversation is remembered whose history is bound to its account
+_SPREAD_EVERY = 0.05  # seconds
 _RESEED_AT_ONCE = 200
 _RESEED_PAUSE = 0.02  # seconds between these
 
@@ -84,6 +85,8 @@ class Admission:
         self._memory: dict[tuple[str, str], Record] = {}
         self._skew = (time() - monotonic()) * 1000  # ms from this process's clock to the store's
         self._reseeding: asyncio.Task[None] | None = None
+        self._news: list[Bound] = []  # not yet spread
+        self._reseed_again = False  # asked for while one was under way
         # What was never answered is not worth remembering for long: settlement extends the record's life.
         self._provisional = str(int(config.timeouts.total * 1000) + 60_000)
         self.configure(config)
@@ -123,10 +126,12 @@ class Admission:
         args = (1, key, 0, model, pack(proposed), generation, self._provisional)
         try:
             created, packed, now_ms = await self._store.call(ADMIT, args)
-        except StoreDown:
+            record = proposed if created else unpack(packed)
+        except (StoreDown, msgspec.MsgspecError):  # away, or the record cannot be read: settlement writes it anew
             return self._alone(Binding(key, model, proposed), remembered, route)
         self._skew = now_ms - monotonic() * 1000
-        record = proposed if created else unpack(packed)
+        if created and not fresh:  # the store has lost what this process knows
+            self.reseed()
         route.found(record, bool(created) and fresh, now_ms)
         binding = Binding(key, model, record)
         if route.created:
@@ -156,9 +161,9 @@ class Admission:
     async def _recall(self, key: str, model: str) -> Record | None:
         try:
             packed = await self._store.call(RECALL, (1, key, model))
-        except StoreDown:
+            return None if packed is None else unpack(packed)
+        except (StoreDown, msgspec.MsgspecError):
             return None
-        return None if packed is None else unpack(packed)
 
     async def rebind(
         self, binding: Binding, route: Route, workspace: str, reason: str, voluntary: bool = False
@@ -172,7 +177,7 @@ class Admission:
         try:
             moved, packed = await self._store.call(REBIND, args)
             binding.record = unpack(packed)
-        except StoreDown:
+        except (StoreDown, msgspec.MsgspecError):
             moved = False
             binding.record = turned(record, workspace, reason, self.now_ms, voluntary)
         how = route.how
@@ -185,15 +190,22 @@ class Admission:
         self._spread(binding, route)
 
     def _spread(self, binding: Binding, route: Route) -> None:
-        """Tell others of a binding that is not where the ranking alone would look for it, should the store go away."""
-        if binding.record.workspace != self._ranked(route):
-            self._tell(Bound(binding.key, binding.model, pack(binding.record)))
+        """Tell others of a binding that is not where they would look for it, should the store lose it or go away."""
+        if route.group or binding.record.workspace != self._ranked(route):
+            if not self._news:
+                asyncio.get_running_loop().call_later(_SPREAD_EVERY, self._spread_news)
+            self._news.append(Bound(binding.key, binding.model, pack(binding.record)))
 
-    def heard(self, news: Bound) -> None:
-        """Another process has bound a conversation."""
-        known, record = self._memory.get((news.key, news.model)), unpack(news.record)
-        if known is None or known.generation < record.generation:
-            self._keep(Binding(news.key, news.model, record))
+    def _spread_news(self) -> None:
+        bound, self._news = self._news, []
+        self._tell(Bounds(bound))
+
+    def heard(self, news: Bounds) -> None:
+        """Another process has bound conversations."""
+        for each in news.bound:
+            known, record = self._memory.get((each.key, each.model)), unpack(each.record)
+            if known is None or known.generation < record.generation:
+                self._keep(Binding(each.key, each.model, record))
 
     def renew(self, binding: Binding, served: str, age: float, ttl: int, tokens: int, size: int, bound: bool) -> None:
         """Post that the conversation's cache is warm in the workspace that served it: its response began `age` seconds
@@ -241,7 +253,8 @@ class Admission:
 
     def reseed(self) -> None:
         """The store is back, or lost what it knew: give it this process's bindings, where it has none or older ones."""
-        if self._reseeding is None or self._reseeding.done():
+        self._reseed_again = self._reseeding is not None and not self._reseeding.done()
+        if not self._reseed_again:
             self._reseeding = asyncio.get_running_loop().create_task(self._reseed())
 
     async def _reseed(self) -> None:
@@ -261,3 +274,6 @@ class Admission:
             return  # it will be back once more
         if given:
             log.info("bindings published", conversations=given)
+        if self._reseed_again:
+            self._reseed_again = False
+            await self._reseed()

@@ -108,7 +108,7 @@ class Gateway:
         heard = news.decode(data)
         if isinstance(heard, news.Forget):
             self.admission.forget(heard)
-        elif isinstance(heard, news.Bound):
+        elif isinstance(heard, news.Bounds):
             self.admission.heard(heard)
         elif heard is not None:
             self.router.heard(heard, monotonic())

@@ -45,7 +45,7 @@ class Board:
         self._known = frozenset(model.limit_class for model in catalogue)
         self._pool = Pool(config)
         self._router = Router(catalogue.limit_class)
-        self._document = PoolDocument()
+        self._configured = [account.id for account in config.accounts]
         self._probes: dict[str, asyncio.Task[None]] = {}
 
     @property
@@ -55,12 +55,13 @@ class Board:
 
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
+        self._configured = [account.id for account in config.accounts]
         for account in self._pool.configure(config, self._router.ring.accounts):
             self._take(news.Back(account, wholly=True))
 
     def apply(self, document: PoolDocument) -> None:
         """Follow the agreed pool."""
-        self._document = document
+        self._pool.retire([entry.id for entry in document.accounts], self._configured)
         self._router.apply(document, monotonic(), time())
 
     def heard(self, data: bytes) -> None:
@@ -73,17 +74,29 @@ class Board:
             self._take(heard)
 
     def _take(self, heard: news.News) -> None:
-        if isinstance(heard, news.Report):
-            self._router.heard(heard, monotonic())
-            return
-        before = {entry.id: self.state(entry)[0] for entry in self._router.ring.accounts.values()}
+        concerned = self._concerned(heard)
+        before = {entry.id: self.state(entry)[0] for entry in concerned}
         self._router.heard(heard, monotonic())
-        for entry in self._router.ring.accounts.values():
+        for entry in concerned:
             state, why = self.state(entry)
             if state != before[entry.id]:
                 log.info("account changed", account=entry.id, state=state, before=before[entry.id], reason=why)
         if isinstance(heard, news.Out) and heard.cause is not Cause.BILLING:
             self._probe_soon(heard.name, heard.cause)
+
+    def _concerned(self, heard: news.News) -> list[Entry]:
+        """The accounts whose state these news may change."""
+        accounts = self._router.ring.accounts
+        organization = ""
+        if isinstance(heard, news.Closed):
+            organization = heard.organization
+        elif isinstance(heard, news.Out):
+            if heard.cause is not Cause.BILLING:
+                return [accounts[heard.name]] if heard.name in accounts else []
+            organization = heard.name
+        elif isinstance(heard, news.Back) and heard.account in accounts:
+            organization = accounts[heard.account].organization
+        return [entry for entry in accounts.values() if entry.organization == organization] if organization else []
 
     def enable(self, account: str) -> None:
         """An operator says that the account is in order: forget what kept it closed."""
@@ -107,6 +120,8 @@ class Board:
             await asyncio.sleep(UNREACHABLE_EVERY)
         pause = PAUSES[cause].first
         while outage is self._router.health(account).outage and outage.cause is cause:
+            if account not in self._pool.accounts or account not in self._router.ring.accounts:
+                return
             status = await self._ask(account)
             if status and (cause is Cause.UNREACHABLE or (status < 500 and status not in _REFUSED)):
                 log.info("account answers again", account=account, status=status)
@@ -159,7 +174,7 @@ class Board:
             outage = self._router.health(entry.id).outage
             cause = outage.cause if outage.until > now else self._router.organization(entry.organization).cause
             return "out", str(cause or "")
-        closed = [name for name, row in self._router.limits(entry.organization, now).items() if "closed_for" in row]
+        closed = self._router.closed_classes(entry.organization, now)
         if why == LIMITED or closed:
             return "limited", ", ".join(closed)
         return "available", ""

@@ -32,21 +32,22 @@ class Herd:
     def __init__(self) -> None:
         self._leaders: dict[Place, Leader] = {}
 
-    async def join(self, place: Place, peek: Peek) -> Leader | None:
-        """Lead, and get what `release` takes; or wait for the present leader (None). Requests that cache nothing, or
-        another prefix than the leader's, neither lead nor wait."""
+    async def join(self, place: Place, peek: Peek) -> tuple[Leader | None, bool]:
+        """Lead, and get what `release` takes; or wait for the present leader, and get True once it has begun. Requests
+        that cache nothing, or another prefix than the leader's, neither lead nor wait."""
         if _CACHEABLE not in peek.body:
-            return None
+            return None, False
         prefix = (peek.fields.get("system"), peek.fields.get("tools"))
         leader = self._leaders.get(place)
         if leader is None:
             leader = self._leaders[place] = Leader(prefix, asyncio.get_running_loop().create_future())
-            return leader
-        if leader.prefix == prefix:
-            await asyncio.wait((leader.began,), timeout=WAIT)
-        return None
+            return leader, False
+        if leader.prefix != prefix:
+            return None, False
+        await asyncio.wait((leader.began,), timeout=WAIT)
+        return None, True
 
-    def follows(self, place: Place) -> bool:
+    def leads(self, place: Place) -> bool:
         """Whether somebody leads there."""
         return place in self._leaders
 

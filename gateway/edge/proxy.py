@@ -142,7 +142,8 @@ class Proxy:
             if self._former_secret is not None:
                 former = identify(self._former_secret, caller.id, head.conversation, head.session, head.agent, x.peek)
             x.binding = await self._admission.bind(caller, x.conversation, x.peek, route, former)
-            if x.binding is not None and not route.warm and x.endpoint.metered:
+            place = None if x.binding is None or not x.endpoint.metered else (x.binding.key, x.binding.model)
+            if place is not None and (not route.warm or self._herd.leads(place)):
                 await self._join_herd(x, route, caller, former)
             x.admit_time = perf_counter() - began
 
@@ -179,11 +180,9 @@ class Proxy:
         binding, peeked = x.binding, x.peek
         if binding is None or peeked is None:
             return
-        place = (binding.key, binding.model)
-        waits = self._herd.follows(place)
         began = perf_counter()
-        x.herd = await self._herd.join(place, peeked)
-        if waits:
+        x.herd, waited = await self._herd.join((binding.key, binding.model), peeked)
+        if waited:
             x.queued += perf_counter() - began
             x.binding = await self._admission.bind(caller, x.conversation, peeked, route, former)
 
@@ -354,7 +353,7 @@ class Proxy:
         opened = perf_counter()
         error = await relay.open()
         x.waited += perf_counter() - opened
-        if error and not x.started:
+        if error:
             response.close()
             x.response = None
             x.sent = False

@@ -34,13 +34,13 @@ class Settlement:
         if x.route is not None:
             x.route.head()
         if x.endpoint.metered:
+            usage = x.meter.usage
+            begun = x.meter.started
             if x.sent:
                 _estimate(x)
-            elif x.meter.started:
-                usage = x.meter.usage
+            if begun:
                 self.renew(x, now - x.response_began, usage.total_input + usage.output)
             if x.route is not None:
-                usage = x.meter.usage
                 x.route.used(
                     usage.total_input - usage.cache_read, usage.cache_read, usage.output, monotonic(), not x.estimated
                 )

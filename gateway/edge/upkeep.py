@@ -37,7 +37,7 @@ class Upkeep:
         """Look at every request once."""
         now = perf_counter()
         for x in list(self._live):
-            if x.stream and x.started and now - x.renewed > _RENEW_EVERY:
+            if x.stream and x.meter.started and now - x.renewed > _RENEW_EVERY:
                 x.renewed = now
                 self._settlement.renew(x, 0.0, x.meter.usage.total_input)
             if x.stream and x.began and now - x.last_sent > self._timeouts.ping:

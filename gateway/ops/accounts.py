@@ -93,10 +93,9 @@ class Accounts:
             await self._pool.override(name, values)
         except StoreDown as error:
             raise ApiError(503, f"The store is away, so nothing was changed: {error}") from None
-        changed = self.one(name)
-        if "state" in values and changed["state"] == "active":
+        if "state" in values and self.one(name)["state"] == "active":
             self._enabled(name)
-        return changed
+        return self.one(name)
 
 
 def override_of(body: bytes, state: str, configured: str, now: float) -> dict[str, object]:

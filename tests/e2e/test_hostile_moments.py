@@ -275,8 +275,9 @@ def on(account: str, status: int, **fields: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_behind_two_dead_accounts_and_a_limited_one_the_fourth_serves(
-    stream: bool, gateway: Gateway, sim: Simulator
+    stream: bool, launch: Launch, store: Store, sim: Simulator
 ):
+    gateway = launch(redis=f"{store.url}/4", accounts=accounts_of(sim, 4))
     name = conversation()
     home = (await ask(gateway, message(), name)).account
     dead, limited, living = [account["id"] for account in sim.accounts[:4] if account["id"] != home]

@@ -17,7 +17,7 @@ from gateway.config import Admin, Affinity, Caller, Config
 from gateway.core.binding import YOUNG, Record, pack, unpack
 from gateway.core.document import Entry, PoolDocument
 from gateway.core.groups import group_of
-from gateway.core.news import Bound, Forget, News
+from gateway.core.news import Bound, Bounds, Forget, News
 from gateway.core.peek import peek
 from gateway.core.route import Route
 from gateway.core.router import Router
@@ -585,7 +585,7 @@ async def test_a_move_that_the_store_missed_is_told_to_it(start, admin):
     moving = await alone.bind()
     await alone.move(moving, elsewhere)
     assert moving.place == (elsewhere, "stateless", 2)
-    process.admission.heard(Bound(moving.binding.key, MODEL, pack(moving.record)))
+    process.admission.heard(Bounds([Bound(moving.binding.key, MODEL, pack(moving.record))]))
     assert (await process.bind()).place == (elsewhere, "bound", 2)
     assert (await other.bind()).place == (elsewhere, "bound", 2)
     assert route.workspace != elsewhere
@@ -654,10 +654,12 @@ async def test_a_binding_that_the_ranking_would_not_find_is_told_to_others(start
     process.router.loads.add(home(process), 1e6, monotonic())
     request = await process.bind()
     assert request.workspace != home(process)
-    (told,) = process.told
-    assert isinstance(told, Bound)
+    process.admission._spread_news()
+    (news,) = process.told
+    assert isinstance(news, Bounds)
+    (told,) = news.bound
     assert (told.key, told.model, unpack(told.record)) == (request.binding.key, MODEL, request.record)
-    other.admission.heard(told)
+    other.admission.heard(news)
     assert (await other.bind()).place == (request.workspace, "stateless", 1)
 
 
@@ -666,11 +668,11 @@ async def test_a_move_away_from_the_ranking_is_told_and_one_back_to_it_is_not(st
     request = await process.bind()
     elsewhere = others(request.workspace)[0]
     await process.move(request, elsewhere)
-    (told,) = process.told
-    assert isinstance(told, Bound) and unpack(told.record) == request.record
-    process.told.clear()
+    (told,) = process.admission._news
+    assert unpack(told.record) == request.record
+    process.admission._news.clear()
     await process.move(request, home(process))
-    assert process.told == []
+    assert process.admission._news == []
 
 
 @pytest.mark.parametrize("generation", [1, 2])
@@ -682,7 +684,7 @@ async def test_news_that_come_late_do_not_replace_what_is_newer(start, generatio
     known = process.remembered(request)
     assert (known.generation, known.tokens) == (2, 1000)
     late = Record(home(process), generation)
-    process.admission.heard(Bound(request.binding.key, MODEL, pack(late)))
+    process.admission.heard(Bounds([Bound(request.binding.key, MODEL, pack(late))]))
     assert process.remembered(request) == known
 
 

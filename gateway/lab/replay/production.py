@@ -53,7 +53,10 @@ class Store:
 
     def rebind(self, key: bytes, read: Record, target: str, reason: str, now_ms: int) -> tuple[bool, Record]:
         known = self._records.get(key)
-        if known is not None and known.generation > read.generation:
+        if known is not None and (
+            known.generation > read.generation
+            or (known.generation == read.generation and known.workspace != read.workspace)
+        ):
             return False, _copy(known)
         if known is None or known.generation < read.generation:
             known = Record(read.workspace, read.generation)

@@ -10,8 +10,17 @@ if now == 0 then
   now = t[1] * 1000 + math.floor(t[2] / 1000)
 end
 local bound = redis.call('HGET', KEYS[1], ARGV[2])
-if bound and (ARGV[4] == '1' or cmsgpack.unpack(bound)[2] >= tonumber(ARGV[4])) then
-  return {0, bound, now}
+if bound then
+  local known = ARGV[4] == '1'
+  if not known then
+    local ok, b = pcall(cmsgpack.unpack, bound)
+    known = ok and type(b) == 'table' and type(b[2]) == 'number' and b[2] >= tonumber(ARGV[4])
+  end
+  if known then
+    return {0, bound, now}
+  end
+elseif redis.call('HLEN', KEYS[1]) >= 64 then
+  redis.call('DEL', KEYS[1]) -- nobody talks to so many models: names of somebody's invention
 end
 redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then

@@ -1,0 +1,815 @@
+"""What the pool promises to conversations, as an outsider sees it: which account serves them while accounts fail, fill
+up, come and go, and what the upstream is spared."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.rig import (
+    ADMIN_TOKEN,
+    Answer,
+    Gateway,
+    Simulator,
+    Store,
+    Wire,
+    accounts_of,
+    ask,
+    assert_error,
+    at_once,
+    conversation,
+    eventually,
+    message,
+    request,
+)
+
+Launch = Callable[..., Gateway]
+AUTHORIZED = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+OPUS = "claude-opus-5-5"
+
+
+def on(account: str, kind: str, value: Any = None, **fields: Any) -> dict[str, Any]:
+    """A fault of one account, for the header of one request."""
+    return {"kind": kind, "value": value, "account": account, **fields}
+
+
+def told(gateway: Gateway, account: str, **values: Any) -> dict[str, Any]:
+    """An operator changes an account; it as it then stands."""
+    path = f"/admin/v1/accounts/{account}"
+    answer = gateway.get(path, admin=True, headers=AUTHORIZED, method="PATCH", body=json.dumps(values).encode())
+    assert answer.status == 200, answer.body
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def seen(gateway: Gateway, account: str) -> dict[str, Any]:
+    """An account as an operator sees it."""
+    found: dict[str, Any] = gateway.get(f"/admin/v1/accounts/{account}", admin=True, headers=AUTHORIZED).json()
+    return found
+
+
+def health(gateway: Gateway, account: str) -> str:
+    return str(seen(gateway, account)["health"]["state"])
+
+
+def picks(sim: Simulator, since: int) -> list[dict[str, Any]]:
+    """Requests for messages, probes left out."""
+    return [record for record in sim.records(since) if record["path"] == "/v1/messages"]
+
+
+def accounts_asked(sim: Simulator, since: int) -> Counter[str]:
+    return Counter(record["account"] for record in picks(sim, since))
+
+
+async def begun(gateway: Gateway, count: int, body: Any = None) -> dict[str, str]:
+    """New conversations that have been answered once: id -> account."""
+    names = [uuid.uuid4().hex for _ in range(count)]
+    answers = await at_once(ask(gateway, body or message(), {"X-Conversation-Id": name}) for name in names)
+    assert {answer.status for answer in answers} == {200}, [answer.body for answer in answers if answer.status != 200]
+    return {name: answer.account for name, answer in zip(names, answers, strict=True)}
+
+
+async def turn(gateway: Gateway, name: str, body: Any = None, **options: Any) -> Answer:
+    return await ask(gateway, body or message("Hello", "Well", "And then?"), {"X-Conversation-Id": name}, **options)
+
+
+async def turns(gateway: Gateway, names: Any, body: Any = None) -> dict[str, Answer]:
+    """One more turn of each."""
+    those = list(names)
+    return dict(zip(those, await at_once(turn(gateway, name, body) for name in those), strict=True))
+
+
+async def one_on(gateway: Gateway, account: str, body: Any = None) -> str:
+    """A new conversation that lives there."""
+    for _ in range(100):
+        name = uuid.uuid4().hex
+        if (await turn(gateway, name, body)).account == account:
+            return name
+    raise AssertionError(f"nobody comes to {account}")
+
+
+def long(tokens: int, text: str = "word", turn: int = 0) -> dict[str, Any]:
+    """A body with a cached prefix of this many of the simulator's tokens."""
+    said = (f"{text} " * tokens)[: tokens * 4]
+    system = [{"type": "text", "text": said, "cache_control": {"type": "ephemeral"}}]
+    more = [part for number in range(turn) for part in (f"question {number}", f"answer {number}")]
+    return message(*more, f"question {turn}", system=system)
+
+
+def fresh_text() -> str:
+    return uuid.uuid4().hex[:8]
+
+
+# -- Limits -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_429_moves_those_who_ask_while_it_lasts_and_nobody_else(launch: Launch, store: Store, sim: Simulator):
+    gateway = launch(redis=f"{store.url}/7", accounts=accounts_of(sim, 4))
+    homes = await begun(gateway, 40)
+    limited = homes[next(iter(homes))]
+    since = sim.mark()
+    log: dict[str, list[Answer]] = {name: [] for name in homes}
+    over = False
+
+    async def talk(name: str) -> None:
+        while not over:
+            log[name].append(await turn(gateway, name))
+            await asyncio.sleep(0.1)
+
+    tasks = [asyncio.create_task(talk(name)) for name in homes]
+    sim.fault("status", 429, account=limited, retry_after=3)
+
+    def refusals() -> list[dict[str, Any]]:
+        return [record for record in picks(sim, since) if record["status"] == 429]
+
+    await eventually(refusals, "a 429")
+    await asyncio.sleep(0.2)
+    sim.clear()
+    times = [record["time"] for record in refusals()]
+    reopens = max(times) + 3
+    newcomers: set[str] = set()
+    while limited not in newcomers:  # until new conversations go there again
+        newcomers |= {(await turn(gateway, uuid.uuid4().hex)).account for _ in range(5)}
+        assert sim.records(since)[-1]["time"] < reopens + 10
+    over = True
+    await asyncio.gather(*tasks)
+
+    early = [
+        round(record["time"] - times[0], 3)
+        for record in picks(sim, since)
+        if record["account"] == limited and times[0] + 0.1 < record["time"] < reopens
+    ]
+    assert early == []
+    assert len(times) <= 40
+    went: Counter[str] = Counter()
+    for name, answers in log.items():
+        accounts = [answer.account for answer in answers]
+        routes = [answer.route for answer in answers]
+        assert {answer.status for answer in answers} == {200}
+        if homes[name] != limited:
+            assert set(accounts) == {homes[name]}
+            assert set(routes) == {"bound"}
+            continue
+        away = accounts.index(next(account for account in accounts if account != limited))
+        assert len(set(accounts[away:])) == 1 and limited not in accounts[away:]
+        assert routes == ["bound"] * away + ["moved"] + ["bound"] * (len(routes) - away - 1)
+        went[accounts[-1]] += 1
+    assert len(went) > 1, went
+
+
+async def test_where_all_are_limited_the_true_minimum_is_told_at_once_and_nobody_is_asked(
+    gateway: Gateway, sim: Simulator
+):
+    waits = dict(zip([account["id"] for account in sim.accounts[:4]], (31, 2, 17, 23), strict=True))
+    for account, seconds in waits.items():
+        sim.fault("status", 429, account=account, retry_after=seconds)
+    began = time.monotonic()
+    assert_error(await ask(gateway, message()), 429, "rate_limit_error")
+    sim.clear()
+    since = sim.mark()
+    took = []
+    for _ in range(30):
+        start = time.monotonic()
+        answer = await ask(gateway, message(), conversation())
+        took.append(time.monotonic() - start)
+        assert_error(answer, 429, "rate_limit_error")
+        assert 2 - (time.monotonic() - began) <= int(answer["retry-after"]) <= 2
+    assert statistics.median(took) < 0.05
+    assert picks(sim, since) == []
+    answer = await eventually_served(gateway)
+    assert answer.account == sim.accounts[1]["id"]
+    assert time.monotonic() - began > 1.9
+
+
+async def eventually_served(gateway: Gateway) -> Answer:
+    deadline = time.monotonic() + 15
+    while (answer := await ask(gateway, message(), conversation())).status != 200:
+        assert time.monotonic() < deadline, answer.body
+        await asyncio.sleep(0.05)
+    return answer
+
+
+async def test_limits_of_one_model_do_not_close_the_account_to_another(gateway: Gateway, sim: Simulator):
+    homes = await begun(gateway, 20)
+    name, account = next(iter(homes.items()))
+    others = await begun(gateway, 20, message(model=OPUS))
+    other = next(each for each in others if others[each] == account)
+    assert (await turn(gateway, name, fault=on(account, "status", 429, retry_after=30))).route == "moved"
+    answer = await turn(gateway, other, message(model=OPUS))
+    assert (answer.account, answer.route) == (account, "bound")
+
+
+async def test_a_warm_long_conversation_waits_for_a_short_limit(gateway: Gateway, sim: Simulator):
+    name = uuid.uuid4().hex
+    text = fresh_text()
+    home = (await turn(gateway, name, long(8000, text))).account
+    sim.fault("status", 429, account=home, retry_after=1, times=1)
+    began = time.monotonic()
+    answer = await turn(gateway, name, long(8000, text, 1))
+    assert (answer.status, answer.account, answer.route) == (200, home, "bound")
+    assert answer["x-gateway-attempts"] == "2"
+    assert time.monotonic() - began >= 0.9
+    assert answer.json()["usage"]["cache_read_input_tokens"] >= 7900
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    """Four organizations of 20,000 input tokens a minute each."""
+    simulator = Simulator(tmp_path_factory.mktemp("narrow"), 4, "--itpm", "20000")
+    yield simulator
+    assert simulator.end() == 0
+
+
+async def test_new_conversations_are_steered_away_before_an_organization_is_at_its_limit(
+    narrow: Simulator, launch: Launch
+):
+    accounts = accounts_of(narrow)
+    accounts[0]["weight"] = 5  # by rank alone it would get five of eight, twice what it may have
+    gateway = launch(accounts=accounts)
+    narrow.control("POST", "reset")
+    since = narrow.mark()
+
+    async def some() -> list[Answer]:
+        found = []
+        for _ in range(20):
+            found.append(await turn(gateway, uuid.uuid4().hex, message("x" * 3990)))
+            await asyncio.sleep(0.1)
+        return found
+
+    answers = [answer for part in await at_once(some() for _ in range(3)) for answer in part]
+    assert {answer.status for answer in answers} == {200}
+    by_status = Counter(record["status"] for record in picks(narrow, since))
+    assert by_status[429] <= 1, by_status
+    shares = Counter(answer.account for answer in answers)
+    assert max(shares.values()) <= 24, shares
+    assert shares[accounts[0]["id"]] >= 16, shares  # as much as fits
+
+
+async def test_an_organization_without_room_is_left_for_one_that_is_busy_but_has_some(tmp_path: Path, launch: Launch):
+    """Being busier than the mean is no reason to refuse anybody."""
+    limits = {"org-small": {"input_tokens": 10_000}, "org-large": {"input_tokens": 200_000}}
+    accounts = [
+        {"id": name, "api_key": f"sk-ant-{name}-{'x' * 30}", "workspace": f"w-{name}", "organization": f"org-{name}"}
+        for name in ("small", "large")
+    ]
+    (tmp_path / "world.json").write_text(json.dumps({"accounts": accounts, "limits": limits}))
+    unequal = Simulator(tmp_path, 2, "--config", tmp_path / "world.json")
+    try:
+        gateway = launch(accounts=accounts_of(unequal))
+        homes = await begun(gateway, 16)
+        there = [name for name in homes if homes[name] == "small"]
+        assert len(there) >= 3
+        for _ in range(40):  # the small one is full soon, and the large one much busier than the mean
+            assert (await turn(gateway, uuid.uuid4().hex, message("x" * 7900))).status == 200
+            await asyncio.sleep(0.02)
+        for name in there[:3]:
+            answer = await turn(gateway, name, message("x" * 11_900))
+            assert (answer.status, answer.account, answer.route) == (200, "large", "moved"), answer.body
+    finally:
+        assert unequal.end() == 0
+
+
+async def test_beyond_what_all_organizations_have_left_clients_are_refused_and_not_the_gateway(
+    narrow: Simulator, launch: Launch
+):
+    gateway = launch(accounts=accounts_of(narrow))
+    narrow.control("POST", "reset")
+    since = narrow.mark()
+    names = [uuid.uuid4().hex for _ in range(140)]
+    answers = await at_once((turn(gateway, name, message("x" * 3990)) for name in names), 8)
+    by_status = Counter(answer.status for answer in answers)
+    assert by_status.keys() == {200, 429}
+    assert by_status[200] >= 70, by_status
+    for answer in answers:
+        if answer.status == 429:
+            assert_error(answer, 429, "rate_limit_error")
+            assert 1 <= int(answer["retry-after"]) <= 60
+    upstream = Counter(record["status"] for record in picks(narrow, since))
+    assert upstream[429] <= 8, upstream  # two for each organization
+
+
+# -- Overload ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_529_on_a_long_warm_conversation_is_sat_out_in_place(gateway: Gateway, sim: Simulator):
+    name = uuid.uuid4().hex
+    text = fresh_text()
+    home = (await turn(gateway, name, long(8000, text))).account
+    for number in (1, 2):
+        since = sim.mark()
+        sim.fault("status", 529, account=home, times=1)
+        answer = await turn(gateway, name, long(8000, text, number))
+        assert (answer.status, answer.account, answer.route) == (200, home, "bound")
+        assert answer["x-gateway-attempts"] == "2"
+        first, second = picks(sim, since)
+        assert 0.45 <= second["time"] - first["time"] <= 4
+        assert answer.json()["usage"]["cache_read_input_tokens"] >= 7900
+
+
+async def test_a_529_that_stays_is_passed_on_after_one_repeat_in_place(gateway: Gateway, sim: Simulator):
+    name = uuid.uuid4().hex
+    text = fresh_text()
+    home = (await turn(gateway, name, long(8000, text))).account
+    since = sim.mark()
+    answer = await turn(gateway, name, long(8000, text, 1), fault=on(home, "status", 529))
+    assert_error(answer, 529, "overloaded_error")
+    assert accounts_asked(sim, since) == {home: 2}
+    answer = await turn(gateway, name, long(8000, text, 2))
+    assert (answer.status, answer.account, answer.route) == (200, home, "bound")
+
+
+async def test_a_burst_of_529_cools_nothing_moves_nobody_and_is_hardly_amplified(gateway: Gateway, sim: Simulator):
+    homes = await begun(gateway, 40)
+    since = sim.mark()
+    sim.fault("status", 529)
+    refused = [*(await turns(gateway, homes)).values(), *(await turns(gateway, homes)).values()]
+    sim.clear()
+    assert {answer.status for answer in refused} == {529}
+    assert len(picks(sim, since)) <= len(refused) + 0.2 * (len(refused) + len(homes)) + 1
+    assert {health(gateway, account) for account in set(homes.values())} == {"available"}
+    for name, answer in (await turns(gateway, homes)).items():
+        assert (answer.status, answer.account, answer.route) == (200, homes[name], "bound")
+
+
+# -- Credentials and money --------------------------------------------------------------------------------------------
+
+
+async def test_an_account_whose_key_is_refused_is_out_and_no_client_notices(gateway: Gateway, sim: Simulator):
+    homes = await begun(gateway, 24)
+    bad = homes[next(iter(homes))]
+    sim.fault("status", 401, account=bad)
+    first = await turns(gateway, homes)
+    assert {answer.status for answer in first.values()} == {200}
+    assert bad not in {answer.account for answer in first.values()}
+    assert len({answer.account for name, answer in first.items() if homes[name] == bad}) > 1
+    await eventually(lambda: health(gateway, bad) == "out", "the account out")
+    assert gateway.metrics().total("gateway_account_state", account=bad, state="out") == 1
+    since = sim.mark()
+    later = await turns(gateway, homes)
+    newcomers = await begun(gateway, 20)
+    assert bad not in accounts_asked(sim, since) and bad not in newcomers.values()
+    for name, answer in later.items():
+        assert (answer.account, answer.route) == (first[name].account, "bound")
+    sim.clear()
+    told(gateway, bad, state="active")
+    name = await one_on(gateway, bad)
+    assert (await turn(gateway, name)).account == bad
+    again = await turns(gateway, homes)
+    assert {name: answer.account for name, answer in again.items()} == {
+        name: answer.account for name, answer in first.items()
+    }
+
+
+async def test_an_operator_who_says_that_an_account_is_in_order_is_answered_so(gateway: Gateway, sim: Simulator):
+    account = sim.accounts[0]["id"]
+    assert (await ask(gateway, message(), fault="status=402")).status == 529
+    await eventually(lambda: health(gateway, account) == "out", "the account out")
+    assert told(gateway, account, state="active")["health"]["state"] == "available"
+
+
+async def test_a_401_that_the_accounts_own_probe_does_not_confirm_is_soon_forgotten(gateway: Gateway, sim: Simulator):
+    name = uuid.uuid4().hex
+    account = (await turn(gateway, name)).account
+    since = sim.mark()
+    sim.fault("status", 401, account=account, path="/v1/messages", times=1)
+    assert (await turn(gateway, name)).status == 200
+    await eventually(lambda: health(gateway, account) == "available", "the account back")
+    probes = [record for record in sim.records(since) if record["path"].startswith("/v1/models")]
+    assert [(record["account"], record["method"], record["status"]) for record in probes] == [(account, "GET", 200)]
+    assert (
+        await turn(
+            gateway, uuid.uuid4().hex, fault=[on(a["id"], "status", 402) for a in sim.accounts if a["id"] != account]
+        )
+    ).account == account
+
+
+async def test_a_400_of_the_clients_own_changes_nothing(gateway: Gateway, sim: Simulator):
+    homes = await begun(gateway, 8)
+    wrong = {"model": message()["model"], "max_tokens": 9, "messages": []}
+    for _ in range(5):
+        for name in homes:
+            answer = await turn(gateway, name, wrong)
+            assert_error(answer, 400, "invalid_request_error")
+            assert answer["x-gateway-attempts"] == "1"
+    assert {health(gateway, account) for account in homes.values()} == {"available"}
+    for name, answer in (await turns(gateway, homes)).items():
+        assert (answer.account, answer.route) == (homes[name], "bound")
+
+
+# -- Left without an answer -------------------------------------------------------------------------------------------
+
+
+async def test_what_was_left_without_an_answer_is_repeated_where_the_file_says_so(launch: Launch, sim: Simulator):
+    gateway = launch(accounts=accounts_of(sim, 3), retry_ambiguous=True)
+    for stream in (False, True):
+        name = uuid.uuid4().hex
+        home = (await turn(gateway, name)).account
+        since = sim.mark()
+        sim.fault("reset", account=home, times=1)
+        answer = await turn(gateway, name, message(stream=stream))
+        assert (answer.status, answer.ended) == (200, True)
+        assert answer["x-gateway-attempts"] == "2"
+        asked = [record["account"] for record in picks(sim, since)]
+        assert asked[0] == home and asked[1] != home and len(asked) == 2
+        back = await turn(gateway, name)
+        assert (back.account, back.route) == (home, "bound")
+
+
+# -- Two replicas -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def replicas(
+    simulator: Simulator, store: Store, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Gateway, Gateway]]:
+    """Two gateways on one store."""
+    config = {"redis": f"{store.url}/5", "accounts": accounts_of(simulator, 4)}
+    left, right = [Gateway(tmp_path_factory.mktemp(name), dict(config)).launch() for name in ("left", "right")]
+    for gateway in (left, right):
+        gateway.ready()
+    yield left, right
+    for gateway in (left, right):
+        gateway.stop()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("status", 429), ("status", 401), ("enforced_spend_limit_reached", None), ("status", 402)]
+)
+async def test_what_one_replica_has_learned_of_an_account_the_other_knows_at_once(
+    kind: str, value: int | None, replicas: tuple[Gateway, Gateway], sim: Simulator
+):
+    left, right = replicas
+    left.mend()
+    homes = await begun(right, 24)
+    bad = sim.accounts[1]["id"]
+    there = [name for name in homes if homes[name] == bad]
+    assert there
+    sim.fault(kind, value, account=bad, retry_after=20)
+    since = sim.mark()
+    assert (await turn(left, there[0])).status == 200  # read from the store, so known here too
+    assert accounts_asked(sim, since)[bad] == 1
+    await asyncio.sleep(0.1)
+    since = sim.mark()
+    answers = await turns(right, homes)
+    newcomers = await begun(right, 12)
+    assert accounts_asked(sim, since)[bad] == 0
+    assert bad not in newcomers.values()
+    for name, answer in answers.items():
+        assert answer.status == 200
+        assert homes[name] == bad or (answer.account, answer.route) == (homes[name], "bound")
+    sim.clear()
+    told(right, bad, state="active")  # and so with good news
+    await one_on(left, bad)
+    await one_on(right, bad)
+
+
+# -- Workspaces and organizations -------------------------------------------------------------------------------------
+
+WORLD = (("one", "w-a", "o-1"), ("two", "w-a", "o-1"), ("three", "w-b", "o-1"), ("four", "w-c", "o-2"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    """Two accounts of one workspace, a third of their organization, and a stranger."""
+    folder = tmp_path_factory.mktemp("world")
+    accounts = [
+        {"id": name, "api_key": f"sk-ant-{name}-{'x' * 30}", "workspace": workspace, "organization": organization}
+        for name, workspace, organization in WORLD
+    ]
+    (folder / "world.json").write_text(json.dumps({"accounts": accounts}))
+    simulator = Simulator(folder, 4, "--config", folder / "world.json")
+    yield simulator
+    assert simulator.end() == 0
+
+
+async def test_two_accounts_of_one_workspace_serve_one_conversation(world: Simulator, launch: Launch):
+    gateway = launch(accounts=accounts_of(world, max_concurrency=1))
+    text = fresh_text()
+    for _ in range(100):
+        name = uuid.uuid4().hex
+        home = (await turn(gateway, name, long(5000, text))).account
+        if home in ("one", "two"):
+            break
+    other = "two" if home == "one" else "one"
+    slow = asyncio.create_task(turn(gateway, name, long(5000, text, 1), fault="silence=1"))
+    since = world.mark()
+    await eventually(lambda: world.records(since), "the slow one upstream")
+    second = await turn(gateway, name, long(5000, text, 2))
+    assert (second.status, second.account, second.route) == (200, other, "bound")
+    assert second.json()["usage"]["cache_read_input_tokens"] >= 4900
+    first = await slow
+    assert (first.status, first.account, first.route) == (200, home, "bound")
+    told(gateway, home, state="disabled")
+    third = await turn(gateway, name, long(5000, text, 3))
+    assert (third.account, third.route) == (other, "bound")
+    assert third.json()["usage"]["cache_read_input_tokens"] >= 4900
+
+
+async def test_accounts_of_one_organization_are_closed_together_by_the_429_of_one(world: Simulator, launch: Launch):
+    gateway = launch(accounts=accounts_of(world))
+    homes = await begun(gateway, 32)
+    assert set(homes.values()) == {"one", "two", "three", "four"}
+    name = next(name for name in homes if homes[name] == "one")
+    since = world.mark()
+    answer = await turn(gateway, name, fault=[on("one", "status", 429, retry_after=30)])
+    assert (answer.status, answer.account, answer.route) == (200, "four", "moved")
+    assert accounts_asked(world, since) == {"one": 1, "four": 1}
+    answers = await turns(gateway, homes)
+    newcomers = await begun(gateway, 12)
+    assert {each.account for each in answers.values()} | set(newcomers.values()) == {"four"}
+    assert accounts_asked(world, since).keys() == {"one", "four"}
+
+
+async def test_an_organization_without_money_is_out_as_a_whole_and_a_refused_key_alone(
+    world: Simulator, launch: Launch
+):
+    gateway = launch(accounts=accounts_of(world))
+    homes = await begun(gateway, 32)
+    name = next(name for name in homes if homes[name] == "three")
+    world.fault("status", 401, account="one")
+    try:
+        answers = await turns(gateway, homes)
+    finally:
+        world.clear()
+    for each, answer in answers.items():
+        stays = "two" if homes[each] == "one" else homes[each]
+        assert (answer.status, answer.account, answer.route) == (200, stays, "bound")
+    assert (await turn(gateway, name, fault=on("three", "enforced_spend_limit_reached"))).account == "four"
+    assert {answer.account for answer in (await turns(gateway, homes)).values()} == {"four"}
+    await eventually(lambda: {health(gateway, each) for each in ("two", "three")} == {"out"}, "two accounts out")
+    assert health(gateway, "four") == "available"
+
+
+# -- Changes of the pool ----------------------------------------------------------------------------------------------
+
+
+def rewrite(gateway: Gateway, **changes: Any) -> None:
+    gateway.config |= changes
+    new = gateway.folder / "gateway.yaml~"
+    new.write_text(yaml.safe_dump(gateway.config, sort_keys=False))
+    new.replace(gateway.folder / "gateway.yaml")
+
+
+async def test_a_conversation_has_a_home_for_each_of_its_models(launch: Launch, sim: Simulator):
+    accounts = accounts_of(sim, 4)
+    for account, pattern in zip(accounts, ("claude-haiku-*", "claude-haiku-*", "claude-opus-*", "*"), strict=True):
+        account["models"] = [pattern]
+    gateway = launch(accounts=accounts)
+    ids = [account["id"] for account in accounts]
+    names = [uuid.uuid4().hex for _ in range(24)]
+    for _ in range(3):
+        small = await turns(gateway, names, message())
+        large = await turns(gateway, names, message(model=OPUS))
+        assert {answer.account for answer in small.values()} == {ids[0], ids[1], ids[3]}
+        assert {answer.account for answer in large.values()} == {ids[2], ids[3]}
+    assert {answer.route for answer in (*small.values(), *large.values())} == {"bound"}
+
+
+async def test_draining_keeps_the_warm_and_takes_no_new_ones_and_disabled_spreads_them(launch: Launch, sim: Simulator):
+    gateway = launch(accounts=accounts_of(sim, 4))
+    homes = await begun(gateway, 48)
+    leaving = homes[next(iter(homes))]
+    told(gateway, leaving, state="draining")
+    assert leaving not in (await begun(gateway, 40)).values()
+    for name, answer in (await turns(gateway, homes)).items():
+        assert (answer.status, answer.account, answer.route) == (200, homes[name], "bound")
+    assert health(gateway, leaving) == "draining"
+
+    told(gateway, leaving, state="disabled")
+    since = sim.mark()
+    after = await turns(gateway, homes)
+    assert leaving not in accounts_asked(sim, since)
+    went = set()
+    for name, answer in after.items():
+        if homes[name] == leaving:
+            assert (answer.status, answer.route) == (200, "moved")
+            went.add(answer.account)
+        else:
+            assert (answer.status, answer.account, answer.route) == (200, homes[name], "bound")
+    assert len(went) > 1
+
+    told(gateway, leaving, state="active")
+    for name, answer in (await turns(gateway, homes)).items():
+        assert (answer.account, answer.route) == (after[name].account, "bound")
+    await one_on(gateway, leaving)
+
+
+async def test_neither_weights_nor_a_new_account_move_a_warm_conversation(launch: Launch, sim: Simulator):
+    gateway = launch(accounts=accounts_of(sim, 4))
+    homes = await begun(gateway, 48)
+
+    async def all_at_home() -> None:
+        for name, answer in (await turns(gateway, homes)).items():
+            assert (answer.status, answer.account, answer.route) == (200, homes[name], "bound")
+
+    favourite = sim.accounts[0]["id"]
+    assert told(gateway, favourite, weight=100)["weight"] == 100
+    await all_at_home()
+    rewrite(gateway, accounts=accounts_of(sim, 5))
+    fifth = sim.accounts[4]["id"]
+    await eventually(lambda: gateway.get(f"/admin/v1/accounts/{fifth}", admin=True, headers=AUTHORIZED).status == 200)
+    await eventually(lambda: seen(gateway, fifth)["in_pool"], "the fifth account in the pool")
+    await all_at_home()
+    told(gateway, favourite, weight=0.01)
+    await all_at_home()
+    assert fifth in (await begun(gateway, 60)).values()
+    rewrite(gateway, accounts=accounts_of(sim, 4))
+    await eventually(
+        lambda: gateway.get(f"/admin/v1/accounts/{fifth}", admin=True, headers=AUTHORIZED).status == 404, "four again"
+    )
+    await all_at_home()
+
+
+# -- A herd -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_of_six_equal_first_requests_at_once_one_writes_the_cache_and_the_others_read_it(
+    stream: bool, gateway: Gateway, sim: Simulator
+):
+    name = uuid.uuid4().hex
+    body = {**long(6000, fresh_text()), "stream": stream}
+    since = sim.mark()
+    answers = await at_once(turn(gateway, name, body, fault="silence=0.4") for _ in range(6))
+    assert [answer.status for answer in answers] == [200] * 6
+    assert len({answer.account for answer in answers}) == 1
+    usages = [record["usage"] for record in sim.finished(since, 6)]
+    writes = [usage["cache_creation_input_tokens"] for usage in usages]
+    reads = [usage["cache_read_input_tokens"] for usage in usages]
+    assert sorted(bool(each) for each in writes) == [False] * 5 + [True]
+    assert sorted(reads)[1] >= 5900
+    assert sorted(answer.route for answer in answers) == ["bound"] * 5 + ["new"]
+
+
+async def test_another_prefix_does_not_wait_for_the_herd(gateway: Gateway, sim: Simulator):
+    name = uuid.uuid4().hex
+    body, title = long(6000, fresh_text()), long(4200, fresh_text())
+    since = sim.mark()
+    leader = asyncio.create_task(turn(gateway, name, body, fault="silence=1.5"))
+    await eventually(lambda: picks(sim, since), "the leader upstream")
+    assert (await turn(gateway, name, title)).status == 200
+    assert not leader.done()
+    assert (await leader).status == 200
+
+
+async def test_a_herd_is_held_while_another_prefix_is_served(gateway: Gateway, sim: Simulator):
+    name = uuid.uuid4().hex
+    body, title = long(6000, fresh_text()), long(4200, fresh_text())
+    since = sim.mark()
+    leader = asyncio.create_task(turn(gateway, name, body, fault="silence=1"))
+    await eventually(lambda: picks(sim, since), "the leader upstream")
+    assert (await turn(gateway, name, title)).status == 200  # before the leader's answer begins
+    followers = await at_once(turn(gateway, name, body) for _ in range(3))
+    usages = [answer.json()["usage"] for answer in (await leader, *followers)]
+    assert [bool(usage["cache_creation_input_tokens"]) for usage in usages] == [True, False, False, False]
+
+
+async def test_nobody_waits_for_ever_for_the_first_of_a_herd(gateway: Gateway, sim: Simulator):
+    name = uuid.uuid4().hex
+    body = long(6000, fresh_text())
+    since = sim.mark()
+    leader = asyncio.create_task(turn(gateway, name, body, fault="silence=3"))
+    await eventually(lambda: picks(sim, since), "the leader upstream")
+    began = time.monotonic()
+    followers = await at_once(turn(gateway, name, body) for _ in range(3))
+    assert not leader.done()
+    assert 1.5 < time.monotonic() - began < 2.9
+    assert {answer.status for answer in (await leader, *followers)} == {200}
+    assert len({answer.account for answer in (await leader, *followers)}) == 1
+
+
+async def test_a_herd_whose_leader_fails_is_served_all_the_same(gateway: Gateway, sim: Simulator):
+    name = uuid.uuid4().hex
+    body = long(6000, fresh_text())
+    since = sim.mark()
+    fault = [{"kind": "silence", "value": 0.5}, {"kind": "cut"}]
+    leader = asyncio.create_task(turn(gateway, name, body, fault=fault))
+    await eventually(lambda: picks(sim, since), "the leader upstream")
+    others = await at_once(turn(gateway, name, body) for _ in range(4))
+    assert (await leader).status >= 500
+    assert [answer.status for answer in others] == [200] * 4
+
+
+# -- What only one workspace has --------------------------------------------------------------------------------------
+
+OBJECTS: dict[str, dict[str, Any]] = {
+    "a container": {"container": "container_011CPR5CNjB747bTd36fQLFk"},
+    "a file": {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "Read this"},
+                    {"type": "document", "source": {"type": "file", "file_id": "file_011CNha8iCJcU1wXNR6q4V8w"}},
+                ],
+            }
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("kind", OBJECTS)
+async def test_a_request_that_names_what_one_workspace_has_goes_there_or_fails(
+    kind: str, gateway: Gateway, sim: Simulator
+):
+    name = uuid.uuid4().hex
+    body = {**message(), **OBJECTS[kind]}
+    home = (await turn(gateway, name)).account
+    since = sim.mark()
+    answer = await turn(gateway, name, body)
+    assert (answer.status, answer.account, answer.route) == (200, home, "pinned")
+
+    sim.fault("status", 429, account=home, retry_after=1, times=1)  # worth the wait
+    answer = await turn(gateway, name, body)
+    assert (answer.status, answer.account, answer.route) == (200, home, "pinned")
+
+    sim.fault("status", 429, account=home, retry_after=30, times=1)
+    for attempts in ("1", "0"):
+        began = time.monotonic()
+        answer = await turn(gateway, name, body)
+        assert_error(answer, 429, "rate_limit_error")
+        assert 25 <= int(answer["retry-after"]) <= 30
+        assert (answer.route, answer["x-gateway-attempts"]) == ("pinned", attempts)
+        assert time.monotonic() - began < 5
+    gateway.mend()
+
+    sim.fault("status", 529, account=home, times=1)
+    answer = await turn(gateway, name, body)
+    assert (answer.status, answer.account, answer.route) == (200, home, "pinned")
+    for fault in ("status=500", "status=403"):
+        assert (await turn(gateway, name, body, fault=fault)).status == int(fault[-3:])
+    sim.fault("status", 401, account=home)
+    assert_error(await turn(gateway, name, body), 529, "overloaded_error")
+    sim.clear()
+    gateway.mend()
+    assert accounts_asked(sim, since).keys() == {home}
+    answer = await turn(gateway, name, body)
+    assert (answer.status, answer.account, answer.route) == (200, home, "pinned")
+
+
+# -- Slots ------------------------------------------------------------------------------------------------------------
+
+
+async def test_slots_are_given_in_order_and_whoever_waits_too_long_is_told_to_come_again(
+    launch: Launch, sim: Simulator
+):
+    gateway = launch(accounts=accounts_of(sim, 1, max_concurrency=2))
+    since = sim.mark()
+    tasks = []
+    for number in range(16):
+        headers = {"X-Conversation-Id": uuid.uuid4().hex, "x-mark": str(number)}
+        tasks.append(asyncio.create_task(ask(gateway, message(), headers, fault="silence=0.5")))
+        await asyncio.sleep(0.02)
+    answers = await asyncio.gather(*tasks)
+    served = [number for number, answer in enumerate(answers) if answer.status == 200]
+    assert served == list(range(len(served)))
+    assert 6 <= len(served) <= 12  # two at a time for two seconds, and those that had begun
+    for answer in answers[len(served) :]:
+        assert_error(answer, 529, "overloaded_error")
+        assert int(answer["retry-after"]) >= 1
+    order = [int(dict(record["headers"])["x-mark"]) for record in picks(sim, since)]
+    assert order == served
+    assert gateway.metrics().total("gateway_requests_in_flight") == 0
+    assert (await ask(gateway, message(), conversation())).status == 200
+
+
+async def test_new_conversations_do_not_wait_where_another_account_has_a_slot(launch: Launch, sim: Simulator):
+    gateway = launch(accounts=accounts_of(sim, 2, max_concurrency=1))
+    since = sim.mark()
+    async with Wire.open(gateway) as busy:
+        await busy.send(request(message(), conversation(), fault="silence=2.5"))
+        await eventually(lambda: sim.records(since), "the busy one upstream")
+        full = sim.records(since)[0]["account"]
+        began = time.monotonic()
+        for _ in range(8):
+            answer = await ask(gateway, message(), conversation())
+            assert answer.status == 200 and answer.account != full
+        assert time.monotonic() - began < 1.8
+        assert (await busy.answer()).status == 200
+
+
+async def test_a_warm_conversation_waits_for_its_own_accounts_slot_then_makes_a_detour(launch: Launch, sim: Simulator):
+    gateway = launch(accounts=accounts_of(sim, 2, max_concurrency=1))
+    text = fresh_text()
+    name = uuid.uuid4().hex
+    home = (await turn(gateway, name, long(5000, text))).account
+    for seconds, route in ((0.7, "bound"), (3, "detour")):
+        since = sim.mark()
+        busy = asyncio.create_task(turn(gateway, name, long(5000, text), fault=f"silence={seconds}"))
+        await eventually(lambda: picks(sim, since), "the busy one upstream")  # noqa: B023
+        answer = await turn(gateway, name, long(5000, text, 1))
+        assert (answer.status, answer.route) == (200, route)
+        assert (answer.account == home) is (route == "bound")
+        assert (await busy).account == home
+    answer = await turn(gateway, name, long(5000, text, 2))
+    assert (answer.account, answer.route) == (home, "bound")
