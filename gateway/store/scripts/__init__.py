@@ -16,14 +16,16 @@ class Script(msgspec.Struct, frozen=True):
     sha: str
 
 
-def _load(name: str) -> Script:
-    text = files(__package__).joinpath(f"{name}.lua").read_text()
+def _load(*names: str) -> Script:
+    """The script of the last name, with what the others define put before it."""
+    name = names[-1]
+    text = "".join(files(__package__).joinpath(f"{each}.lua").read_text() for each in names)
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
 ADMIT = _load("admit")
-SETTLE = _load("settle")
-REBIND = _load("rebind")
+SETTLE = _load("record", "settle")
+REBIND = _load("record", "rebind")
 RECALL = _load("recall")
 INSPECT = _load("inspect")
 FLUSH = _load("flush")

@@ -5,18 +5,6 @@
 --          reason, lifetime of the record (ms), 1 if nothing forced the move,
 --          ms that the new binding counts as in use before its first answer (unless its cache is still warm there)
 -- returns  {1 if moved, binding as it now stands}; a record that is gone is created
--- A record as a table; nil where there is none, or none that can be read.
-local function read(packed)
-  if not packed then
-    return nil
-  end
-  local ok, b = pcall(cmsgpack.unpack, packed)
-  if not ok or type(b) ~= 'table' or type(b[1]) ~= 'string' or type(b[2]) ~= 'number' or type(b[13]) ~= 'table' then
-    return nil
-  end
-  return b
-end
-
 local now = tonumber(ARGV[1])
 if now == 0 then
   local t = redis.call('TIME')

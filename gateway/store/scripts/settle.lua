@@ -8,18 +8,6 @@
 --          workspace of that binding, ms since the response began, cache lifetime (ms), tokens of the conversation
 --          (0 = not known yet), bytes of the body, 1 if its history is bound to the account, lifetime of the record (ms)
 -- returns  1 if the binding was renewed or created, 0 if it belongs to another generation
--- A record as a table; nil where there is none, or none that can be read.
-local function read(packed)
-  if not packed then
-    return nil
-  end
-  local ok, b = pcall(cmsgpack.unpack, packed)
-  if not ok or type(b) ~= 'table' or type(b[1]) ~= 'string' or type(b[2]) ~= 'number' or type(b[13]) ~= 'table' then
-    return nil
-  end
-  return b
-end
-
 local now = tonumber(ARGV[1])
 if now == 0 then
   local t = redis.call('TIME')
