@@ -63,6 +63,13 @@ class Report(msgspec.Struct, tag="report", array_like=True, frozen=True):
     domains: list[Seen]
 
 
+class Noted(msgspec.Struct, tag="noted", array_like=True, frozen=True):
+    """The latest headers by which an account has told of its limits and itself: for operators."""
+
+    account: str
+    headers: dict[str, str]
+
+
 class Forget(msgspec.Struct, tag="forget", array_like=True, frozen=True):
     """Bindings were flushed: of one conversation (`key`, as in the store), or all in `workspace`."""
 
@@ -88,7 +95,7 @@ class Bounds(msgspec.Struct, tag="bounds", array_like=True, frozen=True):
     bound: list[Bound]
 
 
-News = Hello | Bounds | Closed | Out | Back | ModelClosed | Report | Forget
+News = Hello | Bounds | Closed | Out | Back | ModelClosed | Report | Noted | Forget
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(News).decode
 

@@ -184,7 +184,7 @@ class Admission:
         if how == "bound":
             how = "new" if reason == "cold" or not route.warm else "moved"
         if moved and not route.created:
-            self._moved(reason)
+            self._moved("account_bound" if record.bound and route.warm else reason)
         route.rebound(binding.record, how, reason)
         self._keep(binding)
         self._spread(binding, route)

@@ -47,6 +47,7 @@ class Board:
         self._router = Router(catalogue.limit_class)
         self._configured = [account.id for account in config.accounts]
         self._probes: dict[str, asyncio.Task[None]] = {}
+        self._notes: dict[str, dict[str, str]] = {}  # what accounts' headers said lately
 
     @property
     def router(self) -> Router:
@@ -70,6 +71,8 @@ class Board:
         if isinstance(heard, news.Hello):
             for each in self._router.picture(monotonic()):
                 self._tell(news.encode(each))
+        elif isinstance(heard, news.Noted):
+            self._notes[heard.account] = heard.headers
         elif heard is not None:
             self._take(heard)
 
@@ -189,7 +192,11 @@ class Board:
         health = self._router.health(account)
         models = {model: round(until - now) for model, until in health.models.items() if until > now}
         limits = self._router.limits(entry.organization, now)
-        return {"health": {"state": state, "reason": why, "models_closed_for": models}, "limits": limits}
+        return {
+            "health": {"state": state, "reason": why, "models_closed_for": models},
+            "limits": limits,
+            "headers": self._notes.get(account, {}),
+        }
 
     def families(self) -> Iterator[GaugeMetricFamily]:
         """gateway_account_state and gateway_account_ratelimit_remaining_ratio. Every replica tells of every account:

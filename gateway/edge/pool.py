@@ -45,6 +45,7 @@ class Account:
         self.in_flight = 0
         self.notes: dict[bytes, bytes] = {}
         self.note_at = 0.0  # when to look at them again (monotonic)
+        self.tell_at = 0.0  # when to tell others of them again
         self._queue: deque[asyncio.Future[None]] = deque()
         self.take(config, provider, transport)
 

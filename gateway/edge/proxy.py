@@ -15,6 +15,7 @@ import structlog
 from gateway.config import Caller, Config
 from gateway.core.conversation import identify
 from gateway.core.document import Entry
+from gateway.core.news import Noted
 from gateway.core.peek import peek
 from gateway.core.route import Refuse, Route, Wait
 from gateway.core.router import Router
@@ -25,7 +26,7 @@ from gateway.edge.endpoints import Endpoint
 from gateway.edge.exchange import Exchange
 from gateway.edge.head import LIMIT_KINDS, AnswerHead, read_head
 from gateway.edge.herd import Herd
-from gateway.edge.pool import SLOT_WAIT, Account, Lease, Pool
+from gateway.edge.pool import SLOT_WAIT, Account, Lease, Pool, readable_notes
 from gateway.edge.relay import StreamRelay, broken, cause_of, relay_whole, words_for
 from gateway.edge.settlement import Settlement
 from gateway.errors import TYPES, ApiError
@@ -36,6 +37,7 @@ MAX_REFUSAL = 1024 * 1024  # bytes kept of an upstream's error body
 _REFUSAL_WAIT = 2.0  # seconds for that body to arrive
 _LOOK_EVERY = 0.02  # seconds between looks at what answers say of one limit
 _NOTE_EVERY = 1.0  # seconds between looks at what else they say of one account
+_TELL_EVERY = 15.0  # seconds between tellings of that
 _WARM_ENOUGH = 150_000  # ms: half of the shortest cache lifetime; a stream that begins later than this renews at once
 
 log = structlog.get_logger("gateway.proxy")
@@ -325,6 +327,9 @@ class Proxy:
             notes = head.notes
             account.note(notes)
             self._pool.check_identity(account, notes)
+            if now >= account.tell_at:
+                account.tell_at = now + _TELL_EVERY
+                self._router.tell(Noted(account.id, readable_notes(account)))
 
     async def _send(self, x: Exchange, account: Account, call: Call) -> Response:
         sent = perf_counter()

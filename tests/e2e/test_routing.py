@@ -813,3 +813,10 @@ async def test_a_warm_conversation_waits_for_its_own_accounts_slot_then_makes_a_
         assert (await busy).account == home
     answer = await turn(gateway, name, long(5000, text, 2))
     assert (answer.account, answer.route) == (home, "bound")
+
+
+async def test_an_operator_sees_what_an_account_says_of_itself(gateway: Gateway, sim: Simulator):
+    answer = await ask(gateway, message())
+    headers = await eventually(lambda: seen(gateway, answer.account)["headers"], "its headers")
+    assert headers["anthropic-organization-id"].startswith("org")
+    assert answer["anthropic-organization-id"] == ""
