@@ -82,7 +82,7 @@ class Hello(msgspec.Struct, tag="hello", array_like=True, frozen=True):
 
 
 class Bound(msgspec.Struct, array_like=True, frozen=True):
-    """A conversation was bound where others would not look for it; `record` is core.binding's, packed."""
+    """A conversation was bound; `record` is core.binding's, packed."""
 
     key: str
     model: str

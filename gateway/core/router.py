@@ -132,7 +132,7 @@ class Router(Standing):
             if state is not _OPEN:
                 unheld = unheld or state[0] == CREDENTIAL
                 # What will pass, soonest first; else rather that only this process cannot.
-                if state[1] < best[1] or (best[1] == inf == state[1] and best[0] != CREDENTIAL):
+                if state[1] < best[1] or (best[1] == inf and (best[0] in (REMOVED, MODEL) or state[0] == CREDENTIAL)):
                     best = state
             elif not self.free(entry.id):
                 full = full or entry

@@ -74,7 +74,7 @@ def record_key(tenant: str, conversation: bytes) -> str:
 
 class Admission:
     """Bindings of one process: the store's truth, and a bounded memory of it. `moved(reason)` is told of rebinds,
-    `tell` spreads what other processes could not reckon by rank."""
+    `tell` spreads them to other processes."""
 
     def __init__(
         self, config: Config, store: StoreClient, moved: Callable[[str], None], tell: Callable[[News], None]
@@ -135,7 +135,7 @@ class Admission:
         route.found(record, bool(created) and fresh, now_ms)
         binding = Binding(key, model, record)
         if route.created:
-            self._spread(binding, route)
+            self._spread(binding)
         better = route.better(monotonic())
         if better is not None:
             workspace, reason = better
@@ -187,14 +187,13 @@ class Admission:
             self._moved("account_bound" if record.bound and route.warm else reason)
         route.rebound(binding.record, how, reason)
         self._keep(binding)
-        self._spread(binding, route)
+        self._spread(binding)
 
-    def _spread(self, binding: Binding, route: Route) -> None:
-        """Tell others of a binding that is not where they would look for it, should the store lose it or go away."""
-        if route.group or binding.record.workspace != self._ranked(route):
-            if not self._news:
-                asyncio.get_running_loop().call_later(_SPREAD_EVERY, self._spread_news)
-            self._news.append(Bound(binding.key, binding.model, pack(binding.record)))
+    def _spread(self, binding: Binding) -> None:
+        """Tell others of a binding: they would look elsewhere for it, should the store lose it or go away."""
+        if not self._news:
+            asyncio.get_running_loop().call_later(_SPREAD_EVERY, self._spread_news)
+        self._news.append(Bound(binding.key, binding.model, pack(binding.record)))
 
     def _spread_news(self) -> None:
         bound, self._news = self._news, []

@@ -86,6 +86,8 @@ class Board:
                 log.info("account changed", account=entry.id, state=state, before=before[entry.id], reason=why)
         if isinstance(heard, news.Out) and heard.cause is not Cause.BILLING:
             self._probe_soon(heard.name, heard.cause)
+        elif isinstance(heard, news.Back):
+            self._probe_no_more(heard.account)
 
     def _concerned(self, heard: news.News) -> list[Entry]:
         """The accounts whose state these news may change."""
@@ -115,6 +117,13 @@ class Board:
         running = self._probes.get(account)
         if account in self._pool.accounts and (running is None or running.done()):
             self._probes[account] = asyncio.get_running_loop().create_task(self._probe(account, cause))
+
+    def _probe_no_more(self, account: str) -> None:
+        """It is back: whoever waits to ask it again need not, and must not keep the next outage from being probed."""
+        probe = self._probes.get(account)
+        if probe is not None and probe is not asyncio.current_task():
+            probe.cancel()
+            del self._probes[account]
 
     async def _probe(self, account: str, cause: Cause) -> None:
         """Ask until the account is back, or somebody else has found that it is."""

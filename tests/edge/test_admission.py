@@ -663,16 +663,16 @@ async def test_a_binding_that_the_ranking_would_not_find_is_told_to_others(start
     assert (await other.bind()).place == (request.workspace, "stateless", 1)
 
 
-async def test_a_move_away_from_the_ranking_is_told_and_one_back_to_it_is_not(start):
+async def test_every_new_binding_and_every_move_is_told_once(start):
     process = await start()
     request = await process.bind()
-    elsewhere = others(request.workspace)[0]
-    await process.move(request, elsewhere)
-    (told,) = process.admission._news
-    assert unpack(told.record) == request.record
-    process.admission._news.clear()
-    await process.move(request, home(process))
-    assert process.admission._news == []
+    await process.move(request, others(request.workspace)[0])
+    assert (await process.bind()).record.generation == 2  # which is no news
+    told = [unpack(each.record) for each in process.admission._news]
+    assert [(each.workspace, each.generation) for each in told] == [
+        (home(process), 1),
+        (request.record.workspace, 2),
+    ]
 
 
 @pytest.mark.parametrize("generation", [1, 2])
