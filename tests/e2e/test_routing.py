@@ -90,8 +90,8 @@ async def turns(gateway: Gateway, names: Any, body: Any = None) -> dict[str, Ans
 
 
 async def one_on(gateway: Gateway, account: str, body: Any = None) -> str:
-    """A new conversation that lives there."""
-    for _ in range(100):
+    """A new conversation that lives there; who has more than his share gets none until the others have theirs."""
+    for _ in range(600):
         name = uuid.uuid4().hex
         if (await turn(gateway, name, body)).account == account:
             return name
@@ -385,7 +385,8 @@ async def test_a_401_that_the_accounts_own_probe_does_not_confirm_is_soon_forgot
     assert (await turn(gateway, name)).status == 200
     await eventually(lambda: health(gateway, account) == "available", "the account back")
     probes = [record for record in sim.records(since) if record["path"].startswith("/v1/models")]
-    assert [(record["account"], record["method"], record["status"]) for record in probes] == [(account, "GET", 200)]
+    own = [(record["method"], record["status"]) for record in probes if record["account"] == account]
+    assert own and set(own) == {("GET", 200)}  # other gateways of these tests may ask about it too
     assert (
         await turn(
             gateway, uuid.uuid4().hex, fault=[on(a["id"], "status", 402) for a in sim.accounts if a["id"] != account]
