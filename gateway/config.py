@@ -7,9 +7,11 @@ the file start at the working directory.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections import defaultdict
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -17,15 +19,17 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway import config_checks as check
-from gateway.config_rules import Choice, Flag, Many, Moment, Number, Reader, Table, Text
-from gateway.config_sections import Derived, Expression, Field, Section, redacted
+from gateway.config_rules import Choice, Flag, Many, Moment, Number, Reader, Text
+from gateway.config_sections import Derived, Expression, Field, Frozen, Section, redacted
 from gateway.config_source import ConfigError, Node, Problem, parse, read_text
 from gateway.core.document import STATES
+from gateway.core.pricing import Catalogue
+from gateway.data.models import MODELS, ModelEntry, Models, merged, model_warnings
 
 __all__ = [
     "Account", "Admin", "Affinity", "Budget", "Caller", "CallerLimits", "Config", "ConfigError", "Limits", "Log",
-    "Models", "Timeouts", "config_warnings", "decode", "describe", "encode", "load", "load_default_path",
-    "parse_listen", "schema",
+    "ModelEntry", "Models", "Timeouts", "catalogue_of", "config_warnings", "decode", "describe", "encode", "load",
+    "load_default_path", "parse_listen", "schema",
 ]  # fmt: skip
 
 load_default_path = Path("gateway.yaml")
@@ -37,16 +41,11 @@ _LISTEN = Text(check.listen, r".*:[0-9]{1,5}")
 _SECONDS = Number(above=0, most=86_400)
 _COUNT = Number(whole=True, least=1, most=2**53)
 _DOLLARS = Number(least=0, most=1_000_000_000)
+_SHARES = ("caller", "team")
 _PATTERNS = Many(Text(check.model), least=1, or_one=True)
 
 
-class _Frozen(msgspec.Struct, frozen=True, kw_only=True):
-    # A repr ends in logs and tracebacks sooner or later, so it shows what `describe` shows.
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in redacted(self).items())})"
-
-
-class Admin(_Frozen, frozen=True, kw_only=True):
+class Admin(Frozen, frozen=True, kw_only=True):
     """The operator's listener: metrics, admin API, dashboard."""
 
     listen: Annotated[str, _LISTEN, "address of the admin listener, host:port"] = "127.0.0.1:8081"
@@ -59,7 +58,7 @@ class Admin(_Frozen, frozen=True, kw_only=True):
     metrics_open: Annotated[bool, Flag(), "answer /metrics without the token"] = False
 
 
-class Account(_Frozen, frozen=True, kw_only=True):
+class Account(Frozen, frozen=True, kw_only=True):
     """One upstream credential. `organization` and `workspace` are its `id` where not given; `drain_until` is in Unix
     seconds."""
 
@@ -88,14 +87,14 @@ class Account(_Frozen, frozen=True, kw_only=True):
                 msgspec.structs.force_setattr(self, name, self.id)
 
 
-class Budget(_Frozen, frozen=True, kw_only=True):
+class Budget(Frozen, frozen=True, kw_only=True):
     """US dollars of a UTC day and a UTC calendar month; None is no limit."""
 
     day: Annotated[float | None, _DOLLARS, "US dollars a day"] = None
     month: Annotated[float | None, _DOLLARS, "US dollars a calendar month"] = None
 
 
-class CallerLimits(_Frozen, frozen=True, kw_only=True):
+class CallerLimits(Frozen, frozen=True, kw_only=True):
     """What one caller may use; None is no limit."""
 
     requests_per_minute: Annotated[int | None, _COUNT, "requests a minute"] = None
@@ -105,7 +104,7 @@ class CallerLimits(_Frozen, frozen=True, kw_only=True):
     budget_usd: Annotated[Budget, "spending limits in US dollars"] = Budget()
 
 
-class Caller(_Frozen, frozen=True, kw_only=True):
+class Caller(Frozen, frozen=True, kw_only=True):
     """Who calls: a stable principal. `digests` are lower-case SHA-256 hex digests of its keys; keys are not kept."""
 
     id: Annotated[str, Text(check.identifier, check.ID_PATTERN, once="caller id"), "name; it stays while keys rotate"]
@@ -113,6 +112,9 @@ class Caller(_Frozen, frozen=True, kw_only=True):
     team: Annotated[str | None, _ID, "team that shares tenancy and budgets' reports"] = None
     models: Annotated[tuple[str, ...], _PATTERNS, "models it may use, * matches anything"] = ("*",)
     limits: Annotated[CallerLimits, "limits of this caller"] = CallerLimits()
+    share: Annotated[
+        Literal["caller", "team"] | None, Choice(_SHARES), "who shares its files and batches; default: the top level's"
+    ] = None
 
     @property
     def tenant(self) -> str:
@@ -120,20 +122,14 @@ class Caller(_Frozen, frozen=True, kw_only=True):
         return f"c:{self.id}" if self.team is None else f"t:{self.team}"
 
 
-class Affinity(_Frozen, frozen=True, kw_only=True):
+class Affinity(Frozen, frozen=True, kw_only=True):
     """How conversations are recognised; `remember` in seconds."""
 
     header: Annotated[str, Text(check.affinity_header), "header with the conversation id"] = "X-Conversation-Id"
     remember: Annotated[float, Number(above=0, most=31 * 86_400), "seconds an idle conversation is kept"] = 86_400.0
 
 
-class Models(_Frozen, frozen=True, kw_only=True):
-    """Model names of the operator's own."""
-
-    aliases: Annotated[dict[str, str], Table(Text(check.model)), "alias: model"] = msgspec.field(default_factory=dict)
-
-
-class Timeouts(_Frozen, frozen=True, kw_only=True):
+class Timeouts(Frozen, frozen=True, kw_only=True):
     """All in seconds."""
 
     connect: Annotated[float, _SECONDS, "TCP and TLS connection to an upstream"] = 5.0
@@ -149,15 +145,20 @@ class Timeouts(_Frozen, frozen=True, kw_only=True):
     write: Annotated[float, _SECONDS, "a client that does not read"] = 60.0
 
 
-class Limits(_Frozen, frozen=True, kw_only=True):
+class Limits(Frozen, frozen=True, kw_only=True):
     """Bounds on what clients may send; connections are per worker, sizes in MiB and KiB."""
 
     max_body_mb: Annotated[float, Number(above=0, most=1024), "request body in MiB"] = 32.0
+    max_batch_mb: Annotated[float, Number(above=0, most=1024), "request body that creates a batch, in MiB"] = 256.0
+    max_file_mb: Annotated[float, Number(above=0, most=65_536), "upload of a file or a skill, in MiB"] = 500.0
+    max_held_mb: Annotated[
+        float, Number(above=0, most=1_048_576), "request bodies a worker holds for retries, all together, in MiB"
+    ] = 512.0
     max_connections: Annotated[int, Number(whole=True, least=1, most=1_000_000), "client connections a worker"] = 10_000
     max_head_kb: Annotated[int, Number(whole=True, least=1, most=1024), "request head in KiB"] = 64
 
 
-class Log(_Frozen, frozen=True, kw_only=True):
+class Log(Frozen, frozen=True, kw_only=True):
     """Log lines; `auto` is human on a terminal and JSON elsewhere."""
 
     level: Annotated[str, Choice(("debug", "info", "warning", "error")), "least severe line written"] = "info"
@@ -185,7 +186,7 @@ _CALLER = Section(
 )
 
 
-class Config(_Frozen, frozen=True, kw_only=True):
+class Config(Frozen, frozen=True, kw_only=True):
     """The whole configuration. `redis` is "" for the embedded store; `secret` is the current one, then perhaps the
     previous one, which is still accepted."""
 
@@ -208,9 +209,17 @@ class Config(_Frozen, frozen=True, kw_only=True):
     accounts: Annotated[tuple[Account, ...], Many(Section(Account), least=1), "the pool of upstream accounts"]
     keys: Annotated[tuple[Caller, ...], Many(_CALLER), "the callers and their gateway keys"] = ()
     affinity: Annotated[Affinity, "how conversations are recognised"] = Affinity()
-    models: Annotated[Models, "model names"] = Models()
+    models: Annotated[Models, MODELS, "model names, and entries for the catalogue"] = Models()
     timeouts: Annotated[Timeouts, "timeouts in seconds"] = Timeouts()
     limits: Annotated[Limits, "bounds on what clients may send"] = Limits()
+    share: Annotated[
+        Literal["caller", "team"], Choice(_SHARES), "who shares files, batches and other objects of accounts"
+    ] = "caller"
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Many(Text(check.network), or_one=True),
+        "addresses and networks whose X-Forwarded-* headers are believed",
+    ] = ()
     expose_account: Annotated[bool, Flag(), "send x-gateway-account in answers"] = True
     retry_ambiguous: Annotated[bool, Flag(), "repeat requests left unanswered; they may be billed twice"] = False
     budget_mode: Annotated[
@@ -280,6 +289,11 @@ def schema() -> dict[str, Any]:
     }
 
 
+def catalogue_of(config: Config) -> Catalogue:
+    """Every model this configuration knows: the built-in ones and its own."""
+    return merged(config.models.catalogue)
+
+
 def config_warnings(config: Config) -> list[str]:
     """What is allowed and yet hardly meant, one line each, without secrets."""
     warnings = []
@@ -289,6 +303,15 @@ def config_warnings(config: Config) -> list[str]:
         warnings.append("admin.metrics_open: anyone who reaches the admin listener can read team and model names")
     if not config.keys:
         warnings.append("keys is empty: only keys made with `gateway keys create` are accepted")
+    patterns = {pattern for account in config.accounts for pattern in account.models}
+    warnings += model_warnings(config.models, lambda model: any(fnmatchcase(model, pattern) for pattern in patterns))
+    if any(ipaddress.ip_network(each).prefixlen == 0 for each in config.trusted_proxies):
+        warnings.append("trusted_proxies: anybody is believed, so that callers can choose the address that is logged")
+    if config.limits.max_held_mb < config.limits.max_body_mb:
+        warnings.append("limits.max_held_mb is less than max_body_mb: a large request is more than a worker holds")
+    for caller in config.keys:
+        if caller.share == "team" and caller.team is None:
+            warnings.append(f"key {caller.id}: it has no team to share with")
     holders: dict[str, str] = {}
     organizations: defaultdict[str, set[str]] = defaultdict(set)
     for account in config.accounts:

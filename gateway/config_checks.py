@@ -68,6 +68,23 @@ def model(text: str) -> str:
     return text
 
 
+def model_name(text: str) -> str:
+    if "*" in text or "?" in text:
+        raise ValueError("must be the name of one model, not a pattern")
+    return model(text)
+
+
+def network(text: str) -> str:
+    """An address or a network, written as `ipaddress` writes it; an address stays one without a prefix length."""
+    try:
+        if "%" in text:
+            raise ValueError
+        found = ipaddress.ip_network(text)
+    except ValueError:  # its words repeat the text
+        raise ValueError("must be an IP address, or a network without host bits such as 10.0.0.0/8") from None
+    return str(found) if "/" in text else str(found.network_address)
+
+
 def file(text: str) -> str:
     try:
         if Path(text).is_file():

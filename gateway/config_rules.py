@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from gateway.config_source import Node, Problem, expand, join, plain
@@ -133,12 +134,14 @@ class Text:
 
 @dataclass(frozen=True)
 class Number(_Same):
-    """A finite number, greater than `above`, from `least` to `most`; with `whole` an integer."""
+    """A finite number, greater than `above`, from `least` to `most`; with `whole` an integer, else with at most
+    `decimals` digits after its point."""
 
     whole: bool = False
     above: float | None = None
     least: float | None = None
     most: float | None = None
+    decimals: int | None = None
 
     def read(self, reader: Reader, node: Node, path: str) -> Any:
         value, expression = reader.scalar(node, path)
@@ -162,6 +165,8 @@ class Number(_Same):
             return f"must be at least {self.least:g}"
         if self.most is not None and value > self.most:
             return f"must be at most {self.most:,g}" if self.most < 1e6 else f"must be at most {int(self.most):,}"
+        if self.decimals is not None and Decimal(repr(value)).scaleb(self.decimals) % 1:
+            return f"must have at most {self.decimals} decimals"
         return "must be a whole number" if self.whole and value != int(value) else ""
 
     def schema(self) -> dict[str, Any]:
@@ -275,10 +280,12 @@ class Many:
 
 
 @dataclass(frozen=True)
-class Table(_Same):
-    """A mapping of free keys to strings."""
+class Table:
+    """A mapping of free keys to values: `key` reads each of the former as a text, `value` each of the latter.
+    Expressions in keys are not expanded."""
 
-    value: Text
+    key: Text
+    value: Rule
 
     def read(self, reader: Reader, node: Node, path: str) -> Any:
         if not isinstance(node.value, dict):
@@ -286,9 +293,12 @@ class Table(_Same):
         values: dict[str, Any] = {}
         for key, entry in node.value.items():
             entry_path = join(path, key)
-            value = self.value.read(reader, Node(entry.line, key), entry_path) if "${" not in key else key
-            values[key] = BAD if value is BAD else self.value.read(reader, entry.node, entry_path)
+            name = self.key.read(reader, Node(entry.line, key), entry_path) if "${" not in key else key
+            values[key] = BAD if name is BAD else self.value.read(reader, entry.node, entry_path)
         return BAD if any(value is BAD for value in values.values()) else values
 
     def schema(self) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": self.value.schema()}
+
+    def redact(self, value: Any) -> Any:
+        return {key: self.value.redact(item) for key, item in value.items()}

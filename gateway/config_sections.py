@@ -128,6 +128,14 @@ def redacted(value: msgspec.Struct) -> dict[str, Any]:
     return {name: None if item is None else simple(shown[name](item)) for name, item in items}
 
 
+class Frozen(msgspec.Struct, frozen=True, kw_only=True):
+    """What sections are read into. Its repr ends in logs and tracebacks sooner or later, so that it shows what
+    `redacted` shows."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in redacted(self).items())})"
+
+
 def _notes(struct: type[msgspec.Struct]) -> dict[str, tuple[Any, ...]]:
     hints = get_type_hints(struct, include_extras=True)
     return {info.name: get_args(hints[info.name]) for info in msgspec.structs.fields(struct)}

@@ -24,8 +24,10 @@ from gateway.config import (
     ConfigError,
     Limits,
     Log,
+    ModelEntry,
     Models,
     Timeouts,
+    catalogue_of,
     load,
     loads,
 )
@@ -130,7 +132,10 @@ def test_the_values_of_the_documented_file_are_the_defaults_outside_accounts_and
 def test_further_defaults():
     small = loads(SMALL, ENVIRON)
     assert small.affinity == Affinity(header="X-Conversation-Id", remember=86_400)
-    assert small.limits == Limits(max_body_mb=32, max_connections=10_000, max_head_kb=64)
+    assert small.limits == Limits(
+        max_body_mb=32, max_batch_mb=256, max_file_mb=500, max_held_mb=512, max_connections=10_000, max_head_kb=64
+    )
+    assert (small.share, small.trusted_proxies, small.models) == ("caller", (), Models())
     assert small.log == Log(level="info", format="auto")
     assert small.timeouts == Timeouts(client_head=10, client_body=30, client_idle=120, ping=60, write=60)
     account = small.accounts[0]
@@ -424,7 +429,9 @@ def test_a_deadline_without_a_drain_is_warned_about():
         ("key_sha256: abc", "6: keys[0].key_sha256: must be a SHA-256 digest: 64 hexadecimal digits"),
         (f"key_sha256: {sha256('sk-alice')}",
          "6: keys[0].key_sha256: the same key as keys[0].key on line 5; each must be different"),
-        ("digests: []", "6: keys[0].digests: unknown key; known keys here: id, team, models, limits, key, key_sha256"),
+        ("digests: []",
+         "6: keys[0].digests: unknown key; known keys here: id, team, models, limits, share, key, key_sha256"),
+        ("share: everybody", "6: keys[0].share: must be one of: caller, team"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_is_named_with_line_and_path(line, message):
@@ -459,6 +466,15 @@ def test_a_wrong_key_is_named_with_line_and_path(line, message):
         ("timeouts: {total: 1e9}", "3: timeouts.total: must be at most 86,400"),
         ("log: {level: loud}", "3: log.level: must be one of: debug, info, warning, error"),
         ("models: {aliases: {fast: 1}}", "3: models.aliases.fast: expected a string, got a number; put it in quotes"),
+        ("models: {aliases: {fast: claude-*}}", "3: models.aliases.fast: must be the name of one model, not a pattern"),
+        ("models: {aliases: {'f?': m}}", "3: models.aliases.?: must be the name of one model, not a pattern"),
+        ("share: all", "3: share: must be one of: caller, team"),
+        (
+            "trusted_proxies: [10.0.0.1/8]",
+            "3: trusted_proxies[0]: must be an IP address, or a network without host bits such as 10.0.0.0/8",
+        ),
+        ("limits: {max_held_mb: 0}", "3: limits.max_held_mb: must be greater than 0"),
+        ("limits: {max_bach_mb: 1}", '3: limits.max_bach_mb: unknown key; did you mean "max_batch_mb"?'),
         ("workers: 1\nworkers: 2", "4: workers: given twice, first on line 3"),
         ("accounts: []", "3: accounts: given twice, first on line 1"),
         ("<<: 5", "3: <<: only mappings can be merged"),
@@ -506,7 +522,7 @@ wrokers: 3
         "6: accounts[1].api_key: must be printable ASCII without spaces",
         "8: keys[0]: needs key or key_sha256",
         "9: keys[1].id: the same caller id as keys[0].id on line 8; each must be different",
-        "10: keys[2].colour: unknown key; known keys here: id, team, models, limits, key, key_sha256",
+        "10: keys[2].colour: unknown key; known keys here: id, team, models, limits, share, key, key_sha256",
         "10: keys[2].key: the same key as keys[1].key on line 9; each must be different",
         '11: wrokers: unknown key; did you mean "workers"?',
     ]
@@ -657,6 +673,217 @@ def test_wrong_addresses(text):
         config.parse_listen(text)
 
 
+# Sharing and proxies
+
+
+def test_sharing_is_set_for_all_and_for_one_caller():
+    loaded = loads(with_key("share: caller\n    team: t") + "share: team\n", ENVIRON)
+    assert (loaded.share, loaded.keys[0].share) == ("team", "caller")
+    assert loads(with_key("team: t"), ENVIRON).keys[0].share is None
+    alone = loads(with_key("share: team"), ENVIRON)
+    assert [each for each in config.config_warnings(alone) if "no team to share with" in each]
+    assert config.decode(config.encode(loaded)) == loaded
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("10.0.0.0/8", ("10.0.0.0/8",)),
+        ("[127.0.0.1, '::1', 10.0.0.0/255.0.0.0]", ("127.0.0.1", "::1", "10.0.0.0/8")),
+        ("['2001:DB8::/32', '2001:0db8::0001']", ("2001:db8::/32", "2001:db8::1")),
+        ("['${PROXY}']", ("192.0.2.1",)),
+        ("[]", ()),
+    ],
+)
+def test_trusted_proxies_are_addresses_and_networks(text, kept):
+    loaded = loads(f"{SMALL}trusted_proxies: {text}\n", {**ENVIRON, "PROXY": "192.0.2.1"})
+    assert loaded.trusted_proxies == kept
+
+
+@pytest.mark.parametrize("text", ["proxy", "10.0.0", "10.0.0.0/33", "'fe80::1%eth0'", "10.0.0.1/", "'1'", "300.1.1.1"])
+def test_what_is_no_address_is_refused(text):
+    (problem,) = problems(f"{SMALL}trusted_proxies: [{text}]\n")
+    assert problem.startswith("3: trusted_proxies[0]: must be an IP address, or a network")
+
+
+# Models
+
+
+def with_models(text):
+    return f"{SMALL}models:\n{text}"
+
+
+def model(text, name="claude-next-7"):
+    found = catalogue_of(loads(with_models(f"  catalogue:\n    {name}: {text}\n"), ENVIRON)).find(name)
+    assert found is not None
+    return found
+
+
+def prices(found):
+    price = found.price
+    return (price.input, price.output, price.write_5m, price.write_1h, price.read)
+
+
+def test_a_model_of_the_file_is_added_before_the_built_in_ones():
+    loaded = loads(with_models("  catalogue: {claude-next-7: {input: 7.5, output: 30}}\n"), ENVIRON)
+    assert loaded.models.catalogue == {"claude-next-7": ModelEntry(input=7.5, output=30)}
+    catalogue, built_in = catalogue_of(loaded), catalogue_of(loads(SMALL, ENVIRON))
+    assert [each.id for each in catalogue] == ["claude-next-7", *(each.id for each in built_in)]
+    assert catalogue.as_of == built_in.as_of
+    found = model("{input: 7.5, output: 30}")
+    assert prices(found) == (7_500, 30_000, 9_375, 15_000, 750)
+    assert (found.display_name, found.limit_class, found.aliases) == ("claude-next-7", "claude-next-7", ())
+    assert (found.context, found.max_output, found.cache_minimum) == (200_000, 64_000, 1024)
+    assert config.decode(config.encode(loaded)) == loaded
+
+
+def test_every_key_of_a_model_counts():
+    found = model(
+        "{display_name: Claude Next 7, input: 0.001, output: 0, cache_write_5m: 3, cache_write_1h: 0.004, "
+        "cache_read: 0.1, context: 5, max_output: 6, cache_minimum: 0, limit_class: opus-4.5+}"
+    )
+    assert prices(found) == (1, 0, 3_000, 4, 100)
+    assert (found.display_name, found.limit_class) == ("Claude Next 7", "opus-4.5+")
+    assert (found.context, found.max_output, found.cache_minimum) == (5, 6, 0)
+
+
+def test_a_model_that_is_like_another_has_all_but_its_names_and_dates():
+    found = model("{like: claude-opus-4-5-20251101, max_output: 9}")
+    assert prices(found) == (5_000, 25_000, 6_250, 10_000, 500)
+    assert (found.limit_class, found.cache_minimum, found.line) == ("opus-4.5+", 4096, "opus")
+    assert (found.id, found.display_name, found.aliases, found.max_output) == ("claude-next-7", "claude-next-7", (), 9)
+    assert found.created_at.startswith("1970") and found.retires_at is None
+    assert model("{like: claude-sonnet-5-5}").account_bound_thinking
+    assert model("{like: claude-sonnet-4-5}").retires_at is None
+    assert not model("{like: claude-sonnet-4-20250514}").retired
+
+
+def test_an_entry_of_a_built_in_name_changes_what_it_says():
+    built_in = catalogue_of(loads(SMALL, ENVIRON))
+    loaded = loads(with_models("  catalogue: {claude-haiku-4-5: {output: 4, max_output: 7}}\n"), ENVIRON)
+    catalogue = catalogue_of(loaded)
+    assert [each.id for each in catalogue] == [each.id for each in built_in]
+    found = catalogue.find("claude-haiku-4-5-20251001")
+    assert found is not None and (found.id, found.max_output) == ("claude-haiku-4-5", 7)
+    assert prices(found) == (1_000, 4_000, 1_250, 2_000, 100)
+    assert (found.cache_minimum, found.created_at) == (4096, "2025-10-15T00:00:00Z")
+    assert [each for each in catalogue if each.id != found.id] == [each for each in built_in if each.id != found.id]
+    assert not model("{display_name: still here}", "claude-sonnet-4-20250514").retired
+
+
+def test_a_new_input_price_brings_new_cache_prices():
+    assert prices(model("{input: 2}", "claude-opus-5-5")) == (2_000, 20_000, 2_500, 4_000, 200)
+    assert prices(model("{like: claude-opus-5-5, input: 2, cache_read: 0.05}")) == (2_000, 20_000, 2_500, 4_000, 50)
+    assert prices(model("{cache_read: 0.05}", "claude-opus-5-5")) == (4_000, 20_000, 5_000, 8_000, 50)
+
+
+def test_prices_of_the_file_hold_for_prompts_of_every_length_and_that_is_warned_about():
+    text = "  catalogue: {claude-haiku-5-5: {input: 0.08}, claude-next-7: {like: claude-haiku-5-5, context: 5}}\n"
+    loaded = loads(with_models(text), ENVIRON)
+    changed, same = (catalogue_of(loaded).find(name) for name in ("claude-haiku-5-5", "claude-next-7"))
+    assert changed is not None and changed.above is None
+    assert same is not None and same.above is not None and same.above.price.input == 500
+    warned = [each for each in config.config_warnings(loaded) if "prompts of every length" in each]
+    assert len(warned) == 1 and warned[0].startswith("models.catalogue.claude-haiku-5-5: ")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{input: 1}", ".output: missing; US dollars per million tokens of output, unless it is like another model"),
+        ("{output: 1}", ".input: missing; US dollars per million tokens of input, unless it is like another model"),
+        ("{}", ".input: missing; US dollars per million tokens of input, unless it is like another model"),
+        ("{input: 0.0001, output: 1}", ".input: must have at most 3 decimals"),
+        ("{input: 1, output: 1e-4}", ".output: must have at most 3 decimals"),
+        ("{input: -1, output: 1}", ".input: must be at least 0"),
+        ("{input: .inf, output: 1}", ".input: must be a finite number"),
+        ("{input: 1e7, output: 1}", ".input: must be at most 1,000,000"),
+        ("{input: one, output: 1}", ".input: expected a number, got a string"),
+        ("{input: 0.001, output: 1}", ".cache_write_5m: missing; 1.25 times input has more than 3 decimals"),
+        ("{input: 0.004, output: 1}", ".cache_read: missing; 0.1 times input has more than 3 decimals"),
+        ("{inptu: 1}", '.inptu: unknown key; did you mean "input"?'),
+        ("{like: claude-opus5}", '.like: is no model of the built-in catalogue; did you mean "claude-opus-5"?'),
+        ("{like: claude-next-7}", ".like: is no model of the built-in catalogue; did you mean"),
+        ("{like: llama}", ".like: is no model of the built-in catalogue; its models: claude-fable-5-2, "),
+        ("{like: 5}", ".like: expected a string, got a number; put it in quotes"),
+        ("{input: 1, output: 1, context: 1.5}", ".context: must be a whole number"),
+        ("5", ": expected a mapping, got a number"),
+        ("", ": expected a mapping, got nothing"),
+    ],
+)
+def test_a_wrong_model_is_named_with_line_and_path(entry, message):
+    (problem, *_) = problems(with_models(f"  catalogue:\n    claude-next-7: {entry}\n"))
+    assert problem.startswith(f"5: models.catalogue.claude-next-7{message}")
+
+
+def test_the_line_of_a_wrong_model_is_that_of_its_key():
+    text = "  catalogue:\n    claude-next-7:\n      context: 1\n      like: llama\n    b:\n      input: 1\n"
+    first, second = problems(with_models(text))
+    assert first.startswith("7: models.catalogue.claude-next-7.like: is no model")
+    assert second.startswith("8: models.catalogue.b.output: missing")
+
+
+def test_a_model_is_not_described_under_another_name_of_it():
+    assert problems(with_models("  catalogue: {claude-haiku-4-5-20251001: {output: 4}}\n")) == [
+        "4: models.catalogue.claude-haiku-4-5-20251001: is another name of claude-haiku-4-5; "
+        "write its entry under that name"
+    ]
+
+
+@pytest.mark.parametrize("alias", ["claude-opus-5", "claude-opus-4-5-20251101", "claude-next-7"])
+def test_an_alias_hides_no_model(alias):
+    text = f"  catalogue: {{claude-next-7: {{like: claude-opus-5}}}}\n  aliases: {{{alias}: claude-haiku-4-5}}\n"
+    assert problems(with_models(text)) == [
+        f"5: models.aliases.{alias}: is the name of a model, which it would hide; choose another"
+    ]
+
+
+def test_an_alias_may_stand_in_for_a_retired_model():
+    text = "  aliases: {claude-3-5-haiku-20241022: claude-haiku-4-5}\n"
+    loaded = loads(with_models(text), ENVIRON)
+    assert not [each for each in config.config_warnings(loaded) if "alias" in each]
+    revived = "  catalogue: {claude-3-5-haiku-20241022: {display_name: Old}}\n"
+    assert len(problems(with_models(text + revived))) == 1
+
+
+def test_an_alias_of_an_alias_is_refused():
+    text = "  aliases:\n    fast: quick\n    quick: claude-haiku-4-5\n    self: self\n    a: b\n    b: a\n"
+    assert problems(with_models(text)) == [
+        f"{line}: models.aliases.{alias}: stands for an alias; write the model that is meant"
+        for line, alias in ((5, "fast"), (7, "self"), (8, "a"), (9, "b"))
+    ]
+
+
+def test_wrong_models_and_wrong_aliases_are_told_together():
+    text = "  catalogue: {claude-next-7: {like: llama}}\n  aliases: {claude-opus-5: claude-haiku-4-5}\n"
+    assert [each.partition(": ")[0] for each in problems(with_models(text))] == ["4", "5"]
+
+
+def test_an_alias_that_leads_nowhere_is_warned_about():
+    text = with_account("models: [claude-haiku-*, llama]") + "models: {aliases: {x: llama, y: claude-opus-5}}\n"
+    warnings = [each for each in config.config_warnings(loads(text, ENVIRON)) if "aliases" in each]
+    assert warnings == [
+        "models.aliases.x: its model has no price; an entry of models.catalogue gives it one",
+        "models.aliases.y: no account serves the model it stands for",
+    ]
+
+
+@given(
+    st.decimals(0, 1_000_000, places=3) | st.decimals(0, 2, places=5),
+    st.decimals(0, 1_000_000, places=3),
+)
+def test_a_price_is_kept_exactly_or_refused(dollars, read):
+    text = f"{{input: {dollars:f}, output: {dollars:f}, cache_write_5m: 1, cache_write_1h: 1, cache_read: {read:f}}}"
+    if dollars * 1000 % 1:
+        assert {each.partition(": ")[2] for each in problems(with_models(f"  catalogue: {{m: {text}}}\n"))} == {
+            "models.catalogue.m.input: must have at most 3 decimals",
+            "models.catalogue.m.output: must have at most 3 decimals",
+        }
+    else:
+        found = model(text, "m")
+        assert (found.price.input, found.price.read) == (dollars * 1000, read * 1000)
+
+
 # For people and editors
 
 
@@ -672,6 +899,17 @@ def test_describe_shows_everything_but_secrets():
     assert shown["timeouts"]["connect"] == 5
 
 
+def test_describe_shows_models_as_the_file_has_them():
+    text = with_models("  aliases: {fast: claude-haiku-4-5}\n  catalogue: {m: {input: 5, output: 0.125}}\n")
+    shown = config.describe(loads(text, ENVIRON))["models"]
+    assert shown["aliases"] == {"fast": "claude-haiku-4-5"}
+    assert {key: value for key, value in shown["catalogue"]["m"].items() if value is not None} == {
+        "input": 5,
+        "output": 0.125,
+    }
+    assert loads(SMALL + yaml.safe_dump({"models": shown}), ENVIRON).models == loads(text, ENVIRON).models
+
+
 def test_a_repr_shows_no_secret():
     shown = repr(loads(FULL, ENVIRON))
     assert "team-a" in shown
@@ -684,6 +922,8 @@ admin: {listen: "0.0.0.0:8081", token: elevenchars, metrics_open: true}
 accounts:
   - {id: a, api_key: same, workspace: w, base_url: "http://upstream.example"}
   - {id: b, api_key: same, workspace: w}
+trusted_proxies: [10.0.0.0/8, "::/0"]
+limits: {max_held_mb: 20}
 """
     warnings = "\n".join(config.config_warnings(loads(text, ENVIRON)))
     for words in (
@@ -693,6 +933,8 @@ accounts:
         "unencrypted",
         "same api_key",
         "one organization",
+        "trusted_proxies: anybody is believed",
+        "max_held_mb is less than max_body_mb",
     ):
         assert words in warnings
     assert "elevenchars" not in warnings
@@ -719,10 +961,24 @@ def properties(schema, path=""):
         yield f"{path}.{name}", node
         yield from properties(node, f"{path}.{name}")
         yield from properties(node.get("items", {}), f"{path}.{name}[]")
+        yield from properties(node.get("additionalProperties") or {}, f"{path}.{name}.*")
 
 
 def test_every_field_of_every_struct_is_a_key_with_help():
-    structs = [Config, Admin, Account, Caller, CallerLimits, Budget, Affinity, Models, Timeouts, Limits, Log]
+    structs = [
+        Config,
+        Admin,
+        Account,
+        Caller,
+        CallerLimits,
+        Budget,
+        Affinity,
+        Models,
+        ModelEntry,
+        Timeouts,
+        Limits,
+        Log,
+    ]
     names = {f"{s.__name__}.{name}" for s in structs for name in s.__struct_fields__}
     keys = {path.rpartition(".")[2] for path, _ in properties(config.schema())}
     assert {name for name in names if name.partition(".")[2] not in keys} == {"Caller.digests"}

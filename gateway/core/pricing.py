@@ -1,8 +1,8 @@
 """What a request costs, in integer nano-dollars.
 
 The catalogue is built from decoded data; where the bytes come from is the caller's business. Nothing here knows
-the date, reads a file or rounds: prices are whole nano-dollars per token ($3 per million tokens is 3,000), so every
-cost is an exact integer.
+the date or reads a file. Prices are whole nano-dollars per token ($3 per million tokens is 3,000), so every cost is an
+exact integer; only the half price of a batch is ever rounded.
 """
 
 import re
@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 import msgspec
 
-__all__ = ["Above", "Catalogue", "Model", "Price"]
+__all__ = ["UNKNOWN_DATE", "Above", "Catalogue", "Model", "Price"]
+
+UNKNOWN_DATE = "1970-01-01T00:00:00Z"
+"""What Anthropic, too, gives as the date of a model whose date is not known."""
 
 _DATED = re.compile(r"-20\d{6}$")
 
@@ -33,14 +36,17 @@ class Above(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One model: sizes in tokens, `limit_class` the rate-limit bucket it shares with its siblings."""
+    """One model: sizes in tokens, `limit_class` the rate-limit bucket it shares with its siblings, `line` the family
+    it belongs to, dates as RFC 3339 writes them. `retires_at` is set once the end of a model is known."""
 
     id: str
     display_name: str
     price: Price
     limit_class: str
     aliases: tuple[str, ...] = ()
-    created_at: str = "1970-01-01T00:00:00Z"
+    line: str | None = None
+    created_at: str = UNKNOWN_DATE
+    retires_at: str | None = None
     context: int = 200_000
     max_output: int = 64_000
     cache_minimum: int = 1024
@@ -54,16 +60,20 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             return self.above.price
         return self.price
 
-    def cost(self, input: int, cache_read: int, write_5m: int, write_1h: int, output: int) -> int:
-        """Nano-dollars of one request; arguments are tokens, `input` being those neither read nor written."""
+    def cost(self, input: int, cache_read: int, write_5m: int, write_1h: int, output: int, batch: bool = False) -> int:
+        """Nano-dollars of one request; arguments are tokens, `input` being those neither read nor written.
+
+        A request of a `batch` costs half; half a nano-dollar counts as a whole one.
+        """
         price = self.price_for(input + cache_read + write_5m + write_1h)
-        return (
+        cost = (
             input * price.input
             + cache_read * price.read
             + write_5m * price.write_5m
             + write_1h * price.write_1h
             + output * price.output
         )
+        return (cost + 1) // 2 if batch else cost
 
     def savings(self, cache_read: int, total_input: int = 0) -> int:
         """Nano-dollars that `cache_read` tokens saved: their price as fresh input minus their price as reads.
@@ -108,6 +118,10 @@ class Catalogue:
 
     def __repr__(self) -> str:
         return f"<Catalogue of {len(self.models)} models as of {self.as_of or 'no date'}>"
+
+    def exact(self, name: str) -> Model | None:
+        """The model of that very id or alias; None if there is none."""
+        return self._by_name.get(name)
 
     def find(self, model: str) -> Model | None:
         """The model of that exact id, alias, or known id followed by `-YYYYMMDD`; None if there is none."""

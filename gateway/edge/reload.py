@@ -26,7 +26,10 @@ _QUIET = 0.25  # seconds without a change before the file is read: its writer is
 _IMPATIENT = 5.0  # seconds after which a file that never rests is read anyway
 _FRESH = 60.0  # seconds; a file that changed later than that before the start is read once more
 _SHOWN = 20  # changes and problems that a log line names
-RELOADABLE = frozenset({"accounts", "keys", "affinity.remember", "expose_account", "retry_ambiguous"})
+RELOADABLE = frozenset({
+    "accounts", "keys", "affinity.remember", "models.aliases", "models.catalogue", "share", "trusted_proxies",
+    "expose_account", "retry_ambiguous",
+})  # fmt: skip
 
 Apply = Callable[[Config], Awaitable[None]]
 Look = tuple[int, ...] | None
@@ -50,6 +53,11 @@ def compare(running: Config, loaded: Config) -> Change:
         accounts=loaded.accounts,
         keys=loaded.keys,
         affinity=msgspec.structs.replace(running.affinity, remember=loaded.affinity.remember),
+        models=msgspec.structs.replace(
+            running.models, aliases=loaded.models.aliases, catalogue=loaded.models.catalogue
+        ),
+        share=loaded.share,
+        trusted_proxies=loaded.trusted_proxies,
         expose_account=loaded.expose_account,
         retry_ambiguous=loaded.retry_ambiguous,
     )

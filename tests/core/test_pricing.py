@@ -13,10 +13,60 @@ TOKENS = st.integers(0, 2_000_000)
 
 def test_the_catalogue_is_dated_and_names_every_limit_class():
     assert CATALOGUE.as_of == "2026-11-20"
-    assert len(CATALOGUE) == len({model.id for model in CATALOGUE}) == 19
+    assert len(CATALOGUE) == len({model.id for model in CATALOGUE}) == 20
     classes = {model.id: model.limit_class for model in CATALOGUE}
     assert classes["claude-opus-4-5"] == classes["claude-opus-4-8"] != classes["claude-opus-5"]
     assert classes["claude-sonnet-4-5"] == classes["claude-sonnet-4-6"] != classes["claude-sonnet-4-20250514"]
+
+
+# In US dollars per million tokens: input, output, writes for 5 minutes and an hour, reads; then thousands of tokens of
+# context and output, and the shortest prefix that is cached.
+STATED = {
+    "claude-fable-5-2": (8, 40, 10, 16, 0.20, 1000, 128, 512),
+    "claude-fable-5-1": (10, 50, 12.5, 20, 0.25, 1000, 128, 512),
+    "claude-fable-5": (10, 50, 12.5, 20, 1, 1000, 128, 512),
+    "claude-mythos-5-2": (8, 40, 10, 16, 0.20, 1000, 128, 512),
+    "claude-mythos-5-1": (10, 50, 12.5, 20, 0.25, 1000, 128, 512),
+    "claude-mythos-5": (10, 50, 12.5, 20, 1, 1000, 128, 512),
+    "claude-opus-5-5": (4, 20, 5, 8, 0.20, 1000, 128, 512),
+    "claude-opus-5": (5, 25, 6.25, 10, 0.5, 1000, 128, 512),
+    "claude-opus-4-8": (5, 25, 6.25, 10, 0.5, 1000, 128, 1024),
+    "claude-opus-4-7": (5, 25, 6.25, 10, 0.5, 1000, 128, 2048),
+    "claude-opus-4-6": (5, 25, 6.25, 10, 0.5, 1000, 128, 4096),
+    "claude-opus-4-5": (5, 25, 6.25, 10, 0.5, 200, 64, 4096),
+    "claude-sonnet-5-5": (2, 10, 2.5, 4, 0.1, 1000, 128, 512),
+    "claude-sonnet-5": (2, 10, 2.5, 4, 0.2, 1000, 128, 1024),
+    "claude-sonnet-4-6": (3, 15, 3.75, 6, 0.3, 1000, 64, 1024),
+    "claude-sonnet-4-5": (3, 15, 3.75, 6, 0.3, 200, 64, 1024),
+    "claude-haiku-5-5": (0.1, 0.5, 0.125, 0.2, 0.01, 1000, 128, 1024),
+    "claude-haiku-4-5": (1, 5, 1.25, 2, 0.1, 200, 64, 4096),
+}
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_a_model_has_the_prices_and_sizes_of_the_price_list(name):
+    model = CATALOGUE.exact(name)
+    assert model is not None and model.id == name and not model.retired
+    *dollars, context, output, minimum = STATED[name]
+    price = model.price
+    assert [price.input, price.output, price.write_5m, price.write_1h, price.read] == [each * 1000 for each in dollars]
+    assert (model.context, model.max_output, model.cache_minimum) == (context * 1000, output * 1000, minimum)
+
+
+def test_no_current_model_lacks_a_stated_price():
+    assert {model.id for model in CATALOGUE if not model.retired} == set(STATED)
+    bound = {model.id for model in CATALOGUE if model.account_bound_thinking}
+    assert bound == {"claude-sonnet-5-5", "claude-haiku-5-5"}
+    assert {model.line for model in CATALOGUE} == {"fable", "mythos", "opus", "sonnet", "haiku"}
+    assert {model.id: model.retires_at for model in CATALOGUE if model.retires_at and not model.retired} == {
+        "claude-sonnet-4-5": "2026-11-30T00:00:00Z"
+    }
+
+
+def test_an_exact_name_is_an_id_or_alias_and_no_dated_form():
+    found = CATALOGUE.exact("claude-opus-4-5-20251101")
+    assert found is not None and found.id == "claude-opus-4-5"
+    assert CATALOGUE.exact("claude-sonnet-5-20260601") is None
 
 
 @pytest.mark.parametrize(
@@ -53,6 +103,15 @@ def test_a_long_prompt_costs_the_higher_price_for_the_whole_request():
     assert model.cost(1, 100_000, 0, 0, 0) == 500 + 100_000 * 50
     assert model.savings(1_000) == 1_000 * 90
     assert model.savings(1_000, total_input=100_001) == 1_000 * 450
+
+
+def test_a_batch_costs_half_and_half_a_nano_dollar_is_a_whole_one():
+    odd = Catalogue((), default=Price(input=1, output=3, write_5m=1, write_1h=1, read=1)).priced("odd")
+    assert odd is not None
+    assert [odd.cost(tokens, 0, 0, 0, 0, batch=True) for tokens in range(5)] == [0, 1, 1, 2, 2]
+    haiku = CATALOGUE.find("claude-haiku-5-5")
+    assert haiku is not None
+    assert haiku.cost(100_001, 0, 0, 0, 10, batch=True) == (100_001 * 500 + 10 * 2_500) // 2
 
 
 def test_savings_are_fresh_price_minus_read_price():
@@ -94,5 +153,6 @@ def test_prices_keep_the_order_read_fresh_write_and_cost_never_falls_with_more_t
     cost = model.cost(i, r, w5, w1, o)
     assert isinstance(cost, int)
     assert cost <= model.cost(i + 1, r, w5, w1, o)
+    assert cost <= 2 * model.cost(i, r, w5, w1, o, batch=True) <= cost + 1
     # Reading instead of sending afresh saves exactly what `savings` says.
     assert model.cost(i + r, 0, w5, w1, o) - cost == model.savings(r, i + r + w5 + w1)

@@ -56,6 +56,10 @@ def test_accounts_and_callers_that_changed_are_named_one_by_one():
         ({"affinity": {"remember": 60}}, "affinity.remember"),
         ({"expose_account": False}, "expose_account"),
         ({"retry_ambiguous": True}, "retry_ambiguous"),
+        ({"share": "team"}, "share"),
+        ({"trusted_proxies": ["10.0.0.0/8"]}, "trusted_proxies"),
+        ({"models": {"aliases": {"fast": "claude-haiku-4-5"}}}, "models.aliases"),
+        ({"models": {"catalogue": {"claude-haiku-4-5": {"output": 4}}}}, "models.catalogue"),
     ],
 )
 def test_settings_that_need_no_restart_are_taken_over(changes, named):
@@ -76,6 +80,7 @@ def test_settings_that_need_no_restart_are_taken_over(changes, named):
         ({"affinity": {"header": "X-Other"}}, "affinity.header"),
         ({"timeouts": {"idle": 5}}, "timeouts.idle"),
         ({"limits": {"max_body_mb": 5}}, "limits.max_body_mb"),
+        ({"limits": {"max_held_mb": 600}}, "limits.max_held_mb"),
         ({"log": {"level": "debug"}}, "log.level"),
     ],
 )
@@ -90,14 +95,21 @@ def test_every_setting_is_one_or_the_other():
     running = config()
     for name in Config.__struct_fields__:
         value = getattr(running, name)
-        if isinstance(value, msgspec.Struct):
-            continue
-        other = msgspec.structs.replace(running, **{name: ("other", value)})
         if name in ("accounts", "keys"):
             continue
-        change = compare(running, other)
-        assert (name in change.changed) == (name in RELOADABLE)
-        assert (name in change.restart) == (name not in RELOADABLE)
+        settings = {name: msgspec.structs.replace(running, **{name: ("other", value)})}
+        if isinstance(value, msgspec.Struct):
+            settings = {
+                f"{name}.{inner}": msgspec.structs.replace(
+                    running, **{name: msgspec.structs.replace(value, **{inner: ("other", getattr(value, inner))})}
+                )
+                for inner in value.__struct_fields__
+            }
+        for setting, other in settings.items():
+            change = compare(running, other)
+            assert (setting in change.changed) == (setting in RELOADABLE)
+            assert (setting in change.restart) == (setting not in RELOADABLE)
+            assert (change.config == other) == (setting in RELOADABLE)
 
 
 # -- Following a file -------------------------------------------------------------------------------------------------
