@@ -37,19 +37,25 @@ class ApiError(Exception):
     """An answer of the gateway's own.
 
     `status` is the HTTP status, `message` the words for the client, `retry_after` whole seconds or None, `kind` the
-    `error.type` where it differs from the usual one of the status.
+    `error.type` where it differs from the usual one of the status, `code` the `error.details.error_code` if it has one.
     """
 
-    def __init__(self, status: int, message: str, *, retry_after: int | None = None, kind: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, retry_after: int | None = None, kind: str | None = None,
+        code: str | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(message)
         self.status = status
         self.message = message
         self.retry_after = retry_after
         self.kind = kind or TYPES.get(status, "api_error")
+        self.code = code
 
     def body(self, request_id: str) -> bytes:
         """The JSON bytes of the answer."""
-        error = {"type": self.kind, "message": self.message}
+        error: dict[str, str | dict[str, str]] = {"type": self.kind, "message": self.message}
+        if self.code is not None:
+            error["details"] = {"error_code": self.code}
         return _encode({"type": "error", "error": error, "request_id": request_id})
 
     def event(self, request_id: str) -> bytes:

@@ -55,11 +55,6 @@ _message = msgspec.json.Decoder(_Message).decode
 _usage = msgspec.json.Decoder(_Usage).decode
 
 
-def matters(ready: bytes) -> bool:
-    """Whether these events may hold anything that `UsageMeter.see` wants. Text that looks alike does no harm."""
-    return b'"message_' in ready or b'"error"' in ready
-
-
 class UsageMeter:
     """What one answer used, as far as it is known yet.
 
@@ -77,6 +72,11 @@ class UsageMeter:
         self.error = ""
         self.passed_bytes = 0
         self.passed_deltas = 0
+
+    @staticmethod
+    def matters(ready: bytes) -> bool:
+        """Whether these events may hold anything that `see` wants. Text that looks alike does no harm."""
+        return b'"message_' in ready or b'"error"' in ready
 
     def see(self, ready: bytes) -> int:
         """Read whole events; returns how many bytes count: all, or those up to the end of message_stop."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.core.sse import MAX_HELD, EventSplitter
-from gateway.core.usage import UsageMeter, matters
+from gateway.core.usage import UsageMeter
 from gateway.records import Usage
 
 RUNS = settings(deadline=None, max_examples=150)
@@ -119,10 +119,10 @@ def relay(segments: Iterable[bytes]) -> tuple[bytes, UsageMeter]:
     for segment in segments:
         ready = splitter.feed(segment)
         if splitter.long_event is not None:
-            if matters(splitter.long_event):
+            if UsageMeter.matters(splitter.long_event):
                 meter.see(splitter.long_event)
             splitter.long_event = None
-        if matters(ready):
+        if UsageMeter.matters(ready):
             size = meter.see(ready)
             if meter.stopped:
                 return out + ready[:size], meter
@@ -308,10 +308,10 @@ def test_an_error_event_is_known_by_its_type_if_it_has_one(error, kind):
 
 
 def test_what_cannot_matter_is_not_looked_at():
-    assert not matters(frame({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hi"}}))
-    assert not matters(frame({"type": "ping"}))
-    assert matters(frame(start(), spaced=True)) and matters(frame(delta())) and matters(frame(STOP))
-    assert matters(frame({"type": "error", "error": {}}))
+    assert not UsageMeter.matters(frame({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hi"}}))
+    assert not UsageMeter.matters(frame({"type": "ping"}))
+    assert UsageMeter.matters(frame(start(), spaced=True)) and UsageMeter.matters(frame(delta())) and UsageMeter.matters(frame(STOP))
+    assert UsageMeter.matters(frame({"type": "error", "error": {}}))
 
 
 # Estimates.
