@@ -21,7 +21,6 @@ _KEY = re.compile(rb'[ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
 _COMMA = re.compile(rb"[ \t\r\n]*([,}])")
 _ONE_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
 _TRUE = msgspec.Raw(b"true")
-_NULL = msgspec.Raw(b"null")
 _LONG = 16 * 1024
 _ENCODED = re.compile(rb"[A-Za-z0-9+/=]{8192,}")
 _ENCODED_COUNTS = 6400  # bytes: an image is about 1,600 tokens
@@ -80,20 +79,6 @@ class Peek:
             for match in _ENCODED.finditer(self.body):
                 size -= max(0, match.end() - match.start() - _ENCODED_COUNTS)
         return size
-
-    @property
-    def names_objects(self) -> bool:
-        """Whether the body refers to something that lives in one workspace: a container, a file, a thread."""
-        fields = self.fields
-        if "container" in fields or b'"file_id"' in self.body:
-            return fields.get("container") != _NULL or b'"file_id"' in self.body
-        if "thread" not in fields and "diagnostics" not in fields:
-            return False
-        for name in ("thread", "diagnostics"):
-            value = self.value(name)
-            if isinstance(value, dict) and value.get("previous_message_id"):
-                return True
-        return False
 
     @property
     def signed_thinking(self) -> bool:

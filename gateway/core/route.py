@@ -56,8 +56,9 @@ class Route:
     requests do not count against the model's; `group` names those that share its prefix, as far as it is known.
 
     `workspace` is its home, None until it has one; there the conversation is `warm` while its cache lives, and
-    `settled` if it is warm or its first answer is on its way. `how` is what the x-gateway-route header says, `reason`
-    why.
+    `settled` if it is warm or its first answer is on its way. `pinned` is the one workspace that may serve it, "" if
+    any may; what is done `once` is not repeated after a failure. `how` is what the x-gateway-route header says,
+    `reason` why.
     """
 
     workspace: str | None = None
@@ -68,7 +69,8 @@ class Route:
     reason = ""
     group = ""
     away = ""  # why its home does not serve it, "" while it does
-    created = warm = settled = bound = pinned = False
+    pinned = ""
+    created = warm = settled = bound = once = False
     cached = 0.0
     tried: frozenset[str] = frozenset()
     _chosen = False  # the home was chosen for its room just now
@@ -76,7 +78,6 @@ class Route:
     _pause = 0.0
     _repeated = False
     _moved = False  # this request has rebound its conversation: once is enough
-    _stranger = False  # it names an object that may live anywhere
     _denied: Entry | None = None
     _limited: frozenset[str] = frozenset()
     _attempts = 0
@@ -109,8 +110,16 @@ class Route:
 
     # Where it lives.
 
+    def pin(self, workspace: str, how: str = "pinned") -> None:
+        """Only this workspace may serve it: an object that the request needs lives there."""
+        self.pinned = self.workspace = workspace
+        self.settled = True  # draining accounts still have their objects
+        self.how = how
+
     def propose(self, now: float) -> str | None:
         """The workspace for a conversation that nobody remembers; None if nobody may serve it now."""
+        if self.pinned:
+            return self.pinned
         workspace, _ = self._place(now)
         self._chosen = True
         return workspace
@@ -123,11 +132,9 @@ class Route:
         header's word."""
         self.record = record
         self.now_ms = now_ms
-        self.workspace = record.workspace
+        self.workspace = self.pinned or record.workspace
         self.created = created
-        if created and self.pinned:
-            self.pinned, self._stranger = False, True  # nobody knows where the object lives
-        self.how = how or ("new" if created else "pinned" if self.pinned else "bound")
+        self.how = "pinned" if self.pinned else how or ("new" if created else "bound")
         self.bound = bool(record.bound) or self.bound
         if record.tokens and self.counts:
             more = self.size - record.size
@@ -139,9 +146,9 @@ class Route:
             self._chosen = False
 
     def _warmth(self, record: Record) -> None:
-        in_use = record.warm_until > self.now_ms
+        in_use = record.warm_until > self.now_ms and record.workspace == self.workspace
         self.warm = in_use and record.tokens > 0
-        self.settled = self.warm or (in_use and not self.created)
+        self.settled = self.warm or (in_use and not self.created) or bool(self.pinned)
         self.cached = min(self.tokens, float(record.tokens)) if self.warm else 0.0
 
     def _fresh(self, workspace: str, now: float, cached: dict[str, float] | None = None) -> float:
@@ -152,10 +159,14 @@ class Route:
         return self.tokens - known if known < self.tokens else 0.0
 
     def better(self, now: float) -> tuple[str, str] | None:
-        """Where a conversation should be rebound before it is sent, and why: a cold one whose workspace has no room
-        for it, or a warm one that may go home. None if it stays."""
+        """Where a conversation should be rebound before it is sent, and why: to what it is pinned to, a cold one whose
+        workspace has no room for it, or a warm one that may go home. None if it stays."""
         record = self.record
-        if record is None or self.created or self.pinned or not self.counts:
+        if record is None or not self.counts:
+            return None
+        if self.pinned:
+            return (self.pinned, "object") if record.workspace != self.pinned else None
+        if self.created:
             return None
         if self.settled:
             return self._home(record, now) if self.warm else None
@@ -206,9 +217,9 @@ class Route:
         self.record = record
         self.how, self.reason = how, reason
         self._moved = True
-        if record.workspace != self.workspace:
+        if record.workspace != self.workspace and not self.pinned:
             self.workspace = record.workspace
-            self._warmth(record)
+        self._warmth(record)
         self.away = ""
 
     @property
@@ -420,14 +431,14 @@ class Route:
         elif outcome is Outcome.OVERLOADED:
             return self._repeat_overloaded(entry, home, now, random)
         elif outcome is Outcome.DENIED:
-            if self._denied is not None:
-                return False
+            if self._denied is not None or (self.pinned and not self.model):
+                return False  # of an object each account of its workspace says the same
             self._denied = entry
             self._give_up_on(entry)
         elif outcome in (Outcome.UNAUTHORIZED, Outcome.SPENT, Outcome.UNSENT):
             self._give_up_on(entry)
         elif outcome is Outcome.FAILED or (outcome is Outcome.BROKEN and repeat):
-            if self._repeated or not router.retries.take(now):
+            if self.once or self._repeated or not router.retries.take(now):
                 return False
             self._repeated = True
             self._give_up_on(entry)
@@ -464,7 +475,7 @@ class Route:
         if self.group:
             self.router.groups.touch(self.group, entry.workspace, now + self.ttl)
         denied = self._denied
-        if denied is not None and denied.id != entry.id and self.model and self.counts and not self._stranger:
+        if denied is not None and denied.id != entry.id and self.model and self.counts:
             self.router.no_model(denied, self.model, now)
         if self.record is None or entry.workspace == self.workspace:
             return ""

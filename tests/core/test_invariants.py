@@ -326,7 +326,7 @@ def test_i5_nothing_is_sent_to_an_account_that_is_disabled_out_closed_or_of_anot
                 home = data.draw(st.sampled_from([entry.workspace for entry in accounts]))
                 record = warm_record(home, now - data.draw(st.sampled_from([0.0, 2 * TTL])))
                 record.bound = data.draw(st.integers(0, 1))
-                route.pinned = data.draw(st.booleans())
+                route.pinned = data.draw(st.sampled_from(["", home]))
                 route.found(record, False, int(now * 1000))
             elif (workspace := route.propose(now)) is not None:
                 route.found(Record(workspace, warm_until=int(now * 1000) + YOUNG), True, int(now * 1000))

@@ -15,6 +15,7 @@ from gateway.core.router import Router
 from gateway.core.routing import Outcome
 from tests.core.routing_kit import (
     HOME,
+    KEY,
     MODEL,
     NOW,
     OTHER,
@@ -49,7 +50,7 @@ SORTS: dict[str, Callable[[Router], Route]] = {
     "warm": lambda over: known(over, record()),
     "short": lambda over: known(over, record(tokens=2_000)),
     "bound": lambda over: known(over, record(bound=1)),
-    "pinned": lambda over: known(over, record(warm=False), pinned=True),
+    "pinned": lambda over: known(over, record(warm=False), pinned="home"),
 }
 MOVED_LATER = ("new", "cold", "short")
 ALL = tuple(SORTS)
@@ -524,7 +525,7 @@ def test_every_request_comes_to_an_end_and_gives_back_what_it_took(data):
     answer = st.sampled_from([*Outcome]) | st.tuples(st.just(LIMITED), st.sampled_from([0.0, 0.01, 1.0, 30.0]))
     answers = {entry.id: data.draw(st.lists(answer, max_size=4)) for entry in accounts}
     workspace = data.draw(st.sampled_from([entry.workspace for entry in accounts]))
-    flags = {"pinned": data.draw(st.booleans())}
+    flags = {"pinned": data.draw(st.sampled_from(["", "home"]))}
     route = data.draw(
         st.sampled_from([new(over), known(over, record(workspace, warm=data.draw(st.booleans())), **flags)])
     )
@@ -580,7 +581,7 @@ def test_a_cold_conversation_waits_for_a_slot_where_nobody_has_one_and_is_refuse
 
 
 def test_what_is_pinned_waits_for_its_slot_and_is_refused():
-    route = known(full("home"), record(), pinned=True)
+    route = known(full("home"), record(), pinned="home")
     assert route.next(NOW, 0.0) == Send(HOME, full=True)
     route.full(HOME)
     assert route.next(NOW + 2, 0.0) == Refuse(529, 1.0)
@@ -629,9 +630,9 @@ def test_nor_if_another_account_of_its_workspace_takes_nobody(state):
 
 def test_a_pinned_request_never_leaves_its_workspace():
     over = router(account("home", state="disabled"), OTHER)
-    assert play(known(over, record(), pinned=True), {}) == ("refuse 529", "")
+    assert play(known(over, record(), pinned="home"), {}) == ("refuse 529", "")
     over.held = frozenset({"other"})
-    assert play(known(router(OTHER), record(), pinned=True), {}) == ("refuse 529", "")
+    assert play(known(router(OTHER), record(), pinned="home"), {}) == ("refuse 529", "")
 
 
 def test_another_account_of_the_same_workspace_is_no_move():
@@ -642,17 +643,53 @@ def test_another_account_of_the_same_workspace_is_no_move():
         assert play(known(over, record()), {first: [outcome]}) == (f"{first}, {second}", "")
 
 
-def test_a_name_of_an_object_in_a_new_conversation_pins_nothing():
+def test_a_new_conversation_lives_where_the_object_is_that_it_names():
     over = router()
-    route = new(over, pinned=True)
-    assert play(route, {"home": [UNAUTHORIZED]}) == ("home, other", "out")
+    route = new(over, pinned="other")
+    assert (route.workspace, route.how) == ("other", "pinned")
+    assert play(route, {"other": [UNAUTHORIZED]}) == ("other, refuse 529 60", "")
 
 
-def test_an_object_that_one_account_does_not_know_says_nothing_about_the_model():
+def test_a_known_conversation_is_rebound_to_the_object_that_it_names_and_served_there():
+    route = known(router(), record(), pinned="other")
+    assert route.better(NOW) == ("other", "object")
+    assert (route.warm, route.cached) == (False, 0.0)  # its cache is at home
+    assert play(route, {}) == ("other", "")
+
+
+def test_what_costs_nothing_follows_the_object_and_rebinds_nothing():
     over = router()
-    route = new(over, pinned=True)  # its object lives elsewhere, who knows where
-    assert play(route, {"home": [DENIED]})[0] == "home, other"
-    assert why(over, HOME) == ("", 0.0)
+    route = Route(over, KEY, MODEL, 1000, TTL, NOW + 600.0, "count_tokens")
+    route.pinned = "other"
+    route.found(record(), False, int(NOW * 1000))
+    assert route.better(NOW) is None
+    assert play(route, {}) == ("other", "")
+
+
+def test_an_object_without_a_conversation_is_served_by_a_draining_account_and_by_nobody_else():
+    over = router(account("home", state="draining"), OTHER)
+    route = Route(over, KEY, "", 0, TTL, NOW + 600.0, "files")
+    route.pin("home")
+    assert play(route, {}) == ("home", "")
+    assert route.how == "pinned"
+
+
+def test_an_object_that_its_account_does_not_know_is_known_nowhere():
+    over = router(account("a", "home"), account("b", "home"), OTHER)
+    route = Route(over, KEY, "", 0, TTL, NOW + 600.0, "files")
+    route.pin("home")
+    first = over.ring.members("home", KEY)[0].id
+    assert play(route, {first: [DENIED]}) == (f"{first}, pass", "")
+
+
+def test_what_is_to_be_done_once_is_not_repeated_after_a_failure_and_is_after_a_refusal():
+    for outcome, steps in ((FAILED, "a, pass"), (UNAUTHORIZED, "a, b"), (UNSENT, "a, b")):
+        over = router(account("a", "home"), account("b", "home"), OTHER)
+        route = Route(over, KEY, "", 0, TTL, NOW + 600.0, "files")
+        route.pin("home")
+        route.once = True
+        first, second = (entry.id for entry in over.ring.members("home", KEY))
+        assert play(route, {first: [outcome]})[0] == steps.replace("a", first).replace("b", second)
 
 
 # Cold conversations, and going home.
