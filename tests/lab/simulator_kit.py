@@ -3,10 +3,14 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from gateway.lab.simulator import Account, Simulator
+import anthropic
+
+from gateway.lab.simulator import Account, Record, Simulator, World
 
 MODEL = "claude-sonnet-4-5"
 MINIMUM = 1024
@@ -105,3 +109,43 @@ def unchunk(data: bytes) -> tuple[bytes, bool]:
         made += after[:length]
         rest = after[length + 2 :]
     return made, False
+
+
+@contextlib.contextmanager
+def background(world: World | None = None, **settings: Any) -> Iterator[Simulator]:
+    """A simulator on a thread of its own, for clients that block."""
+    sim = Simulator(world or World.grid(2), **settings)
+    ready, stop = threading.Event(), asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        async with sim:
+            ready.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        assert ready.wait(10)
+        yield sim
+    finally:
+        loops[0].call_soon_threadsafe(stop.set)
+        thread.join(10)
+
+
+@contextlib.contextmanager
+def sdk_of(sim: Simulator, account: int = 0, **options: Any) -> Iterator[anthropic.Anthropic]:
+    """The real client, straight at the simulator, with one account's key."""
+    key = sim.world.accounts[account].api_key
+    with anthropic.Anthropic(api_key=key, base_url=sim.base_url, max_retries=0, **options) as client:
+        yield client
+
+
+def last_finished(sim: Simulator) -> Record:
+    """The latest record, once its answer has ended: a client on another thread may see the last byte first."""
+    deadline = time.monotonic() + 10
+    while not sim.requests[-1].finished:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return sim.requests[-1]

@@ -1,8 +1,9 @@
 """A fake Anthropic API for tests, demonstrations and load: as real as matters, and fast.
 
 *World*: the accounts, their workspaces (cache domains) and organizations (limit domains). *Service*: decides each
-answer. *Reply*: an answer as a script of waits and bytes. *Fault*: trouble on command, which edits a reply. *Player*:
-plays a reply on a socket. *Record*: what was seen. The control plane is under `/_sim/`.
+answer. *Object*: what a client created, known in its workspace only. *Reply*: an answer as a script of waits and
+bytes. *Fault*: trouble on command, which edits a reply. *Player*: plays a reply on a socket. *Record*: what was seen.
+The control plane is under `/_sim/`.
 """
 
 from gateway.lab.simulator.faults import Fault, Faults

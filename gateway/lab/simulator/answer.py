@@ -38,13 +38,17 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Part(msgspec.Struct):
-    """One content block. `words` is its text by token (for a tool: pieces of its input's JSON), `text` all of it."""
+    """One content block. `words` is its text by token (for a tool: pieces of its input's JSON), `text` all of it.
+
+    A `whole` one is a finished `block`: it comes in one piece, without deltas.
+    """
 
     kind: str
     words: list[str]
     name: str = ""
     ident: str = ""
     text: str = ""
+    block: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.text = ("" if self.kind == "tool_use" else " ").join(self.words)
@@ -126,8 +130,8 @@ def _tool_input(tool: dict[str, Any], seed: int) -> list[str]:
     return [text[at : at + 4] for at in range(0, len(text), 4)]
 
 
-def usage(plan: CachePlan, output: int, body: Body) -> dict[str, Any]:
-    """The `usage` object of a message and of `message_start`."""
+def usage(plan: CachePlan, output: int, body: Body, tier: str = "standard") -> dict[str, Any]:
+    """The `usage` object of a message and of `message_start`; `tier` is its service tier."""
     return {
         "input_tokens": plan.fresh,
         "cache_creation_input_tokens": plan.write_5m + plan.write_1h,
@@ -137,22 +141,29 @@ def usage(plan: CachePlan, output: int, body: Body) -> dict[str, Any]:
             "ephemeral_1h_input_tokens": plan.write_1h,
         },
         "output_tokens": output,
-        "service_tier": "standard",
+        "service_tier": tier,
         "inference_geo": body.inference_geo or "global",
     }
 
 
-def message(composition: Composition, ident: str, plan: CachePlan, body: Body) -> bytes:
+def message(
+    composition: Composition,
+    ident: str,
+    plan: CachePlan,
+    body: Body,
+    container: dict[str, Any] | None = None,
+    tier: str = "standard",
+) -> bytes:
     """The JSON body of an answer that is not streamed."""
     parts = composition.parts
-    if len(parts) == 1 and parts[0].kind == "text":
+    if container is None and len(parts) == 1 and parts[0].kind == "text":
         # By far the most frequent answer; written by hand it costs half as much.
         return b"".join(
             (
                 _START % (ident.encode(), _encode(body.model)),
                 b'{"type":"text","text":%b}' % _encode(parts[0].text),
                 _END % composition.stop_reason.encode(),
-                _encode(usage(plan, composition.output_tokens, body)),
+                _encode(usage(plan, composition.output_tokens, body, tier)),
                 b"}",
             )
         )
@@ -162,6 +173,8 @@ def message(composition: Composition, ident: str, plan: CachePlan, body: Body) -
             content.append({"type": "text", "text": part.text})
         elif part.kind == "thinking":
             content.append({"type": "thinking", "thinking": _thought(part, body), "signature": part.ident})
+        elif part.block is not None:
+            content.append(part.block)
         else:
             content.append({"type": "tool_use", "id": part.ident, "name": part.name, "input": _decode(part.text)})
     return _encode(
@@ -173,8 +186,9 @@ def message(composition: Composition, ident: str, plan: CachePlan, body: Body) -
             "content": content,
             "stop_reason": composition.stop_reason,
             "stop_sequence": None,
-            "usage": usage(plan, composition.output_tokens, body),
+            "usage": usage(plan, composition.output_tokens, body, tier),
         }
+        | ({} if container is None else {"container": container})
     )
 
 
@@ -193,7 +207,14 @@ def error_event(body: bytes) -> bytes:
     return b"event: error\ndata: %b\n\n" % body
 
 
-def events(composition: Composition, ident: str, plan: CachePlan, body: Body, settings: Settings) -> list[Step]:
+def events(
+    composition: Composition,
+    ident: str,
+    plan: CachePlan,
+    body: Body,
+    settings: Settings,
+    container: dict[str, Any] | None = None,
+) -> list[Step]:
     """The whole stream, `message_start` first; waits come from the pace, the time to the first token not included."""
     start: dict[str, Any] = {
         "id": ident,
@@ -213,7 +234,8 @@ def events(composition: Composition, ident: str, plan: CachePlan, body: Body, se
         steps.append((0.0, _block_start(index, part), produced))
         if index == 0:
             steps.append((0.0, PING, 0))
-        _deltas(steps, index, part, body, settings, produced)
+        if part.block is None:
+            _deltas(steps, index, part, body, settings, produced)
         produced += len(part.words)
         steps.append((0.0, event("content_block_stop", {"type": "content_block_stop", "index": index}), produced))
     counts = {
@@ -222,13 +244,18 @@ def events(composition: Composition, ident: str, plan: CachePlan, body: Body, se
         "cache_read_input_tokens": plan.read,
         "output_tokens": produced,
     }
-    delta = {"stop_reason": composition.stop_reason, "stop_sequence": None}
+    delta: dict[str, Any] = {"stop_reason": composition.stop_reason, "stop_sequence": None}
+    if container is not None:
+        delta["container"] = container
     steps.append((0.0, event("message_delta", {"type": "message_delta", "delta": delta, "usage": counts}), produced))
     steps.append((0.0, event("message_stop", {"type": "message_stop"}), produced))
     return steps
 
 
 def _block_start(index: int, part: Part) -> bytes:
+    if part.block is not None:
+        data = {"type": "content_block_start", "index": index, "content_block": part.block}
+        return event("content_block_start", data)
     blocks: dict[str, dict[str, Any]] = {
         "text": {"type": "text", "text": ""},
         "thinking": {"type": "thinking", "thinking": "", "signature": ""},

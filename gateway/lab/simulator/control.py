@@ -8,7 +8,8 @@ import msgspec
 from gateway.lab.simulator.errors import ApiError
 from gateway.lab.simulator.faults import Fault
 from gateway.lab.simulator.reply import Reply
-from gateway.lab.simulator.service import Request
+from gateway.lab.simulator.request import Request
+from gateway.lab.simulator.spool import Spool
 from gateway.lab.simulator.trouble import error_reply
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class _Reset(msgspec.Struct, forbid_unknown_fields=True):
     faults: bool = True
     cache: bool = True
     limits: bool = True
+    objects: bool = False
 
 
 def answer(simulator: "Simulator", request: Request) -> Reply:
@@ -78,6 +80,21 @@ def _connections(simulator: "Simulator", request: Request) -> dict[str, Any]:
     return simulator.connection_report()
 
 
+def _objects(simulator: "Simulator", request: Request) -> dict[str, Any]:
+    """Everything that clients have created and that is still there, oldest first; `data` as the API shows it.
+
+    `sha256` is that of a file's content, None for all else.
+    """
+    fields = ("kind", "id", "workspace", "account", "parent", "data")
+    return {
+        "data": [
+            {name: getattr(one, name) for name in fields}
+            | {"sha256": one.held.digest if isinstance(one.held, Spool) else None}
+            for one in simulator.service.objects
+        ]
+    }
+
+
 def _accounts(simulator: "Simulator", request: Request) -> dict[str, Any]:
     return {"base_url": simulator.base_url, "accounts": list(simulator.world)}
 
@@ -91,4 +108,5 @@ _HANDLERS = {
     ("POST", "/_sim/reset"): _reset,
     ("GET", "/_sim/connections"): _connections,
     ("GET", "/_sim/accounts"): _accounts,
+    ("GET", "/_sim/objects"): _objects,
 }

@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from gateway.lab.simulator.reply import End, Reply, wire
-from gateway.lab.simulator.service import Request
+from gateway.lab.simulator.request import Request
 
 if TYPE_CHECKING:
     from gateway.lab.simulator.protocol import Protocol

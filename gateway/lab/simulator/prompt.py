@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from gateway.lab.simulator.errors import ApiError
+from gateway.lab.simulator.references import References, Uses, references, uses
 
 __all__ = ["Body", "Breakpoint", "Prompt", "Reader"]
 
@@ -52,6 +53,8 @@ class Body(msgspec.Struct):
     speed: str | None = None
     inference_geo: str | None = None
     service_tier: str | None = None
+    container: str | dict[str, Any] | None = None
+    thread: dict[str, Any] | None = None
     temperature: Any = None
     top_p: Any = None
     top_k: Any = None
@@ -62,6 +65,7 @@ class _Block(msgspec.Struct, frozen=True, gc=False):
     tokens: int
     ttl: float | None = None  # of its cache_control
     cacheable: bool = True
+    uses: Uses | None = None
 
 
 class Breakpoint(msgspec.Struct, frozen=True, gc=False):
@@ -83,6 +87,7 @@ class Prompt(msgspec.Struct, frozen=True):
     prefixes: tuple[bytes, ...] = ()
     upto: tuple[int, ...] = ()
     breakpoints: tuple[Breakpoint, ...] = ()
+    references: References | None = None
 
 
 _decode_body = msgspec.json.Decoder(Body).decode
@@ -102,14 +107,18 @@ class Reader:
             return known
         body = _decode(data)
         marked = b"cache_control" in data
-        prompt = self._prompt(body, digest) if marked else Prompt(body, self._count(body) or 1, digest)
+        used: list[Uses] = []
+        prompt = self._prompt(body, digest, used) if marked else Prompt(body, self._count(body, used) or 1, digest)
+        found = references(body, used)
+        if found is not None:
+            prompt = msgspec.structs.replace(prompt, references=found)
         if len(data) <= MEMO_BODY:
             if len(self._prompts) >= MEMO_BODIES:
                 self._prompts.clear()
             self._prompts[digest] = prompt
         return prompt
 
-    def _prompt(self, body: Body, digest: bytes) -> Prompt:
+    def _prompt(self, body: Body, digest: bytes, used: list[Uses]) -> Prompt:
         system_salt = f"system {body.speed}".encode()
         message_salt = _encode_sorted((body.speed, body.tool_choice, body.thinking, body.output_config))
         positions = [(b"tool", self._block(raw)) for raw in body.tools or ()]
@@ -123,6 +132,8 @@ class Reader:
             tokens += block.tokens
             if block.ttl is not None:
                 marked = True
+            if block.uses is not None:
+                used.append(block.uses)
         if not marked:
             return Prompt(body, tokens or 1, digest)
         chain, running = b"", 0
@@ -135,11 +146,14 @@ class Reader:
         breakpoints = _breakpoints(body.cache_control, [block for _, block in positions])
         return Prompt(body, tokens or 1, digest, tuple(prefixes), tuple(upto), breakpoints)
 
-    def _count(self, body: Body) -> int:
+    def _count(self, body: Body, used: list[Uses]) -> int:
         """The tokens of a body without breakpoints, for which no prefix has to be identified."""
         tokens = 0
-        if body.tools:
-            tokens += sum([self._block(raw).tokens for raw in body.tools])
+        for raw in body.tools or ():
+            block = self._block(raw)
+            tokens += block.tokens
+            if block.uses is not None:
+                used.append(block.uses)
         if isinstance(body.system, str):
             tokens += _text_tokens(body.system) if body.system else 0
         elif body.system is not None:
@@ -150,7 +164,10 @@ class Reader:
                 tokens += _text_tokens(content)
             else:
                 for raw in content:
-                    tokens += self._block(raw).tokens
+                    block = self._block(raw)
+                    tokens += block.tokens
+                    if block.uses is not None:
+                        used.append(block.uses)
         return tokens
 
     def _system(self, body: Body) -> list[_Block]:
@@ -227,7 +244,8 @@ def _read_block(raw: msgspec.Raw) -> _Block:
         tokens = _text_tokens(block["text"])
     elif kind == "image":
         tokens = min(tokens, IMAGE_TOKENS)
-    return _Block(sha256(canonical).digest(), tokens, ttl, kind not in ("thinking", "redacted_thinking"))
+    cacheable = kind not in ("thinking", "redacted_thinking")
+    return _Block(sha256(canonical).digest(), tokens, ttl, cacheable, uses(block))
 
 
 def _pop_ttl(block: dict[str, Any]) -> float | None:

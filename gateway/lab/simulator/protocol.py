@@ -14,8 +14,9 @@ from gateway.lab.simulator.errors import ApiError
 from gateway.lab.simulator.player import Player, reset_connection
 from gateway.lab.simulator.records import Header
 from gateway.lab.simulator.reply import End, Framing, Reply
-from gateway.lab.simulator.service import Request
+from gateway.lab.simulator.request import Request
 from gateway.lab.simulator.trouble import error_reply
+from gateway.lab.simulator.upload import Upload
 
 if TYPE_CHECKING:
     from gateway.lab.simulator.server import Simulator
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["Protocol"]
 
 MAX_WAITING = 64
+FORM_OVERHEAD = 1 << 20
+# Targets whose bodies may be larger than those of all others, or are read as they come.
+LARGE = (b"/v1/files", b"/v1/skills", b"/v1/messages/batches")
 
 
 class Protocol(asyncio.Protocol):
@@ -41,7 +45,8 @@ class Protocol(asyncio.Protocol):
         self._headers: list[Header] = []
         self._body: list[bytes] = []
         self._size = 0
-        self._max_body = simulator.settings.max_body
+        self._upload: Upload | None = None
+        self._max_body = self._usual_body = simulator.settings.max_body
         self._may_expect = False
         self._closing = False
 
@@ -56,6 +61,7 @@ class Protocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = True
         self._waiting.clear()
+        self._upload = None
         self.simulator.closed(self)
         if self.player is not None:
             self.player.client_gone()
@@ -89,6 +95,8 @@ class Protocol(asyncio.Protocol):
         self._headers = []
         self._body = []
         self._size = 0
+        self._upload = None
+        self._max_body = self._usual_body
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -97,6 +105,8 @@ class Protocol(asyncio.Protocol):
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self._target.startswith(LARGE):
+            self._prepare()
         if self.simulator.faults.early:
             key = next((value for name, value in self._headers if name.lower() == b"x-api-key"), None)
             bearer = next((value for name, value in self._headers if name.lower() == b"authorization"), b"")
@@ -109,22 +119,29 @@ class Protocol(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         self._size += len(body)
-        if self._size <= self._max_body:
+        if self._size > self._max_body:
+            if not self._closing:
+                self._refuse(ApiError(413))
+        elif self._upload is None:
             self._body.append(body)
-        elif not self._closing:
-            self._refuse(ApiError(413))
+        else:
+            self._upload.feed(body)
 
     def on_message_complete(self) -> None:
         if self._closing:
             return
         self.requests += 1
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            upload.close()
         request = Request(
             self._parser.get_method().decode(),
             self._target.decode("latin-1"),
             self._headers,
             body,
             self._parser.should_keep_alive(),
+            upload,
         )
         if self.player is not None or self._waiting:
             self._waiting.append(request)
@@ -132,6 +149,16 @@ class Protocol(asyncio.Protocol):
                 self.transport.pause_reading()
         else:
             self._start(request)
+
+    def _prepare(self) -> None:
+        """Makes room for a body that may be large: a form is read as it comes, a batch is held."""
+        settings = self.simulator.settings
+        if self._target.startswith(b"/v1/messages"):
+            self._max_body = settings.max_batch_body
+        elif self._parser.get_method() == b"POST":
+            kind = next((value for name, value in self._headers if name.lower() == b"content-type"), b"")
+            self._upload = Upload(kind.decode("latin-1"))
+            self._max_body = settings.max_file + FORM_OVERHEAD
 
     # Answering.
 

@@ -16,7 +16,8 @@ from gateway.lab.simulator.faults import Faults
 from gateway.lab.simulator.protocol import Protocol
 from gateway.lab.simulator.records import Records
 from gateway.lab.simulator.reply import Reply
-from gateway.lab.simulator.service import Request, Service
+from gateway.lab.simulator.request import Request
+from gateway.lab.simulator.service import Service
 from gateway.lab.simulator.settings import Settings
 from gateway.lab.simulator.static import StaticAnswers, StaticProtocol
 from gateway.lab.simulator.world import World
@@ -107,7 +108,7 @@ class Simulator:
         self.service.configure(self.settings)
 
     def reset(self, **flags: bool) -> None:
-        """Forgets records, faults, cache and limits; `reset(cache=False)` leaves that one."""
+        """Forgets records, faults, cache and limits; `reset(cache=False)` leaves that one, `objects=True` adds them."""
         self.service.reset(**flags)
 
     def control(self, request: Request) -> Reply:

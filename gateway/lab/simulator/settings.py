@@ -13,6 +13,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `answer_tokens` is an exact length or a (shortest, longest) range from which the request's text chooses.
     `ttft` is the time to the first token: the median of a log-normal where `ttft_sigma` > 0. With
     `tokens_per_second` 0 the rest follows at once. `slots` requests are served at a time, others get 529.
+    A batch takes `batch_seconds` and ends, done or not, after `batch_expires`; its results are filled up to
+    `batch_results_bytes`. `public_url` is what absolute URLs in answers begin with, wherever a request came from.
+    A poll for work that finds none answers after `poll_seconds`; a stream of a session's events ends after
+    `stream_seconds`.
     """
 
     ttft: float = 0.0
@@ -25,6 +29,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     output_tokens_per_minute: int | None = None
     slots: int | None = None
     max_body: int = 32 << 20
+    max_batch_body: int = 256 << 20
+    max_file: int = 500 << 20
+    batch_seconds: float = 0.0
+    batch_expires: float = 86_400.0
+    batch_results_bytes: int = 0
+    public_url: str = "https://api.anthropic.com"
+    poll_seconds: float = 0.0
+    stream_seconds: float = 600.0
     keep_requests: int = 50_000
     keep_bodies: int = 2_000
     seed: int = 0
