@@ -1,4 +1,4 @@
-"""Rigs: what it takes to drive the gateway with clients that are not Python.
+"""Rigs: what it takes to drive the gateway with clients that are not in the tests' own environment.
 
 A rig is prepared once, under `.cache/rigs` of the checkout, and keyed by its lock files. Where a tool or a package is
 missing and cannot be had, the test is skipped and says so. `python -m tests.e2e.clients.rigs` prepares all of them.
@@ -17,7 +17,7 @@ import pytest
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[2] / ".cache" / "rigs"
-GO_PROGRAMS = ("sdk1", "sdk2", "seed")
+GO_PROGRAMS = ("sdk", "sdk1", "seed")
 PREPARE_SECONDS = 600
 RUN_SECONDS = 120
 
@@ -31,8 +31,21 @@ def need(tool: str) -> str:
     return path
 
 
+def python() -> Path:
+    """An interpreter with the last release of the Python SDK's previous generation."""
+    requirements = HERE / "python" / "previous.txt"
+
+    def install(folder: Path) -> None:
+        _prepare([sys.executable, "-m", "venv", "--without-pip", "."], folder)
+        options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
+        pip = [sys.executable, "-m", "pip", "--python", "bin/python"]
+        _prepare([*pip, "install", *options, "-r", str(requirements)], folder)
+
+    return _cached("python", [requirements], install, sys.version + sys.base_prefix) / "bin" / "python"
+
+
 def node() -> Path:
-    """A folder with `node_modules` and `messages.mjs`."""
+    """A folder with `node_modules` and `journey.mjs`."""
     need("node")
     npm = need("npm")
 
@@ -43,7 +56,7 @@ def node() -> Path:
         _prepare([npm, "ci", "--ignore-scripts", "--fetch-retries=1"], folder)
 
     folder = _cached("node", [HERE / "node" / "package-lock.json"], install)
-    shutil.copy(HERE / "node" / "messages.mjs", folder)
+    shutil.copy(HERE / "node" / "journey.mjs", folder)
     return folder
 
 
@@ -56,14 +69,16 @@ def claude() -> Path:
 
 
 def go(program: str) -> Path:
-    """The built program of that name."""
+    """The built program of that name: `sdk` is the journey with major version 2, `sdk1` the same with version 1."""
     compiler = need("go")
 
     def build(folder: Path) -> None:
-        _prepare(
-            [compiler, "build", "-ldflags=-s -w", "-o", f"{folder}/", *(f"./{name}" for name in GO_PROGRAMS)],
-            HERE / "go",
-        )
+        source = folder / "source"
+        shutil.copytree(HERE / "go", source)
+        shutil.copytree(source / "sdk", source / "sdk1")
+        for path in (source / "sdk1").iterdir():
+            path.write_text(path.read_text().replace("/anthropic-sdk-go/v2", "/anthropic-sdk-go"))
+        _prepare([compiler, "build", "-ldflags=-s -w", "-o", "..", *(f"./{name}" for name in GO_PROGRAMS)], source)
 
     return _cached("go", sorted((HERE / "go").rglob("*.*")), build) / program
 
@@ -84,10 +99,11 @@ def run(
     return done.stdout
 
 
-def _cached(name: str, inputs: Sequence[Path], build: Callable[[Path], None]) -> Path:
+def _cached(name: str, inputs: Sequence[Path], build: Callable[[Path], None], more: str = "") -> Path:
     if name in _unavailable:
         pytest.skip(_unavailable[name])
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()[:16]
+    content = b"".join(path.read_bytes() for path in inputs) + more.encode()
+    digest = hashlib.sha256(content).hexdigest()[:16]
     folder = CACHE / f"{name}-{digest}"
     if folder.is_dir():
         return folder
@@ -116,7 +132,7 @@ def _prepare(command: Sequence[str], folder: Path) -> None:
 
 def main() -> None:
     try:
-        print(claude(), *map(go, GO_PROGRAMS), sep="\n")
+        print(python(), claude(), *map(go, GO_PROGRAMS), sep="\n")
     except pytest.skip.Exception as reason:
         sys.exit(f"rigs: {reason.msg}")
 
