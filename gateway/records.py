@@ -19,6 +19,9 @@ class Usage(msgspec.Struct, omit_defaults=True):
         return self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
 
 
+ITEMS = "batch_items"  # the endpoint of records that stand for items of batches instead of a request
+
+
 class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="request"):
     """One request, whole: what ledger, log, metrics and dashboard are fed from. Exactly one for each request.
 

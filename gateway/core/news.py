@@ -95,7 +95,18 @@ class Bounds(msgspec.Struct, tag="bounds", array_like=True, frozen=True):
     bound: list[Bound]
 
 
-News = Hello | Bounds | Closed | Out | Back | ModelClosed | Report | Noted | Forget
+class Owned(msgspec.Struct, tag="owned", array_like=True, frozen=True):
+    """An account-bound object is this caller's and lives in this workspace; without one it is nobody's any more. `at`
+    is when it was created, in Unix milliseconds."""
+
+    object: str
+    workspace: str = ""
+    caller: str = ""
+    team: str = ""
+    at: int = 0
+
+
+News = Owned | Hello | Bounds | Closed | Out | Back | ModelClosed | Report | Noted | Forget
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(News).decode
 

@@ -1,9 +1,10 @@
 """Looking through a JSON body that passes in pieces, for models and ids of account-bound objects, without holding it.
 
-Models are the string values of every key `model`; since an agent's model may be an object, also those of a key `id`
-that begin with `claude-`. Ids are found by their shape alone, whatever they are the value of: a whole JSON string that
-`is_object_id`. So nobody can smuggle one past it under another key, and whoever keeps owners should keep no id that has
-another shape. A message's id is no object; it counts as `previous_message_id` in a body that also has a `thread`.
+Models are the string values of every key `model`, up to 256 characters; since an agent's model may be an object, also
+those of a key `id` that begin with `claude-`. Ids are found by their shape alone, whatever they are the value of: a
+whole JSON string that `is_object_id`. So nobody can smuggle one past it under another key, and whoever keeps owners
+should keep no id that has another shape. A message's id is no object; it counts as `previous_message_id` in a body that
+also has a `thread`.
 
 JSON must be written plainly: in UTF-8 without a byte order mark, with letters, digits, underscores and hyphens as
 themselves rather than as `\\uXXXX`, as every encoder does. It is not checked otherwise: that is the upstream's work.
@@ -32,7 +33,6 @@ _ID = r"(?=[a-z_-]*[A-Z0-9])[A-Za-z0-9_-]{8,128}"
 _object_id = re.compile(rf"(?:{'|'.join(PREFIXES)})_{_ID}").fullmatch
 
 # No candidate contains a quote, so each quote of the body is looked at on its own, wherever the pieces were cut.
-_KEYS = (b"id", b"model", b"previous_message_id", b"thread")
 _OBJECTS = tuple(prefix.encode() + b'_(?=%s")' % _ID.encode() for prefix in PREFIXES)
 
 
@@ -41,14 +41,13 @@ def _candidates(words: tuple[bytes, ...]) -> re.Pattern[bytes]:
     return re.compile(b'"(?=[%s])(?:%s)' % (letters, b"|".join(words)))
 
 
-_KEY_WORDS = tuple(key + b'(?=")' for key in _KEYS)
-_MODELS = _candidates(_KEY_WORDS)
-_ALL = _candidates(_KEY_WORDS + _OBJECTS)
+_KEYS = (b'model(?=")', b'thread(?=")', b'previous_message_id(?=")', b'id(?=")(?!": ?"[^c])')  # most ids are no model's
+_MODELS = _candidates(_KEYS)
+_ALL = _candidates(_KEYS + _OBJECTS)
 _WHOLE_ID = re.compile(rb'"([A-Za-z0-9_-]+)"')
 _VALUE = re.compile(
-    rb'"(?P<key>\w+)"[ \t\r\n]{0,512}+'
-    rb"(?:(?P<blank>[ \t\r\n])|:[ \t\r\n]{0,512}+"
-    rb'(?:(?P<more>[ \t\r\n])|\{|(?P<text>"(?:[^"\\]|\\.){0,256}+")))',
+    rb'"(?P<key>\w+)"[ \t\r\n]{0,%d}+(?:(?P<blank>[ \t\r\n])|:[ \t\r\n]{0,%d}+' % (_BLANKS, _BLANKS)
+    + rb'(?:(?P<more>[ \t\r\n])|\{|(?P<text>"(?:[^"\\]|\\.){0,256}+")))',
     re.DOTALL,
 )
 _LETTER = re.compile(rb"\\u00(?:2[Dd]|3[0-9]|[46][1-9A-Fa-f]|5[0-9AaFf]|7[0-9Aa])")
@@ -91,10 +90,10 @@ class Scanner:
             start = match.start()
             if text.startswith(self._same, start) or (start and text[start - 1] == 0x5C):
                 continue
-            if match[0][1:] in _KEYS:
-                self._take_value(text, start)
-            else:
+            if match[0].endswith(b"_"):
                 self.ids.add(_WHOLE_ID.match(text, start)[1].decode())  # type: ignore[index]
+            else:
+                self._take_value(text, start)
         self._tail = text[-_TAIL:]
         if self._thread and self._messages:
             self.ids |= self._messages

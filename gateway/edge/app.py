@@ -18,26 +18,29 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.config import Config
+from gateway.config import Config, catalogue_of
 from gateway.core import news
 from gateway.core.document import PoolDocument
 from gateway.core.router import Router
-from gateway.data import load_catalogue
-from gateway.edge import endpoints
 from gateway.edge.admission import Admission
 from gateway.edge.cycle import Receive, Scope, Send
+from gateway.edge.endpoints import HOT, find
 from gateway.edge.exchange import new_request_id
+from gateway.edge.owners import Owners, objects_folder
 from gateway.edge.pool import Pool
 from gateway.edge.proxy import Proxy
 from gateway.edge.settlement import Settlement
+from gateway.edge.tally import BatchTally
 from gateway.edge.upkeep import Upkeep
 from gateway.errors import TYPES, ApiError
 from gateway.ops.logs import RequestLog
 from gateway.ops.metrics import OTHER, WorkerMetrics
 from gateway.records import Finished
 from gateway.store.client import StoreClient
+from gateway.store.owners import OwnersJournal
 
 log = structlog.get_logger("gateway.worker")
+REST_EVERY = 3600.0  # seconds after which what was journaled may be compacted
 STORE_WAIT = 1.0  # seconds a starting worker waits for the store
 
 
@@ -45,33 +48,41 @@ class Gateway:
     """One worker's application: an ASGI callable, and the handles that its process needs."""
 
     def __init__(self, config: Config, document: PoolDocument, store_url: str, request_log: RequestLog) -> None:
-        catalogue = load_catalogue()
+        self.config = config
+        self.catalogue = catalogue_of(config)
 
         def known(model: str) -> str:
-            found = catalogue.find(model)
+            found = self.catalogue.find(model)
             return found.id if found is not None else OTHER
 
         @lru_cache(4096)
         def bound_thinking(model: str) -> bool:
-            found = catalogue.find(model)
+            found = self.catalogue.find(model)
             return found is not None and found.account_bound_thinking
 
-        self.config = config
+        @lru_cache(4096)
+        def limit_class(model: str) -> str:
+            return self.catalogue.limit_class(model)
+
         self.draining = False
         self.metrics = WorkerMetrics(known, lambda: len(self.proxy.live), lambda: not self.store.up)
         self.store = StoreClient(store_url, on_change=self._store_changed)
         self.tell: Callable[[bytes], None] = lambda data: None  # spreads news to the other processes
         self.pool = Pool(config)
-        self.router = Router(lru_cache(4096)(catalogue.limit_class), self._tell, self.pool.free)
+        self.router = Router(limit_class, self._tell, self.pool.free)
         self.apply(document)
         self._process = new_request_id()  # any name that is its own
         self._request_log = request_log
         self.admission = Admission(config, self.store, self.metrics.moved, self._tell)
-        settlement = Settlement(self.admission, catalogue, self._observe)
+        self.owners = Owners(config, self.store, self.router, OwnersJournal(objects_folder(config)), self._tell)
+        self._tally = BatchTally(self.store, self.owners, self.catalogue, self._observe)
+        self._settlement = Settlement(self.admission, self.catalogue, self._observe)
         self.proxy = Proxy(
-            config, self.pool, self.router, self.admission, settlement, self.metrics.upstream_answered, bound_thinking
-        )
-        self.upkeep = Upkeep(config, self.proxy.live, settlement)
+            config, self.pool, self.router, self.admission, self._settlement, self.owners, self._tally,
+            self.metrics.upstream_answered, bound_thinking,
+        )  # fmt: skip
+        self.upkeep = Upkeep(config, self.proxy.live, self._settlement)
+        self._by_model = (bound_thinking.cache_clear, limit_class.cache_clear, self.metrics.forget_models)
         self._cold = Starlette(
             routes=[
                 Route("/healthz", self._healthz, methods=["GET"]),
@@ -81,6 +92,7 @@ class Gateway:
             exception_handlers={HTTPException: cast(Callable[..., Response], self._not_served)},
         )
         self._ticker: asyncio.Task[None] | None = None
+        self._rest_at = monotonic() + REST_EVERY
 
     # What the supervisor says.
 
@@ -95,11 +107,18 @@ class Gateway:
 
     def reload(self, config: Config) -> None:
         """Follow a new configuration from the next request on."""
+        if config.models.catalogue != self.config.models.catalogue:
+            self.catalogue = catalogue_of(config)
+            self._settlement.configure(self.catalogue)
+            self._tally.configure(self.catalogue)
+            for forget in self._by_model:
+                forget()
         self.config = config
         for account in self.pool.configure(config, self.router.ring.accounts):
             self.router.heard(news.Back(account, wholly=True), monotonic())
         self.router.held = frozenset(self.pool.accounts)
         self.admission.configure(config)
+        self.owners.configure(config)
         self.proxy.configure(config)
         self.upkeep.configure(config)
 
@@ -110,6 +129,8 @@ class Gateway:
             self.admission.forget(heard)
         elif isinstance(heard, news.Bounds):
             self.admission.heard(heard)
+        elif isinstance(heard, news.Owned):
+            self.owners.heard(heard)
         elif heard is not None:
             self.router.heard(heard, monotonic())
 
@@ -129,12 +150,17 @@ class Gateway:
     async def close(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
+        self.owners.rest()
         await self.store.close()
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        endpoint = endpoints.find(scope["raw_path"])
+        raw_path = scope["raw_path"]
+        endpoint = HOT.get(raw_path)
         if endpoint is not None:
             return self.proxy.handle(endpoint, scope, receive, send)
+        match = find(raw_path, scope["method"])
+        if match is not None:
+            return self.proxy.handle(match.endpoint, scope, receive, send, match.object)
         return self._cold(scope, receive, cast(Any, _named(send)))
 
     def _observe(self, record: Finished, admit_time: float) -> None:
@@ -148,6 +174,9 @@ class Gateway:
                 report = self.router.report(self._process, monotonic())
                 if report is not None:
                     self._tell(report)
+            if monotonic() >= self._rest_at:
+                self._rest_at = monotonic() + REST_EVERY
+                self.owners.rest()
             try:
                 self.upkeep.tick()
             except Exception:

@@ -17,11 +17,10 @@ import structlog
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from gateway.config import Config
+from gateway.config import Config, catalogue_of
 from gateway.core import news
 from gateway.core.document import Entry, PoolDocument
 from gateway.core.health import PAUSES, Cause
-from gateway.core.pricing import Catalogue
 from gateway.core.router import LIMITED, OUT, Router
 from gateway.edge.pool import Pool
 from gateway.upstream.provider import Call
@@ -40,11 +39,11 @@ log = structlog.get_logger("gateway.board")
 class Board:
     """`tell` spreads news to every worker of every gateway."""
 
-    def __init__(self, config: Config, catalogue: Catalogue, tell: Callable[[bytes], None]) -> None:
+    def __init__(self, config: Config, tell: Callable[[bytes], None]) -> None:
         self._tell = tell
-        self._known = frozenset(model.limit_class for model in catalogue)
+        self._catalogue = catalogue_of(config)
         self._pool = Pool(config)
-        self._router = Router(catalogue.limit_class)
+        self._router = Router(lambda model: self._catalogue.limit_class(model))
         self._configured = [account.id for account in config.accounts]
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._notes: dict[str, dict[str, str]] = {}  # what accounts' headers said lately
@@ -56,6 +55,7 @@ class Board:
 
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
+        self._catalogue = catalogue_of(config)
         self._configured = [account.id for account in config.accounts]
         for account in self._pool.configure(config, self._router.ring.accounts):
             self._take(news.Back(account, wholly=True))
@@ -225,7 +225,9 @@ class Board:
                 states.add_metric((entry.id, state), float(state == present))
             for limit_class, row in self._router.limits(entry.organization, now).items():
                 for kind, label in (("requests", "requests"), ("input", "input_tokens"), ("output", "output_tokens")):
-                    if row.get(f"{kind}_limit") and limit_class in self._known:
+                    if row.get(f"{kind}_limit") and limit_class in frozenset(
+                        model.limit_class for model in self._catalogue
+                    ):
                         left = row[f"{kind}_left"] / row[f"{kind}_limit"]
                         ratios.add_metric((entry.id, limit_class, label), left)
         yield states

@@ -10,7 +10,11 @@ import itertools
 import secrets
 from time import perf_counter, time
 
+import msgspec
+
 from gateway.config import Caller
+from gateway.core.chat import PING as CHAT_PING
+from gateway.core.chat import ChatMeter, error_event
 from gateway.core.peek import Peek
 from gateway.core.route import Route
 from gateway.core.usage import UsageMeter
@@ -20,6 +24,7 @@ from gateway.edge.endpoints import Endpoint
 from gateway.edge.head import Head, HeaderList
 from gateway.edge.herd import Leader
 from gateway.edge.pool import Account, Lease
+from gateway.edge.upload import Upload
 from gateway.errors import ApiError
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Response
@@ -34,8 +39,37 @@ def new_request_id() -> str:
     return f"{_prefix}{next(_counter):06x}"
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """An account's answer that is looked at before the client gets it; `headers` are the client's."""
+
+    status: int
+    headers: HeaderList
+    body: bytes
+
+
+class Holding:
+    """Bytes of request bodies that this process holds for retries, over all requests; bounded by `most`."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.bytes = 0
+
+    def take(self, x: Exchange, size: int) -> None:
+        """Hold so much more for `x`. Raises ApiError(529) where there is no room."""
+        self.bytes += size
+        x.held += size
+        if self.bytes > self.most:
+            raise ApiError(529, "The gateway holds too many large requests now. Please try again later.", retry_after=1)
+
+    def give(self, x: Exchange) -> None:
+        """Hold nothing for `x` any more."""
+        self.bytes -= x.held
+        x.held = 0
+
+
 class Exchange:
-    """Times are perf_counter seconds. `status` is what the client saw, 0 before its answer began."""
+    """Times are perf_counter seconds. `status` is what the client saw, 0 before its answer began; `patient_from` is
+    when the wait for the first byte began."""
 
     head: Head | None = None
     caller: Caller | None = None
@@ -55,6 +89,13 @@ class Exchange:
     sent = False  # an upstream has the request and may bill it, and what it used is not known whole
     body_size = 0
     text_size = 0  # of it, what counts for tokens
+    held = 0  # bytes of it that this process keeps
+    object: str  # the id that the path names
+    names: frozenset[str] = frozenset()  # objects of its own that it names or has made
+    home = ""  # the workspace where it goes
+    threaded = False  # the answer's id will be asked for
+    upload: Upload | None = None
+    kept: Kept | None = None
     interrupted = ""  # why this process ends the request, if it does
     response: Response | None = None
     attempts = 0
@@ -69,15 +110,19 @@ class Exchange:
     raw = False  # in the middle of an event that passes in pieces
     body_time = admit_time = waited = first_byte = response_began = 0.0
 
-    def __init__(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
-        self.t0 = perf_counter()
+    def __init__(
+        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, holding: Holding, object_id: str = ""
+    ) -> None:
+        self.t0 = self.patient_from = perf_counter()
         self.at = time()
         self.request_id = new_request_id()
         self.endpoint = endpoint
         self.scope = scope
         self.receive = receive
         self.send = send
-        self.meter = UsageMeter()
+        self.holding = holding
+        self.object = object_id
+        self.meter: UsageMeter | ChatMeter = ChatMeter() if endpoint.chat else UsageMeter()
         self.last_sent = self.renewed = self.t0
 
     @property
@@ -103,10 +148,15 @@ class Exchange:
     def forget_request(self) -> None:
         """Nobody will send this body again: thousands of long streams should not hold theirs."""
         self.body = b""
+        self.holding.give(self)
         if self.call is not None:
             self.call.body = b""
         if self.peek is not None:
             self.peek.forget()
+
+    def forget_answer(self) -> None:
+        """Another one is asked for, which follows what was kept."""
+        self.kept = None
 
     async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
         """Send a whole answer."""
@@ -137,7 +187,8 @@ class Exchange:
         if self.ended:
             return
         if self.started:
-            await self.write(error.event(self.request_id), more=False)
+            event = error_event if self.endpoint.chat else ApiError.event
+            await self.write(event(error, self.request_id), more=False)
             return
         own = error.headers(self.request_id)
         own += [header for header in headers if header[0] != b"x-gateway-request-id"]
@@ -151,4 +202,5 @@ class Exchange:
         if not self.started:
             await self.start(200, headers)
         if self.quiet:  # still: the head may have waited for a slow client
-            await self.send({"type": "http.response.body", "body": PING, "more_body": True})
+            ping = CHAT_PING if self.endpoint.chat else PING
+            await self.send({"type": "http.response.body", "body": ping, "more_body": True})

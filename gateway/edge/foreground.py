@@ -52,8 +52,6 @@ def not_enforced(config: Config) -> list[str]:
     found = []
     if any(any(value is not None for value in _limits(caller)) for caller in config.keys):
         found.append("limits and budgets of keys are read but not enforced yet")
-    if config.models.aliases:
-        found.append("models.aliases are read but not resolved yet")
     return found
 
 

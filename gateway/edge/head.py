@@ -15,13 +15,14 @@ from gateway.errors import ApiError
 DROPPED = frozenset(
     b"host connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding "
     b"upgrade content-length expect x-api-key authorization cookie forwarded via x-real-ip accept-encoding "
-    b"anthropic-workspace-id anthropic-user-profile-id".split()
+    b"anthropic-workspace-id".split()
 )
 _PREFIXES = (b"x-forwarded-", b"x-gateway-")
 _UNMETERED_ENCODING = b"accept-encoding: identity\r\n"
 
 _READ = frozenset(
-    b"x-claude-code-session-id x-claude-code-agent-id anthropic-version content-encoding traceparent".split()
+    b"x-claude-code-session-id x-claude-code-agent-id anthropic-version anthropic-user-profile-id content-encoding "
+    b"traceparent".split()
 )
 
 # A client says the same of itself with every request: these headers' finished lines are kept, within bounds.
@@ -37,13 +38,14 @@ class Head:
 
     __slots__ = (
         "agent", "api_key", "bearer", "connection", "content_encoding", "content_length", "conversation", "hosts",
-        "lines", "session", "traceparent", "version",
+        "lines", "profile", "session", "traceparent", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.api_key = self.bearer = self.conversation = self.session = self.agent = b""
         self.content_encoding = self.traceparent = self.connection = b""
         self.content_length = -1
+        self.profile = ""
         self.hosts = 0
         self.version = False
         self.lines = [_UNMETERED_ENCODING]
@@ -98,6 +100,11 @@ def _take(head: Head, header: tuple[bytes, bytes], affinity: bytes) -> None:
             _known[header] = line
 
 
+def without(lines: list[bytes], name: bytes) -> list[bytes]:
+    """Header lines but for those of `name`."""
+    return [line for line in lines if line.partition(b":")[0] != name]
+
+
 def _note(head: Head, name: bytes, value: bytes) -> None:
     """Forwarded, and read here as well."""
     if name == b"x-claude-code-session-id":
@@ -107,7 +114,9 @@ def _note(head: Head, name: bytes, value: bytes) -> None:
     elif name == b"anthropic-version":
         head.version = True
     elif name == b"content-encoding":
-        head.content_encoding = value.lower()
+        head.content_encoding = value.strip().lower()
+    elif name == b"anthropic-user-profile-id":
+        head.profile = value.decode("latin-1")
     elif name == b"traceparent":
         head.traceparent = value
 
@@ -122,7 +131,7 @@ _HIDDEN_PREFIXES = (b"x-gateway-",)
 # Hidden, and noted: they concern the account.
 _NOTED_PREFIXES = (
     b"anthropic-ratelimit-", b"anthropic-priority-", b"anthropic-fast-", b"anthropic-organization-id",
-    b"anthropic-workspace-id",
+    b"anthropic-workspace-id", b"x-ratelimit-",
 )  # fmt: skip
 LIMIT_KINDS = ("requests", "input", "output")
 _LIMITS = {

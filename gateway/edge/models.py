@@ -98,6 +98,10 @@ class Models:
             entry = None if model is None else self._by_name.get(model.id)
         return entry
 
+    def knows(self, name: str) -> bool:
+        """Whether this may be a model's name at all."""
+        return name.startswith("claude") or self._find(name) is not None
+
     def listing(self, may_use: Says, served: Says, query: bytes) -> bytes:
         """One page of what can be used, newest first, as JSON: `limit`, `after_id` or `before_id`, and `lifecycle`
         of the query. Raises ApiError(400) for a wrong one."""

@@ -7,34 +7,45 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from random import random
 from time import monotonic, perf_counter
 
 import structlog
 
-from gateway.config import Caller, Config
+from gateway.config import Caller, Config, catalogue_of
+from gateway.core.aliases import with_model
 from gateway.core.conversation import identify
+from gateway.core.decoding import decode
 from gateway.core.document import Entry
 from gateway.core.news import Noted
-from gateway.core.peek import peek
+from gateway.core.peek import Peek, peek
+from gateway.core.produced import Produced
+from gateway.core.references import references
 from gateway.core.route import Refuse, Route, Wait
 from gateway.core.router import Router
 from gateway.core.routing import HIDDEN, Outcome, judge, judge_body, judge_event, retry_after
 from gateway.edge.admission import Admission, Callers
 from gateway.edge.cycle import Receive, Scope, Send
-from gateway.edge.endpoints import Endpoint
-from gateway.edge.exchange import Exchange
-from gateway.edge.head import LIMIT_KINDS, AnswerHead, read_head
+from gateway.edge.endpoints import LIFETIMES, At, Endpoint
+from gateway.edge.exchange import Exchange, Holding
+from gateway.edge.head import LIMIT_KINDS, AnswerHead, Head, read_head, without
 from gateway.edge.herd import Herd
+from gateway.edge.models import Models
+from gateway.edge.objects import Objects
+from gateway.edge.owners import Owners
 from gateway.edge.pool import SLOT_WAIT, Account, Lease, Pool, readable_notes
 from gateway.edge.relay import StreamRelay, broken, cause_of, relay_whole, words_for
 from gateway.edge.settlement import Settlement
+from gateway.edge.tally import BatchTally
+from gateway.edge.upload import too_large
 from gateway.errors import TYPES, ApiError
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError
 
 MAX_REFUSAL = 1024 * 1024  # bytes kept of an upstream's error body
 _REFUSAL_WAIT = 2.0  # seconds for that body to arrive
+_DECODED_AT_ONCE = 64 * 1024  # bytes of a compressed body that may be decoded while others wait
 _LOOK_EVERY = 0.02  # seconds between looks at what answers say of one limit
 _NOTE_EVERY = 1.0  # seconds between looks at what else they say of one account
 _TELL_EVERY = 15.0  # seconds between tellings of that
@@ -72,6 +83,8 @@ class Proxy:
         router: Router,
         admission: Admission,
         settlement: Settlement,
+        owners: Owners,
+        tally: BatchTally,
         upstream_answered: Callable[[str, str, str], None],
         bound_thinking: Callable[[str], bool],
     ) -> None:
@@ -80,9 +93,12 @@ class Proxy:
         self._router = router
         self._admission = admission
         self._settlement = settlement
+        self._owners = owners
         self._answered = upstream_answered
         self._bound_thinking = bound_thinking
         self._herd = Herd()
+        self._holding = Holding(0)
+        self._objects = Objects(config, router, owners, tally, self._serve, self._check_named)
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -92,11 +108,16 @@ class Proxy:
         self._former_secret = config.secret[1].encode() if len(config.secret) > 1 else None
         self._affinity = config.affinity.header.lower().encode()
         self._max_body = int(config.limits.max_body_mb * 1024 * 1024)
+        self._holding.most = int(config.limits.max_held_mb * 1024 * 1024)
         self._callers = Callers(config.keys)
+        self._aliases = config.models.aliases
+        names = [pattern for account in config.accounts for pattern in account.models]
+        self._models = Models(catalogue_of(config), self._aliases, names)
+        self._objects.configure(config)
 
-    async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request of a forwarded endpoint."""
-        x = Exchange(endpoint, scope, receive, send)
+    async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, object_id: str = "") -> None:
+        """Serve one request of an endpoint, whose path names `object_id`."""
+        x = Exchange(endpoint, scope, receive, send, self._holding, object_id)
         x.task = asyncio.current_task()
         self.live.add(x)
         try:
@@ -116,6 +137,7 @@ class Proxy:
         finally:
             self.live.discard(x)
             self._release_herd(x)
+            self._holding.give(x)
             self._settlement.settle(x)
 
     async def _journey(self, x: Exchange) -> None:
@@ -123,47 +145,101 @@ class Proxy:
         head = x.head = read_head(scope["headers"], self._affinity)
         if head.hosts != 1 and scope["http_version"] == "1.1":
             raise ApiError(400, "host: exactly one is needed")
-        caller = x.caller = self._callers.authenticate(head)
-        if scope["method"] != x.endpoint.method:
-            raise ApiError(405, f"Method {scope['method']} is not allowed here; use {x.endpoint.method}.")
+        x.caller = self._callers.authenticate(head)
+        endpoint, method = x.endpoint, scope["method"]
+        if endpoint.at is At.REFUSED:
+            raise ApiError(
+                403, "This part of the API is for the company's administrators; the gateway does not pass it on."
+            )
+        if endpoint.method and method != endpoint.method:
+            raise ApiError(405, f"Method {method} is not allowed here; use {endpoint.method}.")
+        if endpoint.peeks:
+            await self._converse(x, head, x.caller)
+        elif endpoint.at is At.HERE:
+            await self._list_models(x, x.caller)
+        else:
+            await self._objects.journey(x, head, x.caller)
 
-        if x.endpoint.peeks:
-            x.body = await self._read_body(x)
-            if head.content_encoding not in (b"", b"identity"):
-                raise ApiError(400, "content-encoding: compressed request bodies are not supported")
-            x.peek = peek(x.body)
-            x.stream = x.peek.stream and x.endpoint.metered
-        model = x.model
-        if model and not self._callers.may_use(caller, model):
-            raise ApiError(403, f"Your key may not use the model {model}.")
-
-        route = x.route = self._route(x, caller.id)
-        if x.conversation and x.peek is not None:
+    async def _converse(self, x: Exchange, head: Head, caller: Caller) -> None:
+        """A request whose body says where it goes: by its conversation, and by the objects that it names."""
+        x.body = text = await self._read_body(x)
+        if head.content_encoding not in (b"", b"identity"):
+            text = await self._decoded(x, head.content_encoding)
+        peeked = x.peek = peek(text)
+        self._check_model(x, peeked.model)
+        if peeked.model in self._aliases:
+            self._resolve(x, head, peeked)
+        x.stream = peeked.stream and x.endpoint.metered
+        x.threaded = "thread" in peeked.fields
+        named = references(peeked)
+        if head.profile:
+            named |= await self._objects.in_header(head)
+        route = x.route = self._route(x, head, peeked, caller.id)
+        if named:
+            route.pin(await self._owners.where(caller, named))
+        if x.conversation:
             began = perf_counter()
             former = None
             if self._former_secret is not None:
-                former = identify(self._former_secret, caller.id, head.conversation, head.session, head.agent, x.peek)
-            x.binding = await self._admission.bind(caller, x.conversation, x.peek, route, former)
+                former = identify(self._former_secret, caller.id, head.conversation, head.session, head.agent, peeked)
+            x.binding = await self._admission.bind(caller, x.conversation, peeked, route, former)
             place = None if x.binding is None or not x.endpoint.metered else (x.binding.key, x.binding.model)
             if place is not None and (not route.warm or self._herd.leads(place)):
                 await self._join_herd(x, route, caller, former)
             x.admit_time = perf_counter() - began
 
-        query = scope["query_string"]
-        path = scope["raw_path"] + b"?" + query if query else scope["raw_path"]
-        method = scope["method"].encode("ascii")
-        x.call = Call(method, path, head.lines, x.body, model, x.stream, head.version)
+        query = x.scope["query_string"]
+        path = x.scope["raw_path"] + b"?" + query if query else x.scope["raw_path"]
+        x.call = Call(b"POST", path, head.lines, x.body, peeked.model, x.stream, head.version, x.endpoint.chat)
         await self._serve(x, route, x.call)
 
-    def _route(self, x: Exchange, caller: str) -> Route:
+    async def _list_models(self, x: Exchange, caller: Caller) -> None:
+        def may_use(model: str) -> bool:
+            return self._callers.may_use(caller, model)
+
+        models = self._models
+        if x.object:
+            body = models.one(x.object, may_use, self._router.offers)
+        else:
+            body = models.listing(may_use, self._router.offers, x.scope["query_string"])
+        headers = [(b"content-type", b"application/json"), (b"request-id", x.request_id.encode())]
+        await x.answer(200, headers + x.gateway_headers(False), body)
+
+    def _check_model(self, x: Exchange, model: str) -> None:
+        """Raise ApiError(403) where the caller may not use the model, or what its name stands for."""
+        caller = x.caller
+        if caller is None or self._callers.may_use(caller, model):
+            return
+        if model not in self._aliases or not self._callers.may_use(caller, self._aliases[model]):
+            raise ApiError(403, f"Your key may not use the model {model}.")
+
+    def _check_named(self, x: Exchange, name: str) -> None:
+        """As `_check_model`, of what stands as a model somewhere in a body: in a tool's input it may be anything."""
+        if self._models.knows(name):
+            self._check_model(x, name)
+
+    def _resolve(self, x: Exchange, head: Head, peeked: Peek) -> None:
+        """Put the model in the body that its alias stands for: the one change that is ever made to a body."""
+        model = self._aliases[peeked.model]
+        x.body = with_model(peeked.body, peeked.fields, model)
+        peeked.model = model
+        if head.content_encoding:
+            head.lines = without(head.lines, b"content-encoding")
+
+    async def _decoded(self, x: Exchange, encoding: bytes) -> bytes:
+        """The body as its encoding hides it. It is sent as it came."""
+        work = partial(decode, x.body, encoding, self._max_body)
+        text = work() if x.body_size < _DECODED_AT_ONCE else await asyncio.to_thread(work)
+        self._holding.take(x, len(text))
+        x.body_size = len(text)
+        return text
+
+    def _route(self, x: Exchange, head: Head, peeked: Peek, caller: str) -> Route:
         """The request as routing sees it. What has no conversation need not wander either: the caller is its key."""
-        head, peeked = x.head, x.peek
         key = None
-        if peeked is not None and head is not None and "messages" in peeked.fields:
+        if "messages" in peeked.fields:
             key = identify(self._secret, caller, head.conversation, head.session, head.agent, peeked)
         deadline = monotonic() + self._config.timeouts.total - (perf_counter() - x.t0)
-        if peeked is None:
-            return Route(self._router, caller.encode()[:64], "", 0, 300, deadline, x.endpoint.name)
         x.text_size = peeked.text_size
         own_limit = "" if x.endpoint.metered else x.endpoint.name
         x.conversation = key or b""
@@ -173,7 +249,6 @@ class Proxy:
         if "speed" in peeked.fields and peeked.value("speed") == "fast":
             route.limit_class += ":fast"  # a bucket of its own
         if key is not None:
-            route.pinned = peeked.names_objects
             route.bound = self._bound_thinking(peeked.model) and peeked.signed_thinking
         return route
 
@@ -190,12 +265,13 @@ class Proxy:
 
     async def _read_body(self, x: Exchange) -> bytes:
         """The whole request body, within its bound."""
-        limit, too_large = self._max_body, f"Request body is larger than {self._config.limits.max_body_mb:g} MB."
+        limit = self._max_body
         if x.head is not None and x.head.content_length > limit:
-            raise ApiError(413, too_large)
+            raise too_large(limit)
         began = perf_counter()
         message = await x.receive()
         body: bytes = message.get("body", b"")
+        self._holding.take(x, len(body))
         if message.get("more_body"):
             parts = [body]
             size = len(body)
@@ -204,7 +280,8 @@ class Proxy:
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > limit:
-                    raise ApiError(413, too_large)
+                    raise too_large(limit)
+                self._holding.take(x, len(parts[-1]))
             body = b"".join(parts)
         if message["type"] == "http.disconnect":
             raise asyncio.CancelledError
@@ -262,7 +339,8 @@ class Proxy:
             lease.release()
             x.began = False  # no ping while no upstream has the request
             repeat = self._config.retry_ambiguous
-            if not route.answered(entry, outcome, wait, monotonic(), random(), repeat):
+            again = route.answered(entry, outcome, wait, monotonic(), random(), repeat)
+            if not again or (x.upload is not None and x.upload.begun):
                 break
         await self._give_up(x, failure, refuse or route.refuse(monotonic()))
 
@@ -299,6 +377,10 @@ class Proxy:
             x.sent = False  # refused, so not billed
             return await self._set_aside(x, response, head, outcome)
         x.upstream_request_id = head.request_id.decode("latin-1")
+        if not x.endpoint.peeks:
+            self._note_served(x, route, entry)
+            await self._objects.take(x, response, head)
+            return None
         if head.kind.startswith(b"text/event-stream"):
             return await self._relay_stream(x, route, entry, account, response, head)
         if not head.kind.startswith(b"application/json"):
@@ -309,8 +391,16 @@ class Proxy:
         if x.started:  # the head of a stream went out with a ping, yet the answer is none
             x.sent = not x.meter.read_json(await _read_bounded(response) or b"")
             raise ApiError(502, "The upstream did not answer with a stream.")
-        await relay_whole(x, response, head.visible + x.gateway_headers(self._config.expose_account))
+        headers = head.visible + x.gateway_headers(self._config.expose_account)
+        await relay_whole(x, response, headers, partial(self._own, x))
         return None
+
+    async def _own(self, x: Exchange, produced: list[Produced]) -> None:
+        """What an answer brings is its caller's from now on."""
+        for kind, object_id in produced:
+            if x.caller is not None and x.account is not None and object_id not in x.names:
+                x.names |= {object_id}
+                await self._owners.created(x.caller, object_id, x.account.workspace, LIFETIMES.get(kind, 0))
 
     def _observe(self, route: Route, account: Account, head: AnswerHead) -> None:
         """What an answer's head says of the account and its limits: read now and then, and whenever it is a refusal."""
@@ -350,11 +440,13 @@ class Proxy:
         finally:
             x.response_began = perf_counter()
             x.waited += x.response_began - sent
+            if x.upload is not None:
+                x.patient_from = x.response_began
 
     async def _relay_stream(
         self, x: Exchange, route: Route, entry: Entry, account: Account, response: Response, head: AnswerHead
     ) -> Refusal | None:
-        relay = StreamRelay(x, response, account.provider.framing(response.headers))
+        relay = StreamRelay(x, response, account.provider.framing(response.headers), partial(self._own, x))
         opened = perf_counter()
         error = await relay.open()
         x.waited += perf_counter() - opened

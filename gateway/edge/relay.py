@@ -7,10 +7,13 @@ already half out: never in something that looks complete. It does not choose acc
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 
+from gateway.core.chat import matters
+from gateway.core.produced import Produced, hints, in_events, in_message
 from gateway.core.sse import EventSplitter, events
-from gateway.core.usage import matters
+from gateway.core.usage import UsageMeter
 from gateway.edge.exchange import Exchange
 from gateway.edge.head import HeaderList
 from gateway.errors import ApiError
@@ -22,6 +25,9 @@ MAX_OPENING = 64 * 1024  # bytes before the first event at which it counts as be
 _ENDS = 64 * 1024  # bytes kept of either end of a longer one, for its usage
 _LINGER = 0.2  # seconds to wait for the end of the framing behind message_stop
 
+
+# Told of what an answer brings before the client is.
+Own = Callable[[list[Produced]], Awaitable[None]]
 
 _WORDS = {
     "timeout": (504, "The upstream did not answer in time."),
@@ -51,10 +57,12 @@ def cause_of(error: TransportError) -> str:
 class StreamRelay:
     """One event stream on its way back. `opening` holds what came up to the first event that is no ping."""
 
-    def __init__(self, x: Exchange, response: Response, translate: Translate | None) -> None:
+    def __init__(self, x: Exchange, response: Response, translate: Translate | None, own: Own) -> None:
         self.x = x
         self.response = response
         self.opening = b""
+        self._own = own
+        self._matters = matters if x.endpoint.chat else UsageMeter.matters
         self._splitter = EventSplitter()
         self._translate = translate
 
@@ -82,6 +90,8 @@ class StreamRelay:
         ready, self.opening = self.opening, b""
         try:
             while True:
+                if hints(ready) or x.threaded:
+                    await self._own(in_events(ready, x.threaded))
                 if meter.stopped:
                     x.sent = not meter.started
                     await x.write(ready, more=False)
@@ -115,14 +125,14 @@ class StreamRelay:
             data = self._translate(data)
         ready = splitter.feed(data)
         if splitter.long_event is not None:
-            if matters(splitter.long_event):
+            if self._matters(splitter.long_event):
                 meter.see(splitter.long_event)
             splitter.long_event = None
         return self._seen(ready)
 
     def _seen(self, ready: bytes) -> bytes:
         meter = self.x.meter
-        if matters(ready):
+        if self._matters(ready):
             size = meter.see(ready)
             if meter.stopped:
                 return ready[:size]
@@ -149,7 +159,7 @@ def _first_counts(opening: bytes) -> bool:
     return any(data and name != b"ping" and b'"ping"' not in data[:40] for name, data, _ in events(opening))
 
 
-async def relay_whole(x: Exchange, response: Response, headers: HeaderList) -> None:
+async def relay_whole(x: Exchange, response: Response, headers: HeaderList, own: Own) -> None:
     """Relay an answer that is no stream: held whole up to HOLD, so that the client gets it in one piece or an error."""
     x.stream = False  # whatever was asked for: no ping belongs into this answer
     parts: list[bytes] = []
@@ -166,26 +176,43 @@ async def relay_whole(x: Exchange, response: Response, headers: HeaderList) -> N
         return
     body = parts[0] if len(parts) == 1 else b"".join(parts)
     x.waited += perf_counter() - x.response_began
+    if x.threaded or hints(body):
+        await own(in_message(body, x.threaded))
     await x.answer(response.status, headers, body)
     if x.endpoint.metered:
         x.sent = not x.meter.read_json(body)
 
 
 async def _relay_long(x: Exchange, response: Response, headers: HeaderList, held: bytes) -> None:
+    head, tail = held[:_ENDS], held[-_ENDS:]
+
+    def see(data: bytes) -> None:
+        nonlocal tail
+        tail = (tail + data)[-_ENDS:]
+
+    await relay_through(x, response, headers, see, held)
+    if x.endpoint.metered and x.outcome == "ok":
+        x.sent = not x.meter.read_ends(head, tail)
+
+
+async def relay_through(
+    x: Exchange, response: Response, headers: HeaderList, see: Callable[[bytes], None] | None = None, held: bytes = b""
+) -> None:
+    """Relay an answer piece by piece, as it comes and as fast as the client takes it; `see` is shown what comes after
+    `held`. One that breaks off ends in a broken connection."""
+    x.stream = False
     length = next((value for name, value in response.headers if name == b"content-length"), None)
     if length is not None:
         headers.append((b"content-length", length))
     await x.start(response.status, headers)
-    head, tail = held[:_ENDS], held[-_ENDS:]
     try:
-        while held:
-            await x.write(held, more=True)
-            held = await response.read()
-            tail = (tail + held)[-_ENDS:]
+        while data := held or await response.read():
+            if see is not None and not held:
+                see(data)
+            held = b""
+            await x.write(data, more=True)
     except Interrupted as error:
         x.outcome, x.cause = "interrupted", cause_of(error)
         x.raw = True
         return
     await x.write(b"", more=False)
-    if x.endpoint.metered:
-        x.sent = not x.meter.read_ends(head, tail)

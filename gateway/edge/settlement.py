@@ -21,8 +21,12 @@ class Settlement:
 
     def __init__(self, admission: Admission, catalogue: Catalogue, observe: Callable[[Finished, float], None]) -> None:
         self._admission = admission
-        self._catalogue = catalogue
         self._observe = observe
+        self.configure(catalogue)
+
+    def configure(self, catalogue: Catalogue) -> None:
+        """Other prices from now on."""
+        self._catalogue = catalogue
 
     def settle(self, x: Exchange) -> None:
         """Always, exactly once."""

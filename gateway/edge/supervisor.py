@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 import gateway
 from gateway.config import Config, encode
-from gateway.data import load_catalogue
+from gateway.edge.archive import Archive
 from gateway.edge.board import AccountStates, Board
 from gateway.edge.control import Document, News, NotReady, Reload, Reseed, Start
 from gateway.edge.crew import Crew
@@ -32,6 +32,7 @@ from gateway.edge.exchange import new_request_id
 from gateway.edge.listener import bind
 from gateway.edge.membership import Membership
 from gateway.edge.newswire import Newswire
+from gateway.edge.owners import objects_folder
 from gateway.edge.pool import entry_of
 from gateway.edge.reload import Reloader
 from gateway.edge.snapshot import Snapshot
@@ -39,6 +40,7 @@ from gateway.ops.accounts import Accounts
 from gateway.ops.admin import admin_app
 from gateway.ops.conversations import Conversations
 from gateway.store.bindings import Bindings
+from gateway.store.owners import OwnersJournal
 from gateway.store.pool_store import PoolStore
 
 log = structlog.get_logger("gateway.supervisor")
@@ -58,19 +60,20 @@ class Supervisor:
         source: Path | None = None,
     ) -> None:
         self.config = config
-        self.board = Board(config, load_catalogue(), self.tell)
+        self.board = Board(config, self.tell)
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._revive = revive
         self._store_url = store_url
         self._pool_store = PoolStore(store_url)
         self._bindings = Bindings(store_url)
+        self._archive = Archive(store_url, OwnersJournal(objects_folder(config)))
         self._newswire = Newswire(self.id, self._pool_store.publish)
         self._registry = CollectorRegistry(auto_describe=False)
         self._source = source
         self._reloader = Reloader(source, lambda: self.config, self._reload, self._registry)
         self.pool = Membership(
             self.id, config.workers, tuple(map(entry_of, config.accounts)), self._pool_store, Snapshot(config.data_dir),
-            changed=self._agreed, reseed=lambda: self._crew.tell(Reseed()), outdated=self._stop_soon,
+            changed=self._agreed, reseed=self._reseed, outdated=self._stop_soon,
         )  # fmt: skip
         self._draining = False
         self._stopping = asyncio.Event()
@@ -107,6 +110,7 @@ class Supervisor:
                 self.pool.keep(self._revive),
                 self._pool_store.follow(self.pool.poke, self._heard),
                 self._newswire.run(),
+                self._archive.run(),
             )
         ]
         await self._crew.start()
@@ -134,6 +138,10 @@ class Supervisor:
     def _agreed(self) -> None:
         self.board.apply(self.pool.document)
         self._crew.tell(Document(self.pool.document, self.pool.share))
+
+    def _reseed(self) -> None:
+        self._crew.tell(Reseed())
+        self._archive.ask()
 
     async def _reload(self, config: Config) -> None:
         """Serve by this configuration from now on. Workers learn of accounts before the document names them."""
@@ -226,6 +234,7 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._tasks[0]), 3)
         await self._bindings.close()
+        await self._archive.close()
         await self._pool_store.close()
         log.info("stopped")
 

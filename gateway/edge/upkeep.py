@@ -42,7 +42,7 @@ class Upkeep:
                 self._settlement.renew(x, 0.0, x.meter.usage.total_input)
             if x.stream and x.began and now - x.last_sent > self._timeouts.ping:
                 self._spawn(x.ping(self._ping_headers(x)))
-            if not x.first_byte and x.response is not None and now - x.t0 > self._timeouts.total:
+            if not x.first_byte and x.response is not None and now - x.patient_from > self._timeouts.total:
                 x.response.interrupt("timeout")
 
     def interrupt(self, reason: str) -> None:

@@ -15,13 +15,14 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from gateway.ops.tallies import Counters, Histograms
-from gateway.records import Finished
+from gateway.records import ITEMS, Finished
 
 TTFT_BUCKETS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 20, 30, 45, 60, 120)
 DURATION_BUCKETS = (0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900)
 OVERHEAD_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)
 QUEUE_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 100)
 OTHER = "other"
+METERED = ("messages", "chat")  # endpoints whose answers are tokens
 _MAX_CHILDREN = 4096  # label combinations kept at hand
 
 Update = Callable[[Finished, float], None]
@@ -91,6 +92,12 @@ class WorkerMetrics:
                 self._models[name] = label
         return label
 
+    def forget_models(self) -> None:
+        """The catalogue has changed: look names of models up again."""
+        self._models.clear()
+        self._updates.clear()
+        self._upstream_children.clear()
+
     def moved(self, reason: str) -> None:
         """Count a conversation that was bound to another workspace."""
         self._moves.labels(reason).inc()
@@ -120,11 +127,13 @@ class WorkerMetrics:
 
     def _update_for(self, record: Finished, model: str | int | bool) -> Update:
         """One function with all label children of this kind of request at hand: they cost more to find than to use."""
+        if record.endpoint == ITEMS:
+            return self._token_update(record, model)
         requests = self._requests.labels(record.endpoint, model, record.team, str(record.status or 499)).inc
         duration = self._duration.labels(record.endpoint, model, "true" if record.stream else "false").observe
         admit, total = self._overhead.labels("admit").observe, self._overhead.labels("total").observe
         route = self._routes.labels(record.route).inc
-        if record.status != 200 or not record.attempts or record.endpoint != "messages":
+        if record.status != 200 or not record.attempts or record.endpoint not in METERED:
 
             def count_only(record: Finished, admit_time: float) -> None:
                 requests()
@@ -134,12 +143,7 @@ class WorkerMetrics:
             return count_only
 
         ttft = self._ttft.labels(model).observe
-        tokens = {
-            kind: self._tokens.labels(kind, model, record.account).inc
-            for kind in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
-        }
-        read, write_5m, write_1h = tokens["cache_read"], tokens["cache_write_5m"], tokens["cache_write_1h"]
-        fresh, output = tokens["input"], tokens["output"]
+        tokens = self._token_update(record, model)
 
         def count_answer(record: Finished, admit_time: float) -> None:
             requests()
@@ -148,6 +152,20 @@ class WorkerMetrics:
             ttft(record.ttft)
             admit(admit_time)
             total(record.overhead)
+            tokens(record, admit_time)
+
+        return count_answer
+
+    def _token_update(self, record: Finished, model: str | int | bool) -> Update:
+        """Counts the tokens of an answer."""
+        tokens = {
+            kind: self._tokens.labels(kind, model, record.account).inc
+            for kind in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
+        }
+        read, write_5m, write_1h = tokens["cache_read"], tokens["cache_write_5m"], tokens["cache_write_1h"]
+        fresh, output = tokens["input"], tokens["output"]
+
+        def count_tokens(record: Finished, admit_time: float) -> None:
             usage = record.usage
             fresh(usage.input)
             output(usage.output)
@@ -158,7 +176,7 @@ class WorkerMetrics:
             if usage.cache_write_1h:
                 write_1h(usage.cache_write_1h)
 
-        return count_answer
+        return count_tokens
 
     def snapshot(self) -> bytes:
         """All numbers of this worker, for `Totals.replace`."""

@@ -69,6 +69,12 @@ def test_deflate_is_read_with_zlibs_frame_and_without(data, level):
     assert decode(zlib.compress(data, level), b"deflate", LIMIT) == data
 
 
+@pytest.mark.parametrize("pack", [raw_deflate, zlib.compress])
+def test_what_an_inflater_still_holds_when_its_input_is_used_up_comes_out_too(pack):
+    for size in (65535, 65536, 65537, 65600, 131072, 131073, 196608, 400_000):
+        assert decode(pack(bytes(size)), b"deflate", LIMIT) == bytes(size)
+
+
 def test_a_gzip_body_may_have_many_members():
     parts = [BODY, b"", b"x", BODY]
     body = b"".join(gzip.compress(part) for part in parts)

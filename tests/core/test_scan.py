@@ -49,7 +49,8 @@ def refusal(body: bytes) -> str:
 
 texts = st.sampled_from([
     "plain", "", "é\u2028\U0001f600", 'he said "model": "claude-fake" \\', "\\u0061", "\\\\u005f \\", "a\\", '"',
-    "\n\t",     FILE, AGENT, f"see {FILE}", f'"{FILE}"', f'{{"file_id":"{FILE}"}}', "claude-opus-5-5", "model", "file_id", "id",
+    "\n\t", FILE, AGENT, f"see {FILE}", f'"{FILE}"', f'"{FILE}', 'x"model', '"id',
+    f'{{"file_id":"{FILE}"}}', "claude-opus-5-5", "model", "file_id", "id",
     "file_contents", "session_timeout_minutes", "file_short1", "skill_01XJ5abcd", "msg_01ABCDEFGH", "thread",
     "continue", "a/b", "<tag>&'",
 ])  # fmt: skip
@@ -112,7 +113,8 @@ def test_what_is_found_is_what_a_whole_parse_finds_whatever_the_cuts(document, s
 
 SNIPPETS = st.sampled_from([
     b'"model"', b"model", b'"', b":", b" ", b"{", b"}", b",", b"\\", b"\\\\", b"\\u00", b"\\u0061", b"61", b'"id"',
-    b"\\n",     b'"claude-opus-5-5"', b'"' + FILE.encode() + b'"', b"file_", b"01234567", b'"thread"', b'"previous_message_id"',
+    b"\\n", b'"claude-opus-5-5"', b'"' + FILE.encode() + b'"', b"file_", b"01234567",
+    b'"thread"', b'"previous_message_id"',
     b" " * 511, b"\n" * 600, b"x" * 253, b"\xff", b"\xef\xbb\xbf", b"\0", b"\xc3\xa9", b"y" * 2100,
 ])  # fmt: skip
 
@@ -207,6 +209,21 @@ def test_words_that_merely_look_alike_are_no_ids(text):
 def test_an_agents_model_may_be_an_object():
     body = {"name": "a", "model": {"speed": "fast", "id": "claude-opus-5-5", "effort": {"type": "high"}}}
     assert run([json.dumps(body).encode()])[0] == {"claude-opus-5-5"}
+
+
+def test_the_longest_match_is_found_in_the_smallest_pieces():
+    name = "\\/" * 256
+    body = f'{{"model"{" " * 512}:{" " * 512}"{name}", "previous_message_id": 1}}'.encode()
+    assert run([body]) == run([body[i : i + 1] for i in range(len(body))]) == ({"/" * 256}, set())
+    assert run([body.replace(name.encode(), name.encode() + b"x")]) == (set(), set())
+
+
+def test_a_quote_within_a_text_begins_no_id_wherever_the_kept_tail_begins():
+    for after in range(2000, 2100):
+        scanner = Scanner()
+        scanner.feed(b'{"t":"x\\"' + FILE.encode() + b'","u":"' + b"y" * after)
+        scanner.feed(b'"}')
+        assert scanner.ids == set()
 
 
 def test_a_model_that_stands_twice_is_found_twice():

@@ -164,15 +164,11 @@ async def test_every_account_is_asked_once_where_all_are_limited_and_none_after_
 
 
 async def test_other_endpoints_fail_over_too(gateway: Gateway, sim: Simulator):
+    path = "/v1/messages/count_tokens"
     count = {"model": message()["model"], "messages": message()["messages"]}
-    for body, path in (
-        (count, "/v1/messages/count_tokens"),
-        (None, "/v1/models"),
-        (None, "/v1/models/claude-opus-5-5"),
-    ):
-        home = (await ask(gateway, body, path=path)).account
-        answer = await ask(gateway, body, path=path, fault=on(home, "status", 500))
-        assert answer.status == 200 and answer.account != home
+    home = (await ask(gateway, count, path=path)).account
+    answer = await ask(gateway, count, path=path, fault=on(home, "status", 500))
+    assert answer.status == 200 and answer.account != home
 
 
 # -- When nobody is left ----------------------------------------------------------------------------------------------
@@ -325,7 +321,7 @@ async def test_a_page_of_html_becomes_a_json_error(status: int, stream: bool, ga
 async def test_a_redirect_is_not_followed_and_becomes_a_json_error(target: str, gateway: Gateway, sim: Simulator):
     since = sim.mark()
     url = f"{sim.base_url}/v1/messages" if target == "itself" else "http://127.0.0.1:1/"
-    for body, path in ((message(), "/v1/messages"), (None, "/v1/models")):
+    for body, path in ((message(), "/v1/messages"), (None, "/v1/next_month")):
         answer = await ask(gateway, body, path=path, fault=[{"kind": "redirect", "value": url}])
         assert_error(answer, 502, "api_error")
         assert answer["location"] == "" and url not in json.dumps(answer.headers)

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.edge import head as module
-from gateway.edge.endpoints import ENDPOINTS, find
-from gateway.edge.head import DROPPED, LIMIT_KINDS, AnswerHead, Head, read_head
+from gateway.edge.head import DROPPED, LIMIT_KINDS, AnswerHead, Head, read_head, without
 from gateway.errors import ApiError
 
 RUNS = settings(deadline=None, max_examples=150)
@@ -45,7 +44,7 @@ def test_headers_that_the_upstream_may_want_go_on_as_they_came(name):
     b"host connection keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer transfer-encoding "
     b"upgrade expect x-api-key authorization cookie forwarded via x-real-ip x-forwarded-for x-forwarded-host "
     b"x-forwarded-anything x-gateway-request-id x-gateway-x accept-encoding anthropic-workspace-id "
-    b"anthropic-user-profile-id x-conversation-id".split(),
+    b"x-conversation-id".split(),
 )
 def test_headers_that_are_the_gateways_business_do_not(name):
     assert read((name, b"close")).lines == OWN
@@ -343,40 +342,7 @@ def test_an_answer_without_headers_has_no_kind():
     assert (head.about, head.notes, head.limits) == (False, [], [None] * 6)
 
 
-# Paths.
-
-
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        (b"/v1/messages", "messages"),
-        (b"/v1/messages/count_tokens", "count_tokens"),
-        (b"/v1/models", "models"),
-        (b"/v1/models/claude-sonnet-4-5", "models"),
-        (b"/v1/models/us.anthropic.claude@2025:0", "models"),
-    ],
-)
-def test_served_paths_are_known_by_their_exact_spelling(path, name):
-    found = find(path)
-    assert found is not None and found.name == name
-
-
-@pytest.mark.parametrize(
-    "path",
-    (
-        b"/ /v1 /v1/ /v1/messages/ //v1/messages /v1//messages /V1/messages /v1/messages?x /v1/%6dessages "
-        b"/v1/models/ /v1/models/a/b /v1/models/..%2fadmin /v1/models/a%0a /v1/./messages /v1/messages/../messages "
-        b"/v1/messages;x * http://host/v1/messages"
-    ).split(),
-)
-def test_any_other_spelling_is_not_served(path):
-    assert find(path) is None
-
-
-@pytest.mark.parametrize("path", [b"", b"/v1/models/a b", b"/v1/models/a\n", b"/v1/models/a\x00", b"/v1/messages\n"])
-def test_a_path_with_white_space_or_worse_is_not_served(path):
-    assert find(path) is None
-
-
-def test_only_messages_are_metered():
-    assert [endpoint.name for endpoint in ENDPOINTS.values() if endpoint.metered] == ["messages"]
+def test_a_user_profile_is_noted_and_its_line_can_be_taken_out_again():
+    head = read((b"anthropic-user-profile-id", b"uprof_1"), (b"x-custom", b"1"))
+    assert head.profile == "uprof_1"
+    assert without(head.lines, b"anthropic-user-profile-id") == [*OWN, b"x-custom: 1\r\n"]

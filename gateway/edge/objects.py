@@ -1,0 +1,227 @@
+"""The life of a request that is no conversation: batches, files, skills and all else that belongs to one account.
+
+place → (look through the body) → send → take the answer: record whose it is, leave out what is others', put right
+where it points. Sending is the proxy's business. It reads top to bottom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from time import monotonic, perf_counter
+
+from gateway.config import Caller, Config
+from gateway.core.results import ResultsTap
+from gateway.core.route import Route
+from gateway.core.router import Router
+from gateway.edge.addresses import Addresses
+from gateway.edge.endpoints import LIFETIMES, Answer, At, Body
+from gateway.edge.exchange import Exchange, Kept
+from gateway.edge.head import AnswerHead, Head, HeaderList, without
+from gateway.edge.listing import Listing
+from gateway.edge.owners import APART, Owners
+from gateway.edge.relay import relay_through
+from gateway.edge.rewriting import created_id, results_to
+from gateway.edge.tally import BatchTally
+from gateway.edge.upload import Inspection, Upload, too_large
+from gateway.errors import ApiError
+from gateway.upstream.provider import Call
+from gateway.upstream.transport import Interrupted, Response
+
+_LOOKED_AT = 1024 * 1024  # bytes of a body that may decide where it goes
+MAX_KEPT = 32 * 1024 * 1024  # bytes of an answer that is looked at whole
+_NEVER_JSON = (b"multipart/", b"application/octet-stream")
+
+Serve = Callable[[Exchange, Route, Call], Awaitable[None]]
+
+
+class Objects:
+    """`serve` asks accounts until one answers for good; `check_model` raises where a caller may not use a model."""
+
+    def __init__(
+        self,
+        config: Config,
+        router: Router,
+        owners: Owners,
+        tally: BatchTally,
+        serve: Serve,
+        check_model: Callable[[Exchange, str], None],
+    ) -> None:
+        self._router = router
+        self._owners = owners
+        self._tally = tally
+        self._serve = serve
+        self._check_model = check_model
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Follow a new configuration."""
+        self._total = config.timeouts.total
+        self._expose_account = config.expose_account
+        self._addresses = Addresses(config.trusted_proxies)
+        self._secrets = tuple(secret.encode() for secret in config.secret)
+        limits = config.limits
+        self._limits = {
+            Body.JSON: int(limits.max_batch_mb * 1024 * 1024),
+            Body.FILE: int(limits.max_file_mb * 1024 * 1024),
+        }
+
+    async def journey(self, x: Exchange, head: Head, caller: Caller) -> None:
+        """Serve one request."""
+        x.names = await self._in_path(x)
+        if head.profile:
+            x.names |= await self.in_header(head)
+        if x.names:  # before the body is asked for
+            await self._owners.where(caller, x.names)
+        body = await self._body(x, head, caller)
+        if x.endpoint.answer is Answer.PAGE:
+            await self._list(x, head, caller)
+            return
+        x.home = await self._owners.where(caller, x.names) if x.names else await self._owners.home(caller)
+        call = Call(*self._target(x), head.lines, body, version=head.version)
+        await self._serve(x, self._route(x, caller, x.home, "pinned" if x.names else "none"), call)
+        if x.kept is not None:
+            await self._finish(x, x.kept)
+
+    async def _list(self, x: Exchange, head: Head, caller: Caller) -> None:
+        async def fetch(workspace: str, query: bytes) -> bytes | None:
+            """One page from one workspace; None where the client has its answer already."""
+            x.forget_answer()
+            if x.lease is not None:
+                x.lease.release()
+            call = Call(*self._target(x, query), head.lines, b"", version=head.version)
+            await self._serve(x, self._route(x, caller, workspace, "none"), call)
+            return None if x.kept is None else x.kept.body
+
+        listing = Listing(caller, x.scope["query_string"], self._owners, fetch, self._secrets)
+        body = await listing.page()
+        if body is None:
+            return
+        headers = [(b"content-type", b"application/json"), (b"request-id", x.request_id.encode())]
+        kept = x.kept or Kept(200, [*headers, *x.gateway_headers(self._expose_account)], b"")
+        await self._finish(x, Kept(kept.status, kept.headers, body))
+
+    async def _in_path(self, x: Exchange) -> frozenset[str]:
+        """Objects that the path names: of an endpoint that nobody knows, those that are somebody's."""
+        if x.endpoint.at is At.OWNER:
+            return frozenset({x.object})
+        if x.endpoint.kind:
+            return frozenset()
+        return await self._owners.known(x.scope["raw_path"].decode("ascii").split("/")[3:])
+
+    async def in_header(self, head: Head) -> frozenset[str]:
+        """The user profile that a header names: kept where it is somebody's, else it fits no account."""
+        known = await self._owners.known([head.profile])
+        if not known:
+            head.lines = without(head.lines, b"anthropic-user-profile-id")
+        return known
+
+    # The body.
+
+    async def _body(self, x: Exchange, head: Head, caller: Caller) -> bytes | Upload:
+        """The request's body, read so far as it may decide where the request goes: `x.names` grows by the objects that
+        it names up to there."""
+        limit = self._limits[x.endpoint.body]
+        if head.content_length > limit:
+            raise too_large(limit)
+        look = None
+        kind = next((value for name, value in x.scope["headers"] if name == b"content-type"), b"")
+        known_as_json = x.endpoint.body is Body.JSON and x.endpoint.kind
+        if known_as_json or not kind.lower().startswith(_NEVER_JSON):
+            look = Inspection(head.content_encoding, limit, partial(self._judge, x, caller)).look
+        size = head.content_length if head.content_length >= 0 else None
+        upload = Upload(x.receive, size, limit, look)
+        began = perf_counter()
+        whole = await upload.gather(_LOOKED_AT)
+        x.body_time = perf_counter() - began
+        if whole is not None:
+            x.body_size = len(whole)
+            return whole
+        x.upload = upload
+        return upload
+
+    async def _judge(self, x: Exchange, caller: Caller, models: set[str], ids: set[str]) -> None:
+        """What came up in a body on its way."""
+        for model in models:
+            self._check_model(x, model)
+        known = await self._owners.known(ids) if ids else None
+        if not known:
+            return  # words that look like ids, or ids that the upstream does not know either
+        if not x.home:
+            x.names |= known
+        elif await self._owners.where(caller, known) != x.home:
+            raise ApiError(400, APART)
+
+    # Sending.
+
+    def _target(self, x: Exchange, query: bytes | None = None) -> tuple[bytes, bytes]:
+        """Method and path with query, the client's or `query`."""
+        if query is None:
+            query = x.scope["query_string"]
+        path = x.scope["raw_path"] + b"?" + query if query else x.scope["raw_path"]
+        return x.scope["method"].encode("ascii"), path
+
+    def _route(self, x: Exchange, caller: Caller, workspace: str, how: str) -> Route:
+        deadline = monotonic() + self._total - (perf_counter() - x.t0)
+        route = Route(self._router, caller.id.encode()[:64], "", 0, 300, deadline, x.endpoint.name)
+        route.pin(workspace, how)
+        route.once = x.scope["method"] not in ("GET", "HEAD")
+        x.route = route
+        return route
+
+    # The answer.
+
+    async def take(self, x: Exchange, response: Response, head: AnswerHead) -> None:
+        """An account has answered well."""
+        endpoint = x.endpoint
+        headers = head.visible + x.gateway_headers(self._expose_account)
+        answer = endpoint.answer
+        looked_at = answer in (Answer.CREATED, Answer.PAGE, Answer.DELETED) or endpoint.batches
+        if looked_at and x.scope["method"] != "HEAD" and head.kind.startswith(b"application/json"):
+            x.kept = Kept(response.status, headers, await _read(response))
+            response.close()
+            x.response = None
+            return
+        if answer is Answer.DELETED:
+            await self._owners.deleted(x.object)
+        elif answer is Answer.RESULTS and response.status == 200:
+            await self._results(x, response, headers)
+            return
+        await relay_through(x, response, headers)
+
+    async def _results(self, x: Exchange, response: Response, headers: HeaderList) -> None:
+        """Results of a batch pass through, and what is read of them is metered, also if that is not all."""
+        skip = await self._tally.metered(x.object)
+        tap = ResultsTap(skip)
+        try:
+            await relay_through(x, response, headers, tap.feed)
+            if x.outcome == "ok":
+                tap.finish()
+        finally:
+            self._tally.settle_soon(x, tap, skip)
+
+    async def _finish(self, x: Exchange, kept: Kept) -> None:
+        """Look at a whole answer, and pass it on."""
+        endpoint, body = x.endpoint, kept.body
+        if endpoint.answer is Answer.DELETED:
+            await self._owners.deleted(x.object)
+        elif endpoint.answer is Answer.CREATED:
+            created = created_id(body)
+            if created and x.caller is not None and x.account is not None:
+                lifetime = LIFETIMES.get(endpoint.kind, 0)
+                await self._owners.created(x.caller, created, x.account.workspace, lifetime)
+        if endpoint.batches:
+            body = results_to(body, self._addresses.base_url(x.scope))
+        await x.answer(kept.status, kept.headers, body)
+
+
+async def _read(response: Response) -> bytes:
+    """The whole body. Raises Interrupted."""
+    parts = []
+    size = 0
+    while data := await response.read():
+        parts.append(data)
+        size += len(data)
+        if size > MAX_KEPT:
+            raise Interrupted("the answer is too large")
+    return b"".join(parts)

@@ -1,0 +1,90 @@
+"""What the items of batches used: metered when their results are read, each line once, however often they are read.
+
+A mark in the store says how many lines of a batch's results were metered. It does not know where results come from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import time
+
+from gateway.core.pricing import Catalogue
+from gateway.core.results import ResultsTap
+from gateway.edge.endpoints import LIFETIMES
+from gateway.edge.exchange import Exchange
+from gateway.edge.owners import Owners
+from gateway.records import ITEMS, Finished
+from gateway.store.client import StoreClient, StoreDown
+from gateway.store.owners import to_meter
+
+
+class BatchTally:
+    """`observe` gets a record for each model of each stretch of results that is read for the first time."""
+
+    def __init__(
+        self, store: StoreClient, owners: Owners, catalogue: Catalogue, observe: Callable[[Finished, float], None]
+    ) -> None:
+        self._store = store
+        self._owners = owners
+        self._observe = observe
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._marks: dict[str, int] = {}  # of batches that were read while the store was away
+        self.configure(catalogue)
+
+    def configure(self, catalogue: Catalogue) -> None:
+        """Other prices from now on."""
+        self._catalogue = catalogue
+
+    async def metered(self, batch: str) -> int:
+        """Lines of its results that were metered before."""
+        try:
+            _, mark = await self._store.call(*to_meter(batch, 0, 0, 0))
+        except StoreDown:
+            mark = 0
+        return max(int(mark), self._marks.get(batch, 0))
+
+    def settle_soon(self, x: Exchange, tap: ResultsTap, skipped: int) -> None:
+        """Results of the batch that `x` names were read: meter those beyond the `skipped` lines that were metered when
+        the reading began, unless somebody else has been faster. Nobody waits for it."""
+        task = asyncio.get_running_loop().create_task(self._settle(x, tap, skipped))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _settle(self, x: Exchange, tap: ResultsTap, skipped: int) -> None:
+        batch, lines = x.object, tap.lines
+        if lines <= skipped:
+            return
+        lifetime = LIFETIMES["batches"]
+        try:
+            advanced, _ = await self._store.call(*to_meter(batch, skipped, lines, lifetime))
+        except StoreDown:
+            advanced = self._marks.get(batch, 0) <= skipped
+            self._marks[batch] = max(lines, self._marks.get(batch, 0))
+        if not advanced:
+            return
+        self._owners.write(lambda journal: journal.metered(batch, lines, lifetime, int(time() * 1000)))
+        caller, account = x.caller, x.account
+        for model, usage in tap.usages.items():
+            price = self._catalogue.priced(model)
+            cost = 0
+            if price is not None:
+                cost = price.cost(
+                    usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output, batch=True
+                )
+            record = Finished(
+                request_id=f"{batch}/{skipped}-{lines}/{model}",  # the same whoever reads it
+                at=x.at,
+                endpoint=ITEMS,
+                status=200,
+                caller=caller.id if caller is not None else "",
+                team=(caller.team or "") if caller is not None else "",
+                model=model,
+                answered_model=model,
+                account=account.id if account is not None else "",
+                workspace=account.workspace if account is not None else "",
+                route="pinned",
+                usage=usage,
+                cost_nano_usd=cost,
+            )
+            self._observe(record, 0.0)
