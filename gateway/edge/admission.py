@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from time import monotonic, time
 
 import msgspec
@@ -52,10 +51,6 @@ class Callers:
         if head.api_key or head.bearer:
             raise ApiError(401, "invalid x-api-key")
         raise ApiError(401, "x-api-key header is required")
-
-    def may_use(self, caller: Caller, model: str) -> bool:
-        """Whether the caller's key allows `model`."""
-        return any(pattern == "*" or fnmatchcase(model, pattern) for pattern in caller.models)
 
 
 class Binding(msgspec.Struct):

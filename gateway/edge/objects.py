@@ -17,11 +17,12 @@ from gateway.core.router import Router
 from gateway.edge.addresses import Addresses
 from gateway.edge.endpoints import LIFETIMES, Answer, At, Body
 from gateway.edge.exchange import Exchange, Kept
-from gateway.edge.head import AnswerHead, Head, HeaderList, without
+from gateway.edge.head import AnswerHead, Head, HeaderList
 from gateway.edge.listing import Listing
 from gateway.edge.owners import APART, Owners
 from gateway.edge.relay import relay_through
 from gateway.edge.rewriting import created_id, results_to
+from gateway.edge.rights import Rights
 from gateway.edge.tally import BatchTally
 from gateway.edge.upload import Inspection, Upload, too_large
 from gateway.errors import ApiError
@@ -36,7 +37,7 @@ Serve = Callable[[Exchange, Route, Call], Awaitable[None]]
 
 
 class Objects:
-    """`serve` asks accounts until one answers for good; `check_model` raises where a caller may not use a model."""
+    """`serve` asks accounts until one answers for good."""
 
     def __init__(
         self,
@@ -45,13 +46,13 @@ class Objects:
         owners: Owners,
         tally: BatchTally,
         serve: Serve,
-        check_model: Callable[[Exchange, str], None],
+        rights: Rights,
     ) -> None:
         self._router = router
         self._owners = owners
         self._tally = tally
         self._serve = serve
-        self._check_model = check_model
+        self._rights = rights
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -70,7 +71,7 @@ class Objects:
         """Serve one request."""
         x.names = await self._in_path(x)
         if head.profile:
-            x.names |= await self.in_header(head)
+            x.names |= await self._owners.in_header(head)
         if x.names:  # before the body is asked for
             await self._owners.where(caller, x.names)
         body = await self._body(x, head, caller)
@@ -109,13 +110,6 @@ class Objects:
             return frozenset()
         return await self._owners.known(x.scope["raw_path"].decode("ascii").split("/")[3:])
 
-    async def in_header(self, head: Head) -> frozenset[str]:
-        """The user profile that a header names: kept where it is somebody's, else it fits no account."""
-        known = await self._owners.known([head.profile])
-        if not known:
-            head.lines = without(head.lines, b"anthropic-user-profile-id")
-        return known
-
     # The body.
 
     async def _body(self, x: Exchange, head: Head, caller: Caller) -> bytes | Upload:
@@ -143,7 +137,7 @@ class Objects:
     async def _judge(self, x: Exchange, caller: Caller, models: set[str], ids: set[str]) -> None:
         """What came up in a body on its way."""
         for model in models:
-            self._check_model(x, model)
+            self._rights.check_named(caller, model)
         known = await self._owners.known(ids) if ids else None
         if not known:
             return  # words that look like ids, or ids that the upstream does not know either

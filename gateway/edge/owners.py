@@ -17,6 +17,7 @@ import structlog
 from gateway.config import Caller, Config
 from gateway.core.news import News, Owned
 from gateway.core.router import Router
+from gateway.edge.head import Head, without
 from gateway.errors import ApiError
 from gateway.store.client import StoreClient, StoreDown
 from gateway.store.owners import (
@@ -115,6 +116,13 @@ class Owners:
         ids = list(ids)
         owners = await self.find(ids)
         return frozenset(each for each, owner in zip(ids, owners, strict=True) if owner is not None)
+
+    async def in_header(self, head: Head) -> frozenset[str]:
+        """The user profile that a header names: its line stays where it is somebody's, else it fits no account."""
+        known = await self.known([head.profile])
+        if not known:
+            head.lines = without(head.lines, b"anthropic-user-profile-id")
+        return known
 
     async def home(self, caller: Caller) -> str:
         """The workspace where the caller's share group creates its objects: chosen once, and anew where it takes

@@ -1,6 +1,6 @@
 """A request's life, from its head to its record. Read from top to bottom.
 
-recognise (app) → authenticate → peek → choose → admit → send → judge → relay → settle
+recognise (app) → authenticate → peek, choose, admit (messages), or place (objects) → send → judge → relay → settle
 """
 
 from __future__ import annotations
@@ -13,15 +13,10 @@ from time import monotonic, perf_counter
 
 import structlog
 
-from gateway.config import Caller, Config, catalogue_of
-from gateway.core.aliases import with_model
-from gateway.core.conversation import identify
-from gateway.core.decoding import decode
+from gateway.config import Caller, Config
 from gateway.core.document import Entry
 from gateway.core.news import Noted
-from gateway.core.peek import Peek, peek
 from gateway.core.produced import Produced
-from gateway.core.references import references
 from gateway.core.route import Refuse, Route, Wait
 from gateway.core.router import Router
 from gateway.core.routing import HIDDEN, Outcome, judge, judge_body, judge_event, retry_after
@@ -29,16 +24,16 @@ from gateway.edge.admission import Admission, Callers
 from gateway.edge.cycle import Receive, Scope, Send
 from gateway.edge.endpoints import LIFETIMES, At, Endpoint
 from gateway.edge.exchange import Exchange, Holding
-from gateway.edge.head import LIMIT_KINDS, AnswerHead, Head, read_head, without
+from gateway.edge.head import LIMIT_KINDS, AnswerHead, read_head
 from gateway.edge.herd import Herd
-from gateway.edge.models import Models
+from gateway.edge.messages import Messages
 from gateway.edge.objects import Objects
 from gateway.edge.owners import Owners
 from gateway.edge.pool import SLOT_WAIT, Account, Lease, Pool, readable_notes
 from gateway.edge.relay import StreamRelay, broken, cause_of, relay_whole, words_for
+from gateway.edge.rights import Rights
 from gateway.edge.settlement import Settlement
 from gateway.edge.tally import BatchTally
-from gateway.edge.upload import too_large
 from gateway.errors import TYPES, ApiError
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError
@@ -95,24 +90,23 @@ class Proxy:
         self._settlement = settlement
         self._owners = owners
         self._answered = upstream_answered
-        self._bound_thinking = bound_thinking
         self._herd = Herd()
         self._holding = Holding(0)
-        self._objects = Objects(config, router, owners, tally, self._serve, self._check_named)
+        self._rights = Rights(config, router.offers)
+        self._messages = Messages(
+            config, router, admission, owners, self._rights, self._herd, self._serve, bound_thinking
+        )
+        self._objects = Objects(config, router, owners, tally, self._serve, self._rights)
         self.configure(config)
 
     def configure(self, config: Config) -> None:
         """Follow a new configuration from the next request on."""
         self._config = config
-        self._secret = config.secret[0].encode()
-        self._former_secret = config.secret[1].encode() if len(config.secret) > 1 else None
         self._affinity = config.affinity.header.lower().encode()
-        self._max_body = int(config.limits.max_body_mb * 1024 * 1024)
         self._holding.most = int(config.limits.max_held_mb * 1024 * 1024)
         self._callers = Callers(config.keys)
-        self._aliases = config.models.aliases
-        names = [pattern for account in config.accounts for pattern in account.models]
-        self._models = Models(catalogue_of(config), self._aliases, names)
+        self._rights.configure(config)
+        self._messages.configure(config)
         self._objects.configure(config)
 
     async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, object_id: str = "") -> None:
@@ -154,140 +148,16 @@ class Proxy:
         if endpoint.method and method != endpoint.method:
             raise ApiError(405, f"Method {method} is not allowed here; use {endpoint.method}.")
         if endpoint.peeks:
-            await self._converse(x, head, x.caller)
+            await self._messages.journey(x, head, x.caller)
         elif endpoint.at is At.HERE:
             await self._list_models(x, x.caller)
         else:
             await self._objects.journey(x, head, x.caller)
 
-    async def _converse(self, x: Exchange, head: Head, caller: Caller) -> None:
-        """A request whose body says where it goes: by its conversation, and by the objects that it names."""
-        x.body = text = await self._read_body(x)
-        if head.content_encoding not in (b"", b"identity"):
-            text = await self._decoded(x, head.content_encoding)
-        peeked = x.peek = peek(text)
-        self._check_model(x, peeked.model)
-        if peeked.model in self._aliases:
-            self._resolve(x, head, peeked)
-        x.stream = peeked.stream and x.endpoint.metered
-        x.threaded = "thread" in peeked.fields
-        named = references(peeked)
-        if head.profile:
-            named |= await self._objects.in_header(head)
-        route = x.route = self._route(x, head, peeked, caller.id)
-        if named:
-            route.pin(await self._owners.where(caller, named))
-        if x.conversation:
-            began = perf_counter()
-            former = None
-            if self._former_secret is not None:
-                former = identify(self._former_secret, caller.id, head.conversation, head.session, head.agent, peeked)
-            x.binding = await self._admission.bind(caller, x.conversation, peeked, route, former)
-            place = None if x.binding is None or not x.endpoint.metered else (x.binding.key, x.binding.model)
-            if place is not None and (not route.warm or self._herd.leads(place)):
-                await self._join_herd(x, route, caller, former)
-            x.admit_time = perf_counter() - began
-
-        query = x.scope["query_string"]
-        path = x.scope["raw_path"] + b"?" + query if query else x.scope["raw_path"]
-        x.call = Call(b"POST", path, head.lines, x.body, peeked.model, x.stream, head.version, x.endpoint.chat)
-        await self._serve(x, route, x.call)
-
     async def _list_models(self, x: Exchange, caller: Caller) -> None:
-        def may_use(model: str) -> bool:
-            return self._callers.may_use(caller, model)
-
-        models = self._models
-        if x.object:
-            body = models.one(x.object, may_use, self._router.offers)
-        else:
-            body = models.listing(may_use, self._router.offers, x.scope["query_string"])
+        body = self._rights.models(caller, x.object, x.scope["query_string"])
         headers = [(b"content-type", b"application/json"), (b"request-id", x.request_id.encode())]
         await x.answer(200, headers + x.gateway_headers(False), body)
-
-    def _check_model(self, x: Exchange, model: str) -> None:
-        """Raise ApiError(403) where the caller may not use the model, or what its name stands for."""
-        caller = x.caller
-        if caller is None or self._callers.may_use(caller, model):
-            return
-        if model not in self._aliases or not self._callers.may_use(caller, self._aliases[model]):
-            raise ApiError(403, f"Your key may not use the model {model}.")
-
-    def _check_named(self, x: Exchange, name: str) -> None:
-        """As `_check_model`, of what stands as a model somewhere in a body: in a tool's input it may be anything."""
-        if self._models.knows(name):
-            self._check_model(x, name)
-
-    def _resolve(self, x: Exchange, head: Head, peeked: Peek) -> None:
-        """Put the model in the body that its alias stands for: the one change that is ever made to a body."""
-        model = self._aliases[peeked.model]
-        x.body = with_model(peeked.body, peeked.fields, model)
-        peeked.model = model
-        if head.content_encoding:
-            head.lines = without(head.lines, b"content-encoding")
-
-    async def _decoded(self, x: Exchange, encoding: bytes) -> bytes:
-        """The body as its encoding hides it. It is sent as it came."""
-        work = partial(decode, x.body, encoding, self._max_body)
-        text = work() if x.body_size < _DECODED_AT_ONCE else await asyncio.to_thread(work)
-        self._holding.take(x, len(text))
-        x.body_size = len(text)
-        return text
-
-    def _route(self, x: Exchange, head: Head, peeked: Peek, caller: str) -> Route:
-        """The request as routing sees it. What has no conversation need not wander either: the caller is its key."""
-        key = None
-        if "messages" in peeked.fields:
-            key = identify(self._secret, caller, head.conversation, head.session, head.agent, peeked)
-        deadline = monotonic() + self._config.timeouts.total - (perf_counter() - x.t0)
-        x.text_size = peeked.text_size
-        own_limit = "" if x.endpoint.metered else x.endpoint.name
-        x.conversation = key or b""
-        route = Route(
-            self._router, key or caller.encode()[:64], peeked.model, x.text_size, peeked.cache_ttl, deadline, own_limit
-        )
-        if "speed" in peeked.fields and peeked.value("speed") == "fast":
-            route.limit_class += ":fast"  # a bucket of its own
-        if key is not None:
-            route.bound = self._bound_thinking(peeked.model) and peeked.signed_thinking
-        return route
-
-    async def _join_herd(self, x: Exchange, route: Route, caller: Caller, former: bytes | None) -> None:
-        """Of a cold conversation's simultaneous requests the first goes; the others wait until its answer begins."""
-        binding, peeked = x.binding, x.peek
-        if binding is None or peeked is None:
-            return
-        began = perf_counter()
-        x.herd, waited = await self._herd.join((binding.key, binding.model), peeked)
-        if waited:
-            x.queued += perf_counter() - began
-            x.binding = await self._admission.bind(caller, x.conversation, peeked, route, former)
-
-    async def _read_body(self, x: Exchange) -> bytes:
-        """The whole request body, within its bound."""
-        limit = self._max_body
-        if x.head is not None and x.head.content_length > limit:
-            raise too_large(limit)
-        began = perf_counter()
-        message = await x.receive()
-        body: bytes = message.get("body", b"")
-        self._holding.take(x, len(body))
-        if message.get("more_body"):
-            parts = [body]
-            size = len(body)
-            while message.get("more_body"):
-                message = await x.receive()
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > limit:
-                    raise too_large(limit)
-                self._holding.take(x, len(parts[-1]))
-            body = b"".join(parts)
-        if message["type"] == "http.disconnect":
-            raise asyncio.CancelledError
-        x.body_time = perf_counter() - began
-        x.body_size = len(body)
-        return body
 
     # Send and judge.
 
