@@ -1,4 +1,4 @@
-"""The operator's own names of models: what they stand for, and the one change of a body that they ask for.
+"""The operator's own names of models: the one change of a body that they ask for.
 
 It does not know which names are allowed, nor what the models are.
 """
@@ -12,11 +12,6 @@ import msgspec
 
 _KEY = re.compile(rb'[ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
 _COMMA = re.compile(rb"[ \t\r\n]*,")
-
-
-def resolve(aliases: Mapping[str, str], model: str) -> str:
-    """The model that a name stands for; a name that is no alias stands for itself."""
-    return aliases.get(model, model)
 
 
 def with_model(body: bytes, fields: Mapping[str, msgspec.Raw], model: str) -> bytes:

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import msgspec
 
-from gateway.core.peek import Peek
 from gateway.core.sse import events
 from gateway.errors import ApiError
 from gateway.records import Usage
@@ -54,12 +53,6 @@ class _Completion(msgspec.Struct):
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _completion = msgspec.json.Decoder(_Completion).decode
 _encode = msgspec.json.Encoder().encode
-
-
-def wants_usage(peek: Peek) -> bool:
-    """Whether the client asked for a last chunk that tells usage."""
-    options = peek.value("stream_options")
-    return isinstance(options, dict) and options.get("include_usage") is True
 
 
 def error_event(error: ApiError, request_id: str) -> bytes:
@@ -121,9 +114,9 @@ class ChatMeter:
             self.model = match[1].decode(errors="replace")
 
     def estimate(self) -> None:
-        """Put the output at what passed, where the stream ended without telling."""
+        """Put the output at what passed, where the stream ended without telling: a chunk is a token at least."""
         text = self.passed_bytes - self.passed_deltas * _CHUNK_OVERHEAD
-        self.usage.output = max(self.usage.output, text // _BYTES_A_TOKEN)
+        self.usage.output = max(self.usage.output, text // _BYTES_A_TOKEN, self.passed_deltas)
 
     def read_json(self, body: bytes) -> bool:
         """Take usage from a whole JSON answer; False where it holds none."""

@@ -19,8 +19,8 @@ _ESCAPED = re.compile(rb"\\u00(?:6[69cC45]|5[fF])")
 MAX_ID = 256  # characters
 
 _FIELDS = ("messages", "system", "container", "thread")
-_WITH_SOURCE = ("image", "document")
-_WITH_CONTENT = ("tool_result", "document", "search_result")
+_HOLDERS = ("source", "file")  # keys whose objects name a file that is read, in Anthropic's form and OpenAI's
+MAX_REFERENCES = 1000
 
 
 def references(peek: Peek) -> frozenset[str]:
@@ -38,19 +38,22 @@ def references(peek: Peek) -> frozenset[str]:
     thread = values.get("thread")
     if isinstance(thread, dict) and thread.get("type") == "continue":
         _add(thread.get("previous_message_id"), found)
-    blocks = _objects(values.get("system"))
-    for message in _objects(values.get("messages")):
-        blocks += _objects(message.get("content"))
-    while blocks:  # no recursion: a tool_result may hold documents, which hold images
-        block = blocks.pop()
-        kind, source = block.get("type"), block.get("source")
-        if kind == "container_upload":
-            _add(block.get("file_id"), found)
-        elif kind in _WITH_SOURCE and isinstance(source, dict):
-            _add(source.get("file_id"), found)
-            blocks += _objects(source.get("content"))
-        if kind in _WITH_CONTENT:
-            blocks += _objects(block.get("content"))
+    rest: list[Any] = [values.get("system"), values.get("messages")]
+    while rest:  # no recursion: a result may hold documents, which hold images
+        value = rest.pop()
+        if isinstance(value, list):
+            rest += value
+        elif isinstance(value, dict):
+            kind = value.get("type")
+            if kind == "container_upload":
+                _add(value.get("file_id"), found)
+            for name in _HOLDERS:
+                holder = value.get(name)
+                if isinstance(holder, dict):
+                    _add(holder.get("file_id"), found)
+            rest += [each for name, each in value.items() if name != "input" or not str(kind).endswith("tool_use")]
+    if len(found) > MAX_REFERENCES:
+        raise ApiError(400, f"The request names more than {MAX_REFERENCES} files, containers or skills")
     return frozenset(found)
 
 

@@ -5,12 +5,16 @@ It does not know which batch they belong to, nor prices.
 
 from __future__ import annotations
 
+from array import array
+
 import msgspec
 
+from gateway.core.produced import Produced, hints, in_message
 from gateway.core.usage import UsageMeter
 from gateway.records import Usage
 
 MAX_LINE = 8 * 1024 * 1024  # bytes held of one line
+_WIDTH = 7  # numbers kept of one
 
 
 class _Result(msgspec.Struct):
@@ -28,16 +32,18 @@ _line = msgspec.json.Decoder(_Line).decode
 class ResultsTap:
     """Feed it what passes. The first `skip` lines were metered before, by an earlier download: they only count.
 
-    `lines` are the whole lines seen; `usages` the sum of every succeeded result beyond `skip`, by the model that
-    answered; `unread` how many lines beyond it may have used something that could not be read.
+    `lines` are the whole lines seen; `unread` how many beyond `skip` may have used something that could not be read;
+    `produced` are objects that the messages brought.
     """
 
-    __slots__ = ("_held", "_long", "_skip", "lines", "unread", "usages")
+    __slots__ = ("_counts", "_held", "_long", "_models", "_skip", "lines", "produced", "unread")
 
     def __init__(self, skip: int = 0) -> None:
         self.lines = 0
-        self.usages: dict[str, Usage] = {}
         self.unread = 0
+        self.produced: list[Produced] = []
+        self._models: dict[str, int] = {}  # model -> its number
+        self._counts = array("q")  # of each succeeded line: its number, its model's, and tokens by class
         self._skip = skip
         self._held = bytearray()
         self._long = False
@@ -64,6 +70,21 @@ class ResultsTap:
             return
         self._read(rest)
 
+    def usages(self, skip: int = 0) -> dict[str, Usage]:
+        """The sum of every succeeded result beyond `skip` lines, by the model that answered."""
+        found: dict[str, Usage] = {}
+        names = list(self._models)
+        for start in range(0, len(self._counts), _WIDTH):
+            line, model, fresh, read, write_5m, write_1h, output = self._counts[start : start + _WIDTH]
+            if line > skip:
+                total = found.setdefault(names[model], Usage())
+                total.input += fresh
+                total.cache_read += read
+                total.cache_write_5m += write_5m
+                total.cache_write_1h += write_1h
+                total.output += output
+        return found
+
     def _hold(self, piece: bytes) -> None:
         if self._long or len(self._held) + len(piece) > MAX_LINE:
             self._long = True
@@ -84,13 +105,13 @@ class ResultsTap:
             return
         if result.type != "succeeded":
             return
+        if hints(line):
+            self.produced += in_message(bytes(result.message), False)
         meter = UsageMeter()
         if not meter.read_json(result.message):
             self.unread += 1
             return
-        total, used = self.usages.setdefault(meter.model, Usage()), meter.usage
-        total.input += used.input
-        total.cache_read += used.cache_read
-        total.cache_write_5m += used.cache_write_5m
-        total.cache_write_1h += used.cache_write_1h
-        total.output += used.output
+        model, used = self._models.setdefault(meter.model, len(self._models)), meter.usage
+        self._counts.extend(
+            (self.lines, model, used.input, used.cache_read, used.cache_write_5m, used.cache_write_1h, used.output)
+        )

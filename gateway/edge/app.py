@@ -137,6 +137,7 @@ class Gateway:
     def reseed(self) -> None:
         """The store has lost what it knew, or is back."""
         self.admission.reseed()
+        self.owners.reseed()
 
     def _tell(self, said: news.News) -> None:
         self.tell(news.encode(said))
@@ -150,6 +151,7 @@ class Gateway:
     async def close(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
+        await self._tally.close()
         self.owners.rest()
         await self.store.close()
 
@@ -185,7 +187,7 @@ class Gateway:
     def _store_changed(self, up: bool, reason: str) -> None:
         if up:
             log.info("store connected")
-            self.admission.reseed()
+            self.reseed()
         else:
             log.warning("store away; conversations stay where remembered, else go by hash", reason=reason)
 

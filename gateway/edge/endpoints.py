@@ -43,8 +43,9 @@ class Answer(StrEnum):
 
 class Endpoint(msgspec.Struct, frozen=True):
     """`name` is its label in metrics and logs, `method` the one that it allows ("" any), `kind` what sort of objects
-    it is about. `peeks`: the body names a model and is read before an account is chosen; `metered`: answers carry
-    usage, in OpenAI's form if it is `chat`; `batches`: answers hold addresses of batch results."""
+    it is about. `peeks`: the body names a model and is read before an account is chosen; `metered`: answers use tokens;
+    `events`: they may be streams of events, in OpenAI's form if it is `chat`; `batches`: they hold addresses of batch
+    results."""
 
     name: str
     method: str
@@ -54,6 +55,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     kind: str = ""
     peeks: bool = False
     metered: bool = False
+    events: bool = False
     chat: bool = False
     batches: bool = False
 
@@ -107,12 +109,22 @@ def _of_objects(kind: str, body: Body) -> dict[str, tuple[Endpoint, ...]]:
 _BATCHES = "/v1/messages/batches"
 # Path -> its endpoints by method. {id} is one segment, {rest} all that follow.
 TABLE: dict[str, tuple[Endpoint, ...]] = {
-    **_about("/v1/messages", "messages", "POST", At.CONVERSATION, body=Body.HELD, peeks=True, metered=True),
+    **_about(
+        "/v1/messages", "messages", "POST", At.CONVERSATION, body=Body.HELD, peeks=True, metered=True, events=True
+    ),
     **_about("/v1/messages/count_tokens", "count_tokens", "POST", At.CONVERSATION, body=Body.HELD, peeks=True),
     **_about(
-        "/v1/chat/completions", "chat", "POST", At.CONVERSATION, body=Body.HELD, peeks=True, metered=True, chat=True
+        "/v1/chat/completions",
+        "chat",
+        "POST",
+        At.CONVERSATION,
+        body=Body.HELD,
+        peeks=True,
+        metered=True,
+        events=True,
+        chat=True,
     ),
-    **_about("/v1/complete", "complete", "POST", At.CONVERSATION, body=Body.HELD, peeks=True),
+    **_about("/v1/complete", "complete", "POST", At.CONVERSATION, body=Body.HELD, peeks=True, metered=True),
     **_about("/v1/models", "models", "GET", At.HERE),
     **_about("/v1/models/{id}", "models", "GET", At.HERE),
     **_collection(_BATCHES, "batches", Body.JSON, batches=True),

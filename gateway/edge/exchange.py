@@ -61,10 +61,11 @@ class Holding:
         if self.bytes > self.most:
             raise ApiError(529, "The gateway holds too many large requests now. Please try again later.", retry_after=1)
 
-    def give(self, x: Exchange) -> None:
-        """Hold nothing for `x` any more."""
-        self.bytes -= x.held
-        x.held = 0
+    def give(self, x: Exchange, size: int | None = None) -> None:
+        """Hold so much less for `x`, by default nothing any more."""
+        size = x.held if size is None else size
+        self.bytes -= size
+        x.held -= size
 
 
 class Exchange:

@@ -114,9 +114,13 @@ def _note(head: Head, name: bytes, value: bytes) -> None:
     elif name == b"anthropic-version":
         head.version = True
     elif name == b"content-encoding":
-        head.content_encoding = value.strip().lower()
+        if head.content_encoding:
+            raise ApiError(400, "content-encoding: given twice")
+        head.content_encoding = value.strip().lower() or b"identity"
     elif name == b"anthropic-user-profile-id":
-        head.profile = value.decode("latin-1")
+        if head.profile:
+            raise ApiError(400, "anthropic-user-profile-id: given twice")
+        head.profile = value.decode("latin-1") or "-"
     elif name == b"traceparent":
         head.traceparent = value
 

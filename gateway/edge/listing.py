@@ -10,6 +10,7 @@ from __future__ import annotations
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from hmac import compare_digest
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -21,16 +22,35 @@ from gateway.errors import ApiError
 from gateway.store.owners import Owner
 
 _DEFAULT = 20  # entries a page where the client does not say
-_MORE = 100  # entries of a further page, where few of those before were the caller's
+_MORE = 1000  # entries of a further page by ids, where few of those before were the caller's
+_MANY = 100  # likewise, by cursors
+MOST_PAGES = 100  # of the upstream's for one of ours
 _CURSORS = ("after_id", "before_id", "page", "page_token", "limit")
 EMPTY = b'{"data":[],"has_more":false,"first_id":null,"last_id":null,"next_page":null}'
 
 Fetch = Callable[[str, bytes], Awaitable[bytes | None]]
 
 
+class _Scope(msgspec.Struct):
+    id: str | None = None
+
+
 class _Entry(msgspec.Struct):
+    """What an account makes by itself belongs to whose deployment or session it comes from; what is `provided` by
+    Anthropic is everybody's."""
+
     id: str = ""
-    deployment_id: str | None = None  # what an account makes by itself belongs to whose deployment it comes from
+    deployment_id: str | None = None
+    scope: _Scope | None = None
+    source: Any = None
+
+    @property
+    def parent(self) -> str | None:
+        return self.deployment_id or (self.scope.id if self.scope is not None else None)
+
+    @property
+    def provided(self) -> bool:
+        return bool(self.source == "anthropic")
 
 
 class _Spot(msgspec.Struct, array_like=True, frozen=True):
@@ -70,6 +90,9 @@ class Listing:
         self._others = [(name, value) for name, value in pairs if name not in _CURSORS]
         self._wanted = self._asked.get("limit", "")  # as it came: the upstream judges it
         self._limit = int(self._wanted) if self._wanted.isdecimal() and 0 < int(self._wanted) <= 1000 else _DEFAULT
+        if any(name in ("ids", "ids[]") for name, _ in pairs):
+            self._limit = 1000  # a page of its own, as long as it is
+        self._pages = 0
 
     async def page(self) -> bytes | None:
         """The page that was asked for; None where the client has been answered already. Raises ApiError."""
@@ -101,6 +124,8 @@ class Listing:
         for workspace in homes:
             more = True
             while more and len(own) <= self._limit:
+                if own and self._pages == MOST_PAGES:
+                    return _by_ids(own, True)
                 page = await self._get(workspace, size, ("after_id", after))
                 if page is None:
                     return None
@@ -135,13 +160,16 @@ class Listing:
         self, homes: tuple[str, ...], spot: _Spot, name: str, page: _Page | None = None
     ) -> bytes | None:
         """From `spot` on, whose page may be at hand already."""
-        digests = [self._digest(workspace) for workspace in homes]
+        digests = [self._digests(workspace) for workspace in homes]
         own: list[Item] = []
-        at = digests.index(spot.workspace) if spot.workspace in digests else 0
+        at = next((at for at, names in enumerate(digests) if spot.workspace in names), 0)
         tells = False  # pages of this sort have has_more beside their cursor
         cursor, shown = spot.cursor, spot.shown
+        size = str(max(self._limit, _MANY))
         while at < len(homes):
-            page = page or await self._get(homes[at], self._wanted, (name, cursor))
+            if page is None and self._pages == MOST_PAGES:
+                return self._with_cursor(own, _Spot(digests[at][0], cursor, shown), tells)
+            page = page or await self._get(homes[at], size, (name, cursor))
             if page is None:
                 return None
             entries = _items(page)
@@ -151,14 +179,14 @@ class Listing:
                 if entry not in visible:
                     continue
                 if len(own) == self._limit:
-                    return self._with_cursor(own, _Spot(digests[at], cursor, index), tells)
+                    return self._with_cursor(own, _Spot(digests[at][0], cursor, index), tells)
                 own.append((entry, raw))
             shown = max(0, shown - len(entries))
             cursor = page.next_page or ""
             at += not cursor
             page = None
             if len(own) == self._limit and at < len(homes):
-                return self._with_cursor(own, _Spot(digests[at], cursor, shown), tells)
+                return self._with_cursor(own, _Spot(digests[at][0], cursor, shown), tells)
         return self._with_cursor(own, None, tells)
 
     def _with_cursor(self, own: list[Item], spot: _Spot | None, tells: bool) -> bytes:
@@ -170,8 +198,8 @@ class Listing:
             page["has_more"] = spot is not None
         return msgspec.json.encode(page)
 
-    def _digest(self, workspace: str) -> bytes:
-        return key(self._secrets[0], "", b"workspace", workspace.encode())[:8]
+    def _digests(self, workspace: str) -> list[bytes]:
+        return [key(secret, "", b"workspace", workspace.encode())[:8] for secret in self._secrets]
 
     def _sign(self, secret: bytes, packed: bytes) -> bytes:
         return key(secret, self._caller.id, b"cursor", packed)
@@ -193,6 +221,9 @@ class Listing:
     # Pages of the upstream's.
 
     async def _get(self, workspace: str, size: str, cursor: tuple[str, str]) -> _Page | None:
+        self._pages += 1
+        if self._pages > MOST_PAGES:
+            raise ApiError(504, "The list is too long to look for what is yours in it.")
         pairs = [*self._others, *([("limit", size)] if size else []), *([cursor] if cursor[1] else [])]
         body = await self._fetch(workspace, urlencode(pairs).encode("ascii"))
         if body is None:
@@ -205,18 +236,21 @@ class Listing:
         found = []
         for item, owner in zip(entries, owners, strict=True):
             if owner is None:
-                owner = await self._adopted(item)
+                entry = _entry(item[1])
+                if entry.provided:
+                    found.append(item)
+                    continue
+                owner = await self._adopted(entry)
             if owner is not None and self._owners.visible(self._caller, owner):
                 found.append(item)
         return found
 
-    async def _adopted(self, item: Item) -> Owner | None:
+    async def _adopted(self, entry: _Entry) -> Owner | None:
         """Whose an object is that nobody created through the gateway: the owner's of what it comes from."""
-        parent = _entry(item[1]).deployment_id
-        if not parent:
+        if not entry.parent:
             return None
-        owner = (await self._owners.find([parent]))[0]
-        return None if owner is None else await self._owners.adopt(item[0], owner, 0)
+        owner = (await self._owners.find([entry.parent]))[0]
+        return None if owner is None else await self._owners.adopt(entry.id, owner, 0)
 
 
 def _items(page: _Page) -> list[Item]:

@@ -25,6 +25,7 @@ from gateway.edge.herd import Herd
 from gateway.edge.owners import Owners
 from gateway.edge.rights import Rights
 from gateway.edge.upload import too_large
+from gateway.errors import ApiError
 from gateway.upstream.provider import Call
 
 _DECODED_AT_ONCE = 64 * 1024  # bytes of a compressed body that may be decoded while others wait
@@ -69,17 +70,17 @@ class Messages:
         if head.content_encoding not in (b"", b"identity"):
             text = await self._decoded(x, head.content_encoding)
         peeked = x.peek = peek(text)
-        self._rights.check(caller, peeked.model)
+        self._rights.check_body(caller, peeked)
         if peeked.model in self._rights.aliases:
             self._resolve(x, head, peeked)
-        x.stream = peeked.stream and x.endpoint.metered
+        x.stream = peeked.stream and x.endpoint.events
         x.threaded = "thread" in peeked.fields
         named = references(peeked)
         if head.profile:
             named |= await self._owners.in_header(head)
         route = x.route = self._route(x, head, peeked, caller.id)
         if named:
-            route.pin(await self._owners.where(caller, named))
+            route.pin(await self._where(caller, named, x.threaded))
         if x.conversation:
             began = perf_counter()
             former = None
@@ -95,6 +96,14 @@ class Messages:
         path = x.scope["raw_path"] + b"?" + query if query else x.scope["raw_path"]
         x.call = Call(b"POST", path, head.lines, x.body, peeked.model, x.stream, head.version, x.endpoint.chat)
         await self._serve(x, route, x.call)
+
+    async def _where(self, caller: Caller, named: frozenset[str], threaded: bool) -> str:
+        try:
+            return await self._owners.where(caller, named)
+        except ApiError as error:
+            if threaded and error.status == 404:  # SDKs begin the thread anew by this code
+                raise ApiError(404, error.message, code="thread_not_found") from None
+            raise
 
     def _resolve(self, x: Exchange, head: Head, peeked: Peek) -> None:
         """Put the model in the body that its alias stands for: the one change that is ever made to a body."""

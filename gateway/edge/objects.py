@@ -6,9 +6,12 @@ where it points. Sending is the proxy's business. It reads top to bottom.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from time import monotonic, perf_counter
+from urllib.parse import unquote
 
 from gateway.config import Caller, Config
 from gateway.core.results import ResultsTap
@@ -17,11 +20,11 @@ from gateway.core.router import Router
 from gateway.edge.addresses import Addresses
 from gateway.edge.endpoints import LIFETIMES, Answer, At, Body
 from gateway.edge.exchange import Exchange, Kept
-from gateway.edge.head import AnswerHead, Head, HeaderList
+from gateway.edge.head import AnswerHead, Head, HeaderList, without
 from gateway.edge.listing import Listing
 from gateway.edge.owners import APART, Owners
 from gateway.edge.relay import relay_through
-from gateway.edge.rewriting import created_id, results_to
+from gateway.edge.rewriting import created_ids, results_to
 from gateway.edge.rights import Rights
 from gateway.edge.tally import BatchTally
 from gateway.edge.upload import Inspection, Upload, too_large
@@ -31,7 +34,10 @@ from gateway.upstream.transport import Interrupted, Response
 
 _LOOKED_AT = 1024 * 1024  # bytes of a body that may decide where it goes
 MAX_KEPT = 32 * 1024 * 1024  # bytes of an answer that is looked at whole
-_NEVER_JSON = (b"multipart/", b"application/octet-stream")
+_MAYBE_JSON = re.compile(rb"json|text/|urlencoded|\*", re.IGNORECASE)
+_WORD = re.compile(r"[A-Za-z0-9_-]{4,128}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
+_GO_ON = 30.0  # seconds for the answer to a create whose client has gone
 
 Serve = Callable[[Exchange, Route, Call], Awaitable[None]]
 
@@ -58,6 +64,7 @@ class Objects:
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
         self._total = config.timeouts.total
+        self._patience = config.timeouts.client_body
         self._expose_account = config.expose_account
         self._addresses = Addresses(config.trusted_proxies)
         self._secrets = tuple(secret.encode() for secret in config.secret)
@@ -69,6 +76,8 @@ class Objects:
 
     async def journey(self, x: Exchange, head: Head, caller: Caller) -> None:
         """Serve one request."""
+        if x.scope["method"] not in _METHODS:
+            raise ApiError(405, f"Method {x.scope['method']} is not allowed here.")
         x.names = await self._in_path(x)
         if head.profile:
             x.names |= await self._owners.in_header(head)
@@ -79,10 +88,34 @@ class Objects:
             await self._list(x, head, caller)
             return
         x.home = await self._owners.where(caller, x.names) if x.names else await self._owners.home(caller)
-        call = Call(*self._target(x), head.lines, body, version=head.version)
-        await self._serve(x, self._route(x, caller, x.home, "pinned" if x.names else "none"), call)
+        lines = head.lines
+        if x.endpoint.answer is Answer.RESULTS:  # what is metered is read from its beginning
+            lines = without(without(lines, b"range"), b"if-range")
+        call = Call(*self._target(x), lines, body, version=head.version)
+        route = self._route(x, caller, x.home, "pinned" if x.names else "none")
+        if x.endpoint.answer is Answer.CREATED:
+            await self._to_the_end(self._create(x, route, call))
+            return
+        await self._serve(x, route, call)
         if x.kept is not None:
             await self._finish(x, x.kept)
+
+    async def _create(self, x: Exchange, route: Route, call: Call) -> None:
+        await self._serve(x, route, call)
+        if x.kept is not None:
+            await self._finish(x, x.kept)
+
+    @staticmethod
+    async def _to_the_end(work: Coroutine[None, None, None]) -> None:
+        """What an account makes is somebody's, also if its client does not wait: go on for a while without it. Where
+        the client has not sent all, there is nothing to go on with."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait((task,), timeout=_GO_ON)
+            task.cancel()
+            raise
 
     async def _list(self, x: Exchange, head: Head, caller: Caller) -> None:
         async def fetch(workspace: str, query: bytes) -> bytes | None:
@@ -105,10 +138,12 @@ class Objects:
     async def _in_path(self, x: Exchange) -> frozenset[str]:
         """Objects that the path names: of an endpoint that nobody knows, those that are somebody's."""
         if x.endpoint.at is At.OWNER:
-            return frozenset({x.object})
+            provided = x.endpoint.kind == "skills" and not x.object.startswith("skill_")
+            return frozenset() if provided and x.scope["method"] == "GET" else frozenset({x.object})
         if x.endpoint.kind:
             return frozenset()
-        return await self._owners.known(x.scope["raw_path"].decode("ascii").split("/")[3:])
+        text = unquote((x.scope["raw_path"] + b"?" + x.scope["query_string"]).decode("latin-1"))
+        return await self._owners.known(set(_WORD.findall(text)))
 
     # The body.
 
@@ -119,12 +154,14 @@ class Objects:
         if head.content_length > limit:
             raise too_large(limit)
         look = None
-        kind = next((value for name, value in x.scope["headers"] if name == b"content-type"), b"")
+        kinds = [value for name, value in x.scope["headers"] if name == b"content-type"]
+        if len(kinds) > 1:
+            raise ApiError(400, "content-type: given twice")
         known_as_json = x.endpoint.body is Body.JSON and x.endpoint.kind
-        if known_as_json or not kind.lower().startswith(_NEVER_JSON):
+        if known_as_json or not kinds or _MAYBE_JSON.search(kinds[0]):
             look = Inspection(head.content_encoding, limit, partial(self._judge, x, caller)).look
         size = head.content_length if head.content_length >= 0 else None
-        upload = Upload(x.receive, size, limit, look)
+        upload = Upload(x.receive, size, limit, self._patience, partial(self._hold, x), look)
         began = perf_counter()
         whole = await upload.gather(_LOOKED_AT)
         x.body_time = perf_counter() - began
@@ -133,6 +170,13 @@ class Objects:
             return whole
         x.upload = upload
         return upload
+
+    @staticmethod
+    def _hold(x: Exchange, size: int) -> None:
+        if size > 0:
+            x.holding.take(x, size)
+        else:
+            x.holding.give(x, -size)
 
     async def _judge(self, x: Exchange, caller: Caller, models: set[str], ids: set[str]) -> None:
         """What came up in a body on its way."""
@@ -172,13 +216,15 @@ class Objects:
         answer = endpoint.answer
         looked_at = answer in (Answer.CREATED, Answer.PAGE, Answer.DELETED) or endpoint.batches
         if looked_at and x.scope["method"] != "HEAD" and head.kind.startswith(b"application/json"):
-            x.kept = Kept(response.status, headers, await _read(response))
+            x.kept = Kept(response.status, headers, await _read(x, response))
             response.close()
             x.response = None
             return
+        if answer is Answer.PAGE and response.status == 200:
+            raise ApiError(502, "The upstream gave no proper list.")
         if answer is Answer.DELETED:
             await self._owners.deleted(x.object)
-        elif answer is Answer.RESULTS and response.status == 200:
+        elif answer is Answer.RESULTS:
             await self._results(x, response, headers)
             return
         await relay_through(x, response, headers)
@@ -193,6 +239,9 @@ class Objects:
                 tap.finish()
         finally:
             self._tally.settle_soon(x, tap, skip)
+        for kind, object_id in set(tap.produced):
+            if x.caller is not None and x.account is not None:
+                await self._owners.created(x.caller, object_id, x.account.workspace, LIFETIMES.get(kind, 0))
 
     async def _finish(self, x: Exchange, kept: Kept) -> None:
         """Look at a whole answer, and pass it on."""
@@ -200,22 +249,23 @@ class Objects:
         if endpoint.answer is Answer.DELETED:
             await self._owners.deleted(x.object)
         elif endpoint.answer is Answer.CREATED:
-            created = created_id(body)
-            if created and x.caller is not None and x.account is not None:
-                lifetime = LIFETIMES.get(endpoint.kind, 0)
-                await self._owners.created(x.caller, created, x.account.workspace, lifetime)
+            for created in created_ids(body):
+                if x.caller is not None and x.account is not None:
+                    lifetime = LIFETIMES.get(endpoint.kind, 0)
+                    await self._owners.created(x.caller, created, x.account.workspace, lifetime)
         if endpoint.batches:
             body = results_to(body, self._addresses.base_url(x.scope))
         await x.answer(kept.status, kept.headers, body)
 
 
-async def _read(response: Response) -> bytes:
+async def _read(x: Exchange, response: Response) -> bytes:
     """The whole body. Raises Interrupted."""
     parts = []
     size = 0
     while data := await response.read():
         parts.append(data)
         size += len(data)
+        x.holding.take(x, len(data))
         if size > MAX_KEPT:
             raise Interrupted("the answer is too large")
     return b"".join(parts)

@@ -7,6 +7,7 @@ object is, nobody is asked: a guess could show one caller another's. It does not
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Collection
 from pathlib import Path
 from time import time
@@ -21,6 +22,9 @@ from gateway.edge.head import Head, without
 from gateway.errors import ApiError
 from gateway.store.client import StoreClient, StoreDown
 from gateway.store.owners import (
+    Call as StoreCall,
+)
+from gateway.store.owners import (
     Owner,
     OwnersJournal,
     homes_of,
@@ -32,6 +36,8 @@ from gateway.store.owners import (
 )
 
 MEMORY = 100_000  # objects a process remembers
+_AT_ONCE = 128  # objects that the store is asked for in one go: a flood would make it look slow to everybody
+_OWED = 10_000  # calls kept for a store that is away
 UNKNOWN = "Not found"  # of a stranger's object as of none: the same words
 APART = "The objects that this request names live on different accounts; create them anew to use them together."
 AWAY = "The gateway cannot tell now where this object lives. Please try again later."
@@ -61,6 +67,7 @@ class Owners:
         self._tell = tell
         self._memory: dict[str, Owner] = {}
         self._homes: dict[str, tuple[str, ...]] = {}
+        self._owed: deque[StoreCall] = deque(maxlen=_OWED)
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -99,17 +106,19 @@ class Owners:
 
     async def find(self, ids: Collection[str]) -> list[Owner | None]:
         """The owner of each object, None where it has none. Raises ApiError(529) where nobody can tell."""
-        missing = [each for each in ids if each not in self._memory]
-        if missing:
-            try:
-                replies = await asyncio.gather(*[self._store.call(*to_read(each)) for each in missing])
-                owners = [owner_of(reply) for reply in replies]
-            except (StoreDown, msgspec.MsgspecError):
-                raise ApiError(529, AWAY, retry_after=1) from None
-            for each, owner in zip(missing, owners, strict=True):
-                if owner is not None:
-                    self._keep(each, owner)
-        return [self._memory.get(each) for each in ids]
+        found = {each: self._memory.get(each) for each in ids}
+        missing = [each for each, owner in found.items() if owner is None]
+        try:
+            for first in range(0, len(missing), _AT_ONCE):
+                part = missing[first : first + _AT_ONCE]
+                replies = await asyncio.gather(*[self._store.call(*to_read(each)) for each in part])
+                for each, reply in zip(part, replies, strict=True):
+                    owner = found[each] = owner_of(reply)
+                    if owner is not None:
+                        self._keep(each, owner)
+        except (StoreDown, msgspec.MsgspecError):
+            raise ApiError(529, AWAY, retry_after=1) from None
+        return [found[each] for each in ids]
 
     async def known(self, ids: Collection[str]) -> frozenset[str]:
         """Those of `ids` that are somebody's. Raises ApiError(529) where nobody can tell."""
@@ -128,7 +137,7 @@ class Owners:
         """The workspace where the caller's share group creates its objects: chosen once, and anew where it takes
         nothing new any more. Raises ApiError(529) where nobody can tell."""
         group = self._group(caller)
-        homes = await self._homes_of(group)
+        homes = self._homes.get(group) or await self._agree(group, "", "")
         for _ in range(3):
             present = homes[0] if homes else ""
             if present and self._takes(present):
@@ -140,22 +149,20 @@ class Owners:
         raise ApiError(529, "No account can take new objects now. Please try again later.", retry_after=5)
 
     async def homes(self, caller: Caller) -> tuple[str, ...]:
-        """All workspaces that may hold objects of the caller's share group, the present home first."""
-        group = self._group(caller)
-        homes = await self._homes_of(group)
-        alone = _alone(caller)
+        """All workspaces that may hold objects of the caller's share group, the present home first: as they are now,
+        for another process may have chosen another."""
+        group, alone = self._group(caller), _alone(caller)
+        homes = await self._agree(group, "", "")
         if group != alone:  # from before it shared
-            homes = (*homes, *(each for each in await self._homes_of(alone) if each not in homes))
+            homes = (*homes, *(each for each in await self._agree(alone, "", "") if each not in homes))
         return tuple(each for each in homes if each in self._router.ring)
-
-    async def _homes_of(self, group: str) -> tuple[str, ...]:
-        known = self._homes.get(group)
-        return known if known is not None else await self._agree(group, "", "")
 
     async def _agree(self, group: str, present: str, proposed: str) -> tuple[str, ...]:
         try:
             homes = homes_of(await self._store.call(*to_home(group, present, proposed)))
         except (StoreDown, msgspec.MsgspecError):
+            if not proposed and group in self._homes:
+                return self._homes[group]
             raise ApiError(529, AWAY, retry_after=1) from None
         if homes and homes != self._homes.get(group):
             self._homes[group] = homes
@@ -180,10 +187,11 @@ class Owners:
         """Record whose an object is, unless it is somebody's already; returns whose it then is."""
         self.write(lambda journal: journal.own(object_id, owner, lifetime, owner.at))
         kept: Owner | None = owner
+        call = to_own(object_id, owner, lifetime)
         try:
-            kept = owner_of(await self._store.call(*to_own(object_id, owner, lifetime)))
-        except (StoreDown, msgspec.MsgspecError) as error:  # the journal brings it there
-            log.warning("an object's owner is in the journal alone for now", reason=str(error))
+            kept = owner_of(await self._store.call(*call))
+        except (StoreDown, msgspec.MsgspecError):
+            self.owe(call)
         if kept is not None:
             self._keep(object_id, kept)
             self._tell(Owned(object_id, kept.workspace, kept.caller, kept.team, kept.at))
@@ -194,10 +202,25 @@ class Owners:
         self._memory.pop(object_id, None)
         self.write(lambda journal: journal.disown(object_id, _now()))
         self._tell(Owned(object_id))
+        call = to_disown(object_id)
         try:
-            await self._store.call(*to_disown(object_id))
+            await self._store.call(*call)
         except StoreDown:
-            return  # asking for it leads to the account, which knows it no more
+            self.owe(call)
+
+    def owe(self, call: StoreCall) -> None:
+        """The store could not be told: it is once it is back. (Should this process end before, the journal does it.)"""
+        self._owed.append(call)
+
+    def reseed(self) -> None:
+        """The store is back."""
+        owed = list(self._owed)
+        self._owed.clear()
+        for call in owed:
+            try:
+                self._store.post(*call)
+            except StoreDown:
+                self.owe(call)
 
     def write(self, write: Callable[[OwnersJournal], None]) -> None:
         """Append to the journal. A full disk must not fail what an account has done already."""

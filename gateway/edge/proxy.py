@@ -30,7 +30,7 @@ from gateway.edge.messages import Messages
 from gateway.edge.objects import Objects
 from gateway.edge.owners import Owners
 from gateway.edge.pool import SLOT_WAIT, Account, Lease, Pool, readable_notes
-from gateway.edge.relay import StreamRelay, broken, cause_of, relay_whole, words_for
+from gateway.edge.relay import StreamRelay, broken, cause_of, relay_through, relay_whole, words_for
 from gateway.edge.rights import Rights
 from gateway.edge.settlement import Settlement
 from gateway.edge.tally import BatchTally
@@ -252,7 +252,12 @@ class Proxy:
             await self._objects.take(x, response, head)
             return None
         if head.kind.startswith(b"text/event-stream"):
-            return await self._relay_stream(x, route, entry, account, response, head)
+            if x.endpoint.events:
+                return await self._relay_stream(x, route, entry, account, response, head)
+            self._note_served(x, route, entry)
+            headers = head.visible + x.gateway_headers(self._config.expose_account)
+            await relay_through(x, response, headers, x.meter.count)
+            return None
         if not head.kind.startswith(b"application/json"):
             return await self._set_aside(x, response, head, Outcome.IMPROPER)
         reason = self._note_served(x, route, entry)

@@ -26,6 +26,8 @@ _ENDS = 64 * 1024  # bytes kept of either end of a longer one, for its usage
 _LINGER = 0.2  # seconds to wait for the end of the framing behind message_stop
 
 
+_DELTA = b"event: content_block_delta"
+
 # Told of what an answer brings before the client is.
 Own = Callable[[list[Produced]], Awaitable[None]]
 
@@ -62,6 +64,7 @@ class StreamRelay:
         self.response = response
         self.opening = b""
         self._own = own
+        self._long = b""
         self._matters = matters if x.endpoint.chat else UsageMeter.matters
         self._splitter = EventSplitter()
         self._translate = translate
@@ -90,8 +93,8 @@ class StreamRelay:
         ready, self.opening = self.opening, b""
         try:
             while True:
-                if hints(ready) or x.threaded:
-                    await self._own(in_events(ready, x.threaded))
+                if x.threaded or not _only_delta(ready):
+                    await self._take(ready)
                 if meter.stopped:
                     x.sent = not meter.started
                     await x.write(ready, more=False)
@@ -118,6 +121,13 @@ class StreamRelay:
             return
         await self._break("upstream", broken(Interrupted("no message_stop")))
 
+    async def _take(self, ready: bytes) -> None:
+        """Objects that these events bring, and a longer one that has passed, are somebody's before the client knows."""
+        for part in (self._long, ready):
+            if self.x.threaded or hints(part):
+                await self._own(in_events(part, self.x.threaded))
+        self._long = b""
+
     def _feed(self, data: bytes) -> bytes:
         """Whole events out of `data`, seen by the meter, and nothing behind message_stop."""
         splitter, meter = self._splitter, self.x.meter
@@ -127,6 +137,7 @@ class StreamRelay:
         if splitter.long_event is not None:
             if self._matters(splitter.long_event):
                 meter.see(splitter.long_event)
+            self._long = splitter.long_event
             splitter.long_event = None
         return self._seen(ready)
 
@@ -155,6 +166,11 @@ class StreamRelay:
                 return
 
 
+def _only_delta(ready: bytes) -> bool:
+    """Whether this is one event, a piece of content: most are."""
+    return ready.startswith(_DELTA) and ready.rfind(b"event: ") == 0
+
+
 def _first_counts(opening: bytes) -> bool:
     return any(data and name != b"ping" and b'"ping"' not in data[:40] for name, data, _ in events(opening))
 
@@ -181,6 +197,8 @@ async def relay_whole(x: Exchange, response: Response, headers: HeaderList, own:
     await x.answer(response.status, headers, body)
     if x.endpoint.metered:
         x.sent = not x.meter.read_json(body)
+        if x.sent:
+            x.meter.count(body)
 
 
 async def _relay_long(x: Exchange, response: Response, headers: HeaderList, held: bytes) -> None:
@@ -202,9 +220,11 @@ async def relay_through(
     `held`. One that breaks off ends in a broken connection."""
     x.stream = False
     length = next((value for name, value in response.headers if name == b"content-length"), None)
-    if length is not None:
+    if length is not None and response.status not in (204, 304):
         headers.append((b"content-length", length))
     await x.start(response.status, headers)
+    if length is None and not held:  # a stream, whose client may do something only once it has begun
+        await x.send({"type": "http.response.body", "body": b"", "more_body": True})
     try:
         while data := held or await response.read():
             if see is not None and not held:

@@ -14,17 +14,19 @@ _string = msgspec.json.Decoder(str).decode
 
 class _Created(msgspec.Struct):
     id: str = ""
+    session_id: str | None = None  # of a run: what it has begun
 
 
 _created = msgspec.json.Decoder(_Created).decode
 
 
-def created_id(body: bytes) -> str:
-    """The id in the answer to a create, "" if it has none."""
+def created_ids(body: bytes) -> list[str]:
+    """The ids of what an answer to a create says was made."""
     try:
-        return _created(body).id
+        made = _created(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
+        return []
+    return [each for each in (made.id, made.session_id) if each]
 
 
 def results_to(body: bytes, base_url: bytes) -> bytes:

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 from gateway.config import Caller, Config, catalogue_of
+from gateway.core.peek import Peek
 from gateway.edge.models import Models
 from gateway.errors import ApiError
+
+_ANY = ("*",)
 
 
 class Rights:
@@ -28,8 +31,24 @@ class Rights:
         if not allowed(caller, model) and not allowed(caller, self.aliases.get(model, model)):
             raise ApiError(403, f"Your key may not use the model {model}.")
 
+    def check_body(self, caller: Caller, peeked: Peek) -> None:
+        """As `check`, of all models that a Messages body would have answer: its own, those it falls back to, those of
+        its tools."""
+        self.check(caller, peeked.model)
+        if caller.models == _ANY:
+            return
+        for name in ("fallbacks", "tools"):
+            listed = peeked.value(name)
+            for each in listed if isinstance(listed, list) else ():
+                model = each.get("model") if isinstance(each, dict) else each if name == "fallbacks" else None
+                if isinstance(model, str):
+                    self.check(caller, model)
+
     def check_named(self, caller: Caller, name: str) -> None:
-        """As `check`, of what stands as a model somewhere in a body: in a tool's input it may be anything."""
+        """As `check`, of what stands as a model somewhere in a body that passes through: in a tool's input it may be
+        anything. Raises ApiError(400) for an alias: such a body is not changed."""
+        if name in self.aliases:
+            raise ApiError(400, f"{name} is an alias, which is not replaced here; write {self.aliases[name]}.")
         if self._models.knows(name):
             self.check(caller, name)
 

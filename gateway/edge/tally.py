@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable
 from time import time
 
+import structlog
+
 from gateway.core.pricing import Catalogue
 from gateway.core.results import ResultsTap
 from gateway.edge.endpoints import LIFETIMES
@@ -17,6 +19,9 @@ from gateway.edge.owners import Owners
 from gateway.records import ITEMS, Finished
 from gateway.store.client import StoreClient, StoreDown
 from gateway.store.owners import to_meter
+
+_MARKS = 10_000  # batches whose marks this process keeps for itself
+log = structlog.get_logger("gateway.tally")
 
 
 class BatchTally:
@@ -44,6 +49,11 @@ class BatchTally:
             mark = 0
         return max(int(mark), self._marks.get(batch, 0))
 
+    async def close(self) -> None:
+        """Let what was read be metered."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1.0)
+
     def settle_soon(self, x: Exchange, tap: ResultsTap, skipped: int) -> None:
         """Results of the batch that `x` names were read: meter those beyond the `skipped` lines that were metered when
         the reading began, unless somebody else has been faster. Nobody waits for it."""
@@ -52,20 +62,30 @@ class BatchTally:
         task.add_done_callback(self._tasks.discard)
 
     async def _settle(self, x: Exchange, tap: ResultsTap, skipped: int) -> None:
-        batch, lines = x.object, tap.lines
-        if lines <= skipped:
-            return
+        batch, lines, mark = x.object, tap.lines, skipped
         lifetime = LIFETIMES["batches"]
-        try:
-            advanced, _ = await self._store.call(*to_meter(batch, skipped, lines, lifetime))
-        except StoreDown:
-            advanced = self._marks.get(batch, 0) <= skipped
-            self._marks[batch] = max(lines, self._marks.get(batch, 0))
-        if not advanced:
-            return
-        self._owners.write(lambda journal: journal.metered(batch, lines, lifetime, int(time() * 1000)))
+        if tap.unread:
+            log.warning("results of a batch could not be read", batch=batch, lines=tap.unread)
+        while lines > mark:
+            try:
+                advanced, present = await self._store.call(*to_meter(batch, mark, lines, lifetime))
+            except StoreDown:
+                if self._marks.get(batch, 0) > mark or len(self._marks) >= _MARKS:
+                    return
+                self._marks[batch] = lines
+                self._owners.owe(to_meter(batch, None, lines, lifetime))
+                advanced, present = 1, lines
+            if advanced:
+                self._owners.write(lambda journal: journal.metered(batch, lines, lifetime, int(time() * 1000)))
+                self._record(x, tap, mark)
+                return
+            mark = int(present)  # another reader was faster: the rest is ours if we got further
+
+    def _record(self, x: Exchange, tap: ResultsTap, mark: int) -> None:
+        """One record for each model of the lines beyond `mark`."""
+        batch, lines = x.object, tap.lines
         caller, account = x.caller, x.account
-        for model, usage in tap.usages.items():
+        for model, usage in tap.usages(mark).items():
             price = self._catalogue.priced(model)
             cost = 0
             if price is not None:
@@ -73,7 +93,7 @@ class BatchTally:
                     usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output, batch=True
                 )
             record = Finished(
-                request_id=f"{batch}/{skipped}-{lines}/{model}",  # the same whoever reads it
+                request_id=f"{batch}/{mark}-{lines}/{model}",  # the same whoever reads it
                 at=x.at,
                 endpoint=ITEMS,
                 status=200,

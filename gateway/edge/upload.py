@@ -23,15 +23,27 @@ class Upload:
     """The body of one request, an `upstream.transport.Upload`; `size` is its content-length, None if it has none.
 
     `read` and `gather` raise ApiError(413) beyond `limit` bytes, CancelledError when the client has gone, and what
-    `look` raises, which is shown each piece as it arrives, and whether it is the last.
+    `look` raises, which is shown each piece as it arrives, and whether it is the last. `hold` is told how many bytes
+    more (or less) are kept here. `read` raises ApiError(408) after `patience` seconds of the client's silence: while it
+    reads, the request has a slot of its account.
     """
 
-    def __init__(self, receive: Receive, size: int | None, limit: int, look: Look | None = None) -> None:
+    def __init__(
+        self,
+        receive: Receive,
+        size: int | None,
+        limit: int,
+        patience: float,
+        hold: Callable[[int], None],
+        look: Look | None = None,
+    ) -> None:
         self.size = size
         self.begun = False
         self.received = 0
         self._receive = receive
         self._limit = limit
+        self._patience = patience
+        self._hold = hold
         self._look = look
         self._held: deque[bytes] = deque()
         self._more = True
@@ -41,6 +53,7 @@ class Upload:
         while self._more and self.received < most:
             piece = await self._next()
             if piece:
+                self._hold(len(piece))
                 self._held.append(piece)
         return None if self._more else b"".join(self._held)
 
@@ -48,11 +61,16 @@ class Upload:
         """The next piece, b"" at the end."""
         self.begun = True
         if self._held:
+            self._hold(-len(self._held[0]))
             return self._held.popleft()
-        while self._more:
-            piece = await self._next()
-            if piece:
-                return piece
+        try:
+            async with asyncio.timeout(self._patience):
+                while self._more:
+                    piece = await self._next()
+                    if piece:
+                        return piece
+        except TimeoutError:
+            raise ApiError(408, "The request's body took too long to arrive.") from None
         return b""
 
     async def _next(self) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.core.aliases import resolve, with_model
+from gateway.core.aliases import with_model
 from gateway.core.peek import peek
 
 texts = st.text(st.sampled_from(list('ab"\\/\n\u0000\u00e9\u2028\U0001f600:,{}[] ')), max_size=6)
@@ -92,9 +92,3 @@ def test_fields_of_another_body_are_refused(other: bytes):
     fields = peek(b'{"max_tokens":1,"model":"fast"}').fields
     with pytest.raises(ValueError, match="no such model"):
         with_model(other, fields, "claude-haiku-4-5")
-
-
-def test_a_name_that_is_no_alias_stands_for_itself():
-    assert resolve({"fast": "claude-haiku-4-5"}, "fast") == "claude-haiku-4-5"
-    assert resolve({"fast": "claude-haiku-4-5"}, "claude-opus-5") == "claude-opus-5"
-    assert resolve({}, "") == ""

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.chat import PING, ChatMeter, error_event, matters, wants_usage
-from gateway.core.peek import peek
+from gateway.core.chat import PING, ChatMeter, error_event, matters
 from gateway.core.sse import EventSplitter
 from gateway.core.usage import UsageMeter
 from gateway.errors import ApiError
@@ -181,17 +180,6 @@ def test_output_is_put_at_the_text_that_passed_where_no_usage_was_told():
     meter.estimate()
     assert not meter.started
     assert 3500 < meter.usage.output < 4500
-
-
-def test_usage_is_wanted_only_where_it_was_asked_for():
-    def asked(**fields: Any) -> bool:
-        return wants_usage(peek(json.dumps({"model": "m", **fields}).encode()))
-
-    assert asked(stream_options={"include_usage": True})
-    others: tuple[Any, ...] = ({"include_usage": False}, {"include_usage": 1}, {}, None, [], "include_usage")
-    for options in others:
-        assert not asked(stream_options=options)
-    assert not asked()
 
 
 def stream_with_sdk(body: bytes) -> list[str | None]:

@@ -61,7 +61,9 @@ def test_what_a_model_writes_is_no_object(block: dict[str, Any]):
     assert in_events(stream({"type": "content_block_start", "index": 0, "content_block": block}), False) == []
 
 
-@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'{"container": 1}', b'{"content": 3, "file_id": "file_x"}', b"{"])
+@pytest.mark.parametrize(
+    "body", [b"", b"null", b"[]", b'{"container": 1}', b'{"content": 3, "file_id": "file_x"}', b"{"]
+)
 def test_what_is_no_message_brings_nothing(body: bytes):
     assert in_message(body, True) == []
     assert in_events(b"data: " + body + b"\n\n", True) == []

@@ -59,7 +59,6 @@ silent = st.sampled_from([
     TEXT,
     {"type": "tool_use", "id": "toolu_1", "name": "read", "input": {"source": {"file_id": "f"}, "container": "c"}},
     {"type": "code_execution_tool_result", "content": {"content": [{"type": "code_execution_output", "file_id": "f"}]}},
-    {"type": "bash_code_execution_tool_result", "content": [FILE]},
     {"type": "image", "source": {"type": "base64", "data": "QUJD"}},
     {"type": "image", "source": "file_1"},
     {"type": "container_upload", "file_id": 7},
@@ -80,17 +79,24 @@ def planted(draw: st.DrawFn) -> tuple[dict[str, Any], set[str]]:
         return name
 
     def block(depth: int) -> Any:
-        kind = draw(st.integers(0, 6 if depth else 3))
+        kind = draw(st.integers(0, 8 if depth else 4))
         if kind == 0:
             return draw(silent)
         if kind == 1:
             return {"type": "container_upload", "file_id": one()}
         if kind in (2, 3):
             return {"type": ("image", "document")[kind - 2], "source": {"type": "file", "file_id": one()}}
-        inner = [block(depth - 1) for _ in range(draw(st.integers(0, 2)))]
         if kind == 4:
-            return {"type": "tool_result", "tool_use_id": "toolu_1", "content": inner}
+            return {"type": "file", "file": {"file_id": one()}}
+        inner = [block(depth - 1) for _ in range(draw(st.integers(0, 2)))]
         if kind == 5:
+            return {"type": "tool_result", "tool_use_id": "toolu_1", "content": inner}
+        if kind == 6:
+            return {"type": "mcp_tool_result", "tool_use_id": "mcptoolu_1", "content": inner}
+        if kind == 7:
+            fetched = {"type": "web_fetch_result", "url": "u", "content": block(depth - 1)}
+            return {"type": "web_fetch_tool_result", "tool_use_id": "srvtoolu_1", "content": fetched}
+        if kind == 8 and draw(st.booleans()):
             return {"type": "document", "source": {"type": "content", "content": inner}}
         return {"type": "search_result", "source": "file_id", "title": "t", "content": inner}
 
@@ -247,3 +253,11 @@ def test_bytes_that_are_no_utf8_are_refused_rather_than_read_in_one_way_of_sever
     with pytest.raises(ApiError) as caught:
         references(Peek(b'"file_id"', {"system": msgspec.Raw(b'["\xff"]')}, "m"))
     assert caught.value.status == 400
+
+
+def test_more_objects_than_anybody_names_are_refused():
+    blocks = [{"type": "container_upload", "file_id": f"file_{number}"} for number in range(1001)]
+    assert len(found(body(messages=user(*blocks[:1000])))) == 1000
+    with pytest.raises(ApiError) as refused:
+        found(body(messages=user(*blocks)))
+    assert refused.value.status == 400

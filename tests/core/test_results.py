@@ -77,7 +77,7 @@ def test_sums_are_the_same_for_any_pieces_and_skipped_lines_only_count(told, whe
             usage.output += used.get("output_tokens", 0)
             usage.cache_read += used.get("cache_read_input_tokens", 0)
             usage.cache_write_5m += used.get("cache_creation_input_tokens", 0)
-    assert tap.usages == expected
+    assert tap.usages() == expected
     assert tap.unread == sum(each == b"not json\n" for each in told[skip:]) - (broken_end and len(told) > skip)
 
 
@@ -90,17 +90,17 @@ def test_downloads_in_parts_meter_each_line_once(told, first, second):
     for until in (first, second, len(told)):
         tap = tapped([b"".join(told[:until])], skip)
         skip = max(skip, tap.lines)
-        for model, usage in tap.usages.items():
+        for model, usage in tap.usages().items():
             total = sums.setdefault(model, Usage())
             for name in Usage.__struct_fields__:
                 setattr(total, name, getattr(total, name) + getattr(usage, name))
-    assert sums == whole.usages
+    assert sums == whole.usages()
 
 
 def test_cache_writes_are_split_by_lifetime_as_in_any_answer():
     creation = {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 90}
     body = succeeded(input_tokens=1, output_tokens=2, cache_creation_input_tokens=100, cache_creation=creation)
-    assert tapped([body, body]).usages == {
+    assert tapped([body, body]).usages() == {
         "claude-opus-5-5": Usage(input=2, output=4, cache_write_5m=20, cache_write_1h=180)
     }
 
@@ -116,12 +116,12 @@ def test_a_download_that_broke_off_in_a_line_has_not_seen_it():
 def test_blank_lines_are_none_and_carriage_returns_do_no_harm():
     tap = tapped([b"\n", succeeded(input_tokens=5)[:-1] + b"\r\n", b"  \r\n\n"])
     assert (tap.lines, tap.unread) == (1, 0)
-    assert tap.usages["claude-opus-5-5"].input == 5
+    assert tap.usages()["claude-opus-5-5"].input == 5
 
 
 def test_a_line_of_megabytes_is_read():
     body = succeeded(text="x" * (MAX_LINE - 1000), input_tokens=5)
-    assert tapped([body[i : i + 65536] for i in range(0, len(body), 65536)]).usages["claude-opus-5-5"].input == 5
+    assert tapped([body[i : i + 65536] for i in range(0, len(body), 65536)]).usages()["claude-opus-5-5"].input == 5
 
 
 @pytest.mark.parametrize("size", [65536, 1 << 30])
@@ -137,7 +137,7 @@ def test_a_line_too_long_to_hold_counts_but_its_usage_is_unknown(size, newline):
         assert len(tap._held) <= MAX_LINE
     tap.finish()
     assert (tap.lines, tap.unread) == (2, 1)
-    assert tap.usages == {"claude-opus-5-5": Usage(input=7)}
+    assert tap.usages() == {"claude-opus-5-5": Usage(input=7)}
     tap = tapped(pieces, skip=1)
     assert (tap.lines, tap.unread) == (2, 0)
 
@@ -154,4 +154,4 @@ def test_a_line_too_long_to_hold_counts_but_its_usage_is_unknown(size, newline):
 )
 def test_a_result_that_cannot_be_read_is_counted_as_unread(result):
     tap = tapped([line(result)])
-    assert (tap.lines, tap.unread, tap.usages) == (1, 1, {})
+    assert (tap.lines, tap.unread, tap.usages()) == (1, 1, {})

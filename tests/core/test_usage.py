@@ -310,7 +310,11 @@ def test_an_error_event_is_known_by_its_type_if_it_has_one(error, kind):
 def test_what_cannot_matter_is_not_looked_at():
     assert not UsageMeter.matters(frame({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hi"}}))
     assert not UsageMeter.matters(frame({"type": "ping"}))
-    assert UsageMeter.matters(frame(start(), spaced=True)) and UsageMeter.matters(frame(delta())) and UsageMeter.matters(frame(STOP))
+    assert (
+        UsageMeter.matters(frame(start(), spaced=True))
+        and UsageMeter.matters(frame(delta()))
+        and UsageMeter.matters(frame(STOP))
+    )
     assert UsageMeter.matters(frame({"type": "error", "error": {}}))
 
 

@@ -98,7 +98,8 @@ def test_every_row_is_found_by_its_own_path():
 def test_what_is_hot_is_held_and_read_before_an_account_is_chosen():
     assert {endpoint.name for endpoint in HOT.values()} == {"messages", "count_tokens", "chat", "complete"}
     assert all(endpoint.peeks and endpoint.body is Body.HELD for endpoint in HOT.values())
-    assert {endpoint.name for endpoint in HOT.values() if endpoint.metered} == {"messages", "chat"}
+    assert {endpoint.name for endpoint in HOT.values() if endpoint.metered} == {"messages", "chat", "complete"}
+    assert {endpoint.name for endpoint in HOT.values() if endpoint.events} == {"messages", "chat"}
 
 
 def test_names_are_fit_for_labels():

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from gateway.edge.addresses import Addresses
-from gateway.edge.rewriting import created_id, results_to
+from gateway.edge.rewriting import created_ids, results_to
 
 BASE = b"https://llm.acme.test/claude"
 
@@ -40,10 +40,18 @@ def test_every_batch_of_a_list_is_put_right():
 
 @pytest.mark.parametrize(
     ("body", "found"),
-    [(b'{"id":"file_1","x":[]}', "file_1"), (b'{"id":1}', ""), (b"[]", ""), (b"", ""), (b'{"error":{"id":"x"}}', "")],
+    [
+        (b'{"id":"file_1","x":[]}', ["file_1"]),
+        (b'{"id":"drun_1","session_id":"sesn_1"}', ["drun_1", "sesn_1"]),
+        (b'{"id":"drun_1","session_id":null}', ["drun_1"]),
+        (b'{"id":1}', []),
+        (b"[]", []),
+        (b"", []),
+        (b'{"error":{"id":"x"}}', []),
+    ],
 )
-def test_the_id_of_what_was_created_is_that_of_the_top_level(body: bytes, found: str):
-    assert created_id(body) == found
+def test_what_was_created_is_named_at_the_top_level(body: bytes, found: list[str]):
+    assert created_ids(body) == found
 
 
 def scope(*headers: tuple[bytes, bytes], client: tuple[str, int] | None = ("10.1.2.3", 5)) -> dict[str, object]:
