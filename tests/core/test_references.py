@@ -94,7 +94,8 @@ def planted(draw: st.DrawFn) -> tuple[dict[str, Any], set[str]]:
         if kind == 6:
             return {"type": "mcp_tool_result", "tool_use_id": "mcptoolu_1", "content": inner}
         if kind == 7:
-            fetched = {"type": "web_fetch_result", "url": "u", "content": block(depth - 1)}
+            page = {"type": "document", "source": {"type": "content", "content": inner}}
+            fetched = {"type": "web_fetch_result", "url": "u", "content": page}
             return {"type": "web_fetch_tool_result", "tool_use_id": "srvtoolu_1", "content": fetched}
         if kind == 8 and draw(st.booleans()):
             return {"type": "document", "source": {"type": "content", "content": inner}}
