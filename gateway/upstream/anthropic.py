@@ -11,11 +11,13 @@ class Anthropic:
     """The provider of an Anthropic API key."""
 
     def __init__(self, api_key: str) -> None:
-        self._credential = b"x-api-key: " + api_key.encode("ascii") + b"\r\n"
+        key = api_key.encode("ascii")
+        self._credential = b"x-api-key: " + key + b"\r\n"
+        self._bearer = b"authorization: Bearer " + key + b"\r\n"
 
     def prepare(self, call: Call) -> Outgoing:
         lines = call.lines
-        headers = b"".join(lines) + self._credential
+        headers = b"".join(lines) + (self._bearer if call.bearer else self._credential)
         if not call.version:
             headers += DEFAULT_VERSION
         return Outgoing(call.method, call.path, headers, call.body)

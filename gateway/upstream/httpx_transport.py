@@ -4,6 +4,10 @@ Every connection is an httpx transport of its own, and this module keeps the idl
 closes one connection and nothing beside it, by HTTP/2 too, where httpx would neither reset the stream nor return its
 window. Of httpx the transport alone is used, beneath the client: no redirects, cookies, default headers, environment.
 A request counts as sent from the moment httpx starts to write it; its trace tells. It never sends anything twice.
+
+httpx reads nothing before it has written the request. So an upload goes on after an early answer, which is returned if
+the upstream takes the upload to its end; one that answers early and then closes, or takes nothing for `Timeouts.idle`,
+leaves the request unanswered. A connection lost while the upload's next piece is waited for is noticed when it comes.
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ from typing import Any
 
 import httpx
 
-from gateway.upstream.http1 import HIGH_WATER, UNSAFE
+from gateway.upstream.connection import HIGH_WATER
+from gateway.upstream.http1 import UNSAFE
+from gateway.upstream.httpx_feed import Feed
 from gateway.upstream.transport import (
     FirstByteTimeout,
     IdleTimeout,
@@ -26,6 +32,7 @@ from gateway.upstream.transport import (
     Timeouts,
     TransportError,
     Unanswered,
+    Upload,
 )
 
 
@@ -52,14 +59,18 @@ class Line:
         self._deadline = asyncio.timeout(None)
         self._event = ""
         self._sent = False
+        self._feed: Feed | None = None
 
     async def send(self, request: httpx.Request, connect: float, first_byte: float) -> httpx.Response:
         """The response to one request, its body unread. Raises NotSent or Unanswered, and closes itself then."""
         self._sent = False
         self._first_byte = first_byte
+        self._feed = request.stream if isinstance(request.stream, Feed) else None
         request.extensions["trace"] = self._trace
         try:
             async with asyncio.timeout(connect) as self._deadline:
+                if self._feed is not None:
+                    self._feed.deadline = self._deadline
                 response = await self.transport.handle_async_request(request)
             if response.status_code == 101:
                 raise Unanswered("the upstream changed the protocol unasked")
@@ -67,8 +78,11 @@ class Line:
             await self.close()
             if isinstance(problem, TransportError) or not isinstance(problem, Exception):
                 raise
+            if self._feed is not None and problem is self._feed.problem:
+                raise
             # What comes up through httpx from its parsers and its network layer has no common base.
             raise self._translate(problem) from problem
+        self._feed = None  # an idle connection keeps no upload
         return response
 
     def _translate(self, problem: Exception) -> TransportError:
@@ -76,6 +90,8 @@ class Line:
         late = isinstance(problem, TimeoutError)
         if not self._sent:
             return NotSent("connecting took too long" if late else f"cannot connect: {reason}")
+        if late and self._feed is not None and self._event != "send_request_body.complete":
+            return Unanswered("the upstream stopped taking the request")
         if late:
             return FirstByteTimeout("no response head in time")
         if isinstance(problem, httpx.LocalProtocolError) and self._event == "send_request_headers.failed":
@@ -276,7 +292,7 @@ class HttpxTransport:
         return httpx.Proxy(url, ssl_context=context)
 
     async def send(
-        self, method: bytes, path: bytes, headers: bytes, body: bytes, *, first_byte: float | None = None
+        self, method: bytes, path: bytes, headers: bytes, body: bytes | Upload, *, first_byte: float | None = None
     ) -> Exchange:
         target = self.origin.prefix + path
         if UNSAFE.search(target):
@@ -296,15 +312,22 @@ class HttpxTransport:
             raise
         return Exchange(self, line, response)
 
-    def _request(self, method: bytes, target: bytes, headers: bytes, body: bytes) -> httpx.Request:
+    def _request(self, method: bytes, target: bytes, headers: bytes, body: bytes | Upload) -> httpx.Request:
         lines = [(b"host", self.origin.authority)]
         for line in headers.split(b"\r\n"):
             if line:
                 name, _, value = line.partition(b":")
                 lines.append((name, value.strip(b" \t")))
-        if body or method != b"GET":
-            lines.append((b"content-length", b"%d" % len(body)))
-        request = httpx.Request(method.decode("ascii"), self._base, headers=lines, stream=httpx.ByteStream(body))
+        stream: httpx.AsyncByteStream
+        if isinstance(body, bytes):
+            stream = httpx.ByteStream(body)
+            if body or method != b"GET":
+                lines.append((b"content-length", b"%d" % len(body)))
+        else:
+            stream = Feed(body, self.timeouts.idle)
+            size = body.size
+            lines.append((b"transfer-encoding", b"chunked") if size is None else (b"content-length", b"%d" % size))
+        request = httpx.Request(method.decode("ascii"), self._base, headers=lines, stream=stream)
         request.url = Target(self._base, target)
         return request
 

@@ -11,18 +11,22 @@ from typing import Protocol
 
 import msgspec
 
+from gateway.upstream.transport import Upload
+
 
 class Call(msgspec.Struct):
     """What a client asked, cleaned: `path` begins with a slash and may hold a query; `lines` are finished header lines
-    without credential, host, length and hop-by-hop ones; `version` says whether one of them is anthropic-version."""
+    without credential, host, length and hop-by-hop ones; `version` says whether one of them is anthropic-version;
+    `bearer` that the endpoint wants the credential as a bearer token."""
 
     method: bytes
     path: bytes
     lines: list[bytes]
-    body: bytes
+    body: bytes | Upload
     model: str = ""
     stream: bool = False
     version: bool = True
+    bearer: bool = False
 
 
 class Outgoing(msgspec.Struct):
@@ -31,7 +35,7 @@ class Outgoing(msgspec.Struct):
     method: bytes
     path: bytes
     headers: bytes
-    body: bytes
+    body: bytes | Upload
 
 
 Translate = Callable[[bytes], bytes]

@@ -39,7 +39,8 @@ class IdleTimeout(Interrupted):
 
 class Timeouts(msgspec.Struct, frozen=True):
     """Seconds. `connect` covers name lookup, TCP and TLS; `first_byte` runs from the last written byte to the head;
-    `idle` is the longest silence inside a body; `keep_alive` is how long an unused connection may be used again."""
+    `idle` is the longest silence inside a body, and the longest time an upstream may take nothing of an upload;
+    `keep_alive` is how long an unused connection may be used again."""
 
     connect: float = 5.0
     first_byte: float = 580.0
@@ -84,6 +85,28 @@ class Origin(msgspec.Struct, frozen=True):
         return context
 
 
+class Upload(Protocol):
+    """A request body that is not held in memory: the transport asks for it piece by piece, as the upstream takes it."""
+
+    @property
+    def size(self) -> int | None:
+        """Its length in bytes, sent as content-length; None if that is not known: it is sent chunked then."""
+        ...
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of it has been read: it cannot be sent a second time then."""
+        ...
+
+    async def read(self) -> bytes:
+        """The next piece, of any length but never empty before the end; b"" at the end.
+
+        It may raise what its owner likes, which ends the exchange. A read still pending when the exchange is over
+        (early answer, lost connection) is cancelled; it is never called again then.
+        """
+        ...
+
+
 class Response(Protocol):
     """A response whose head has arrived. Header names are lower-case; body bytes come as the upstream sent them."""
 
@@ -112,13 +135,19 @@ class Transport(Protocol):
     """A pool of connections to one origin."""
 
     async def send(
-        self, method: bytes, path: bytes, headers: bytes, body: bytes, *, first_byte: float | None = None
+        self, method: bytes, path: bytes, headers: bytes, body: bytes | Upload, *, first_byte: float | None = None
     ) -> Response:
         """Send one request and wait for the head of its final response.
 
         `path` starts with a slash and may hold a query; `headers` are finished lines (`name: value\\r\\n`) without
         host, content-length and hop-by-hop ones; `first_byte` seconds shorten the configured wait. Raises NotSent or
         Unanswered. Cancelling closes the connection.
+
+        An upload is first read when the connection stands, so that NotSent leaves it untouched. A piece is asked for
+        when the one before has been taken; some 128 KiB wait here at most, beside the piece last read. A response
+        that comes before the end is returned without reading on, and its connection is not used again. An upstream
+        that takes nothing for `Timeouts.idle`, and an upload that ends short of its size or goes beyond it, is
+        Unanswered. What `read` raises goes up unchanged. All of these close the connection.
         """
         ...
 

@@ -72,6 +72,9 @@ class Peer:
             name, _, value = header.partition(b":")
             if name.lower() == b"content-length":
                 self._taken += int(value)
+            elif name.lower() == b"transfer-encoding":
+                assert value.strip() == b"chunked"
+                return self._note(Received(line, headers, self._chunks()))
         if self._taken - len(self.received) > 1 << 17:  # a large body: no quadratic joining
             parts = [self.received]
             missing = self._taken - len(self.received)
@@ -83,9 +86,26 @@ class Peer:
                 missing -= len(part)
             self.received = b"".join(parts)
         self.wait_for(self._taken)
-        request = Received(line, headers, self.received[end + 4 : self._taken])
+        return self._note(Received(line, headers, self.received[end + 4 : self._taken]))
+
+    def _note(self, request: Received) -> Received:
         self.server.note(lambda: self.server.requests.append(request))
         return request
+
+    def _chunks(self) -> bytes:
+        """The body of a chunked request, whose chunks have neither extensions nor trailers."""
+        chunks = []
+        while True:
+            while (end := self.received.find(b"\r\n", self._taken)) < 0:
+                if not self._fill():
+                    raise Gone
+            size = int(self.received[self._taken : end], 16)
+            self.wait_for(end + 2 + size + 2)
+            chunks.append(self.received[end + 2 : end + 2 + size])
+            self._taken = end + 2 + size + 2
+            assert self.received[self._taken - 2 : self._taken] == b"\r\n"
+            if not size:
+                return b"".join(chunks)
 
     def send(self, *slices: bytes) -> None:
         """Send; several slices one by one, each after the client's loop has had time to read the one before."""
@@ -133,7 +153,14 @@ Script = Callable[[Peer], None]
 class Server:
     """A listening socket, its connections in order, and all requests they carried."""
 
-    def __init__(self, script: Script, *, tls: ssl.SSLContext | None = None, send_buffer: int | None = None) -> None:
+    def __init__(
+        self,
+        script: Script,
+        *,
+        tls: ssl.SSLContext | None = None,
+        send_buffer: int | None = None,
+        receive_buffer: int | None = None,
+    ) -> None:
         self.script = script
         self.tls = tls
         self.peers: list[Peer] = []
@@ -147,6 +174,8 @@ class Server:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         if send_buffer is not None:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        if receive_buffer is not None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.port: int = self._listener.getsockname()[1]
         if tls is not None:
             tls.sni_callback = lambda _socket, name, _context: self.names.append(name)

@@ -6,16 +6,18 @@ import asyncio
 import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.upstream import http1
-from gateway.upstream.http1 import HIGH_WATER, Connection, Pool
-from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, NotSent, Origin, Timeouts
-from tests.upstream.origin import OK, PATIENCE, Gone, Peer, Server, answer, identity
+from gateway.upstream.connection import HIGH_WATER, Connection
+from gateway.upstream.http1 import Pool
+from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, NotSent, Origin, Timeouts, Unanswered
+from tests.upstream.offer import BLOCK, ENDLESS, Offer
+from tests.upstream.origin import OK, PATIENCE, Gone, Peer, Server, answer, answers, identity
 
 CHUNKED = (
     b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n"
@@ -185,3 +187,152 @@ async def test_deadlines_are_seen_by_the_ticker(serve, monkeypatch):
         await pool.send(b"GET", b"/", b"", b"")
     assert repr(pool) == f"<Pool 127.0.0.1:{server.port} idle=0 busy=0>"
     await pool.aclose()
+
+
+# Uploads: what comes back while one goes out.
+
+REFUSAL = b"HTTP/1.1 413 Too Large\r\ncontent-length: 5\r\n\r\nlarge"
+
+Connect = Callable[..., Pool]
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    pools: list[Pool] = []
+
+    def start(server: Server, ca_file: str, **timeouts: float) -> Pool:
+        pools.append(Pool(Origin.parse(server.url, ca_file=ca_file), Timeouts(**timeouts)))
+        return pools[-1]
+
+    yield start
+    for pool in pools:
+        await asyncio.wait_for(pool.aclose(), PATIENCE)
+
+
+def large(sized: bool) -> Offer:
+    return Offer(BLOCK, count=ENDLESS, size=ENDLESS * len(BLOCK) if sized else None)
+
+
+async def refused(pool: Pool, offer: Offer) -> None:
+    """The offer is refused, and the next request goes out on another connection."""
+    response = await asyncio.wait_for(pool.send(b"POST", b"/", b"", offer), PATIENCE)
+    given = offer.given
+    assert response.status == 413
+    assert await response.read() == b"large"
+    assert await response.read() == b""
+    assert given == offer.given < 64 << 20
+    response.close()
+    assert not pool.idle and not pool.busy
+    response = await pool.send(b"GET", b"/", b"", b"")
+    assert await response.read() == b"hello"
+    response.close()
+
+
+@pytest.mark.parametrize("sized", [True, False])
+async def test_a_refusal_ends_an_upload_though_the_upstream_takes_no_more(sized, connect, serve, tls, ca_file):
+    def script(peer: Peer) -> None:
+        peer.wait_for(200_000)
+        peer.send(REFUSAL)
+        peer.server.note(said.set)
+        over.wait(PATIENCE)
+        peer.wait_gone()
+
+    said, over = threading.Event(), threading.Event()
+    server = serve(answers(script, answer(OK)), tls=tls)
+    await refused(connect(server, ca_file), large(sized))
+    over.set()
+    await server.until(lambda: server.peers[0].gone)
+    assert len(server.peers) == 2
+
+
+@pytest.mark.parametrize("end", [Peer.wait_gone, Peer.close, Peer.reset])
+async def test_a_refusal_ends_an_upload_whose_client_is_waited_for(end, connect, serve, tls, ca_file):
+    def script(peer: Peer) -> None:
+        peer.wait_for(1)
+        peer.server.settle()
+        peer.send(REFUSAL)
+        end(peer)
+
+    server = serve(answers(script, answer(OK)), tls=tls)
+    offer = Offer(b"hello", size=10, then=None)
+    await refused(connect(server, ca_file), offer)
+    assert offer.waiting.is_set() and offer.cancelled
+    assert len(server.peers) == 2
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("end", [Peer.close, Peer.reset])
+async def test_a_refusal_counts_though_the_connection_breaks_after_it(end, sized, connect, serve, tls, ca_file):
+    def script(peer: Peer) -> None:
+        peer.wait_for(200_000)
+        peer.send(REFUSAL)
+        peer.server.settle()
+        end(peer)
+
+    server = serve(answers(script, answer(OK)), tls=tls)
+    await refused(connect(server, ca_file), large(sized))
+    assert len(server.peers) == 2
+
+
+@pytest.mark.parametrize("end", [Peer.close, Peer.reset])
+async def test_a_refusal_that_came_with_a_reset_is_read_before_more_is_written(end, connect, serve, tls, ca_file):
+    standing, done = threading.Event(), threading.Event()
+
+    class Blocking(Offer):
+        async def read(self) -> bytes:
+            if self.given == 2000:  # the loop stands still while the upstream speaks
+                standing.set()
+                assert done.wait(PATIENCE)
+            return await super().read()
+
+    def script(peer: Peer) -> None:
+        standing.wait(PATIENCE)
+        peer.send(REFUSAL)
+        end(peer)
+        done.set()
+
+    server = serve(answers(script, answer(OK)), tls=tls)
+    await refused(connect(server, ca_file), Blocking(bytes(1000), count=ENDLESS))
+    assert len(server.peers) == 2
+
+
+@pytest.mark.parametrize("end", [Peer.close, Peer.reset])
+async def test_a_lost_connection_ends_an_upload_whose_client_is_waited_for(end, connect, serve, tls, ca_file):
+    def script(peer: Peer) -> None:
+        peer.wait_for(1)
+        peer.server.settle()
+        end(peer)
+
+    offer = Offer(b"hello", size=10, then=None)
+    with pytest.raises(Unanswered):
+        await connect(serve(script, tls=tls), ca_file).send(b"POST", b"/", b"", offer)
+    assert offer.cancelled
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("block", [BLOCK, bytes(32 << 20)])
+async def test_little_of_an_upload_waits_for_the_socket(block, sized, connect, serve, tls, ca_file):
+    over = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.wait_for(1)
+        over.wait(PATIENCE)
+        peer.wait_gone()
+
+    server = serve(script, tls=tls)
+    pool = connect(server, ca_file)
+    offer = Offer(block, count=ENDLESS, size=ENDLESS * len(block) if sized else None)
+    sending = asyncio.ensure_future(pool.send(b"POST", b"/", b"", offer))
+    given = 0
+    while not given or given != offer.given:
+        given = offer.given
+        await asyncio.sleep(0.1)
+    (connection,) = pool.busy
+    transport: Any = connection._transport
+    waiting = transport.get_write_buffer_size()
+    if hasattr(transport, "_ssl_protocol"):  # the ciphertext; uvloop does not show it
+        waiting += transport._ssl_protocol._transport.get_write_buffer_size()
+    assert 0 < waiting <= 130 << 10
+    sending.cancel()
+    await asyncio.wait([sending])
+    over.set()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import select
 import socket
 import ssl
+import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +21,9 @@ import pytest
 
 from gateway.upstream import httpx_transport
 from gateway.upstream.httpx_transport import HttpxTransport
-from gateway.upstream.transport import NotSent, Origin, Timeouts, Unanswered
-from tests.upstream.origin import OK, PATIENCE, Gone, Peer, Script, Server, answer, identity
+from gateway.upstream.transport import FirstByteTimeout, NotSent, Origin, Timeouts, Unanswered
+from tests.upstream.offer import BLOCK, ENDLESS, Offer
+from tests.upstream.origin import OK, PATIENCE, Gone, Peer, Script, Server, answer, answers, identity
 
 Connect = Callable[..., HttpxTransport]
 
@@ -192,7 +196,8 @@ async def test_the_environment_sets_no_proxy(connect, serve, monkeypatch):
 
 
 class Second:
-    """The server's side of HTTP/2: answers every request whose path does not end in `half`, and that one by half."""
+    """The server's side of HTTP/2: answers every request whose path does not end in `half`, and that one by half. It
+    takes no more of a body than fits into the window it began with, where the path ends in `full`."""
 
     def __init__(self) -> None:
         self.requests: list[list[tuple[bytes, bytes]]] = []
@@ -213,6 +218,11 @@ class Second:
                     headers: list[tuple[bytes, bytes]] = [(bytes(name), bytes(value)) for name, value in event.headers]
                     paths[event.stream_id] = dict(headers)[b":path"]
                     peer.server.note(lambda headers=headers: self.requests.append(headers))  # type: ignore[misc]
+                elif isinstance(event, h2.events.DataReceived):
+                    assert event.flow_controlled_length is not None
+                    self.bodies[event.stream_id] = self.bodies.get(event.stream_id, b"") + (event.data or b"")
+                    if not paths[event.stream_id].endswith(b"full"):
+                        state.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 elif isinstance(event, h2.events.StreamEnded):
                     assert event.stream_id is not None
                     state.send_headers(event.stream_id, [(":status", "200"), ("x-a", "1"), ("set-cookie", "a=1")])
@@ -256,6 +266,101 @@ async def test_giving_up_an_http2_exchange_ends_it_at_the_upstream_and_no_other(
 async def test_an_upstream_without_http2_is_spoken_to_in_http1(connect, serve, authority, ca_file):
     server = serve(answer(OK), tls=identity(authority, "localhost"))
     assert await exchange(connect(server.url, ca_file=ca_file, http2=True)) == b"hello"
+
+
+@pytest.mark.parametrize("sized", [True, False])
+async def test_http2_carries_uploads(sized, connect, serve, authority, ca_file):
+    script = Second()
+    server = serve(script, tls=second_tls(identity(authority, "localhost")))
+    transport = connect(server.url, ca_file=ca_file, http2=True)
+    body = bytes(range(256)) * 2_000
+    for _ in range(2):
+        offer = Offer(body[:7], body[7:300_000], body[300_000:], size=len(body) if sized else None)
+        response = await transport.send(b"POST", b"/", b"", offer)
+        assert await response.read() == b"hello"
+        assert await response.read() == b""
+        response.close()
+    assert len(server.peers) == 1
+    assert list(script.bodies.values()) == [body, body]
+    assert ((b"content-length", b"%d" % len(body)) in script.requests[0]) == sized
+
+
+async def test_an_upstream_that_opens_no_window_leaves_an_http2_upload_unanswered(connect, serve, authority, ca_file):
+    server = serve(Second(), tls=second_tls(identity(authority, "localhost")))
+    transport = connect(server.url, ca_file=ca_file, http2=True, idle=0.2)
+    offer = Offer(BLOCK, count=ENDLESS)
+    with pytest.raises(Unanswered) as caught:
+        await transport.send(b"POST", b"/full", b"", offer)
+    assert not isinstance(caught.value, FirstByteTimeout)
+    assert offer.given <= 8 * len(BLOCK)
+    await server.until(lambda: server.peers[0].gone)
+
+
+# Uploads: httpx does not listen before it has written everything.
+
+REFUSAL = b"HTTP/1.1 413 Too Large\r\ncontent-length: 5\r\n\r\nlarge"
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("end", ["hold", "close", "reset"])
+async def test_a_refusal_by_an_upstream_that_takes_no_more_leaves_an_upload_unanswered(
+    end, sized, connect, serve, tls, ca_file
+):
+    over = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.wait_for(200_000)
+        peer.send(REFUSAL)
+        if end == "hold":
+            over.wait(PATIENCE)
+            peer.wait_gone()
+        (peer.close if end == "close" else peer.reset)()
+
+    server = serve(answers(script, answer(OK)), tls=tls)
+    transport = connect(server.url, ca_file=ca_file, idle=0.3)
+    offer = Offer(BLOCK, count=ENDLESS, size=ENDLESS * len(BLOCK) if sized else None)
+    with pytest.raises(Unanswered):
+        await transport.send(b"POST", b"/", b"", offer)
+    over.set()
+    assert offer.given < 64 << 20
+    assert await exchange(transport) == b"hello"
+    assert len(server.peers) == 2
+
+
+async def test_an_upload_goes_through_a_tunnel(connect, serve, authority, ca_file):
+    server = serve(answer(OK), tls=identity(authority, "localhost"))
+    proxy = serve(tunnel)
+    transport = connect(server.url, ca_file=ca_file, proxy=f"http://127.0.0.1:{proxy.port}")
+    for _ in range(2):
+        response = await transport.send(b"POST", b"/", b"", Offer(BLOCK, count=50))
+        assert await response.read() == b"hello"
+        assert await response.read() == b""
+        response.close()
+    assert [request.body for request in server.requests] == [BLOCK * 50] * 2
+    assert len(proxy.peers) == 1
+
+
+async def test_a_proxy_that_makes_no_way_leaves_an_upload_unread(connect, serve, ca_file):
+    proxy = serve(refuse(b"502 Bad Gateway"))
+    transport = connect("https://localhost:9", ca_file=ca_file, proxy=f"http://127.0.0.1:{proxy.port}")
+    offer = Offer(BLOCK)
+    with pytest.raises(NotSent):
+        await transport.send(b"POST", b"/", b"", offer)
+    assert not offer.begun
+
+
+async def test_an_idle_connection_keeps_no_upload(connect, serve):
+    transport = connect(serve(answer(OK)).url)
+    offer = Offer(b"hello")
+    gone = weakref.ref(offer)
+    response = await transport.send(b"POST", b"/", b"", offer)
+    while await response.read():
+        pass
+    response.close()
+    del response, offer
+    gc.collect()
+    assert len(transport.idle) == 1
+    assert gone() is None
 
 
 # What httpx does not tell.

@@ -7,6 +7,7 @@ import datetime
 import itertools
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
@@ -15,8 +16,10 @@ import trustme
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.upstream.http1 import HIGH_WATER, Pool
+from gateway.upstream.connection import HIGH_WATER
+from gateway.upstream.http1 import Pool
 from gateway.upstream.httpx_transport import HttpxTransport
+from gateway.upstream.pieces import PIECE
 from gateway.upstream.transport import (
     FirstByteTimeout,
     IdleTimeout,
@@ -28,6 +31,7 @@ from gateway.upstream.transport import (
     Transport,
     Unanswered,
 )
+from tests.upstream.offer import BLOCK, ENDLESS, Offer
 from tests.upstream.origin import OK, PATIENCE, Peer, Received, Script, Server, answer, answer_once, answers, identity
 
 Connect = Callable[..., Transport]
@@ -1021,4 +1025,367 @@ async def test_aclose_closes_idle_connections_now_and_busy_ones_as_they_end(conn
     await asyncio.wait_for(closing, PATIENCE)
     await server.until(lambda: server.peers[0].gone)
     await transport.aclose()
+    assert len(server.peers) == 2
+
+
+# Uploads: bodies that are not held in memory.
+
+
+async def upload(transport: Transport, offer: Offer, path: bytes = b"/v1/files", **options) -> Response:
+    return await transport.send(b"POST", path, b"x-api-key: k\r\n", offer, **options)
+
+
+ODD = (b"a", bytes(range(256)) * 300, b"hello", bytes(range(255, -1, -1)) * 8_000, b"\r\n0\r\n\r\n", b"z" * 65_537)
+
+
+@pytest.mark.parametrize("sized", [True, False])
+async def test_uploads_arrive_byte_for_byte_and_their_connection_is_used_again(sized, connect, serve, tls, ca_file):
+    server = serve(answer(OK), tls=tls)
+    transport = connect(server, ca_file=ca_file)
+    body = b"".join(ODD)
+    for _ in range(3):
+        response = await upload(transport, Offer(*ODD, size=len(body) if sized else None))
+        assert (response.status, await body_of(response)) == (200, b"hello")
+        response.close()
+        assert (await exchange(transport))[2] == b"hello"
+    assert len(server.peers) == 1
+    assert [request.body for request in server.requests] == [body, b"{}"] * 3
+    framing = b"content-length: %d" % len(body) if sized else b"transfer-encoding: chunked"
+    for request in server.requests[::2]:
+        assert request.line == b"POST /v1/files HTTP/1.1"
+        assert request.headers == [b"host: " + server.url.encode().partition(b"//")[2], b"x-api-key: k", framing]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "size", "wire"),
+    [
+        ((b"hel", b"lo"), 5, b"content-length: 5\r\n\r\nhello"),
+        ((b"hel", b"lo"), None, b"transfer-encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n"),
+        ((), 0, b"content-length: 0\r\n\r\n"),
+        ((), None, b"transfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+    ],
+)
+async def test_an_upload_is_framed_exactly_so(pieces, size, wire, connect, serve):
+    server = serve(answer(OK))
+    response = await upload(connect(server), Offer(*pieces, size=size))
+    assert await body_of(response) == b"hello"
+    response.close()
+    assert server.peers[0].received.partition(b"x-api-key: k\r\n")[2] == wire
+
+
+async def test_an_upload_goes_out_while_the_client_still_sends(connect, serve, tls, ca_file):
+    seen = threading.Event()
+
+    def script(peer: Peer) -> None:
+        while not peer.received.endswith(b"half of it"):
+            peer.wait_for(len(peer.received) + 1)
+        peer.server.note(seen.set)
+        keep(peer)
+
+    server = serve(script, tls=tls)
+    sending = asyncio.ensure_future(upload(connect(server, ca_file=ca_file), Offer(b"half of it", size=100, then=None)))
+    await server.until(seen.is_set)
+    await cancel(sending)
+
+
+async def test_what_was_not_sent_leaves_the_upload_unread(connect, serve, authority, ca_file):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        unused = taken.getsockname()[1]
+    server = serve(answer(OK))
+    strange = serve(answer(OK), tls=identity(trustme.CA(), "localhost"))
+    mute = serve(keep)
+    closed = connect(server)
+    await closed.aclose()
+    ways: list[tuple[Transport, bytes]] = [
+        (connect(f"http://127.0.0.1:{unused}"), b"/"),
+        (connect(strange, ca_file=ca_file), b"/"),
+        (connect(f"https://localhost:{mute.port}", connect=0.1), b"/"),
+        (connect(server), b"/a b"),
+        (closed, b"/"),
+    ]
+    offer = Offer(b"hello", size=5)
+    for transport, path in ways:
+        with pytest.raises(NotSent):
+            await upload(transport, offer, path)
+        assert not offer.begun
+    response = await upload(connect(server), offer)
+    assert await body_of(response) == b"hello"
+    response.close()
+    assert [request.body for request in server.requests] == [b"hello"]
+
+
+# What an upstream does while it is sent something.
+
+
+@pytest.mark.parametrize(("block", "sized"), [(BLOCK, True), (BLOCK, False), (bytes(12 << 20), True)])
+async def test_an_upload_is_not_read_faster_than_the_upstream_takes_it(block, sized, connect, serve, tls, ca_file):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.wait_for(1)
+        peer.server.note(begun.set)
+        go_on.wait(PATIENCE)
+        peer.request()
+        peer.send(OK)
+        keep(peer)
+
+    count = (12 << 20) // len(block)
+    server = serve(script, tls=tls, receive_buffer=1 << 16)
+    offer = Offer(block, count=count, size=count * len(block) if sized else None)
+    sending = asyncio.ensure_future(upload(connect(server, ca_file=ca_file), offer))
+    await server.until(begun.is_set)
+    given = -1
+    while given != offer.given:
+        given = offer.given
+        await asyncio.sleep(0.2)
+    assert not offer.waiting.is_set()  # the end has not been asked for
+    assert given <= max(8 << 20, len(block))  # most of it in the kernel's buffers
+    go_on.set()
+    response = await sending
+    assert await body_of(response) == b"hello"
+    response.close()
+    assert server.requests[0].body == block * count
+
+
+async def test_an_upload_that_never_has_to_wait_lets_others_run(connect, serve, tls, ca_file):
+    ran = 0
+    seen: list[int] = []
+
+    async def others() -> None:
+        nonlocal ran
+        while True:
+            await asyncio.sleep(0)
+            ran += 1
+
+    class Watched(Offer):
+        async def read(self) -> bytes:
+            seen.append(ran)
+            return await super().read()
+
+    running = asyncio.ensure_future(others())
+    offer = Watched(BLOCK, count=3, size=3 * len(BLOCK))  # fits into the kernel's buffers
+    response = await upload(connect(serve(answer(OK), tls=tls), ca_file=ca_file), offer)
+    assert seen[2] - seen[0] >= 2 * len(BLOCK) // PIECE
+    response.close()
+    await cancel(running)
+
+
+async def test_an_upstream_that_takes_nothing_of_an_upload_leaves_it_unanswered(connect, serve, tls, ca_file):
+    blocked = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.wait_for(1)
+        blocked.wait(PATIENCE)
+        keep(peer)
+
+    server = serve(script, tls=tls)
+    offer = Offer(BLOCK, count=ENDLESS, size=ENDLESS * len(BLOCK))
+    with pytest.raises(Unanswered) as caught:
+        await asyncio.wait_for(upload(connect(server, ca_file=ca_file, idle=0.2), offer), PATIENCE)
+    assert not isinstance(caught.value, FirstByteTimeout)
+    blocked.set()
+    await server.until(lambda: [peer.gone for peer in server.peers] == [True])
+
+
+async def test_neither_a_slow_client_nor_a_long_upload_runs_into_a_deadline(connect, serve):
+    pause = 1.2
+
+    class Slow(Offer):
+        async def read(self) -> bytes:
+            await asyncio.sleep(pause)
+            return await super().read()
+
+    server = serve(answer(OK))
+    transport = connect(server, connect=1.0, first_byte=0.5, idle=0.5)
+    response = await upload(transport, Slow(b"hel", b"lo", size=5), first_byte=0.5)
+    assert await body_of(response) == b"hello"
+    response.close()
+
+
+async def test_an_upstream_that_takes_an_upload_slowly_is_not_given_up(connect, serve):
+    def script(peer: Peer) -> None:
+        peer.wait_for(1)
+        for _ in range(100):
+            time.sleep(0.015)
+            peer._fill()
+        peer.request()
+        peer.send(OK)
+        keep(peer)
+
+    total = 12 << 20
+    server = serve(script, receive_buffer=1 << 16)
+    offer = Offer(BLOCK, count=total // len(BLOCK), size=total)
+    response = await upload(connect(server, idle=1.0, first_byte=PATIENCE), offer)
+    assert await body_of(response) == b"hello"
+    response.close()
+
+
+@pytest.mark.parametrize("sized", [True, False])
+async def test_the_wait_for_an_answer_begins_with_the_end_of_the_upload(sized, connect, serve):
+    def script(peer: Peer) -> None:
+        peer.request()
+        keep(peer)
+
+    server = serve(script)
+    offer = Offer(b"hello", size=5 if sized else None)
+    with pytest.raises(FirstByteTimeout):
+        await upload(connect(server, idle=PATIENCE), offer, first_byte=0.1)
+    await server.until(lambda: [peer.gone for peer in server.peers] == [True])
+    assert [request.body for request in server.requests] == [b"hello"]
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+async def test_an_upstream_that_closes_inside_an_upload_leaves_it_unanswered(end, connect, serve, tls, ca_file):
+    def script(peer: Peer) -> None:
+        peer.wait_for(200_000)
+        end(peer)
+
+    server = serve(answers(script, answer(OK)), tls=tls)
+    transport = connect(server, ca_file=ca_file)
+    offer = Offer(BLOCK, count=ENDLESS, size=ENDLESS * len(BLOCK))
+    with pytest.raises(Unanswered) as caught:
+        await upload(transport, offer)
+    assert not isinstance(caught.value, FirstByteTimeout)
+    assert (await exchange(transport))[2] == b"hello"
+    assert len(server.peers) == 2
+
+
+async def test_an_interim_answer_does_not_end_an_upload(connect, serve, tls, ca_file):
+    said = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    class Late(Offer):
+        async def read(self) -> bytes:
+            piece = await super().read()
+            if piece == b"lo":
+                await said.wait()
+            return piece
+
+    def script(peer: Peer) -> None:
+        peer.wait_for(1)
+        peer.send(head(status=b"100 Continue") + head(b"link: </a>", status=b"103 Early Hints"))
+        peer.server.settle()
+        loop.call_soon_threadsafe(said.set)
+        peer.request()
+        peer.send(OK)
+        keep(peer)
+
+    server = serve(script, tls=tls)
+    response = await upload(connect(server, ca_file=ca_file), Late(b"hel", b"lo"))
+    assert (response.status, await body_of(response)) == (200, b"hello")
+    response.close()
+    assert server.requests[0].body == b"hello"
+
+
+REFUSAL = head(b"content-length: 5", status=b"413 Too Large") + b"large"
+
+
+@pytest.mark.parametrize("sized", [True, False])
+async def test_a_refusal_inside_an_upload_is_the_answer_though_the_upstream_reads_on(
+    sized, connect, serve, tls, ca_file
+):
+    def script(peer: Peer) -> None:
+        peer.wait_for(200_000)
+        peer.send(REFUSAL)
+        keep(peer)
+
+    total = 8 << 20
+    offer = Offer(BLOCK, count=total // len(BLOCK), size=total if sized else None)
+    response = await upload(connect(serve(script, tls=tls), ca_file=ca_file), offer)
+    assert (response.status, await body_of(response)) == (413, b"large")
+    response.close()
+
+
+# How an upload fails by itself.
+
+
+class Refused(Exception):
+    """What the owner of an upload raises."""
+
+
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("pieces", [(), (b"hello",), (BLOCK,) * 20])
+@pytest.mark.parametrize("kind_of", [Refused, asyncio.CancelledError, TimeoutError, OSError, NotSent])
+async def test_what_an_upload_raises_goes_up_unchanged_and_closes_the_connection(
+    kind_of, pieces, sized, connect, serve, tls, ca_file
+):
+    server = serve(answers(keep, answer(OK)), tls=tls)
+    transport = connect(server, ca_file=ca_file)
+    error = kind_of("no more")
+    with pytest.raises(kind_of) as caught:
+        await upload(transport, Offer(*pieces, size=1 << 30 if sized else None, then=error))
+    assert caught.value is error
+    await server.until(lambda: [peer.gone for peer in server.peers] == [True])
+    assert not server.peers[0].received.endswith(b"0\r\n\r\n")
+    assert (await exchange(transport))[2] == b"hello"
+    assert len(server.peers) == 2
+
+
+@pytest.mark.parametrize(
+    ("pieces", "size"),
+    [
+        ((), 1),
+        ((b"hell",), 5),
+        ((BLOCK, BLOCK), 2 * len(BLOCK) + 1),
+        ((b"hello!",), 5),
+        ((b"hello", b"!"), 5),
+        ((b"hello",), 0),
+        ((BLOCK, BLOCK), len(BLOCK)),
+        ((BLOCK, BLOCK), 2 * len(BLOCK) - 1),
+    ],
+)
+async def test_an_upload_of_another_size_than_announced_never_is_a_request(pieces, size, connect, serve, tls, ca_file):
+    def script(peer: Peer) -> None:
+        if size:
+            peer.request()
+        keep(peer)
+
+    server = serve(answers(script, answer(OK)), tls=tls)
+    transport = connect(server, ca_file=ca_file)
+    with pytest.raises(Unanswered):
+        await upload(transport, Offer(*pieces, size=size))
+    await server.until(lambda: [peer.gone for peer in server.peers] == [True])
+    assert server.requests == []
+    assert (await exchange(transport))[2] == b"hello"
+    assert len(server.peers) == 2
+
+
+@pytest.mark.parametrize(
+    "stage", ["the client is waited for", "the upstream is waited for", "the answer is waited for"]
+)
+async def test_cancelling_inside_an_upload_closes_that_connection_alone(stage, connect, serve, tls, ca_file):
+    blocked = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.wait_for(1)
+        if stage == "the upstream is waited for":
+            blocked.wait(PATIENCE)
+        keep(peer)
+
+    if stage == "the client is waited for":
+        offer = Offer(b"hel", size=5, then=None)
+    elif stage == "the upstream is waited for":
+        offer = Offer(BLOCK, count=ENDLESS)
+    else:
+        offer = Offer(b"hello", size=5)
+    server = serve(answers(begin, script), tls=tls)
+    transport = connect(server, ca_file=ca_file)
+    first = await send(transport)
+    sending = asyncio.ensure_future(upload(transport, offer))
+    if stage == "the upstream is waited for":
+        await server.until(lambda: len(server.peers) == 2)
+        given = 0
+        while not given or given != offer.given:
+            given = offer.given
+            await asyncio.sleep(0.1)
+    else:
+        await offer.waiting.wait()
+        await turns(20)
+    await cancel(sending)
+    blocked.set()
+    await server.until(lambda: [peer.gone for peer in server.peers] == [False, True])
+    assert offer.cancelled == (stage == "the client is waited for")
+    assert await body_of(first) == b"helloworld"
+    first.close()
+    assert (await exchange(transport))[2] == b"hello"
     assert len(server.peers) == 2

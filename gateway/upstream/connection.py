@@ -1,0 +1,341 @@
+"""One HTTP/1.1 connection on httptools: an asyncio protocol that carries one exchange at a time and *is* its response.
+
+Timeouts are deadlines that one ticker of the pool compares, so that no timer is made for a request. It does not know
+what it carries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from typing import TYPE_CHECKING, NoReturn, cast
+
+import httptools
+
+from gateway.upstream.pieces import Pieces
+from gateway.upstream.transport import (
+    FirstByteTimeout,
+    IdleTimeout,
+    Interrupted,
+    TransportError,
+    Unanswered,
+    Upload,
+)
+
+if TYPE_CHECKING:
+    from gateway.upstream.http1 import Pool
+
+HIGH_WATER = 256 * 1024  # unread body bytes at which reading from the upstream pauses
+MAX_HEAD = 256 * 1024  # bytes of response head beyond which the upstream is taken for broken
+FOREVER = float("inf")
+
+
+class Connection(asyncio.Protocol):
+    """One connection, and the response of the exchange it carries.
+
+    Phases: `idle` in the pool → `head` (request written, or being written; waiting) → `body` → `done` (all received) →
+    `idle`; `closed` from anywhere.
+    """
+
+    __slots__ = (
+        "_chunks", "_error", "_framed", "_full", "_head_size", "_origin_method", "_parser", "_paused", "_pool", "_room",
+        "_size", "_transport", "_waiter", "_whole", "deadline", "headers", "idle_since", "phase", "served", "status",
+    )  # fmt: skip
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._parser = httptools.HttpResponseParser(self)
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: TransportError | None = None
+        self._paused = False
+        self._framed = False
+        self._whole = True  # of the request, all is written
+        self._full = False  # the socket takes no more for now
+        self._room: asyncio.Future[None] | None = None
+        self.phase = "idle"
+        self.served = 0
+        self.idle_since = 0.0
+        self.deadline = FOREVER
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+
+    def __repr__(self) -> str:
+        return f"<Connection {self._pool.origin.host}:{self._pool.origin.port} {self.phase} served={self.served}>"
+
+    # The exchange, as the pool and the caller use it.
+
+    async def exchange(
+        self, method: bytes, head: bytes, body: bytes, first_byte: float, upload: Upload | None = None
+    ) -> None:
+        """Write one request and wait for the final response head; an upload takes the place of the body."""
+        self.phase = "head"
+        self.served += 1
+        self.status = self._head_size = self._size = 0
+        self.headers = []
+        self._chunks = []
+        self._error = None
+        self._framed = False
+        self._origin_method = method
+        self.deadline = self._pool.loop.time() + first_byte
+        self._pool.busy.add(self)
+        transport = self._transport
+        if len(body) < 65536:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+        try:
+            if upload is not None:
+                await self._send(upload, first_byte)
+            while self.phase == "head":
+                await self._wait()
+        except BaseException:
+            self._close()
+            raise
+        if self.status == 0:
+            self._give_up()
+
+    async def _send(self, upload: Upload, first_byte: float) -> None:
+        """Write an upload as the socket takes it, until its end, or until there is an answer or no connection."""
+        loop = self._pool.loop
+        self._whole = False
+        self.deadline = FOREVER
+        self._transport.set_write_buffer_limits(high=1)  # one piece at a time
+        incoming = select.poll()
+        incoming.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        over = self._waiter = loop.create_future()
+
+        def strike(_: object) -> None:
+            if self._waiter is over:
+                scope.reschedule(0.0)
+
+        over.add_done_callback(strike)
+        try:
+            async with asyncio.timeout(None) as scope:  # ends a read as well as the wait for room
+                async for piece in Pieces(upload, framed=upload.size is None):
+                    await self._hear(incoming)
+                    if self.phase != "head":
+                        break
+                    await self._put(piece)
+                else:
+                    self._whole = True
+        except TimeoutError:
+            if not over.done():  # it is the upload's own
+                raise
+        finally:
+            self._waiter = None
+        if self.phase == "head":
+            self.deadline = loop.time() + first_byte
+
+    async def _hear(self, incoming: select.poll) -> None:
+        """Let the loop read what has come already: a write into a connection that was reset would throw it away."""
+        for _ in range(4):
+            if self.phase == "head" and incoming.poll(0):
+                await asyncio.sleep(0)
+
+    async def _put(self, piece: bytes) -> None:
+        """Write a piece, and wait until the socket has taken it."""
+        self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
+        self._transport.write(piece)
+        await asyncio.sleep(0)  # the client and the upstream may both be fast, but there are others
+        while self._full and self.phase == "head":
+            self._room = self._pool.loop.create_future()
+            await self._room
+        if self.phase == "head":
+            self.deadline = FOREVER
+
+    def _give_up(self) -> NoReturn:
+        # A new exception each time: a kept one would keep the frames it passed through, request bodies and all.
+        if self._error is None:
+            raise Unanswered("the connection was closed before the answer")
+        raise type(self._error)(*self._error.args)
+
+    @property
+    def complete(self) -> bool:
+        return self.phase == "done"
+
+    async def read(self) -> bytes:
+        while True:
+            if self._chunks:
+                chunks = self._chunks
+                data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                self._chunks = []
+                self._size = 0
+                if self._paused:
+                    self._paused = False
+                    if self.phase == "body":  # the upstream could not speak meanwhile
+                        self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
+                    if not self._transport.is_closing():
+                        self._transport.resume_reading()
+                return data
+            if self._error is not None:
+                self._give_up()
+            if self.phase != "body":
+                return b""
+            await self._wait()
+
+    def interrupt(self, reason: str) -> None:
+        if self.phase in ("body", "done"):
+            self._chunks = []
+            self._fail(Interrupted(reason))
+
+    def close(self) -> None:
+        if self.phase == "done" and not self._paused and self._transport.get_write_buffer_size() == 0:
+            self._pool.release(self)
+        elif self.phase == "done":
+            self._close()
+        elif self.phase in ("head", "body"):  # a reader must not take this for the end of the body
+            self._fail(Interrupted("the exchange was closed before its end"))
+
+    # Inside.
+
+    async def _wait(self) -> None:
+        waiter = self._waiter = self._pool.loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _fail(self, error: TransportError) -> None:
+        if self._error is None:
+            self._error = error
+        self._close()
+
+    def _close(self) -> None:
+        self.phase = "closed"
+        self._pool.forget(self)
+        self._transport.abort()
+        self._wake()
+
+    def expire(self) -> None:
+        """The deadline has passed; called by the pool's ticker."""
+        if self.phase == "head" and not self._whole:
+            self._fail(Unanswered("the upstream stopped taking the request"))
+        elif self.phase == "head":
+            self._fail(FirstByteTimeout("no response head in time"))
+        elif self.phase == "body":
+            if self._paused:  # the client is slow, not the upstream
+                self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
+            else:
+                self._fail(IdleTimeout("the upstream fell silent inside its answer"))
+
+    # asyncio's callbacks.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        phase = self.phase
+        if phase == "body":
+            self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
+        elif phase == "head":
+            self._head_size += len(data)
+        else:  # unasked-for bytes: this connection can no longer be trusted
+            self._framed = False
+            if phase == "idle":
+                self._close()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._broken(f"the upstream does not speak HTTP/1.1: {type(error).__name__}")
+        else:
+            if self.phase == "head" and self._head_size > MAX_HEAD:
+                self._broken("the upstream's response head is too large")
+
+    def _broken(self, reason: str) -> None:
+        if self.phase == "done":  # the answer is whole; what follows it is not ours to judge
+            self._framed = False
+        elif self.phase != "closed":
+            self._fail(Interrupted(reason) if self.phase == "body" else Unanswered(reason))
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def eof_received(self) -> None:
+        self._ended(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended(exc)
+
+    def _ended(self, exc: Exception | None) -> None:
+        if self.phase == "head":
+            self._fail(Unanswered(f"the upstream closed the connection before answering ({exc or 'end of file'})"))
+        elif self.phase == "body":
+            if exc is None and not self._framed:
+                self.phase = "done"  # delimited by the close itself
+                self._wake()
+            else:
+                self._fail(Interrupted(f"the upstream closed the connection mid-answer ({exc or 'end of file'})"))
+        if self.phase == "done":
+            self._transport.abort()
+        elif self.phase == "idle":
+            self._close()
+
+    # httptools' callbacks.
+
+    def on_message_begin(self) -> None:
+        if self.phase != "head":  # a second answer to one request, of which perhaps only the beginning is here
+            self._framed = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.phase == "head":  # else: trailers, which say nothing a client needs
+            self.headers.append((name.lower(), value.rstrip()))
+
+    def on_headers_complete(self) -> None:
+        if self.phase != "head":  # a second answer to one request
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            self.headers = []
+            return
+        for name, value in self.headers:
+            if name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower()):
+                self._framed = True
+        if self._origin_method == b"HEAD" or status in (204, 304):
+            self._framed = True
+        self.status = status
+        self.phase = "body"
+        self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
+        if self._origin_method == b"HEAD":
+            self.phase = "done"  # whatever the head promises, no body follows
+            self.deadline = FOREVER
+            self._transport.abort()
+        self._wake()
+
+    def on_body(self, body: bytes) -> None:
+        if self.phase != "body":
+            return
+        self._chunks.append(body)
+        self._size += len(body)
+        if self._size > HIGH_WATER and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def on_message_complete(self) -> None:
+        if self.phase == "body":
+            self.phase = "done"
+            self.deadline = FOREVER
+            if not self._parser.should_keep_alive():
+                self._framed = False
+            self._wake()
+
+    @property
+    def reusable(self) -> bool:
+        """Whether another request may follow on this connection."""
+        return self._framed and self._whole and not self._transport.is_closing()
