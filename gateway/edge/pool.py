@@ -1,27 +1,32 @@
 """The accounts as this process serves them: credentials, connections and slots.
 
-It does not choose among them: the router does. It does not judge answers, and never waits but for a slot.
+It does not choose among them: the router does. It does not judge answers, and never waits but for a slot. Whose turn
+it is for a slot, `core/fair.py` says.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterable
+from math import inf
 
 import structlog
 
 from gateway.config import Account as AccountConfig
 from gateway.config import Config
 from gateway.core.document import Entry
+from gateway.core.fair import FairQueue
 from gateway.edge.head import HeaderList
 from gateway.upstream.provider import Provider
 from gateway.upstream.registry import PROVIDERS, open_transport
 from gateway.upstream.transport import Origin, Timeouts, Transport
 
 SLOT_WAIT = 2.0  # seconds a request waits for a slot of its account
+QUANTUM = 16_000.0  # tokens that a tenant's turn in an account's queue is worth
 _MAX_NOTES = 64
 _IDENTITY = (b"anthropic-organization-id", b"anthropic-workspace-id")
+
+_Waiter = tuple[str, asyncio.Future[None]]  # a tenant, and what tells that a slot is handed over
 
 log = structlog.get_logger("gateway.pool")
 
@@ -36,7 +41,7 @@ def entry_of(account: AccountConfig) -> Entry:
 
 class Account:
     """One upstream account in this process. `in_flight` counts its leases, `slots` bounds them (None: not at all);
-    `notes` are its answers' latest headers about limits, for operators."""
+    `notes` are its answers' latest headers about limits, for operators. No slot is free while somebody waits."""
 
     def __init__(self, config: AccountConfig, provider: Provider, transport: Transport) -> None:
         self.id = config.id
@@ -46,7 +51,8 @@ class Account:
         self.notes: dict[bytes, bytes] = {}
         self.note_at = 0.0  # when to look at them again (monotonic)
         self.tell_at = 0.0  # when to tell others of them again
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._held: dict[str, int] = {}  # leases of each tenant that has some or waits
+        self._queue: FairQueue[_Waiter] = FairQueue(QUANTUM)
         self.take(config, provider, transport)
 
     def take(self, config: AccountConfig, provider: Provider, transport: Transport) -> None:
@@ -57,58 +63,87 @@ class Account:
         self.transport = transport
 
     def __repr__(self) -> str:
-        return f"<Account {self.id} in_flight={self.in_flight} waiting={len(self._queue)}>"
+        return f"<Account {self.id} in_flight={self.in_flight} waiting={self._queue.size}>"
 
     def resize(self, slots: int | None) -> None:
         """Another number of slots; what is leased beyond it comes back in its own time."""
         self.slots = slots
-        while self._queue and (slots is None or self.in_flight < slots):
-            turn = self._queue.popleft()
-            if not turn.done():
-                self.in_flight += 1
-                turn.set_result(None)
+        while (slots is None or self.in_flight < slots) and self._hand_on():
+            self.in_flight += 1
 
-    def lease_now(self) -> Lease | None:
+    def lease_now(self, tenant: str = "") -> Lease | None:
         """A slot without waiting, None if the account is full."""
-        if self.full:
+        if self.slots is not None and self.in_flight >= self.slots:
             return None
         self.in_flight += 1
-        return Lease(self)
+        held = self._held
+        held[tenant] = held[tenant] + 1 if tenant in held else 1
+        return Lease(self, tenant)
 
-    async def lease(self, wait: float = SLOT_WAIT) -> Lease | None:
-        """A slot, first come first served; None if none came free within `wait` seconds."""
-        if self.full:
-            turn = asyncio.get_running_loop().create_future()
-            self._queue.append(turn)
-            try:
-                async with asyncio.timeout(wait):
-                    await turn  # whoever wakes us hands its slot over
-            except BaseException as error:
-                if turn.done() and not turn.cancelled():
-                    self.release()
-                elif turn in self._queue:
-                    self._queue.remove(turn)
-                if isinstance(error, TimeoutError):
-                    return None
-                raise
-            return Lease(self)
-        self.in_flight += 1
-        return Lease(self)
+    async def lease(
+        self, wait: float = SLOT_WAIT, tenant: str = "", cost: float = 0.0, batch: bool = False
+    ) -> Lease | None:
+        """A slot. Where none is free, tenants take turns by `cost` in estimated tokens (0: unknown), interactive
+        requests before `batch`. None if none came free within `wait` seconds; at once if too many wait already."""
+        lease = self.lease_now(tenant)
+        if lease is not None:
+            return lease
+        turn = asyncio.get_running_loop().create_future()
+        waiter = tenant, turn
+        if not self._queue.push(tenant, cost, waiter, batch):
+            return None
+        self._held.setdefault(tenant, 0)
+        try:
+            async with asyncio.timeout(wait):
+                await turn  # whoever wakes us hands its slot over
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self.release(tenant)
+            else:
+                self._queue.remove(waiter)
+                self._forget(tenant)
+            if isinstance(error, TimeoutError):
+                return None
+            raise
+        return Lease(self, tenant)
 
     @property
     def full(self) -> bool:
         """Whether a lease would have to wait."""
-        return self.slots is not None and (self.in_flight >= self.slots or bool(self._queue))
+        return self.slots is not None and self.in_flight >= self.slots
 
-    def release(self) -> None:
-        """Give one slot back, or on to the next in the queue."""
-        if self.slots is None or self.in_flight <= self.slots:
-            while self._queue:
-                turn = self._queue.popleft()
-                if not turn.done():
-                    turn.set_result(None)
-                    return
+    def release(self, tenant: str = "") -> None:
+        """Give one slot back, or on to whose turn it is."""
+        held = self._held
+        left = held[tenant] - 1
+        if left:
+            held[tenant] = left
+        else:
+            del held[tenant]
+        if self._queue.size:
+            if not left and self._queue.waits(tenant):
+                held[tenant] = 0
+            if (self.slots is None or self.in_flight <= self.slots) and self._hand_on():
+                return
         self.in_flight -= 1
+
+    def _hand_on(self) -> bool:
+        """Hand a free slot over; False if nobody waits. A tenant that has its part of the slots already, of as many
+        equal ones as there are tenants, lets the others have theirs first."""
+        held = self._held
+        share = inf if self.slots is None else max(1, self.slots // max(1, len(held)))
+        while (waiter := self._queue.pop(held, share)) is not None:
+            tenant, turn = waiter
+            if not turn.done():  # else it was cancelled, but has not run since
+                held[tenant] += 1
+                turn.set_result(None)
+                return True
+        return False
+
+    def _forget(self, tenant: str) -> None:
+        """A tenant that neither has nor waits for a slot is not there."""
+        if not self._held.get(tenant, 1) and not self._queue.waits(tenant):
+            del self._held[tenant]
 
     def note(self, headers: HeaderList) -> None:
         """Keep what an answer said of the account's limits and identity."""
@@ -119,17 +154,18 @@ class Account:
 
 
 class Lease:
-    """One slot of an account, given back exactly once."""
+    """One slot of an account that a tenant has, given back exactly once."""
 
-    __slots__ = ("_account",)
+    __slots__ = ("_account", "_tenant")
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: Account, tenant: str) -> None:
         self._account: Account | None = account
+        self._tenant = tenant
 
     def release(self) -> None:
         account, self._account = self._account, None
         if account is not None:
-            account.release()
+            account.release(self._tenant)
 
 
 class Pool:

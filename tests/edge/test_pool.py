@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from structlog.testing import capture_logs
 
 from gateway.config import Account as AccountConfig
 from gateway.config import Admin, Config, Timeouts
 from gateway.core.document import Entry
+from gateway.core.fair import FairQueue
 from gateway.edge import pool as module
-from gateway.edge.pool import Account, Lease, Pool, entry_of, readable_notes
+from gateway.edge.pool import QUANTUM, Account, Lease, Pool, entry_of, readable_notes
 
 RUNS = settings(deadline=None, max_examples=100)
 ANY: Any = None
@@ -227,68 +229,295 @@ async def test_who_waits_for_a_bound_that_falls_away_waits_no_more():
     assert state(one) == "in_flight=0 waiting=0"
 
 
-ACTIONS = st.lists(
-    st.tuples(
-        st.sampled_from(["ask", "ask", "now", "release", "release", "cancel", "resize", "run", "run"]),
-        st.integers(0, 99),
-    ),
-    max_size=60,
-)
+# Tenants.
 
 
-@settings(RUNS, max_examples=250)
-@given(st.integers(1, 3), ACTIONS)
-def test_over_any_course_of_events_no_slot_is_lost_or_taken_twice(slots, actions):
-    async def course() -> None:
-        one = account(slots)
-        most: float = slots  # that may be in flight: fewer slots take none away
-        tasks: list[asyncio.Task[Lease | None]] = []
-        released: list[asyncio.Task[Lease | None]] = []
+def grants(of: Account, *waiters: asyncio.Task[Lease | None]) -> list[int]:
+    """Which of these have their slots by now."""
+    return [number for number, task in enumerate(waiters) if task.done()]
 
-        sizes: list[int | None] = [1, 2, 3, 4, None]
 
-        def waiting() -> bool:
-            return any(not turn.done() for turn in one._queue)
+def ask(of: Account, tenant: str, number: int = 1, **fields: Any) -> list[asyncio.Task[Lease | None]]:
+    return [asyncio.create_task(of.lease(60.0, tenant, **fields)) for _ in range(number)]
 
-        def held() -> list[asyncio.Task[Lease | None]]:
-            return [task for task in tasks if task.done() and not task.cancelled() and task not in released]
 
-        for action, number in actions:
-            if action == "ask":
-                tasks.append(asyncio.create_task(one.lease()))
-            elif action == "release" and held():
-                task = held()[number % len(held())]
-                released.append(task)
-                cast(Lease, task.result()).release()
-            elif action == "cancel" and tasks:
-                tasks[number % len(tasks)].cancel()
-            elif action == "now":
-                full = one.full
-                lease = one.lease_now()
-                assert (lease is None) == full
+async def course(of: Account, held: list[Lease | None], *waiters: tuple[str, asyncio.Task[Lease | None]]) -> str:
+    """The tenants in the order of their grants, while slots come back first come first served."""
+    left, order = list(waiters), ""
+    while held:
+        cast(Lease, held.pop(0)).release()
+        await spin()
+        for each in [each for each in left if each[1].done()]:
+            left.remove(each)
+            order += each[0]
+            held.append(await each[1])
+    assert state(of) == "in_flight=0 waiting=0"
+    assert not of._held
+    return order
+
+
+def named(**tasks: list[asyncio.Task[Lease | None]]) -> list[tuple[str, asyncio.Task[Lease | None]]]:
+    return [(name, task) for name, each in tasks.items() for task in each]
+
+
+async def test_tenants_take_turns_by_tokens():
+    one = account(1)
+    held = [one.lease_now("z")]
+    a = ask(one, "a", 6, cost=QUANTUM / 2)
+    b = ask(one, "b", 3, cost=QUANTUM)
+    await spin()
+    assert await course(one, held, *named(a=a, b=b)) == "aabaabaab"
+
+
+async def test_who_asks_for_little_is_served_soon_though_another_asked_for_much_before():
+    one = account(1)
+    held = [one.lease_now("h")]
+    h = ask(one, "h", 100, cost=QUANTUM / 4)
+    await spin()
+    x, y = ask(one, "x", cost=QUANTUM / 4), ask(one, "y", cost=QUANTUM / 4)
+    await spin()
+    assert (await course(one, held, *named(h=h, x=x, y=y))).startswith("hhhhxyhhhh")
+
+
+async def test_batch_requests_wait_for_interactive_ones():
+    one = account(1)
+    held = [one.lease_now("z")]
+    b = ask(one, "a", 3, batch=True)
+    await spin()
+    a = ask(one, "a", 10)
+    await spin()
+    assert await course(one, held, *named(b=b, a=a)) == "aaaaaaabaaabb"
+
+
+async def test_a_tenant_alone_may_have_every_slot():
+    one = account(4)
+    held = [one.lease_now("a") for _ in range(4)]
+    a = ask(one, "a", 6)
+    await spin()
+    assert await course(one, held, *named(a=a)) == "aaaaaa"
+
+
+async def test_a_tenant_that_has_its_part_of_the_slots_lets_others_have_theirs():
+    one = account(6)
+    held = [one.lease_now("a") for _ in range(6)]
+    a = ask(one, "a", 9, cost=1.0)
+    await spin()
+    b, c = ask(one, "b", 3, cost=QUANTUM), ask(one, "c", 1, cost=QUANTUM)
+    await spin()
+    # b and c until they have two or want no more; then turns, of which a's requests take little; b again for its own.
+    assert await course(one, held, *named(a=a, b=b, c=c)) == "bcbaaabaaaaaa"
+
+
+async def test_a_part_is_of_those_who_are_there_now():
+    one = account(2)
+    held = [one.lease_now("a"), one.lease_now("a")]
+    a, b = ask(one, "a", 1), ask(one, "b", 1)
+    await spin()
+    b[0].cancel()
+    await spin()
+    assert await course(one, held, *named(a=a)) == "a"
+
+
+async def test_no_slot_is_idle_for_the_sake_of_fairness():
+    one = account(3)
+    held = [one.lease_now("a"), one.lease_now("a"), one.lease_now("b")]
+    a = ask(one, "a", 2)
+    await spin()
+    cast(Lease, held.pop()).release()  # b has gone: a may have all three
+    await spin()
+    assert one.in_flight == 3 and grants(one, *a) == [0]
+    held.append(await a.pop(0))
+    assert await course(one, held, *named(a=a)) == "a"
+
+
+async def test_a_slot_that_somebody_waits_for_cannot_be_had_without_waiting():
+    one = account(2)
+    held = [one.lease_now("a"), one.lease_now("a")]
+    a = ask(one, "a")
+    await spin()
+    cast(Lease, held.pop()).release()
+    assert one.lease_now("b") is None
+    await spin()
+    held.append(await a[0])
+    cast(Lease, held.pop()).release()
+    held.append(one.lease_now("b"))
+    assert await course(one, held) == ""
+
+
+async def test_more_slots_go_to_tenants_by_turns():
+    one = account(1)
+    held = [one.lease_now("a")]
+    a, b = ask(one, "a", 4), ask(one, "b", 4)
+    await spin()
+    one.resize(4)
+    await spin()
+    assert (grants(one, *a), grants(one, *b)) == ([0], [0, 1])
+    held += [await task for task in (a.pop(0), b.pop(0), b.pop(0))]
+    assert sorted(await course(one, held, *named(a=a, b=b))) == list("aaabb")
+
+
+async def test_a_tenant_with_too_many_waiters_is_refused_at_once_and_others_are_not():
+    one = account(1)
+    held = [one.lease_now("a")]
+    a = ask(one, "a", 250)
+    await spin()
+    (refused,) = ask(one, "a")
+    b = ask(one, "b")
+    await spin()
+    assert refused.done() and await refused is None
+    assert state(one) == "in_flight=1 waiting=251"
+    assert (await course(one, held, *named(a=a, b=b))).count("b") == 1
+
+
+async def test_a_queue_that_is_full_refuses_everybody_at_once():
+    one = account(0)
+    tasks = [task for tenant in "abcd" for task in ask(one, tenant, 250)]
+    await spin()
+    (refused,) = ask(one, "e")
+    await spin()
+    assert refused.done() and await refused is None
+    assert "e" not in one._held
+    for task in tasks:
+        task.cancel()
+    await spin()
+    assert state(one) == "in_flight=0 waiting=0"
+    assert not one._held
+
+
+# Any course of events.
+
+
+class Clock(asyncio.SelectorEventLoop):
+    """A loop whose time passes when a test says so."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+TENANTS = st.sampled_from(["a", "a", "a", "b", "c"])
+NUMBERS = st.integers(0, 99)
+
+
+class Slots(RuleBasedStateMachine):
+    """One account, three tenants, a short queue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = Clock()
+        self.account = account(2)
+        self.account._queue = FairQueue(QUANTUM, 16)
+        self.most: float = 2  # that may be in flight: fewer slots take none away
+        self.asked: dict[asyncio.Task[Lease | None], str] = {}  # by whom
+        self.until: dict[asyncio.Task[Lease | None] | None, float] = {}  # it waits, once it runs
+        self.out: list[tuple[str, Lease]] = []  # leases had without waiting
+
+    def bound(self) -> float:
+        return float("inf") if self.account.slots is None else self.account.slots
+
+    def collect(self) -> None:
+        """Take what the tasks that are done have come to."""
+        for task, tenant in list(self.asked.items()):
+            if task.done():
+                del self.asked[task]
+                self.until.pop(task, None)
+                lease = None if task.cancelled() else task.result()
                 if lease is not None:
-                    lease.release()
-            elif action == "resize":
-                one.resize(sizes[number % len(sizes)])
-            else:
-                await spin(1 + number % 3)
-            bound = float("inf") if one.slots is None else one.slots
-            most = max(bound, min(most, one.in_flight))
-            assert 0 <= one.in_flight <= most
-            assert len(held()) <= one.in_flight
-            if one.in_flight < bound:
-                assert not waiting()
-        while True:  # everything comes to its end
-            await spin(10)
-            if not held():
-                break
-            for task in held():
-                released.append(task)
-                cast(Lease, task.result()).release()
-        assert all(task.done() for task in tasks)
-        assert state(one) == "in_flight=0 waiting=0"
+                    self.out.append((tenant, lease))
 
-    asyncio.run(course())
+    def turn(self, turns: int) -> None:
+        self.loop.run_until_complete(spin(turns))
+
+    @rule(tenant=TENANTS, wait=st.sampled_from([0.0, 1.0, 2.0]), cost=st.floats(0, 1e6), batch=st.booleans())
+    def ask(self, tenant, wait, cost, batch):
+        one = self.account
+
+        async def run() -> Lease | None:
+            until = self.until[asyncio.current_task()] = self.loop.now + wait
+            refused = one.full and (one._queue.size == 16 or one._queue._waiting(tenant) == 4)
+            lease = await one.lease(wait, tenant, cost, batch)
+            assert lease is not None or refused or self.loop.now >= until
+            return lease
+
+        self.asked[self.loop.create_task(run())] = tenant
+
+    @rule(tenant=TENANTS)
+    def ask_now(self, tenant):
+        waiting, full = self.waiting(), self.account.full
+        lease = self.account.lease_now(tenant)
+        assert (lease is None) == full
+        if lease is not None:
+            assert not waiting
+            self.out.append((tenant, lease))
+
+    @rule(number=NUMBERS, again=st.booleans())
+    def release(self, number, again):
+        if self.out:
+            _, lease = self.out.pop(number % len(self.out))
+            lease.release()
+            if again:
+                lease.release()
+
+    @rule(number=NUMBERS)
+    def cancel(self, number):
+        if self.asked:
+            list(self.asked)[number % len(self.asked)].cancel()
+
+    @rule(slots=st.sampled_from([0, 1, 2, 3, 4, 8, None]))
+    def resize(self, slots):
+        self.account.resize(slots)
+
+    @rule(turns=st.integers(1, 3))
+    def run(self, turns):
+        self.turn(turns)
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 3.0]))
+    def pass_time(self, seconds):
+        self.loop.now += seconds
+
+    @rule()
+    def settle(self):
+        """Everybody has run: what is counted is what there is."""
+        self.turn(10)
+        self.collect()
+        one = self.account
+        assert one.in_flight == len(self.out)
+        assert one._queue.size == len(self.asked)
+        assert all(self.until[task] > self.loop.now for task in self.asked)
+        there = dict.fromkeys(self.asked.values(), 0)
+        for tenant, _ in self.out:
+            there[tenant] = there.get(tenant, 0) + 1
+        assert one._held == there
+
+    def waiting(self) -> int:
+        return sum(not turn.done() for _, turn in self.account._queue._places)
+
+    @invariant()
+    def no_slot_is_lost_or_taken_twice(self):
+        self.collect()
+        one = self.account
+        self.most = max(self.bound(), min(self.most, one.in_flight))
+        assert len(self.out) <= one.in_flight == sum(one._held.values()) <= self.most
+        if one.in_flight < self.bound():
+            assert not self.waiting()
+
+    def teardown(self):
+        try:
+            while self.out or self.asked:  # everything comes to its end
+                for _, lease in self.out:
+                    lease.release()
+                self.out.clear()
+                self.loop.now += 1.0
+                self.settle()
+            assert state(self.account) == "in_flight=0 waiting=0"
+            assert self.account._held == {} == self.account._queue._places
+        finally:
+            self.loop.close()
+
+
+def test_over_any_course_of_events_no_slot_is_lost_or_taken_twice():
+    run_state_machine_as_test(Slots, settings=settings(RUNS, max_examples=250, stateful_step_count=50))
 
 
 # What the configuration says.
