@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway import config_checks as check
-from gateway.config_rules import Choice, Flag, Many, Moment, Number, Reader, Text
+from gateway.config_rules import Choice, Flag, Many, Moment, Number, Reader, Table, Text
 from gateway.config_sections import Derived, Expression, Field, Frozen, Section, redacted
 from gateway.config_source import ConfigError, Node, Problem, parse, read_text
 from gateway.core.document import STATES
@@ -28,8 +28,8 @@ from gateway.data.models import MODELS, ModelEntry, Models, merged, model_warnin
 
 __all__ = [
     "Account", "Admin", "Affinity", "Budget", "Caller", "CallerLimits", "Config", "ConfigError", "Limits", "Log",
-    "ModelEntry", "Models", "Timeouts", "catalogue_of", "config_warnings", "decode", "describe", "encode", "load",
-    "load_default_path", "parse_listen", "schema",
+    "ModelEntry", "Models", "Team", "Timeouts", "catalogue_of", "config_warnings", "decode", "describe", "encode",
+    "load", "load_default_path", "parse_listen", "schema",
 ]  # fmt: skip
 
 load_default_path = Path("gateway.yaml")
@@ -43,6 +43,7 @@ _COUNT = Number(whole=True, least=1, most=2**53)
 _DOLLARS = Number(least=0, most=1_000_000_000)
 _SHARES = ("caller", "team")
 _PATTERNS = Many(Text(check.model), least=1, or_one=True)
+_METADATA = Table(Text(check.identifier), Text(check.note))
 
 
 class Admin(Frozen, frozen=True, kw_only=True):
@@ -95,7 +96,7 @@ class Budget(Frozen, frozen=True, kw_only=True):
 
 
 class CallerLimits(Frozen, frozen=True, kw_only=True):
-    """What one caller may use; None is no limit."""
+    """What one caller, or a team's callers together, may use; None is no limit."""
 
     requests_per_minute: Annotated[int | None, _COUNT, "requests a minute"] = None
     input_tokens_per_minute: Annotated[int | None, _COUNT, "uncached input tokens a minute"] = None
@@ -105,7 +106,8 @@ class CallerLimits(Frozen, frozen=True, kw_only=True):
 
 
 class Caller(Frozen, frozen=True, kw_only=True):
-    """Who calls: a stable principal. `digests` are lower-case SHA-256 hex digests of its keys; keys are not kept."""
+    """Who calls: a stable principal. `digests` are lower-case SHA-256 hex digests of its keys, which count until
+    `expires` (Unix seconds); keys are not kept."""
 
     id: Annotated[str, Text(check.identifier, check.ID_PATTERN, once="caller id"), "name; it stays while keys rotate"]
     digests: Annotated[tuple[str, ...], Derived(check.shortened)] = ()
@@ -115,11 +117,22 @@ class Caller(Frozen, frozen=True, kw_only=True):
     share: Annotated[
         Literal["caller", "team"] | None, Choice(_SHARES), "who shares its files and batches; default: the top level's"
     ] = None
+    expires: Annotated[float | None, Moment(), "when the keys given here end"] = None
+    metadata: Annotated[dict[str, str], _METADATA, "short notes about it, for people"] = msgspec.field(
+        default_factory=dict
+    )
 
     @property
     def tenant(self) -> str:
         """`t:<team>`, or `c:<id>` without a team: a team and a caller of one name stay apart."""
         return f"c:{self.id}" if self.team is None else f"t:{self.team}"
+
+
+class Team(Frozen, frozen=True, kw_only=True):
+    """What the callers of one team may use together; each caller's own limits hold besides."""
+
+    id: Annotated[str, Text(check.identifier, check.ID_PATTERN, once="team id"), "the `team` of its callers"]
+    limits: Annotated[CallerLimits, "limits of all its callers together"] = CallerLimits()
 
 
 class Affinity(Frozen, frozen=True, kw_only=True):
@@ -167,13 +180,14 @@ class Log(Frozen, frozen=True, kw_only=True):
 
 def _caller(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
     digests = (*values.pop("key"), *values.pop("key_sha256"))
-    if not digests:
-        return reader.fail(node.line, path, "needs key or key_sha256")
+    listed = [node.value[name].node.value for name in ("key", "key_sha256") if name in node.value]
+    if not digests and [] not in listed:
+        return reader.fail(node.line, path, "needs key or key_sha256; `key: []` if all are made at run time")
     return {**values, "digests": digests}
 
 
 def _many(item: Text) -> Many:
-    return Many(item, least=1, or_one=True)
+    return Many(item, or_one=True)
 
 
 _CALLER = Section(
@@ -208,6 +222,7 @@ class Config(Frozen, frozen=True, kw_only=True):
     ]
     accounts: Annotated[tuple[Account, ...], Many(Section(Account), least=1), "the pool of upstream accounts"]
     keys: Annotated[tuple[Caller, ...], Many(_CALLER), "the callers and their gateway keys"] = ()
+    teams: Annotated[tuple[Team, ...], Many(Section(Team)), "teams that have limits of their own"] = ()
     affinity: Annotated[Affinity, "how conversations are recognised"] = Affinity()
     models: Annotated[Models, MODELS, "model names, and entries for the catalogue"] = Models()
     timeouts: Annotated[Timeouts, "timeouts in seconds"] = Timeouts()

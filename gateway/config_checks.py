@@ -18,6 +18,7 @@ ID_PATTERN = "[A-Za-z0-9._-]{1,64}"
 DIGEST_PATTERN = "[0-9a-fA-F]{64}"
 SECRET_LENGTH = 32
 TOKEN_LENGTH = 8
+NOTE_LENGTH = 256
 
 # A conversation id must not take the place of a credential, nor of what belongs to one connection or one body.
 _RESERVED_HEADERS = frozenset({
@@ -72,6 +73,12 @@ def model_name(text: str) -> str:
     if "*" in text or "?" in text:
         raise ValueError("must be the name of one model, not a pattern")
     return model(text)
+
+
+def note(text: str) -> str:
+    if len(text) > NOTE_LENGTH:
+        raise ValueError(f"must have at most {NOTE_LENGTH} characters")
+    return text
 
 
 def network(text: str) -> str:

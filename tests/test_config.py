@@ -26,6 +26,7 @@ from gateway.config import (
     Log,
     ModelEntry,
     Models,
+    Team,
     Timeouts,
     catalogue_of,
     load,
@@ -190,6 +191,42 @@ def test_the_tenant_of_a_team_and_of_a_caller_with_its_name_differ():
 def test_one_caller_may_have_several_keys_and_digests():
     text = f"{SMALL}keys:\n  - id: b\n    key: [one, two]\n    key_sha256: {sha256('three').upper()}\n"
     assert loads(text, ENVIRON).keys[0].digests == (sha256("one"), sha256("two"), sha256("three"))
+
+
+def test_a_caller_whose_keys_are_made_at_run_time_says_so():
+    assert loads(f"{SMALL}keys:\n  - {{id: b, key: []}}\n", ENVIRON).keys[0].digests == ()
+    assert problems(f"{SMALL}keys:\n  - {{id: b, key: null, key_sha256: ~}}\n") == [
+        "4: keys[0]: needs key or key_sha256; `key: []` if all are made at run time"
+    ]
+
+
+def test_the_keys_of_a_caller_may_end_and_have_notes():
+    text = with_key("expires: 2030-01-31T18:00:00Z\n    metadata: {floor: '3', cost_center: '${ALICE_KEY}'}")
+    loaded = loads(text, ENVIRON)
+    assert loaded.keys[0].expires == 1_896_112_800.0
+    assert loaded.keys[0].metadata == {"floor": "3", "cost_center": "sk-alice"}
+    assert config.decode(config.encode(loaded)) == loaded
+    shown = config.describe(loaded)["keys"][0]
+    assert (shown["expires"], shown["metadata"]["floor"]) == ("2030-01-31T18:00:00Z", "3")
+    plain = loads(with_key("share: team"), ENVIRON).keys[0]
+    assert (plain.expires, plain.metadata) == (None, {})
+
+
+def test_a_team_may_have_limits_of_its_own():
+    text = (
+        f"{SMALL}teams:\n  - {{id: research, limits: {{concurrency: 50, budget_usd: {{month: 9000}}}}}}\n  - id: ops\n"
+    )
+    assert loads(text, ENVIRON).teams == (
+        Team(id="research", limits=CallerLimits(concurrency=50, budget_usd=Budget(month=9000))),
+        Team(id="ops"),
+    )
+    assert loads(SMALL, ENVIRON).teams == ()
+    assert problems(f"{SMALL}teams:\n  - {{id: a}}\n  - {{id: a, team: b}}\n  - limits: {{concurrency: 0}}\n") == [
+        "5: teams[1].team: unknown key; known keys here: id, limits",
+        "5: teams[1].id: the same team id as teams[0].id on line 4; each must be different",
+        "6: teams[2].id: missing; the `team` of its callers",
+        "6: teams[2].limits.concurrency: must be at least 1",
+    ]
 
 
 def test_raw_keys_of_callers_are_not_kept():
@@ -430,8 +467,14 @@ def test_a_deadline_without_a_drain_is_warned_about():
         (f"key_sha256: {sha256('sk-alice')}",
          "6: keys[0].key_sha256: the same key as keys[0].key on line 5; each must be different"),
         ("digests: []",
-         "6: keys[0].digests: unknown key; known keys here: id, team, models, limits, share, key, key_sha256"),
+         "6: keys[0].digests: unknown key; known keys here: id, team, models, limits, share, expires, metadata, key, "
+         "key_sha256"),
         ("share: everybody", "6: keys[0].share: must be one of: caller, team"),
+        ("expires: 2030-01-31", "6: keys[0].expires: must be a time with its offset, such as 2030-01-31T18:00:00Z"),
+        ("metadata: [floor]", "6: keys[0].metadata: expected a mapping, got a list"),
+        ("metadata: {floor: 3}", "6: keys[0].metadata.floor: expected a string, got a number; put it in quotes"),
+        ("metadata: {a b: c}", "6: keys[0].metadata.?: must be 1 to 64 of the characters A-Z a-z 0-9 . _ -"),
+        (f"metadata: {{floor: {'x' * 257}}}", "6: keys[0].metadata.floor: must have at most 256 characters"),
     ],
 )  # fmt: skip
 def test_a_wrong_key_is_named_with_line_and_path(line, message):
@@ -520,9 +563,10 @@ wrokers: 3
         '4: accounts[0].wieght: unknown key; did you mean "weight"?',
         "5: accounts[1].id: the same account id as accounts[0].id on line 3; each must be different",
         "6: accounts[1].api_key: must be printable ASCII without spaces",
-        "8: keys[0]: needs key or key_sha256",
+        "8: keys[0]: needs key or key_sha256; `key: []` if all are made at run time",
         "9: keys[1].id: the same caller id as keys[0].id on line 8; each must be different",
-        "10: keys[2].colour: unknown key; known keys here: id, team, models, limits, share, key, key_sha256",
+        "10: keys[2].colour: unknown key; known keys here: id, team, models, limits, share, expires, metadata, key, "
+        "key_sha256",
         "10: keys[2].key: the same key as keys[1].key on line 9; each must be different",
         '11: wrokers: unknown key; did you mean "workers"?',
     ]
@@ -971,6 +1015,7 @@ def test_every_field_of_every_struct_is_a_key_with_help():
         Account,
         Caller,
         CallerLimits,
+        Team,
         Budget,
         Affinity,
         Models,

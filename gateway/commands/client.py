@@ -35,7 +35,7 @@ def ask(path: Path, method: str, resource: str, body: dict[str, Any] | None = No
     try:
         answer = httpx.request(method, url, json=body, headers=headers, timeout=timeout, trust_env=False)
         said = answer.json()
-        if answer.status_code == 200:
+        if answer.status_code in (200, 201):
             return said
         reason = said["error"]["message"]
     except httpx.TransportError as error:

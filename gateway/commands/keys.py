@@ -1,0 +1,197 @@
+"""`gateway keys`: make, list, rotate and revoke the keys of callers, over the running gateway's admin listener.
+
+A new key goes to stdout alone and is shown only this once; what is said about it goes to stderr.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import typer
+
+from gateway.commands.client import ConfigOption, JsonOption, ask, fail, print_json
+from gateway.config import load_default_path
+
+app = typer.Typer(help="Make, list, rotate and revoke the keys of callers.", no_args_is_help=True)
+
+_WIDTH = 200  # columns where there is no terminal
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+_COLUMNS = ("caller", "team", "key", "hint", "state", "created", "ends", "models", "limits", "note")
+_SHORT = {
+    "requests_per_minute": "rpm",
+    "input_tokens_per_minute": "itpm",
+    "output_tokens_per_minute": "otpm",
+    "concurrency": "concurrency",
+}
+
+KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, as `gateway keys list` shows it.")]
+
+
+def _duration(text: str) -> float:
+    """Seconds of `90`, `30m`, `24h`, `30d` or `2w`."""
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhdw]?)", text)
+    if found is None:
+        raise typer.BadParameter("must be a length of time such as 90s, 30m, 24h, 30d or 2w")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+@app.command()
+def create(
+    caller: Annotated[str, typer.Argument(metavar="CALLER", help="Whose key: an id that stays while keys rotate.")],
+    team: Annotated[str | None, typer.Option(help="Team of a new caller.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Model a new caller may use; may be repeated.")
+    ] = None,
+    rpm: Annotated[int | None, typer.Option(metavar="N", help="Requests a minute.")] = None,
+    itpm: Annotated[int | None, typer.Option(metavar="N", help="Uncached input tokens a minute.")] = None,
+    otpm: Annotated[int | None, typer.Option(metavar="N", help="Output tokens a minute.")] = None,
+    concurrency: Annotated[int | None, typer.Option(metavar="N", help="Requests in flight.")] = None,
+    day: Annotated[float | None, typer.Option(metavar="USD", help="Dollars a day.")] = None,
+    month: Annotated[float | None, typer.Option(metavar="USD", help="Dollars a calendar month.")] = None,
+    expires: Annotated[
+        float | None, typer.Option(parser=_duration, metavar="TIME", help="How long the key lives, as 30d; for ever.")
+    ] = None,
+    meta: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A note about a new caller; may be repeated.")
+    ] = None,
+    config: ConfigOption = load_default_path,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key, and the caller if it is new. The key is shown only this once."""
+    budget = _given({"day": day, "month": month})
+    limits = {
+        "requests_per_minute": rpm,
+        "input_tokens_per_minute": itpm,
+        "output_tokens_per_minute": otpm,
+        "concurrency": concurrency,
+        "budget_usd": budget or None,
+    }
+    body = {
+        "caller": caller,
+        "team": team,
+        "models": model or None,
+        "limits": _given(limits) or None,
+        "metadata": dict(_pair(each) for each in meta or ()) or None,
+        "expires_in": expires,
+    }
+    made = ask(config, "POST", "keys", _given(body))
+    _hand_out(made, f"{made['id']} of {made['caller']}", as_json)
+
+
+@app.command("list")
+def list_keys(config: ConfigOption = load_default_path, as_json: JsonOption = False) -> None:
+    """Show all callers and their keys."""
+    callers = ask(config, "GET", "keys")["data"]
+    if as_json:
+        print_json(callers)
+    else:
+        _print_table(callers)
+
+
+@app.command()
+def revoke(key_id: KeyId, config: ConfigOption = load_default_path, as_json: JsonOption = False) -> None:
+    """End a key now, on all gateways and for good."""
+    revoked = ask(config, "DELETE", f"keys/{quote(key_id, safe='')}")
+    if as_json:
+        print_json(revoked)
+    else:
+        typer.echo(f"{revoked['id']} of {revoked['caller']} is {revoked['state']}", err=True)
+
+
+@app.command()
+def rotate(
+    key: Annotated[str, typer.Argument(metavar="KEY_ID|CALLER", help="The key, or the caller who has only one.")],
+    overlap: Annotated[
+        float | None, typer.Option(parser=_duration, metavar="TIME", help="How long both count; 24h if not given.")
+    ] = None,
+    config: ConfigOption = load_default_path,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a successor of a key, which itself ends after the overlap. The new key is shown only this once."""
+    key_id = _key_of(key, ask(config, "GET", "keys")["data"])
+    made = ask(config, "POST", f"keys/{quote(key_id, safe='')}/rotate", _given({"overlap": overlap}))
+    _hand_out(made, f"{made['id']} of {made['caller']}; {key_id} ends at {made['replaces']['expires_at']}", as_json)
+
+
+def _key_of(wanted: str, callers: list[dict[str, Any]]) -> str:
+    """The id of the key that is meant by its own or by its caller's."""
+    keys = [key for each in callers if each["caller"] == wanted for key in each["keys"]]
+    if not keys or any(key["id"] == wanted for each in callers for key in each["keys"]):
+        return wanted  # if it is no key, the gateway says so
+    live = [key for key in keys if key["id"] and key["state"] == "active" and not key["replaced_by"]]
+    if len(live) == 1:
+        return str(live[0]["id"])
+    if live:
+        fail(f"{wanted} has several keys; name one of {', '.join(key['id'] for key in live)}", 1)
+    if any(key["source"] == "file" for key in keys):
+        fail(
+            f"the keys of {wanted} are in the configuration file; make another with `gateway keys create {wanted}` and "
+            "remove the old one there",
+            1,
+        )
+    fail(f"{wanted} has no key that can be rotated; make one with `gateway keys create {wanted}`", 1)
+
+
+def _hand_out(made: dict[str, Any], words: str, as_json: bool) -> None:
+    if as_json:
+        print_json(made)
+        return
+    until = f", until {made['expires_at']}" if made["expires_at"] else ""
+    typer.echo(f"{words}{until}. This key is shown only now:", err=True)
+    typer.echo(made["key"])
+
+
+def _given(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        fail("--meta needs NAME=VALUE", 2)
+    return name, value
+
+
+# For people.
+
+
+def _print_table(callers: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in _COLUMNS:
+        table.add_column(column.upper(), overflow="fold", no_wrap=column in ("caller", "key"))
+    for caller in callers:
+        for number, key in enumerate(caller["keys"] or [None]):
+            table.add_row(*_row(caller, key, number == 0))
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _WIDTH).print(table)
+
+
+def _row(caller: dict[str, Any], key: dict[str, Any] | None, first: bool) -> list[str]:
+    about = [",".join(caller["models"]), _limits(caller["limits"])] if first else ["", ""]
+    who = [caller["caller"], (caller["team"] or "-") if first else ""]
+    if key is None:
+        return [*who, "-", "", "no key", "", "", *about, ""]
+    notes = []
+    if key["replaced_by"]:
+        notes.append(f"replaced by {key['replaced_by']}")
+    if key["state"] == "unowned":
+        notes.append("its caller is no longer in the configuration file")
+    name = key["id"] or f"file:{key['digest']}"
+    times = [_clock(key["created_at"]), _clock(key["revoked_at"] or key["expires_at"])]
+    return [*who, name, f"…{key['hint']}" if key["hint"] else "", key["state"], *times, *about, "; ".join(notes)]
+
+
+def _limits(limits: dict[str, Any]) -> str:
+    shown = [f"{limits[name]:,} {short}" for name, short in _SHORT.items() if name in limits]
+    shown += [f"${amount:,g}/{period}" for period, amount in limits.get("budget_usd", {}).items()]
+    return ", ".join(shown)
+
+
+def _clock(moment: str | None) -> str:
+    """A time of the API to the minute, in UTC."""
+    return moment[:16].replace("T", " ") + "Z" if moment else ""

@@ -1,0 +1,267 @@
+"""The callers and their keys as operators see and change them: JSON of the admin API.
+
+It stores nothing and recognises nobody: the store does the one, `core.keyring` the other. A key is in the answer that
+makes it and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import structlog
+
+from gateway import config_checks as check
+from gateway.config import Caller, Config
+from gateway.config_checks import shortened
+from gateway.config_rules import BAD, Number, Reader, Rule, Text, moment_text
+from gateway.config_sections import simple, struct_fields
+from gateway.config_source import Entry, Node, Problem
+from gateway.core.keyring import ACTIVE, EXPIRED, CallerRecord, KeyRecord, Stored
+from gateway.errors import ApiError
+from gateway.store.client import StoreDown
+from gateway.store.keys import CallerExists, KeyEnded, NewKey, UnknownKey
+
+OVERLAP = 86_400.0  # seconds for which a rotated key counts beside its successor
+MOST_SECONDS = 10 * 366 * 86_400.0
+UNOWNED = "unowned"  # the state of a key that counts for nobody, as no file defines its caller any more
+_DEFINING = ("team", "models", "limits", "metadata")
+_TRIES = 3  # at making a key of a caller that others make at the same time
+
+T = TypeVar("T")
+log = structlog.get_logger("gateway.admin")
+
+
+class _Json(Reader):
+    """Reads what came as JSON: nothing in it is an expression."""
+
+    def scalar(self, node: Node, path: str) -> tuple[Any, bool]:
+        return node.value, False
+
+
+_rules: dict[str, Rule] = {field.name: field.rule for field in struct_fields(Caller)}
+_CREATE: dict[str, Rule] = {
+    "caller": Text(check.identifier),
+    **{name: _rules[name] for name in _DEFINING},
+    "expires_in": Number(above=0, most=MOST_SECONDS),
+}
+_ROTATE: dict[str, Rule] = {
+    "overlap": Number(least=0, most=MOST_SECONDS),
+    "expires_in": Number(above=0, most=MOST_SECONDS),
+}
+
+
+class Table(Protocol):
+    """This gateway's copy of what was made at run time, and how to change it for all; as store.shared_keys."""
+
+    stored: Stored
+
+    async def create(
+        self, caller: str, record: CallerRecord | None, lifetime: int = 0, known: bool = False
+    ) -> NewKey: ...
+    async def rotate(self, key: str, overlap: int, lifetime: int | None = None) -> NewKey: ...
+    async def revoke(self, key: str) -> None: ...
+
+
+class Keys:
+    """The callers of the configuration that `config()` gives, and those in `table`. `settled` returns when this
+    gateway's workers know what the table says; `now()` gives Unix seconds."""
+
+    def __init__(
+        self,
+        table: Table,
+        config: Callable[[], Config],
+        settled: Callable[[], Awaitable[None]],
+        now: Callable[[], float],
+    ) -> None:
+        self._table = table
+        self._config = config
+        self._settled = settled
+        self._now = now
+
+    # What there is.
+
+    def all(self) -> list[dict[str, Any]]:
+        """All callers by id, each with its keys, the oldest first; those of the file first."""
+        stored, in_file = self._table.stored, self._in_file()
+        names = in_file.keys() | stored.callers.keys() | {key.caller for key in stored.keys.values()}
+        return [{**self._caller(name), "keys": self._keys(name)} for name in sorted(names)]
+
+    def _caller(self, name: str) -> dict[str, Any]:
+        configured, record = self._in_file().get(name), self._table.stored.callers.get(name)
+        found = configured or record or CallerRecord(models=())
+        return {
+            "caller": name,
+            "source": "file" if configured is not None else "store" if record is not None else None,
+            "team": found.team,
+            "models": list(found.models),
+            "limits": simple(sparse(msgspec.to_builtins(found.limits))),
+            "metadata": dict(found.metadata),
+        }
+
+    def _keys(self, name: str) -> list[dict[str, Any]]:
+        configured = self._in_file().get(name)
+        found = [] if configured is None else [self._file_key(configured, digest) for digest in configured.digests]
+        made = [(key.created_at, id_) for id_, key in self._table.stored.keys.items() if key.caller == name]
+        return [*found, *(self._key(id_) for _, id_ in sorted(made))]
+
+    def _file_key(self, caller: Caller, digest: str) -> dict[str, Any]:
+        over = caller.expires is not None and caller.expires <= self._now()
+        return {
+            "id": None, "source": "file", "state": EXPIRED if over else ACTIVE, "hint": None, **_digest(digest),
+            "created_at": None, "expires_at": None if caller.expires is None else moment_text(caller.expires),
+            "revoked_at": None, "replaced_by": None,
+        }  # fmt: skip
+
+    def _key(self, id_: str) -> dict[str, Any]:
+        key = self._table.stored.keys[id_]
+        return {
+            "id": id_, "source": "store", "state": self._state(key), "hint": key.hint, **_digest(key.digest),
+            "created_at": _time(key.created_at), "expires_at": _time(key.expires_at),
+            "revoked_at": _time(key.revoked_at), "replaced_by": key.replaced_by or None,
+        }  # fmt: skip
+
+    def _state(self, key: KeyRecord) -> str:
+        state = key.state(self._now() * 1000)
+        owned = key.caller in self._in_file() or (not key.of_file and key.caller in self._table.stored.callers)
+        return UNOWNED if state == ACTIVE and not owned else state
+
+    def _in_file(self) -> dict[str, Caller]:
+        return {caller.id: caller for caller in self._config().keys}
+
+    # What changes.
+
+    async def create(self, body: bytes) -> dict[str, Any]:
+        """Make a key, and its caller if there is none of that id; the key is shown in this answer only.
+
+        Raises ApiError: 400 for a body that makes no sense, 409 for a caller that is defined otherwise, 503 while the
+        store is away."""
+        given = read(body, _CREATE)
+        name: str | None = given.get("caller")
+        if name is None:
+            raise ApiError(400, "Give the caller: an id that stays while its keys rotate")
+        lifetime = _ms(given.get("expires_in", 0.0))
+        if name in self._in_file():
+            named = [field for field in _DEFINING if field in given]
+            if named:
+                raise ApiError(409, f"{name} is defined in the configuration file; change its {named[0]} there")
+            new = await self._do(self._table.create(name, None, lifetime))
+        else:
+            new = await self._create(name, given, lifetime)
+        log.info("key created", key=new.id, caller=name)
+        return {"key": new.secret, **await self._shown(new.id)}
+
+    async def _create(self, name: str, given: Mapping[str, Any], lifetime: int) -> NewKey:
+        """For a caller that no file defines, perhaps a new one."""
+        wanted = {field: given[field] for field in _DEFINING if field in given}
+        if "limits" in wanted:
+            wanted["limits"] = sparse(msgspec.to_builtins(wanted["limits"]))
+        record = self._table.stored.callers.get(name)
+        for _ in range(_TRIES):
+            if record is not None:
+                other = [field for field in wanted if getattr(record, field) != wanted[field]]
+                if other:
+                    raise ApiError(
+                        409,
+                        f"{name} is there already, with another value of {other[0]}, and all keys of a caller share "
+                        "it; leave it out, name another caller, or define this one in the configuration file",
+                    )
+            known = record is not None
+            record = record or CallerRecord(created_at=int(self._now() * 1000), **wanted)
+            try:
+                return await self._do(self._table.create(name, record, lifetime, known))
+            except CallerExists as exists:  # somebody was quicker
+                record = exists.record
+        raise ApiError(503, f"{name} changes faster than it can be agreed on")
+
+    async def rotate(self, key: str, body: bytes) -> dict[str, Any]:
+        """Make a successor, shown in this answer only; the key itself ends after an overlap. Raises ApiError: 400 and
+        503 as `create`, 404 for an unknown key, 409 for one that has ended."""
+        given = read(body or b"{}", _ROTATE)
+        overlap = _ms(given.get("overlap", OVERLAP))
+        lifetime = _ms(given["expires_in"]) if "expires_in" in given else None
+        if key in self._table.stored.keys:
+            self._not_in_file(key)
+        new = await self._do(self._table.rotate(key, overlap, lifetime), key)
+        log.info("key rotated", key=key, successor=new.id, overlap_seconds=overlap / 1000)
+        return {"key": new.secret, **await self._shown(new.id), "replaces": self._key(key)}
+
+    async def revoke(self, key: str) -> dict[str, Any]:
+        """End a key, everywhere and for good; one that has ended stays so. Raises ApiError: 404 for an unknown key, 409
+        for one that the file names too, 503 while the store is away."""
+        if key in self._table.stored.keys:
+            self._not_in_file(key)
+        await self._do(self._table.revoke(key), key)
+        log.info("key revoked", key=key)
+        return await self._shown(key)
+
+    def _not_in_file(self, key: str) -> None:
+        digest = self._table.stored.keys[key].digest
+        for caller in self._config().keys:
+            if digest in caller.digests:
+                raise ApiError(
+                    409, f"{key} is among the keys of {caller.id} in the configuration file; remove it there"
+                )
+
+    async def _do(self, work: Awaitable[T], key: str = "") -> T:
+        try:
+            return await work
+        except UnknownKey:
+            raise ApiError(404, f"There is no key of the id {key}; `gateway keys list` shows them") from None
+        except KeyEnded:
+            raise ApiError(409, f"{key} has ended; make a new key with `gateway keys create`") from None
+        except StoreDown as error:
+            raise ApiError(503, f"The store is away, and what was asked may or may not be done: {error}") from None
+
+    async def _shown(self, key: str) -> dict[str, Any]:
+        """The key and its caller, once this gateway goes by it."""
+        await self._settled()
+        return {**self._caller(self._table.stored.keys[key].caller), **self._key(key)}
+
+
+def read(body: bytes, rules: Mapping[str, Rule]) -> dict[str, Any]:
+    """The fields of a JSON object, each checked as the configuration file's are; null is not given. Raises ApiError
+    400."""
+    try:
+        given = msgspec.json.decode(body)
+        nodes = {name: _node(value) for name, value in given.items()} if isinstance(given, dict) else None
+    except (msgspec.DecodeError, RecursionError):
+        nodes = None
+    if nodes is None:
+        raise ApiError(400, "The body must be a JSON object")
+    unknown = [name for name in nodes if name not in rules]
+    if unknown:
+        names = ", ".join(sorted(unknown)[:10])[:200]
+        raise ApiError(400, f"Unknown fields: {names}; known are {', '.join(rules)}")
+    problems: list[Problem] = []
+    reader = _Json({}, problems)
+    values = {name: rules[name].read(reader, node, name) for name, node in nodes.items() if node.value is not None}
+    if problems or BAD in values.values():
+        raise ApiError(400, "; ".join(f"{each.path} {each.message}" for each in problems[:10]))
+    return values
+
+
+def _node(value: Any) -> Node:
+    """A value as the configuration's rules read it."""
+    if isinstance(value, dict):
+        return Node(0, {name: Entry(0, _node(item)) for name, item in value.items()})
+    return Node(0, [_node(item) for item in value] if isinstance(value, list) else value)
+
+
+def sparse(limits: Mapping[str, Any]) -> dict[str, Any]:
+    """Limits without those that are none."""
+    found = {name: sparse(value) if isinstance(value, dict) else value for name, value in limits.items()}
+    return {name: value for name, value in found.items() if value is not None and value != {}}
+
+
+def _digest(digest: str) -> dict[str, str]:
+    return {"digest": shortened((digest,))[0]}
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _time(milliseconds: int) -> str | None:
+    return moment_text(milliseconds / 1000) if milliseconds else None

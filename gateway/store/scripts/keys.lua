@@ -1,0 +1,149 @@
+-- Callers and keys made at run time: read them, or change one thing about them and tell the others.
+--
+-- KEYS     1 callers (hash id -> JSON, written once), 2 keys (hash id -> flat JSON, as core/keyring.py's KeyRecord),
+--          3 version of both (string, another one after every change), 4 schema version (string)
+-- ARGV     now (ms, 0 = this server's clock), schema version of the caller, channel, a word never used before, what to
+--          do, and its own arguments, below
+-- returns  {schema version in force, outcome, more ...}; every outcome but `same`, `table` and `done` changed nothing
+local now = tonumber(ARGV[1])
+if now == 0 then
+  local t = redis.call('TIME')
+  now = t[1] * 1000 + math.floor(t[2] / 1000)
+end
+local schema = tonumber(redis.call('GET', KEYS[4]) or 0)
+if schema > tonumber(ARGV[2]) then
+  return {schema, 'newer'}
+end
+local changed = false
+
+local function read(id)
+  local ok, key = pcall(cjson.decode, redis.call('HGET', KEYS[2], id) or '')
+  if ok and type(key) == 'table' and type(key.revoked_at) == 'number' and type(key.expires_at) == 'number' then
+    return key
+  end
+end
+
+local function write(id, key)
+  redis.call('HSET', KEYS[2], id, cjson.encode(key))
+  changed = true
+end
+
+-- The earlier of two times, 0 being never.
+local function sooner(a, b)
+  if a == 0 or b == 0 then
+    return math.max(a, b)
+  end
+  return math.min(a, b)
+end
+
+local function begin(key, lifetime)
+  key.created_at, key.revoked_at, key.lifetime = now, 0, lifetime
+  key.expires_at = lifetime > 0 and now + lifetime or 0
+  return key
+end
+
+local act = {}
+
+-- The version that is known ('' for none) -> `same`, or `table`, version, {id, caller, ...}, {id, key, ...}.
+function act.read(known)
+  local version = redis.call('GET', KEYS[3]) or ''
+  if version ~= '' and version == known then
+    return {'same'}
+  end
+  return {'table', version, redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}
+end
+
+-- Key id, key without times, lifetime (ms, 0 = for ever), caller, its record ('' where a file defines it), '1' if the
+-- record may be there already -> `done`, `taken` for another key of this id, or `known` with the record that is there.
+-- The same key made again is done.
+function act.create(id, text, lifetime, caller, record, known)
+  local key, present = cjson.decode(text), read(id)
+  if present or redis.call('HEXISTS', KEYS[2], id) == 1 then
+    return {present and present.digest == key.digest and 'done' or 'taken'}
+  end
+  if record ~= '' then
+    local there = redis.call('HGET', KEYS[1], caller)
+    if there and known ~= '1' then
+      return {'known', there}
+    end
+    if not there then
+      redis.call('HSET', KEYS[1], caller, record)
+    end
+  end
+  write(id, begin(key, tonumber(lifetime)))
+  return {'done'}
+end
+
+-- Key id, id of its successor, the successor's digest and hint, ms for which both count, the successor's lifetime (ms,
+-- 0 = for ever, '' = as long as the key's) -> `done`, `unknown`, `ended` or `taken`. The same successor is done.
+function act.rotate(id, new, digest, hint, overlap, lifetime)
+  local key, present = read(id), read(new)
+  if present or redis.call('HEXISTS', KEYS[2], new) == 1 then
+    return {present and present.digest == digest and 'done' or 'taken'}
+  elseif not key then
+    return {'unknown'}
+  elseif key.revoked_at > 0 or (key.expires_at > 0 and key.expires_at <= now) then
+    return {'ended'}
+  end
+  local heir = {caller = key.caller, digest = digest, hint = hint, of_file = key.of_file, replaced_by = ''}
+  write(new, begin(heir, tonumber(lifetime) or key.lifetime))
+  key.expires_at, key.replaced_by = sooner(key.expires_at, now + tonumber(overlap)), new
+  write(id, key)
+  return {'done'}
+end
+
+-- Key id -> `done` or `unknown`.
+function act.revoke(id)
+  local key = read(id)
+  if not key then
+    return {'unknown'}
+  end
+  if key.revoked_at == 0 then
+    key.revoked_at = now
+    write(id, key)
+  end
+  return {'done'}
+end
+
+-- How many callers, {id, caller} of each, {id, key} of keys: what this store has lost -> `done`. A caller that is here
+-- stays; a key that is here ends when the first of both said.
+function act.offer(callers, ...)
+  local given, keys = {...}, 2 * tonumber(callers)
+  for i = 1, keys, 2 do
+    if redis.call('HSETNX', KEYS[1], given[i], given[i + 1]) == 1 then
+      changed = true
+    end
+  end
+  for i = keys + 1, #given, 2 do
+    if redis.call('HSETNX', KEYS[2], given[i], given[i + 1]) == 1 then
+      changed = true
+    else
+      local key, other = read(given[i]), cjson.decode(given[i + 1])
+      if key and key.digest == other.digest then
+        local revoked, expires = sooner(key.revoked_at, other.revoked_at), sooner(key.expires_at, other.expires_at)
+        if revoked ~= key.revoked_at or expires ~= key.expires_at then
+          key.revoked_at, key.expires_at = revoked, expires
+          write(given[i], key)
+        end
+      end
+    end
+  end
+  return {'done'}
+end
+
+-- Ids of keys that ended long ago: they are not shown any more -> `done`.
+function act.forget(...)
+  for _, id in ipairs({...}) do
+    changed = redis.call('HDEL', KEYS[2], id) == 1 or changed
+  end
+  return {'done'}
+end
+
+local reply = act[ARGV[5]](unpack(ARGV, 6))
+if changed then
+  local number = tonumber(string.match(redis.call('GET', KEYS[3]) or '', '^%d+') or 0) + 1
+  redis.call('SET', KEYS[3], number .. '-' .. ARGV[4])
+  redis.call('PUBLISH', ARGV[3], 'keys')
+end
+table.insert(reply, 1, schema)
+return reply
