@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from gateway import __version__
-from gateway.commands import accounts, bench, config, conversations, demo, replay, serve
+from gateway.commands import accounts, bench, config, conversations, demo, keys, replay, serve, usage
 from gateway.lab.simulator.command import simulate
 
 app = typer.Typer(
@@ -21,7 +21,9 @@ app.command("replay")(replay.replay)
 app.command("bench")(bench.bench)
 app.add_typer(config.app, name="config")
 app.add_typer(accounts.app, name="accounts")
+app.add_typer(keys.app, name="keys")
 app.add_typer(conversations.app, name="conversations")
+app.add_typer(usage.app, name="usage")
 
 
 @app.callback(invoke_without_command=True)

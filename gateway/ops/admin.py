@@ -1,4 +1,5 @@
-"""The operator's listener: health, metrics, accounts and conversations. Everything but health needs the bearer token.
+"""The operator's listener: health, metrics, accounts, keys and conversations. Everything but health needs the bearer
+token.
 
 It does not know processes: it is given functions that answer.
 """
@@ -21,8 +22,11 @@ from gateway.config import Admin
 from gateway.errors import ApiError
 from gateway.ops.accounts import Accounts
 from gateway.ops.conversations import Conversations, wanted
+from gateway.ops.keys import Keys
+from gateway.ops.usage import Usage, usage_routes
 
 MAX_BODY = 64 * 1024  # bytes that an operator's request may have
+_SECRET = {"cache-control": "no-store"}
 Answer = Callable[[], Awaitable[dict[str, Any]]]
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -51,8 +55,11 @@ def admin_app(
     accounts: Accounts,
     conversations: Conversations,
     new_request_id: Callable[[], str],
+    keys: Keys | None = None,
+    usage: Usage | None = None,
 ) -> Starlette:
-    """`refresh` is awaited before each scrape; `readiness` and `pool` give the bodies of their paths."""
+    """`refresh` is awaited before each scrape; `readiness` and `pool` give the bodies of their paths. Without `keys`
+    or `usage` there are none of theirs."""
     token = config.token.encode()
 
     def authorize(request: Request) -> None:
@@ -115,6 +122,26 @@ def admin_app(
     async def nothing(request: Request) -> Response:
         raise ApiError(404, "Not found")
 
+    def key_routes(keys: Keys) -> list[Route]:
+        async def list_keys(request: Request) -> Response:
+            return JSONResponse({"data": keys.all()})
+
+        async def create_key(request: Request) -> Response:
+            return JSONResponse(await keys.create(await _body(request)), 201, _SECRET)
+
+        async def rotate_key(request: Request) -> Response:
+            return JSONResponse(await keys.rotate(request.path_params["id"], await _body(request)), 201, _SECRET)
+
+        async def revoke_key(request: Request) -> Response:
+            return JSONResponse(await keys.revoke(request.path_params["id"]))
+
+        return [
+            Route("/admin/v1/keys", answering(list_keys)),
+            Route("/admin/v1/keys", answering(create_key), methods=["POST"]),
+            Route("/admin/v1/keys/{id}", answering(revoke_key), methods=["DELETE"]),
+            Route("/admin/v1/keys/{id}/rotate", answering(rotate_key), methods=["POST"]),
+        ]
+
     return Starlette(
         routes=[
             Route("/healthz", answering(healthz, open_to_all)),
@@ -127,6 +154,8 @@ def admin_app(
             Route("/admin/v1/accounts/{id}/bindings", answering(flush_account), methods=["DELETE"]),
             Route("/admin/v1/conversations/{path:anything}", answering(show_conversation)),
             Route("/admin/v1/conversations/{path:anything}", answering(flush_conversation), methods=["DELETE"]),
+            *([] if keys is None else key_routes(keys)),
+            *([] if usage is None else usage_routes(usage, answering)),
             Route("/{path:anything}", answering(nothing), methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
         ]
     )

@@ -103,12 +103,14 @@ class Conversations:
         self,
         bindings: Bindings,
         config: Callable[[], Config],
+        callers: Callable[[], Mapping[str, Caller]],
         router: Router,
         forget: Callable[[bytes], Awaitable[None]],
         now: Callable[[], float] = monotonic,
     ) -> None:
         self._bindings = bindings
         self._config = config
+        self._callers = callers
         self._router = router
         self._forget = forget
         self._now = now
@@ -170,10 +172,10 @@ class Conversations:
     # Which one.
 
     def _caller(self, name: str) -> Caller:
-        for caller in self._config().keys:
-            if caller.id == name:
-                return caller
-        raise ApiError(404, "There is no key of this id; `keys` in the configuration names them")
+        caller = self._callers().get(name)
+        if caller is None:
+            raise ApiError(404, "There is no key of this id; `gateway keys list` names them")
+        return caller
 
     def _places(self, caller: Caller, wanted: Wanted) -> Iterator[Place]:
         """Where it may be, the likeliest first: by each kind of id, under this secret and then the former one."""

@@ -17,8 +17,8 @@ def period(start: str, end: str, now: float) -> Span:
     """The whole hours that cover the time from `start` until just before `end`; `now` in Unix seconds.
 
     Each is an RFC 3339 time, a UTC day (its first moment), `24h` (so many hours ago) or `7d` (the first moment of the
-    UTC day so many days ago); "" is the start of this UTC month, and now. An end that is not past takes in all of today,
-    and days that are no longer kept are left out. Raises ValueError, whose words begin with the name at fault.
+    UTC day so many days ago); "" is the start of this UTC month, and now. An end that is not past takes in all of
+    today, and days that are no longer kept are left out. Raises ValueError, whose words begin with the name at fault.
     """
     today, hour = _floor(now, DAY), _floor(now, HOUR)
     month = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)

@@ -75,7 +75,10 @@ class Desk:
             admin=Admin(token=TOKEN), secret=secrets or (SECRET,), keys=(ALICE, BOB),
             accounts=(Account(id="a", api_key="sk-x"),),
         )  # fmt: skip
-        self.conversations = Conversations(self.bindings, lambda: config, self.router, self.forget, lambda: 100.0)
+        callers = {caller.id: caller for caller in config.keys}
+        self.conversations = Conversations(
+            self.bindings, lambda: config, lambda: callers, self.router, self.forget, lambda: 100.0
+        )
         self.secret = config.secret[0]
 
     def apply(self, **states: str) -> None:

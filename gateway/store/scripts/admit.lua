@@ -1,13 +1,25 @@
--- Admit one request: read the binding of its conversation for this model, or create it as proposed.
+-- Admit one request: reserve what its limits ask, then read the binding of its conversation for this model, or create
+-- it as proposed. One that a limit refuses changes nothing.
 --
--- KEYS[1]  conversation (hash: model -> binding, a MessagePack array as in core/binding.py)
+-- KEYS     1 conversation (hash: model -> binding, a MessagePack array as in core/binding.py); where there is a
+--          reservation, from 2 as in quota.lua
 -- ARGV     now (ms, 0 = this server's clock), model, proposed binding, its generation (a newer one than the stored
---          one's comes from before the store lost its data, and wins), lifetime of the record (ms)
--- returns  {1 if created, binding, now}
+--          one's comes from before the store lost its data, and wins), lifetime of the record (ms); where there is a
+--          reservation, from 6 as in quota.lua
+-- returns  {1 if created, binding, now}, and the levels if there is a reservation; {2, row, ms} if a limit refuses, as
+--          in quota.lua
 local now = tonumber(ARGV[1])
 if now == 0 then
   local t = redis.call('TIME')
   now = t[1] * 1000 + math.floor(t[2] / 1000)
+end
+local levels
+if #KEYS > 1 then
+  local refused
+  refused, levels = reserve(now, 2, 6)
+  if refused then
+    return refused
+  end
 end
 local bound = redis.call('HGET', KEYS[1], ARGV[2])
 if bound then
@@ -17,7 +29,7 @@ if bound then
     known = ok and type(b) == 'table' and type(b[2]) == 'number' and b[2] >= tonumber(ARGV[4])
   end
   if known then
-    return {0, bound, now}
+    return {0, bound, now, levels}
   end
 elseif redis.call('HLEN', KEYS[1]) >= 64 then
   redis.call('DEL', KEYS[1]) -- nobody talks to so many models: names of somebody's invention
@@ -26,4 +38,4 @@ redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[5])
 end
-return {1, ARGV[3], now}
+return {1, ARGV[3], now, levels}
