@@ -42,7 +42,7 @@ class ApiError(Exception):
 
     def __init__(
         self, status: int, message: str, *, retry_after: int | None = None, kind: str | None = None,
-        code: str | None = None,
+        code: str | None = None, retry: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(message)
         self.status = status
@@ -50,6 +50,7 @@ class ApiError(Exception):
         self.retry_after = retry_after
         self.kind = kind or TYPES.get(status, "api_error")
         self.code = code
+        self.retry = retry
 
     def body(self, request_id: str) -> bytes:
         """The JSON bytes of the answer."""
@@ -68,4 +69,6 @@ class ApiError(Exception):
         headers = [(b"content-type", b"application/json"), (b"request-id", tag), (b"x-gateway-request-id", tag)]
         if self.retry_after is not None:
             headers.append((b"retry-after", b"%d" % self.retry_after))
+        if not self.retry:
+            headers.append((b"x-should-retry", b"false"))
         return headers

@@ -28,7 +28,8 @@ class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="reque
     Times are seconds: `at` Unix time of arrival, the others durations (`ttft` to the first relayed body byte, 0 where
     none was sent). `outcome` is `ok`, `error` (the answer was one), `interrupted` (a stream that broke off) or
     `client_gone`. `conversation` is a short digest, never the client's id; `reason` why it
-    left its home, if it did. `queued` is what it waited for limits and slots. `cost_nano_usd` is integer nano-dollars.
+    left its home, if it did. `queued` is what it waited for limits and slots. `cost_nano_usd` is integer nano-dollars,
+    and `savings_nano_usd` what its cache reads would have cost more as fresh input.
     """
 
     request_id: str
@@ -54,6 +55,7 @@ class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="reque
     usage: Usage = msgspec.field(default_factory=Usage)
     estimated: bool = False
     cost_nano_usd: int = 0
+    savings_nano_usd: int = 0
     duration: float = 0.0
     ttft: float = 0.0
     queued: float = 0.0

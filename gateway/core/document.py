@@ -62,13 +62,14 @@ class Announcement(msgspec.Struct, frozen=True):
     """What one live gateway says of itself: the accounts it holds credentials for, as its file defines them.
 
     `since` is when it loaded that file (Unix seconds): of two definitions of one account the later loaded one counts.
-    `workers` is how many processes of it serve.
+    `workers` is how many processes of it serve, `names` what they are called.
     """
 
     process: str
     since: float
     accounts: tuple[Entry, ...]
     workers: int = 1
+    names: tuple[str, ...] = ()
 
 
 def reconcile(

@@ -18,12 +18,15 @@ from gateway.config import Caller, Config
 from gateway.core.binding import YOUNG, Record, pack, unpack
 from gateway.core.binding import moved as turned
 from gateway.core.groups import group_of
+from gateway.core.keyring import Keyring
 from gateway.core.news import Bound, Bounds, Forget, News
 from gateway.core.peek import Peek
 from gateway.core.route import Route
+from gateway.edge.accounting import Asked
 from gateway.edge.head import Head
 from gateway.errors import ApiError
 from gateway.store.client import StoreClient, StoreDown
+from gateway.store.connection import Arg
 from gateway.store.scripts import ADMIT, REBIND, RECALL, SETTLE
 
 MEMORY = 100_000  # conversations a process remembers
@@ -38,14 +41,14 @@ log = structlog.get_logger("gateway.admission")
 class Callers:
     """The table of keys: SHA-256 digest to caller. Looking a digest up takes no time that depends on a secret."""
 
-    def __init__(self, callers: tuple[Caller, ...]) -> None:
-        self._by_digest = {bytes.fromhex(digest): caller for caller in callers for digest in caller.digests}
+    def __init__(self, keyring: Keyring[Caller]) -> None:
+        self._keyring = keyring
 
     def authenticate(self, head: Head) -> Caller:
         """The caller of a request. Either credential header will do; both may be given. Raises ApiError(401)."""
         for key in (head.api_key, head.bearer):
             if key:
-                caller = self._by_digest.get(hashlib.sha256(key).digest())
+                caller = self._keyring.find(hashlib.sha256(key).digest(), time())
                 if caller is not None:
                     return caller
         if head.api_key or head.bearer:
@@ -97,10 +100,17 @@ class Admission:
         return int(monotonic() * 1000 + self._skew)
 
     async def bind(
-        self, caller: Caller, conversation: bytes, peek: Peek, route: Route, former: bytes | None = None
+        self,
+        caller: Caller,
+        conversation: bytes,
+        peek: Peek,
+        route: Route,
+        former: bytes | None = None,
+        asked: Asked | None = None,
     ) -> Binding | None:
         """Read the binding of (conversation, model), or create it where the route proposes; None if nobody may serve
-        it now. The route knows it afterwards.
+        it now. The route knows it afterwards. What is `asked` of the caller's limits is taken with it; raises
+        ApiError(429) where one refuses.
 
         `former` is the conversation's key under the secret before this one, whose binding a new one follows.
         """
@@ -118,9 +128,13 @@ class Admission:
                 return None
             proposed = Record(workspace, warm_until=self.now_ms + YOUNG, group=route.group)
         generation = proposed.generation
-        args = (1, key, 0, model, pack(proposed), generation, self._provisional)
+        place = (key, model, pack(proposed), generation, self._provisional)
+        call = (ADMIT, (1, key, 0, *place[1:])) if asked is None else asked.call(place)
         try:
-            created, packed, now_ms = await self._store.call(ADMIT, args)
+            reply = await self._store.call(*call)
+            if asked is not None:
+                asked.answered(reply)
+            created, packed, now_ms = reply[:3]
             record = proposed if created else unpack(packed)
         except (StoreDown, msgspec.MsgspecError):  # away, or the record cannot be read: settlement writes it anew
             return self._alone(Binding(key, model, proposed), remembered, route)
@@ -201,10 +215,17 @@ class Admission:
             if known is None or known.generation < record.generation:
                 self._keep(Binding(each.key, each.model, record))
 
-    def renew(self, binding: Binding, served: str, age: float, ttl: int, tokens: int, size: int, bound: bool) -> None:
-        """Post that the conversation's cache is warm in the workspace that served it: its response began `age` seconds
-        ago, entries live `ttl` seconds; the conversation holds `tokens` (0 while unknown), its body had `size` bytes.
-        Nobody waits for it."""
+    def warm(self, caller: Caller, conversation: bytes, model: str) -> int:
+        """Tokens of a conversation that this process takes to be in a cache."""
+        record = self._memory.get((record_key(caller.tenant, conversation), model))
+        return record.tokens if record is not None and record.warm_until > self.now_ms else 0
+
+    def renewal(
+        self, binding: Binding, served: str, age: float, ttl: int, tokens: int, size: int, bound: bool
+    ) -> tuple[Arg, ...]:
+        """What tells the store that the conversation's cache is warm in the workspace that served it: its response
+        began `age` seconds ago, entries live `ttl` seconds; the conversation holds `tokens` (0 while unknown), its body
+        had `size` bytes. This process knows it at once."""
         record = binding.record
         age_ms, ttl_ms = int(age * 1000), ttl * 1000
         warm_until = self.now_ms - age_ms + ttl_ms
@@ -216,12 +237,15 @@ class Admission:
             record.bound = record.bound or int(bound)
         else:
             record.detour, record.detour_warm_until = served, warm_until
-        args = (
-            1, binding.key, 0, binding.model, served, record.generation, record.workspace, age_ms, ttl_ms, tokens, size,
+        return (
+            binding.key, binding.model, served, record.generation, record.workspace, age_ms, ttl_ms, tokens, size,
             int(bound), self._remember_bound if bound else self._remember,
         )  # fmt: skip
+
+    def renew(self, renewal: tuple[Arg, ...]) -> None:
+        """Post it. Nobody waits for it."""
         try:
-            self._store.post(SETTLE, args)
+            self._store.post(SETTLE, (1, renewal[0], 0, *renewal[1:]))
         except StoreDown:
             return  # the binding stays in memory, which is published when the store is back
 

@@ -22,6 +22,7 @@ from gateway.config import Config, catalogue_of
 from gateway.core import news
 from gateway.core.document import PoolDocument
 from gateway.core.router import Router
+from gateway.edge.accounting import Accounting, usage_folder
 from gateway.edge.admission import Admission
 from gateway.edge.cycle import Receive, Scope, Send
 from gateway.edge.endpoints import HOT, find
@@ -37,18 +38,31 @@ from gateway.ops.logs import RequestLog
 from gateway.ops.metrics import OTHER, WorkerMetrics
 from gateway.records import Finished
 from gateway.store.client import StoreClient
+from gateway.store.ledger import UsageJournal
 from gateway.store.owners import OwnersJournal
+from gateway.store.shared_keys import decode as decode_keys
+from gateway.store.shared_keys import keyring_of
 
 log = structlog.get_logger("gateway.worker")
-REST_EVERY = 3600.0  # seconds after which what was journaled may be compacted
+REST_EVERY = 300.0  # seconds after which what was journaled may be compacted
 STORE_WAIT = 1.0  # seconds a starting worker waits for the store
 
 
 class Gateway:
     """One worker's application: an ASGI callable, and the handles that its process needs."""
 
-    def __init__(self, config: Config, document: PoolDocument, store_url: str, request_log: RequestLog) -> None:
+    def __init__(
+        self,
+        config: Config,
+        document: PoolDocument,
+        keys: bytes,
+        store_url: str,
+        process: str,
+        request_log: RequestLog,
+    ) -> None:
         self.config = config
+        self._made = decode_keys(keys)
+        self.keyring = keyring_of(config.keys, self._made)
         self.catalogue = catalogue_of(config)
 
         def known(model: str) -> str:
@@ -68,20 +82,23 @@ class Gateway:
         self.metrics = WorkerMetrics(known, lambda: len(self.proxy.live), lambda: not self.store.up)
         self.store = StoreClient(store_url, on_change=self._store_changed)
         self.tell: Callable[[bytes], None] = lambda data: None  # spreads news to the other processes
+        self.store_returned: Callable[[], None] = lambda: None  # what was journaled meanwhile is to be told
         self.pool = Pool(config)
         self.router = Router(limit_class, self._tell, self.pool.free)
         self.apply(document)
-        self._process = new_request_id()  # any name that is its own
+        self._process = process
         self._request_log = request_log
         self.admission = Admission(config, self.store, self.metrics.moved, self._tell)
         self.owners = Owners(config, self.store, self.router, OwnersJournal(objects_folder(config)), self._tell)
-        self._tally = BatchTally(self.store, self.owners, self.catalogue, self._observe)
-        self._settlement = Settlement(self.admission, self.catalogue, self._observe)
+        self.accounting = Accounting(config, self.store, self.catalogue, UsageJournal(usage_folder(config)), process)
+        self._tally = BatchTally(self.store, self.owners, self.accounting, self.catalogue, self._observe)
+        self._settlement = Settlement(self.admission, self.accounting, self.catalogue, self._observe)
         self.proxy = Proxy(
-            config, self.pool, self.router, self.admission, self._settlement, self.owners, self._tally,
-            self.metrics.upstream_answered, bound_thinking,
+            config, self.pool, self.router, self.admission, self.accounting, self._settlement, self.owners, self._tally,
+            self.keyring, self.metrics.upstream_answered, bound_thinking,
         )  # fmt: skip
-        self.upkeep = Upkeep(config, self.proxy.live, self._settlement)
+        self.owners.know(self.keyring.callers)
+        self.upkeep = Upkeep(config, self.proxy.live, self._settlement, self.accounting)
         self._by_model = (bound_thinking.cache_clear, limit_class.cache_clear, self.metrics.forget_models)
         self._cold = Starlette(
             routes=[
@@ -118,9 +135,22 @@ class Gateway:
             self.router.heard(news.Back(account, wholly=True), monotonic())
         self.router.held = frozenset(self.pool.accounts)
         self.admission.configure(config)
+        self.accounting.configure(config, self.catalogue)
         self.owners.configure(config)
         self.proxy.configure(config)
+        self._enrol()
         self.upkeep.configure(config)
+
+    def know(self, keys: bytes) -> None:
+        """These are the callers and keys made at run time (`SharedKeys.usable`'s)."""
+        self._made = decode_keys(keys)
+        self._enrol()
+
+    def _enrol(self) -> None:
+        self.keyring = keyring_of(self.config.keys, self._made)
+        self.proxy.know(self.keyring)
+        self.owners.know(self.keyring.callers)
+        self.accounting.forget()
 
     def heard(self, data: bytes) -> None:
         """News from another process."""
@@ -153,6 +183,7 @@ class Gateway:
             self._ticker.cancel()
         await self._tally.close()
         self.owners.rest()
+        self.accounting.rest()
         await self.store.close()
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
@@ -179,6 +210,7 @@ class Gateway:
             if monotonic() >= self._rest_at:
                 self._rest_at = monotonic() + REST_EVERY
                 self.owners.rest()
+                self.accounting.rest()
             try:
                 self.upkeep.tick()
             except Exception:
@@ -188,6 +220,7 @@ class Gateway:
         if up:
             log.info("store connected")
             self.reseed()
+            self.store_returned()
         else:
             log.warning("store away; conversations stay where remembered, else go by hash", reason=reason)
 
@@ -206,7 +239,7 @@ class Gateway:
             "ready": not self.draining,
             "draining": self.draining,
             "pool": {"epoch": self.router.ring.epoch, "accounts": len(self.router.ring.accounts)},
-            "keys": sum(len(caller.digests) for caller in self.config.keys),
+            "keys": self.keyring.count(time()),
             "store": "connected" if self.store.up else "away",
         }
 

@@ -1,4 +1,5 @@
-"""What this gateway has journaled of objects and their owners: given back to a store that may lack it, and kept short.
+"""What this gateway has journaled, of objects' owners and of usage: given back to a store that may lack it, and kept
+short.
 
 One for all processes of a gateway. It does not know what the records mean.
 """
@@ -7,63 +8,76 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 import structlog
 
 from gateway.store.client import StoreDown
+from gateway.store.ledger import UsageJournal
 from gateway.store.owners import OwnersJournal
 from gateway.store.redis_py import open_redis, run
 
 log = structlog.get_logger("gateway.archive")
-COMPACT_EVERY = 3600.0  # seconds
+COMPACT_EVERY = 600.0  # seconds
+_SAFE = 600_000  # ms that the store has had what is folded
 _AGAIN = 5.0  # seconds after a store that was away meanwhile
 
 
 class Archive:
-    """The journal, and the store at `url`."""
+    """The journals, and the store at `url`."""
 
-    def __init__(self, url: str, journal: OwnersJournal) -> None:
+    def __init__(self, url: str, owners: OwnersJournal, usage: UsageJournal) -> None:
         self._redis = open_redis(url)
-        self._journal = journal
+        self._owners = owners
+        self._usage = usage
         self._asked = asyncio.Event()
+        self._told = 0  # when the store was last told everything (ms); 0 while it may lack something
+        self._run = partial(run, self._redis)
 
     def ask(self) -> None:
-        """The store may have lost what was journaled: give it back."""
+        """The store may lack what was journaled: give it back."""
+        self._told = 0
         self._asked.set()
 
     async def run(self) -> None:
         """Do both until cancelled."""
-        compact_at = 0.0
+        self.ask()
+        compact_at = time.monotonic() + COMPACT_EVERY
         while True:
-            if time.monotonic() >= compact_at:
+            try:
+                async with asyncio.timeout(max(0.0, compact_at - time.monotonic())):
+                    await self._asked.wait()
+                self._asked.clear()
+                await self._replay()
+            except TimeoutError:
                 compact_at = time.monotonic() + COMPACT_EVERY
                 await self._compact()
-            try:
-                async with asyncio.timeout(compact_at - time.monotonic()):
-                    await self._asked.wait()
-            except TimeoutError:
-                continue
-            self._asked.clear()
-            await self._replay()
 
     async def _compact(self) -> None:
+        now = int(time.time() * 1000)
         try:
-            await asyncio.to_thread(self._journal.compact, int(time.time() * 1000))
+            await asyncio.to_thread(self._owners.compact, now)
+            if self._told and self._told <= now - _SAFE:
+                await self._usage.compact(self._run, now, now - _SAFE)
+        except StoreDown:
+            self.ask()
         except OSError as error:
-            log.error("the journal of objects cannot be compacted", reason=str(error))
+            log.error("the journals cannot be compacted", reason=str(error))
 
     async def _replay(self) -> None:
+        now = int(time.time() * 1000)
         try:
-            given = await self._journal.replay(
-                lambda script, args: run(self._redis, script, args), int(time.time() * 1000)
-            )
+            owners = await self._owners.replay(self._run, now)
+            restored = await self._usage.restore(self._run, now)
+            counted = await self._usage.replay(self._run, now)
         except StoreDown:
-            asyncio.get_running_loop().call_later(_AGAIN, self.ask)
+            asyncio.get_running_loop().call_later(_AGAIN, self._asked.set)
         except OSError as error:
-            log.error("the journal of objects cannot be read", reason=str(error))
+            log.error("the journals cannot be read", reason=str(error))
         else:
-            if given:
-                log.info("owners of objects published", records=given)
+            self._told = int(time.time() * 1000)
+            if restored or counted:
+                log.info("usage given back to the store", records=counted, hours=restored, objects=owners)
 
     async def close(self) -> None:
         await self._redis.aclose()

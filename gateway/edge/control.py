@@ -20,6 +20,8 @@ class Start(msgspec.Struct, tag=True):
     document: PoolDocument
     share: int
     store: str
+    keys: bytes
+    process: str
 
 
 class Document(msgspec.Struct, tag=True):
@@ -27,6 +29,12 @@ class Document(msgspec.Struct, tag=True):
 
     document: PoolDocument
     share: int
+
+
+class Keys(msgspec.Struct, tag=True):
+    """To a worker: these are the callers and keys made at run time (`SharedKeys.usable`'s)."""
+
+    keys: bytes
 
 
 class Reload(msgspec.Struct, tag=True):
@@ -70,7 +78,11 @@ class Numbers(msgspec.Struct, tag=True):
     metrics: bytes
 
 
-Message = Start | Document | Reload | Reseed | News | Scrape | NotReady | Drain | Ready | Numbers
+class Returned(msgspec.Struct, tag=True):
+    """From a worker: the store is back; what could not be told is in the journals."""
+
+
+Message = Start | Keys | Document | Reload | Reseed | News | Scrape | NotReady | Drain | Ready | Returned | Numbers
 _BACKLOG = 1 << 20  # bytes that wait for the other end, beyond which news is dropped
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from gateway.edge.control import Channel, Drain, Message, News, Numbers, Ready, Scrape, Start
+from gateway.edge.control import Channel, Drain, Message, News, Numbers, Ready, Returned, Scrape, Start
 from gateway.edge.listener import Unstartable
 from gateway.ops.metrics import Totals
 
@@ -30,8 +30,9 @@ _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before a worker that died is rep
 class Worker:
     """One worker process, as its supervisor sees it."""
 
-    def __init__(self, index: int, process: subprocess.Popen[bytes], channel: Channel) -> None:
+    def __init__(self, index: int, name: str, process: subprocess.Popen[bytes], channel: Channel) -> None:
         self.index = index
+        self.name = name
         self.process = process
         self.channel = channel
         self.ready = asyncio.Event()
@@ -44,15 +45,20 @@ class Worker:
 
 class Crew:
     """One worker for each of the `listeners`. `order()` makes the first message to a new one; `heard` gets the news of
-    each, after the others got it."""
+    each, after the others got it; `returned` is told that one has the store back."""
 
     def __init__(
-        self, listeners: list[socket.socket], order: Callable[[], Start], heard: Callable[[bytes], None]
+        self,
+        listeners: list[socket.socket],
+        order: Callable[[], Start],
+        heard: Callable[[bytes], None],
+        returned: Callable[[], None],
     ) -> None:
         self.totals = Totals()
         self._listeners = listeners
         self._order = order
         self._heard = heard
+        self._returned = returned
         self._workers: dict[int, Worker] = {}
         self._stillborn = False  # a worker has died before it served
         self._stopping = asyncio.Event()
@@ -61,6 +67,10 @@ class Crew:
     def states(self) -> dict[str, bool]:
         """Which workers there are, and whether each serves."""
         return {str(worker.index): worker.ready.is_set() for worker in self._workers.values()}
+
+    def names(self) -> tuple[str, ...]:
+        """What the workers that live are called, as Start tells them."""
+        return tuple(sorted(worker.name for worker in self._workers.values()))
 
     def tell(self, message: Message, but: Worker | None = None) -> None:
         """Send it to every worker, `but` to this one. News goes only to those who serve: it does not keep."""
@@ -171,8 +181,9 @@ class Crew:
             process.kill()
             await asyncio.to_thread(process.wait)
             raise
-        worker = self._workers[index] = Worker(index, process, channel)
-        channel.send(self._order())
+        order = self._order()
+        worker = self._workers[index] = Worker(index, order.process, process, channel)
+        channel.send(order)
         self._task(self._listen_to(worker))
         return worker
 
@@ -187,6 +198,8 @@ class Crew:
                     worker.told.set()
                 case Ready():
                     worker.ready.set()
+                case Returned():
+                    self._returned()
         worker.channel.close()
         await asyncio.to_thread(worker.process.wait)
         self.totals.end(worker.index)

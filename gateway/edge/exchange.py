@@ -18,6 +18,7 @@ from gateway.core.chat import ChatMeter, error_event
 from gateway.core.peek import Peek
 from gateway.core.route import Route
 from gateway.core.usage import UsageMeter
+from gateway.edge.accounting import Asked
 from gateway.edge.admission import Binding
 from gateway.edge.cycle import Receive, Scope, Send
 from gateway.edge.endpoints import Endpoint
@@ -79,6 +80,7 @@ class Exchange:
     stream = False
     conversation = b""  # its key; empty for a request that has none
     route: Route | None = None
+    asked: Asked | None = None
     binding: Binding | None = None
     herd: Leader | None = None  # this request's, while others wait for it
     account: Account | None = None
@@ -104,6 +106,7 @@ class Exchange:
     outcome = "ok"
     cause = ""
     estimated = False
+    reached = False  # an upstream has had the request
     upstream_request_id = ""
     began = False  # the request is on its way to an upstream
     started = False  # the head of the answer is out
@@ -144,6 +147,8 @@ class Exchange:
         ]
         if expose_account and self.account is not None:
             headers.append((b"x-gateway-account", self.account.tag))
+        if self.asked is not None:
+            headers += self.asked.headers()
         return headers
 
     def forget_request(self) -> None:

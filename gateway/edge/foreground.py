@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from gateway.config import Caller, Config, config_warnings
+from gateway.config import Config, config_warnings
 from gateway.edge import supervisor
 from gateway.edge.listener import Unstartable
 from gateway.ops.logs import LogWriter, configure
@@ -35,7 +35,7 @@ def run(
     file `source`, if given, is followed: its changes take effect without a restart."""
     writer = LogWriter()
     configure(config.log, writer)
-    for warning in (*config_warnings(config), *not_enforced(config)):
+    for warning in config_warnings(config):
         log.warning(warning)
     try:
         with store(config) as (url, revive):
@@ -45,22 +45,6 @@ def run(
     finally:
         writer.close()
         sys.stdout.flush()
-
-
-def not_enforced(config: Config) -> list[str]:
-    """What the configuration says and this version does not do: nobody should learn that from a bill."""
-    found = []
-    if any(any(value is not None for value in _limits(caller)) for caller in config.keys):
-        found.append("limits and budgets of keys are read but not enforced yet")
-    return found
-
-
-def _limits(caller: Caller) -> tuple[float | None, ...]:
-    limits = caller.limits
-    return (
-        limits.requests_per_minute, limits.input_tokens_per_minute, limits.output_tokens_per_minute,
-        limits.concurrency, limits.budget_usd.day, limits.budget_usd.month,
-    )  # fmt: skip
 
 
 @contextlib.contextmanager

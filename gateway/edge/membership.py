@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
 import structlog
 
 from gateway.core.document import Announcement, Entry, Overrides, definitions, reconcile, resume
@@ -45,6 +46,7 @@ class Membership:
     ) -> None:
         self._process = process
         self._workers = workers
+        self._names: tuple[str, ...] = ()  # of them
         self._store = store
         self._snapshot = snapshot
         self._changed = changed
@@ -66,8 +68,14 @@ class Membership:
 
     def announce(self, accounts: tuple[Entry, ...]) -> None:
         """Say from the next agreement on that this gateway holds these, as it has just read."""
-        self.own = Announcement(self._process, time.time(), tuple(sorted(accounts)), self._workers)
+        self.own = Announcement(self._process, time.time(), tuple(sorted(accounts)), self._workers, self._names)
         self.live = (*(each for each in self.live if each.process != self._process), self.own)
+
+    def name(self, names: tuple[str, ...]) -> None:
+        """Say from the next agreement on that the workers are called so."""
+        if names != self._names:
+            self._names = names
+            self.own = msgspec.structs.replace(self.own, names=names)
 
     @property
     def defined(self) -> dict[str, Entry]:

@@ -18,6 +18,7 @@ from gateway.core.peek import Peek, peek
 from gateway.core.references import references
 from gateway.core.route import Route
 from gateway.core.router import Router
+from gateway.edge.accounting import Accounting
 from gateway.edge.admission import Admission
 from gateway.edge.exchange import Exchange
 from gateway.edge.head import Head, without
@@ -42,6 +43,7 @@ class Messages:
         config: Config,
         router: Router,
         admission: Admission,
+        accounting: Accounting,
         owners: Owners,
         rights: Rights,
         herd: Herd,
@@ -50,6 +52,7 @@ class Messages:
     ) -> None:
         self._router = router
         self._admission = admission
+        self._accounting = accounting
         self._owners = owners
         self._rights = rights
         self._herd = herd
@@ -81,16 +84,21 @@ class Messages:
         route = x.route = self._route(x, head, peeked, caller.id)
         if named:
             route.pin(await self._where(caller, named, x.threaded))
+        began = perf_counter()
+        endpoint = x.endpoint
+        warm = self._admission.warm(caller, x.conversation, peeked.model) if endpoint.metered and x.conversation else 0
+        asked = x.asked = self._accounting.ask(caller, x.request_id, x.at, endpoint, peeked, x.text_size, warm)
         if x.conversation:
-            began = perf_counter()
             former = None
             if self._former_secret is not None:
                 former = identify(self._former_secret, caller.id, head.conversation, head.session, head.agent, peeked)
-            x.binding = await self._admission.bind(caller, x.conversation, peeked, route, former)
+            x.binding = await self._admission.bind(caller, x.conversation, peeked, route, former, asked)
             place = None if x.binding is None or not x.endpoint.metered else (x.binding.key, x.binding.model)
             if place is not None and (not route.warm or self._herd.leads(place)):
                 await self._join_herd(x, route, caller, former)
-            x.admit_time = perf_counter() - began
+        elif asked is not None:
+            await self._accounting.take(asked)
+        x.admit_time = perf_counter() - began
 
         query = x.scope["query_string"]
         path = x.scope["raw_path"] + b"?" + query if query else x.scope["raw_path"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from time import time
 
@@ -68,12 +68,16 @@ class Owners:
         self._memory: dict[str, Owner] = {}
         self._homes: dict[str, tuple[str, ...]] = {}
         self._owed: deque[StoreCall] = deque(maxlen=_OWED)
+        self._callers: Mapping[str, Caller] = {}
         self.configure(config)
 
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
-        self._callers = {caller.id: caller for caller in config.keys}
         self._share = config.share
+
+    def know(self, callers: Mapping[str, Caller]) -> None:
+        """All callers by id."""
+        self._callers = callers
 
     def _shares(self, caller: Caller) -> bool:
         return caller.team is not None and (caller.share or self._share) == "team"

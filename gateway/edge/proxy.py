@@ -15,11 +15,13 @@ import structlog
 
 from gateway.config import Caller, Config
 from gateway.core.document import Entry
+from gateway.core.keyring import Keyring
 from gateway.core.news import Noted
 from gateway.core.produced import Produced
 from gateway.core.route import Refuse, Route, Wait
 from gateway.core.router import Router
 from gateway.core.routing import HIDDEN, Outcome, judge, judge_body, judge_event, retry_after
+from gateway.edge.accounting import Accounting
 from gateway.edge.admission import Admission, Callers
 from gateway.edge.cycle import Receive, Scope, Send
 from gateway.edge.endpoints import LIFETIMES, At, Endpoint
@@ -77,9 +79,11 @@ class Proxy:
         pool: Pool,
         router: Router,
         admission: Admission,
+        accounting: Accounting,
         settlement: Settlement,
         owners: Owners,
         tally: BatchTally,
+        keyring: Keyring[Caller],
         upstream_answered: Callable[[str, str, str], None],
         bound_thinking: Callable[[str], bool],
     ) -> None:
@@ -90,11 +94,12 @@ class Proxy:
         self._settlement = settlement
         self._owners = owners
         self._answered = upstream_answered
+        self._callers = Callers(keyring)
         self._herd = Herd()
         self._holding = Holding(0)
         self._rights = Rights(config, router.offers)
         self._messages = Messages(
-            config, router, admission, owners, self._rights, self._herd, self._serve, bound_thinking
+            config, router, admission, accounting, owners, self._rights, self._herd, self._serve, bound_thinking
         )
         self._objects = Objects(config, router, owners, tally, self._serve, self._rights)
         self.configure(config)
@@ -104,10 +109,13 @@ class Proxy:
         self._config = config
         self._affinity = config.affinity.header.lower().encode()
         self._holding.most = int(config.limits.max_held_mb * 1024 * 1024)
-        self._callers = Callers(config.keys)
         self._rights.configure(config)
         self._messages.configure(config)
         self._objects.configure(config)
+
+    def know(self, keyring: Keyring[Caller]) -> None:
+        """Recognise callers by this table from the next request on."""
+        self._callers = Callers(keyring)
 
     async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, object_id: str = "") -> None:
         """Serve one request of an endpoint, whose path names `object_id`."""
@@ -175,9 +183,10 @@ class Proxy:
                 break
             entry = step.entry
             account = self._pool.accounts.get(entry.id)
-            lease = None if account is None else account.lease_now()
+            tenant = x.caller.tenant if x.caller is not None else ""
+            lease = None if account is None else account.lease_now(tenant)
             if lease is None and account is not None:
-                lease = await self._wait_for_slot(x, account)
+                lease = await self._wait_for_slot(x, account, tenant, route.tokens)
                 if lease is not None and not route.open_still(entry, monotonic()):
                     lease.release()
                     continue
@@ -197,6 +206,7 @@ class Proxy:
                     x.response.close()
                     x.response = None
                 x.cause = cause_of(error)
+                x.reached = True
                 self._answered(account.id, call.model, x.cause)
                 outcome, failure = Outcome.BROKEN, words_for(x.cause)
             else:
@@ -224,13 +234,13 @@ class Proxy:
             self._router.waiting -= 1
             x.queued += perf_counter() - began
 
-    async def _wait_for_slot(self, x: Exchange, account: Account) -> Lease | None:
-        """A slot of a full account; all waits of one request for slots together are bounded."""
+    async def _wait_for_slot(self, x: Exchange, account: Account, tenant: str, tokens: float) -> Lease | None:
+        """A slot of a full account, in the tenant's turn; all waits of one request for slots together are bounded."""
         now = perf_counter()
         if not x.slot_until:
             x.slot_until = now + SLOT_WAIT
         try:
-            return await account.lease(max(0.0, x.slot_until - now))
+            return await account.lease(max(0.0, x.slot_until - now), tenant, tokens, batch=not x.endpoint.peeks)
         finally:
             x.queued += perf_counter() - now
 
@@ -305,9 +315,11 @@ class Proxy:
         x.began = x.sent = True
         outgoing = account.provider.prepare(call)
         try:
-            return await account.transport.send(
+            response = await account.transport.send(
                 outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=remaining
             )
+            x.reached = True
+            return response
         except NotSent:
             x.sent = False
             self._answered(account.id, call.model, "not_sent")

@@ -27,7 +27,7 @@ _IMPATIENT = 5.0  # seconds after which a file that never rests is read anyway
 _FRESH = 60.0  # seconds; a file that changed later than that before the start is read once more
 _SHOWN = 20  # changes and problems that a log line names
 RELOADABLE = frozenset({
-    "accounts", "keys", "affinity.remember", "models.aliases", "models.catalogue", "share", "trusted_proxies",
+    "accounts", "keys", "teams", "affinity.remember", "models.aliases", "models.catalogue", "share", "trusted_proxies",
     "expose_account", "retry_ambiguous",
 })  # fmt: skip
 
@@ -52,6 +52,7 @@ def compare(running: Config, loaded: Config) -> Change:
         running,
         accounts=loaded.accounts,
         keys=loaded.keys,
+        teams=loaded.teams,
         affinity=msgspec.structs.replace(running.affinity, remember=loaded.affinity.remember),
         models=msgspec.structs.replace(
             running.models, aliases=loaded.models.aliases, catalogue=loaded.models.catalogue
@@ -65,7 +66,7 @@ def compare(running: Config, loaded: Config) -> Change:
         name
         for each in differing
         if each in RELOADABLE
-        for name in (_members(each, before[each], after[each]) if each in ("accounts", "keys") else [each])
+        for name in (_members(each, before[each], after[each]) if each in ("accounts", "keys", "teams") else [each])
     ]
     return Change(config, tuple(changed), tuple(name for name in differing if name not in RELOADABLE))
 

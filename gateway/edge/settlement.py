@@ -9,9 +9,11 @@ from collections.abc import Callable
 from time import monotonic, perf_counter
 
 from gateway.core.pricing import Catalogue
+from gateway.edge.accounting import Accounting
 from gateway.edge.admission import Admission
 from gateway.edge.exchange import Exchange
 from gateway.records import Finished
+from gateway.store.connection import Arg
 
 _BYTES_A_TOKEN = 4  # of a request body, for an estimate
 
@@ -19,8 +21,15 @@ _BYTES_A_TOKEN = 4  # of a request body, for an estimate
 class Settlement:
     """`observe` gets the one record of each request, and the seconds it spent on the store before it was sent."""
 
-    def __init__(self, admission: Admission, catalogue: Catalogue, observe: Callable[[Finished, float], None]) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        accounting: Accounting,
+        catalogue: Catalogue,
+        observe: Callable[[Finished, float], None],
+    ) -> None:
         self._admission = admission
+        self._accounting = accounting
         self._observe = observe
         self.configure(catalogue)
 
@@ -37,42 +46,56 @@ class Settlement:
         now = perf_counter()
         if x.route is not None:
             x.route.head()
+        renewal = None
         if x.endpoint.metered:
             usage = x.meter.usage
             begun = x.meter.started
             if x.sent:
                 _estimate(x)
             if begun:
-                self.renew(x, now - x.response_began, usage.total_input + usage.output)
+                renewal = self._renewal(x, now - x.response_began, usage.total_input + usage.output)
             if x.route is not None:
                 x.route.used(
                     usage.total_input - usage.cache_read, usage.cache_read, usage.output, monotonic(), not x.estimated
                 )
-        self._observe(self._record(x, now), x.admit_time)
+        record = self._record(x, now)
+        if x.asked is not None and x.asked.noted:
+            self._accounting.settlement(record, x.asked, x.reached, renewal)
+        elif renewal is not None:
+            self._admission.renew(renewal)
+        self._observe(record, x.admit_time)
 
     def renew(self, x: Exchange, age: float, tokens: int) -> None:
         """The cache of the workspace that served was warm `age` seconds ago; the conversation holds `tokens` by now (0
         while unknown)."""
+        renewal = self._renewal(x, age, tokens)
+        if renewal is not None:
+            self._admission.renew(renewal)
+
+    def _renewal(self, x: Exchange, age: float, tokens: int) -> tuple[Arg, ...] | None:
         binding, account, peeked = x.binding, x.account, x.peek
         if binding is None or account is None or peeked is None:
-            return
+            return None
         ttl = 3600 if x.meter.usage.cache_write_1h else peeked.cache_ttl
         bound = x.route is not None and x.route.bound
-        self._admission.renew(binding, account.workspace, age, ttl, tokens, x.text_size, bound)
+        return self._admission.renewal(binding, account.workspace, age, ttl, tokens, x.text_size, bound)
 
-    def _cost(self, x: Exchange) -> int:
-        """Nano-dollars of what the answer used; the model that answered sets the price."""
+    def _cost(self, x: Exchange) -> tuple[int, int]:
+        """Nano-dollars of what the answer used, and what its cache reads saved; the model that answered sets the
+        price."""
         usage = x.meter.usage
         if not x.endpoint.metered or not (usage.output or usage.total_input):
-            return 0
-        price = self._catalogue.priced(x.meter.model or x.model)
-        if price is None:
-            return 0
-        return price.cost(usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output)
+            return 0, 0
+        model = self._catalogue.priced(x.meter.model or x.model)
+        if model is None:
+            return 0, 0
+        cost = model.cost(usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output)
+        return cost, model.savings(usage.cache_read, usage.total_input) if usage.cache_read else 0
 
     def _record(self, x: Exchange, now: float) -> Finished:
         first = x.first_byte or now
         caller, route, account, head = x.caller, x.route, x.account, x.head
+        cost, savings = self._cost(x)
         return Finished(
             request_id=x.request_id,
             at=x.at,
@@ -96,7 +119,8 @@ class Settlement:
             trace_id=head.traceparent[3:35].decode("latin-1") if head is not None and head.traceparent else "",
             usage=x.meter.usage,
             estimated=x.estimated,
-            cost_nano_usd=self._cost(x),
+            cost_nano_usd=cost,
+            savings_nano_usd=savings,
             duration=now - x.t0,
             ttft=first - x.t0 if x.first_byte else 0.0,
             queued=x.queued,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import secrets
 import signal
@@ -23,10 +24,12 @@ import uvicorn
 from prometheus_client import CollectorRegistry, Gauge
 
 import gateway
-from gateway.config import Config, encode
+from gateway.config import Caller, Config, encode
+from gateway.core.keyring import Keyring
+from gateway.edge.accounting import usage_folder
 from gateway.edge.archive import Archive
 from gateway.edge.board import AccountStates, Board
-from gateway.edge.control import Document, News, NotReady, Reload, Reseed, Start
+from gateway.edge.control import Document, Keys, News, NotReady, Reload, Reseed, Start
 from gateway.edge.crew import Crew
 from gateway.edge.exchange import new_request_id
 from gateway.edge.listener import bind
@@ -36,12 +39,20 @@ from gateway.edge.owners import objects_folder
 from gateway.edge.pool import entry_of
 from gateway.edge.reload import Reloader
 from gateway.edge.snapshot import Snapshot
+from gateway.edge.sweeper import Sweeper
 from gateway.ops.accounts import Accounts
 from gateway.ops.admin import admin_app
 from gateway.ops.conversations import Conversations
+from gateway.ops.keys import Keys as KeyDesk
+from gateway.ops.usage import Usage
 from gateway.store.bindings import Bindings
+from gateway.store.key_file import KeyFile
+from gateway.store.keys import KeyStore
+from gateway.store.ledger import UsageJournal
 from gateway.store.owners import OwnersJournal
 from gateway.store.pool_store import PoolStore
+from gateway.store.shared_keys import SharedKeys, keyring_of
+from gateway.store.usage import UsageReader
 
 log = structlog.get_logger("gateway.supervisor")
 
@@ -66,7 +77,11 @@ class Supervisor:
         self._store_url = store_url
         self._pool_store = PoolStore(store_url)
         self._bindings = Bindings(store_url)
-        self._archive = Archive(store_url, OwnersJournal(objects_folder(config)))
+        self._usage = UsageReader(store_url)
+        usage = UsageJournal(usage_folder(config))
+        self._archive = Archive(store_url, OwnersJournal(objects_folder(config)), usage)
+        self._sweeper = Sweeper(store_url, usage, self._callers, self._alive)
+        self._names = itertools.count(1)
         self._newswire = Newswire(self.id, self._pool_store.publish)
         self._registry = CollectorRegistry(auto_describe=False)
         self._source = source
@@ -75,13 +90,14 @@ class Supervisor:
             self.id, config.workers, tuple(map(entry_of, config.accounts)), self._pool_store, Snapshot(config.data_dir),
             changed=self._agreed, reseed=self._reseed, outdated=self._stop_soon,
         )  # fmt: skip
+        self.keys = SharedKeys(KeyStore(store_url), KeyFile(config.data_dir), self._keys_changed)
         self._draining = False
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
         self.listeners = bind(config.listen, config.workers)
         self._admin_socket = bind(config.admin.listen, 1)[0]
-        self._crew = Crew(self.listeners, self._order, self._told)
+        self._crew = Crew(self.listeners, self._order, self._told, self._archive.ask)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -101,6 +117,7 @@ class Supervisor:
         if self._source is not None:
             loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
         await self.pool.join()
+        await self.keys.join()
         self.board.apply(self.pool.document)
         admin = self._admin_server()
         self._tasks = [
@@ -108,9 +125,11 @@ class Supervisor:
             for work in (
                 admin.serve([self._admin_socket]),
                 self.pool.keep(self._revive),
-                self._pool_store.follow(self.pool.poke, self._heard),
+                self.keys.keep(),
+                self._pool_store.follow(self._changed, self._heard),
                 self._newswire.run(),
                 self._archive.run(),
+                self._sweeper.run(),
             )
         ]
         await self._crew.start()
@@ -133,11 +152,40 @@ class Supervisor:
         self._crew.stop()
 
     def _order(self) -> Start:
-        return Start(encode(self.config), self.pool.document, self.pool.share, self._store_url)
+        return Start(
+            encode(self.config),
+            self.pool.document,
+            self.pool.share,
+            self._store_url,
+            self.keys.usable(),
+            f"{self.id}.{next(self._names)}",
+        )
+
+    def _changed(self) -> None:
+        self.pool.poke()
+        self.keys.poke()
+
+    def _keyring(self) -> Keyring[Caller]:
+        return keyring_of(self.config.keys, self.keys.stored)
+
+    def _keys_changed(self) -> None:
+        self._crew.tell(Keys(self.keys.usable()))
 
     def _agreed(self) -> None:
         self.board.apply(self.pool.document)
         self._crew.tell(Document(self.pool.document, self.pool.share))
+
+    def _callers(self) -> set[tuple[str, str]]:
+        return {(caller.id, caller.team or "") for caller in self._keyring().callers.values()}
+
+    def _alive(self) -> set[str] | None:
+        """The names of all processes that settle their own requests; None while a gateway has not said."""
+        own = self._crew.names()
+        self.pool.name(own)
+        others = [each for each in self.pool.live if each.process != self.id]
+        if not all(each.names for each in others):
+            return None
+        return {*own, *(name for each in others for name in each.names)}
 
     def _reseed(self) -> None:
         self._crew.tell(Reseed())
@@ -184,10 +232,13 @@ class Supervisor:
         info.labels(gateway.__version__).set(1)
         registry.register(AccountStates(self.board))
         accounts = Accounts(self.pool, self.board.view, self.board.enable, time.time)
-        conversations = Conversations(self._bindings, lambda: self.config, self.board.router, self._forget)
+        conversations = Conversations(
+            self._bindings, lambda: self.config, lambda: self._keyring().callers, self.board.router, self._forget
+        )
         app = admin_app(
             self.config.admin, registry, self._crew.refresh, self._readiness, self._show_pool, accounts, conversations,
-            new_request_id,
+            new_request_id, KeyDesk(self.keys, lambda: self.config, self._crew.refresh, time.time),
+            Usage(self._usage, time.time),
         )  # fmt: skip
         config = uvicorn.Config(
             app, lifespan="off", log_config=None, access_log=False, server_header=False, ws="none", proxy_headers=False,
@@ -204,7 +255,7 @@ class Supervisor:
             "draining": self._draining,
             "workers": workers,
             "pool": {"epoch": self.pool.document.epoch, "accounts": len(self.pool.document.accounts)},
-            "keys": sum(len(caller.digests) for caller in self.config.keys),
+            "keys": self._keyring().count(time.time()),
             "store": "connected" if self.pool.up else "away",
         }
 
@@ -234,7 +285,10 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._tasks[0]), 3)
         await self._bindings.close()
+        await self._usage.close()
         await self._archive.close()
+        await self._sweeper.close()
+        await self.keys.close()
         await self._pool_store.close()
         log.info("stopped")
 

@@ -13,6 +13,7 @@ import structlog
 
 from gateway.core.pricing import Catalogue
 from gateway.core.results import ResultsTap
+from gateway.edge.accounting import Accounting
 from gateway.edge.endpoints import LIFETIMES
 from gateway.edge.exchange import Exchange
 from gateway.edge.owners import Owners
@@ -28,8 +29,14 @@ class BatchTally:
     """`observe` gets a record for each model of each stretch of results that is read for the first time."""
 
     def __init__(
-        self, store: StoreClient, owners: Owners, catalogue: Catalogue, observe: Callable[[Finished, float], None]
+        self,
+        store: StoreClient,
+        owners: Owners,
+        accounting: Accounting,
+        catalogue: Catalogue,
+        observe: Callable[[Finished, float], None],
     ) -> None:
+        self._accounting = accounting
         self._store = store
         self._owners = owners
         self._observe = observe
@@ -107,4 +114,5 @@ class BatchTally:
                 usage=usage,
                 cost_nano_usd=cost,
             )
+            self._accounting.items(record)
             self._observe(record, 0.0)

@@ -10,20 +10,24 @@ from typing import Any
 import structlog
 
 from gateway.config import Config
+from gateway.edge.accounting import Accounting
 from gateway.edge.exchange import Exchange
 from gateway.edge.head import HeaderList
 from gateway.edge.settlement import Settlement
 
 log = structlog.get_logger("gateway.upkeep")
 
+_KEEP_EVERY = 12.0  # seconds after which slots of callers are kept for another while
 _RENEW_EVERY = 60.0  # seconds after which a running stream says again that its cache is warm
 
 
 class Upkeep:
     """Of the exchanges in `live`."""
 
-    def __init__(self, config: Config, live: set[Exchange], settlement: Settlement) -> None:
+    def __init__(self, config: Config, live: set[Exchange], settlement: Settlement, accounting: Accounting) -> None:
         self._live = live
+        self._accounting = accounting
+        self._keep_at = perf_counter() + _KEEP_EVERY
         self.configure(config)
         self._settlement = settlement
         self._tasks: set[asyncio.Task[None]] = set()
@@ -36,6 +40,9 @@ class Upkeep:
     def tick(self) -> None:
         """Look at every request once."""
         now = perf_counter()
+        if now >= self._keep_at:
+            self._keep_at = now + _KEEP_EVERY
+            self._accounting.renew([x.asked for x in self._live if x.asked is not None and x.asked.noted])
         for x in list(self._live):
             if x.stream and x.meter.started and now - x.renewed > _RENEW_EVERY:
                 x.renewed = now

@@ -21,6 +21,7 @@ from gateway.edge.control import (
     Channel,
     Document,
     Drain,
+    Keys,
     Message,
     News,
     NotReady,
@@ -28,6 +29,7 @@ from gateway.edge.control import (
     Ready,
     Reload,
     Reseed,
+    Returned,
     Scrape,
     Start,
 )
@@ -48,8 +50,9 @@ async def run(control: socket.socket, listener: socket.socket, writer: LogWriter
         return
     config: Config = decode(start.config)
     request_log = configure(config.log, writer)
-    gateway = Gateway(config, start.document, start.store, request_log)
+    gateway = Gateway(config, start.document, start.keys, start.store, start.process, request_log)
     gateway.tell = lambda data: channel.send(News(data))
+    gateway.store_returned = lambda: channel.send(Returned())
     gateway.apply(start.document, start.share)
     await gateway.start()
     server = Server(gateway, config, new_request_id)
@@ -93,6 +96,8 @@ def _follow(message: Message, channel: Channel, gateway: Gateway, server: Server
             gateway.heard(data)
         case Document(document, share):
             gateway.apply(document, share)
+        case Keys(keys):
+            gateway.know(keys)
         case Reload(config):
             gateway.reload(decode(config))
         case Reseed():

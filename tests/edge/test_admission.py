@@ -17,6 +17,7 @@ from gateway.config import Admin, Affinity, Caller, Config
 from gateway.core.binding import YOUNG, Record, pack, unpack
 from gateway.core.document import Entry, PoolDocument
 from gateway.core.groups import group_of
+from gateway.core.keyring import Stored
 from gateway.core.news import Bound, Bounds, Forget, News
 from gateway.core.peek import peek
 from gateway.core.route import Route
@@ -28,6 +29,7 @@ from gateway.errors import ApiError
 from gateway.store import connection as wire
 from gateway.store.client import StoreClient
 from gateway.store.embedded import EmbeddedServer
+from gateway.store.shared_keys import keyring_of
 
 MODEL = "claude-sonnet-4-5"
 ALICE = Caller(id="alice", team="research")
@@ -46,9 +48,12 @@ def digest(key: str) -> str:
 
 
 CALLERS = Callers(
-    (
-        Caller(id="alice", digests=(digest("sk-alice-1"), digest("sk-alice-2")), models=("claude-*",)),
-        Caller(id="bob", digests=(digest("sk-bob"),)),
+    keyring_of(
+        (
+            Caller(id="alice", digests=(digest("sk-alice-1"), digest("sk-alice-2"))),
+            Caller(id="bob", digests=(digest("sk-bob"),)),
+        ),
+        Stored(),
     )
 )
 
@@ -168,7 +173,7 @@ class Process:
     ) -> None:  # fmt: skip
         """Its answer came from home, or from another workspace."""
         served = served or request.workspace
-        self.admission.renew(request.binding, served, age, ttl, tokens, 4 * tokens, bound)
+        self.admission.renew(self.admission.renewal(request.binding, served, age, ttl, tokens, 4 * tokens, bound))
 
     def remembered(self, request: Request) -> Record:
         return self.admission._memory[request.binding.key, request.binding.model]

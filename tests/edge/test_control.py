@@ -14,6 +14,7 @@ from gateway.edge.control import (
     Channel,
     Document,
     Drain,
+    Keys,
     Message,
     News,
     NotReady,
@@ -21,6 +22,7 @@ from gateway.edge.control import (
     Ready,
     Reload,
     Reseed,
+    Returned,
     Scrape,
     Start,
 )
@@ -42,8 +44,9 @@ async def ends() -> AsyncIterator[tuple[Channel, Channel]]:
 async def test_every_message_arrives_as_it_was_sent(ends):
     here, there = ends
     said: list[Message] = [
-        Start(b"config", DOCUMENT, 4, "unix:///store"), Document(DOCUMENT, 4), Reload(b"config"), Reseed(),
-        News(b"\x00\xff"), News(b""), Scrape(), NotReady(), Drain(1.5), Ready(), Numbers(b"n" * 200_000),
+        Start(b"config", DOCUMENT, 4, "unix:///store", b"keys", "gateway.1"), Keys(b"keys"), Document(DOCUMENT, 4),
+        Reload(b"config"), Reseed(),
+        News(b"\x00\xff"), News(b""), Scrape(), NotReady(), Drain(1.5), Ready(), Returned(), Numbers(b"n" * 200_000),
     ]  # fmt: skip
     for message in said:
         here.send(message)

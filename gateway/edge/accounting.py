@@ -1,0 +1,229 @@
+"""What requests reserve and what they have used, told to the store: limits, budgets and the ledger of one process.
+
+It does not know what limits mean (core.quota does), nor how the store counts (store.ledger and its scripts do).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from time import time
+from typing import Any
+
+import structlog
+
+from gateway.config import Caller, CallerLimits, Config
+from gateway.core.peek import Peek
+from gateway.core.pricing import Catalogue, Price
+from gateway.core.quota import COUNT, MESSAGE, Headers, Limits, Plan, Quota, estimate_cost, labels
+from gateway.edge.endpoints import Endpoint
+from gateway.errors import ApiError
+from gateway.records import Finished
+from gateway.store.client import StoreClient, StoreDown
+from gateway.store.connection import Arg
+from gateway.store.ledger import (
+    Call,
+    Entry,
+    Reservation,
+    UsageJournal,
+    levels_of,
+    pack,
+    refused_of,
+    to_admit,
+    to_renew,
+    to_settle,
+)
+
+_FREE = Price(input=0, output=0, write_5m=0, write_1h=0, read=0)
+_NANO = 1_000_000_000
+OTHER = "other"
+
+log = structlog.get_logger("gateway.accounting")
+
+
+class Asked:
+    """What one request asks of its caller's limits; `noted` if it is reserved until somebody settles it."""
+
+    __slots__ = ("_at", "_cost", "_levels", "_limits", "_now", "_reservation", "noted", "plan", "request_id")
+
+    def __init__(
+        self, plan: Plan, limits: Limits, request_id: str, reservation: bytes, cost_nano: int, at: int
+    ) -> None:
+        self.plan = plan
+        self.request_id = request_id
+        self.noted = bool(reservation)
+        self._limits = limits
+        self._reservation = reservation
+        self._cost = cost_nano
+        self._at = at
+        self._levels: Any = ()
+        self._now = at
+
+    def call(self, binding: tuple[Arg, ...] | None) -> Call:
+        """The script that takes it, with the binding of a conversation if there is one."""
+        return to_admit(self._limits, self.request_id, self._reservation, self._cost, labels(self._at), binding)
+
+    def answered(self, reply: list[Any]) -> None:
+        """The store's reply. Raises ApiError(429) where a limit refuses."""
+        refused = refused_of(reply, self._limits, self._at)
+        if refused is not None:
+            raise ApiError(
+                429, refused.message, retry_after=refused.wait, kind=refused.error_type, retry=not refused.budget
+            )
+        self._levels = levels_of(reply)
+        self._now = reply[2]
+
+    def headers(self) -> Headers:
+        """What is left of the caller's own limits, as rate-limit headers."""
+        return self._limits.headers(self._levels, self._now) if self._levels else []
+
+    @property
+    def leases(self) -> tuple[str, ...]:
+        """The subjects of which it holds a slot."""
+        return tuple(self.plan.subjects[number - 1] for number in self._limits.leases)
+
+
+class Accounting:
+    """Of the process that is called `process`."""
+
+    def __init__(
+        self, config: Config, store: StoreClient, catalogue: Catalogue, journal: UsageJournal, process: str
+    ) -> None:
+        self._store = store
+        self._journal = journal
+        self._process = process
+        self._plans: dict[str, Plan] = {}
+        self._prices: dict[str, Price] = {}
+        self.configure(config, catalogue)
+
+    def configure(self, config: Config, catalogue: Catalogue) -> None:
+        """Follow a new configuration."""
+        self._teams = {team.id: team.limits for team in config.teams}
+        self._strict = config.budget_mode == "strict"
+        self._catalogue = catalogue
+        self._prices.clear()
+        self.forget()
+
+    def forget(self) -> None:
+        """Callers and their limits are others than before."""
+        self._plans.clear()
+
+    def plan(self, caller: Caller) -> Plan:
+        """The caller's limits and its team's."""
+        plan = self._plans.get(caller.id)
+        if plan is None:
+            subjects = [(f"c:{caller.id}", _quota(caller.limits))]
+            if caller.team is not None:
+                subjects.append((f"t:{caller.team}", _quota(self._teams.get(caller.team))))
+            plan = self._plans[caller.id] = Plan(caller.tenant, subjects)
+        return plan
+
+    def _price(self, model: str) -> Price:
+        price = self._prices.get(model)
+        if price is None:
+            found = self._catalogue.priced(model)
+            if len(self._prices) > 4096:
+                self._prices.clear()
+            price = self._prices[model] = _FREE if found is None else found.price
+        return price
+
+    def _known(self, model: str) -> str:
+        """A model's name where no upstream has said it: clients may write anything."""
+        return model if self._catalogue.find(model) is not None else OTHER
+
+    # Before the upstream.
+
+    def ask(
+        self, caller: Caller, request_id: str, at: float, endpoint: Endpoint, peeked: Peek, size: int, warm: int
+    ) -> Asked | None:
+        """What a request asks; None if nothing. `size` bytes of text make its input, of which `warm` tokens are in a
+        cache."""
+        plan = self.plan(caller)
+        arrived = int(at * 1000)
+        if not endpoint.metered:
+            limits = plan.limits(COUNT)
+            return Asked(plan, limits, request_id, b"", 0, arrived) if limits.packed else None
+        limits = plan.limits(MESSAGE)
+        tokens = size // 4
+        price = self._price(peeked.model)
+        cost = 0
+        if limits.reserved:
+            cost = estimate_cost(price, tokens, warm, peeked.max_tokens, self._strict)
+        reservation = Reservation(
+            self._process, arrived, labels(arrived).hour, caller.id, caller.team or "", peeked.model, "", endpoint.name,
+            tokens, tokens * price.input, cost, limits.leases, limits.reserved,
+        )  # fmt: skip
+        return Asked(plan, limits, request_id, pack(reservation), cost, arrived)
+
+    async def take(self, asked: Asked) -> None:
+        """Take what a request asks that has no conversation. Raises ApiError(429) where a limit refuses."""
+        try:
+            asked.answered(await self._store.call(*asked.call(None)))
+        except StoreDown:
+            return  # nobody is refused for the store's sake
+
+    # After it.
+
+    def settlement(self, record: Finished, asked: Asked, sent: bool, renewal: tuple[Arg, ...] | None) -> None:
+        """Post what a request has used; `sent` if an upstream had it. `renewal` is that of its conversation's binding,
+        if there is one."""
+        self._count(record, asked.plan.debits, sent, renewal)
+
+    def items(self, record: Finished) -> None:
+        """Post what items of a batch have used."""
+        self._count(record, b"", True, None)
+
+    def _count(self, record: Finished, debits: bytes, sent: bool, renewal: tuple[Arg, ...] | None) -> None:
+        usage = record.usage
+        entry = Entry(
+            record.request_id, int(record.at * 1000), int(time() * 1000), record.caller, record.team,
+            record.answered_model or self._known(record.model), record.account, record.endpoint, False, int(sent),
+            int(record.estimated), usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h,
+            usage.output, record.cost_nano_usd, record.savings_nano_usd,
+        )  # fmt: skip
+        packed = pack(entry)
+        try:
+            self._journal.append(packed)
+        except OSError as error:
+            log.error("the journal of usage cannot be written", reason=str(error))
+        try:
+            self._store.post(*to_settle(entry, packed, debits, renewal))
+        except StoreDown:
+            return  # the journal tells it
+
+    def renew(self, running: Iterable[Asked]) -> None:
+        """Keep the slots of requests that are still running."""
+        held: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        for asked in running:
+            for subject in asked.leases:
+                held[asked.plan.tenant, subject].append(asked.request_id)
+        for (tenant, subject), ids in held.items():
+            for first in range(0, len(ids), 1000):
+                try:
+                    self._store.post(*to_renew(tenant, subject, ids[first : first + 1000]))
+                except StoreDown:
+                    return
+
+    def rest(self) -> None:
+        """Let what was journaled be compacted; now and then, and at the end."""
+        self._journal.close()
+
+
+def _quota(limits: CallerLimits | None) -> Quota:
+    if limits is None:
+        return Quota()
+    budget = limits.budget_usd
+    return Quota(
+        limits.requests_per_minute,
+        limits.input_tokens_per_minute,
+        limits.output_tokens_per_minute,
+        limits.concurrency,
+        None if budget.day is None else round(budget.day * _NANO),
+        None if budget.month is None else round(budget.month * _NANO),
+    )
+
+
+def usage_folder(config: Config) -> Path:
+    """Where a gateway's processes journal what requests have used."""
+    return Path(config.data_dir) / "usage"
