@@ -306,7 +306,7 @@ def schema() -> dict[str, Any]:
 
 def catalogue_of(config: Config) -> Catalogue:
     """Every model this configuration knows: the built-in ones and its own."""
-    return merged(config.models.catalogue)
+    return merged(config.models)
 
 
 def config_warnings(config: Config) -> list[str]:

@@ -6,13 +6,16 @@ import msgspec
 
 
 class Usage(msgspec.Struct, omit_defaults=True):
-    """Tokens of one answer by price class. `input` is fresh input alone; total input is the sum of the first four."""
+    """Tokens of one answer by price class. `input` is fresh input alone; total input is the sum of the first four. `us`
+    and `fast` say that it was served in the United States, and in fast mode."""
 
     input: int = 0
     cache_read: int = 0
     cache_write_5m: int = 0
     cache_write_1h: int = 0
     output: int = 0
+    us: bool = False
+    fast: bool = False
 
     @property
     def total_input(self) -> int:
@@ -29,7 +32,8 @@ class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="reque
     none was sent). `outcome` is `ok`, `error` (the answer was one), `interrupted` (a stream that broke off) or
     `client_gone`. `conversation` is a short digest, never the client's id; `reason` why it
     left its home, if it did. `queued` is what it waited for limits and slots. `cost_nano_usd` is integer nano-dollars,
-    and `savings_nano_usd` what its cache reads would have cost more as fresh input.
+    and `savings_nano_usd` what its cache reads would have cost more as fresh input; `priced_by_default`: nobody
+    knows the price of its model.
     """
 
     request_id: str
@@ -56,6 +60,7 @@ class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="reque
     estimated: bool = False
     cost_nano_usd: int = 0
     savings_nano_usd: int = 0
+    priced_by_default: bool = False
     duration: float = 0.0
     ttft: float = 0.0
     queued: float = 0.0

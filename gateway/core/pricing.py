@@ -37,7 +37,9 @@ class Above(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model: sizes in tokens, `limit_class` the rate-limit bucket it shares with its siblings, `line` the family
-    it belongs to, dates as RFC 3339 writes them. `retires_at` is set once the end of a model is known."""
+    it belongs to, dates as RFC 3339 writes them. `retires_at` is set once the end of a model is known; `fast` is the
+    price in fast mode, None for the usual one; with a `us_surcharge` inference in the United States costs a tenth more.
+    """
 
     id: str
     display_name: str
@@ -51,21 +53,36 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_output: int = 64_000
     cache_minimum: int = 1024
     above: Above | None = None
+    fast: Price | None = None
+    us_surcharge: bool = True
     retired: bool = False
     account_bound_thinking: bool = False  # its thinking blocks are read by the account that produced them alone
 
-    def price_for(self, total_input: int) -> Price:
+    def price_for(self, total_input: int, fast: bool = False) -> Price:
         """The price that applies to a request with `total_input` tokens of input of every class."""
+        if fast and self.fast is not None:
+            return self.fast
         if self.above is not None and total_input > self.above.threshold:
             return self.above.price
         return self.price
 
-    def cost(self, input: int, cache_read: int, write_5m: int, write_1h: int, output: int, batch: bool = False) -> int:
+    def cost(
+        self,
+        input: int,
+        cache_read: int,
+        write_5m: int,
+        write_1h: int,
+        output: int,
+        batch: bool = False,
+        us: bool = False,
+        fast: bool = False,
+    ) -> int:
         """Nano-dollars of one request; arguments are tokens, `input` being those neither read nor written.
 
-        A request of a `batch` costs half; half a nano-dollar counts as a whole one.
+        A request of a `batch` costs half, one served in the `us` a tenth more where the model has that surcharge; half
+        a nano-dollar counts as a whole one.
         """
-        price = self.price_for(input + cache_read + write_5m + write_1h)
+        price = self.price_for(input + cache_read + write_5m + write_1h, fast)
         cost = (
             input * price.input
             + cache_read * price.read
@@ -73,6 +90,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             + write_1h * price.write_1h
             + output * price.output
         )
+        if us and self.us_surcharge:
+            cost = (cost * 11 + 5) // 10
         return (cost + 1) // 2 if batch else cost
 
     def savings(self, cache_read: int, total_input: int = 0) -> int:

@@ -32,6 +32,8 @@ class _Usage(msgspec.Struct):
     cache_read_input_tokens: _Count = None
     cache_creation_input_tokens: _Count = None
     cache_creation: _Creation | None = None
+    inference_geo: str | None = None
+    speed: str | None = None
 
 
 class _Message(msgspec.Struct):
@@ -150,6 +152,10 @@ class UsageMeter:
     def _update(self, seen: _Usage) -> None:
         """Counts are cumulative: those present replace, those absent stay."""
         usage = self.usage
+        if seen.inference_geo == "us":
+            usage.us = True
+        if seen.speed == "fast":
+            usage.fast = True
         if seen.input_tokens is not None:
             usage.input = seen.input_tokens
         if seen.output_tokens is not None:

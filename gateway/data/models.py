@@ -7,7 +7,7 @@ of which a dollar per million is a thousand. It knows nothing of accounts, nor w
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import msgspec
@@ -70,6 +70,7 @@ class Models(Frozen, frozen=True, kw_only=True):
         Table(_NAME, Section(ModelEntry)),
         "model: its prices and sizes; adds to the built-in ones",
     ] = msgspec.field(default_factory=dict)
+    default: Annotated[str, _NAME, "model whose price those have that nobody knows"] = "claude-opus-5"
 
 
 class _Wrong(ValueError):
@@ -80,19 +81,21 @@ class _Wrong(ValueError):
         self.key = key
 
 
-def merged(entries: Mapping[str, ModelEntry]) -> Catalogue:
+def merged(models: Models) -> Catalogue:
     """The built-in catalogue with these entries in it: those of its own names in their places, the others before it,
     because they are newer than it. Raises ValueError for entries that no checked configuration has."""
     known = load_catalogue()
-    own = {name: _model(name, entry, known) for name, entry in entries.items()}
+    own = {name: _model(name, entry, known) for name, entry in models.catalogue.items()}
     added = [model for name, model in own.items() if known.exact(name) is None]
-    return Catalogue((*added, *(own.get(model.id, model) for model in known)), as_of=known.as_of)
+    every = (*added, *(own.get(model.id, model) for model in known))
+    default = next((model.price for model in every if models.default in (model.id, *model.aliases)), None)
+    return Catalogue(every, as_of=known.as_of, default=default)
 
 
 def model_warnings(models: Models, served: Callable[[str], bool]) -> list[str]:
     """What of the section is allowed and yet hardly meant; `served` says whether any account takes a model."""
     warnings = []
-    known, built_in = merged(models.catalogue), load_catalogue()
+    known, built_in = merged(models), load_catalogue()
     for alias, model in models.aliases.items():
         place = join("models.aliases", alias)
         if not served(model):
@@ -175,6 +178,9 @@ def _models(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> An
             reader.fail(line, place, "is the name of a model, which it would hide; choose another")
         elif target in values["aliases"]:
             reader.fail(line, place, "stands for an alias; write the model that is meant")
+    if not any(values["default"] in (model.id, *model.aliases) for model in models.values()):
+        line = node.value["default"].line if "default" in node.value else node.line
+        reader.fail(line, join(path, "default"), f"is no model that has a price; {_nearest(values['default'], known)}")
     return values if len(reader.problems) == before else BAD
 
 

@@ -124,7 +124,7 @@ class Gateway:
 
     def reload(self, config: Config) -> None:
         """Follow a new configuration from the next request on."""
-        if config.models.catalogue != self.config.models.catalogue:
+        if config.models != self.config.models:
             self.catalogue = catalogue_of(config)
             self._settlement.configure(self.catalogue)
             self._tally.configure(self.catalogue)

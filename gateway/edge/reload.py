@@ -27,8 +27,8 @@ _IMPATIENT = 5.0  # seconds after which a file that never rests is read anyway
 _FRESH = 60.0  # seconds; a file that changed later than that before the start is read once more
 _SHOWN = 20  # changes and problems that a log line names
 RELOADABLE = frozenset({
-    "accounts", "keys", "teams", "affinity.remember", "models.aliases", "models.catalogue", "share", "trusted_proxies",
-    "expose_account", "retry_ambiguous",
+    "accounts", "keys", "teams", "affinity.remember", "models.aliases", "models.catalogue", "models.default",
+    "share", "trusted_proxies", "expose_account", "retry_ambiguous",
 })  # fmt: skip
 
 Apply = Callable[[Config], Awaitable[None]]
@@ -55,7 +55,10 @@ def compare(running: Config, loaded: Config) -> Change:
         teams=loaded.teams,
         affinity=msgspec.structs.replace(running.affinity, remember=loaded.affinity.remember),
         models=msgspec.structs.replace(
-            running.models, aliases=loaded.models.aliases, catalogue=loaded.models.catalogue
+            running.models,
+            aliases=loaded.models.aliases,
+            catalogue=loaded.models.catalogue,
+            default=loaded.models.default,
         ),
         share=loaded.share,
         trusted_proxies=loaded.trusted_proxies,

@@ -80,22 +80,27 @@ class Settlement:
         bound = x.route is not None and x.route.bound
         return self._admission.renewal(binding, account.workspace, age, ttl, tokens, x.text_size, bound)
 
-    def _cost(self, x: Exchange) -> tuple[int, int]:
+    def _cost(self, x: Exchange) -> tuple[int, int, bool]:
         """Nano-dollars of what the answer used, and what its cache reads saved; the model that answered sets the
-        price."""
+        price. And whether that is the default one."""
         usage = x.meter.usage
         if not x.endpoint.metered or not (usage.output or usage.total_input):
-            return 0, 0
-        model = self._catalogue.priced(x.meter.model or x.model)
+            return 0, 0, False
+        name = x.meter.model or x.model
+        model = self._catalogue.priced(name)
         if model is None:
-            return 0, 0
-        cost = model.cost(usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output)
-        return cost, model.savings(usage.cache_read, usage.total_input) if usage.cache_read else 0
+            return 0, 0, True
+        cost = model.cost(
+            usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output,
+            us=usage.us, fast=usage.fast,
+        )  # fmt: skip
+        savings = model.savings(usage.cache_read, usage.total_input) if usage.cache_read else 0
+        return cost, savings, self._catalogue.find(name) is None
 
     def _record(self, x: Exchange, now: float) -> Finished:
         first = x.first_byte or now
         caller, route, account, head = x.caller, x.route, x.account, x.head
-        cost, savings = self._cost(x)
+        cost, savings, by_default = self._cost(x)
         return Finished(
             request_id=x.request_id,
             at=x.at,
@@ -121,6 +126,7 @@ class Settlement:
             estimated=x.estimated,
             cost_nano_usd=cost,
             savings_nano_usd=savings,
+            priced_by_default=by_default,
             duration=now - x.t0,
             ttft=first - x.t0 if x.first_byte else 0.0,
             queued=x.queued,

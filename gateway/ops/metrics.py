@@ -68,6 +68,10 @@ class WorkerMetrics:
             "gateway_upstream_requests", "Exchanges with accounts by status, or by what went wrong before one came.",
             ("account", "model", "code"), registry,
         )  # fmt: skip
+        self._unpriced = Counters(
+            "gateway_default_priced_requests", "Answers of models whose price nobody knows, by model.",
+            ("model",), registry,
+        )  # fmt: skip
         self._moves = Counters(
             "gateway_conversation_moves", "Conversations bound to another workspace than before, by reason.",
             ("reason",), registry,
@@ -122,6 +126,8 @@ class WorkerMetrics:
                 self._updates.clear()
             update = self._updates[key] = self._update_for(record, key[1])
         update(record, admit_time)
+        if record.priced_by_default:
+            self._unpriced.labels(key[1]).inc()
         if record.queued:
             self._queued.labels("served" if record.status == 200 else "refused").observe(record.queued)
 

@@ -156,3 +156,18 @@ def test_prices_keep_the_order_read_fresh_write_and_cost_never_falls_with_more_t
     assert cost <= 2 * model.cost(i, r, w5, w1, o, batch=True) <= cost + 1
     # Reading instead of sending afresh saves exactly what `savings` says.
     assert model.cost(i + r, 0, w5, w1, o) - cost == model.savings(r, i + r + w5 + w1)
+
+
+def test_inference_in_the_united_states_costs_a_tenth_more_where_the_model_says_so():
+    opus, old = CATALOGUE.find("claude-opus-5"), CATALOGUE.find("claude-sonnet-4-5")
+    assert opus is not None and old is not None
+    assert opus.cost(1000, 0, 0, 0, 100, us=True) == (1000 * 5000 + 100 * 25000) * 11 // 10
+    assert old.cost(1000, 0, 0, 0, 100, us=True) == old.cost(1000, 0, 0, 0, 100)
+    assert opus.cost(1, 0, 0, 0, 0, us=True, batch=True) == 2750
+
+
+def test_fast_mode_has_a_price_of_its_own_where_it_is_known():
+    fast, slow = CATALOGUE.find("claude-opus-5-5"), CATALOGUE.find("claude-opus-5")
+    assert fast is not None and slow is not None
+    assert fast.cost(1000, 0, 0, 0, 100, fast=True) == 1000 * 8000 + 100 * 40000
+    assert slow.cost(1000, 0, 0, 0, 100, fast=True) == slow.cost(1000, 0, 0, 0, 100)

@@ -406,3 +406,12 @@ def test_text_about_usage_in_a_long_answer_is_not_usage():
     assert meter.usage.input == 3
     meter = UsageMeter()
     assert not meter.read_ends(b"", b'"text":' + text + b"}]}")
+
+
+def test_where_and_how_fast_an_answer_was_made_is_kept_for_its_price():
+    meter = UsageMeter()
+    meter.read_json(b'{"usage": {"input_tokens": 1, "output_tokens": 1, "inference_geo": "us", "speed": "fast"}}')
+    assert (meter.usage.us, meter.usage.fast) == (True, True)
+    meter = UsageMeter()
+    meter.read_json(b'{"usage": {"input_tokens": 1, "output_tokens": 1, "inference_geo": "global"}}')
+    assert (meter.usage.us, meter.usage.fast) == (False, False)

@@ -310,6 +310,7 @@ def test_every_kind_of_metric_is_named_and_explained():
         "gateway_requests", "gateway_request_duration_seconds", "gateway_time_to_first_token_seconds",
         "gateway_overhead_seconds", "gateway_tokens", "gateway_affinity_decisions", "gateway_upstream_requests",
         "gateway_requests_in_flight", "gateway_conversation_moves", "gateway_queue_wait_seconds", "gateway_degraded",
+            "gateway_default_priced_requests",
     }  # fmt: skip
     assert all(metric.documentation.endswith(".") for metric in families.values())
     assert families["gateway_requests"].type == "counter"
