@@ -550,9 +550,15 @@ def test_only_a_replacement_is_told(store):
 def test_a_script_touches_the_keys_it_is_given_and_no_others(script):
     calls = re.findall(r"redis\.p?call\(\s*'(\w+)'\s*,?\s*([\w\[\]]*)", script.text)
     assert len(calls) == script.text.count("redis.call(") + script.text.count("redis.pcall(") > 0
-    each = "key" if "for _, key in ipairs(KEYS)" in script.text else "KEYS["
     for command, first in calls:
-        assert command == "TIME" or first.startswith(("KEYS[", each)) or (command, first) == ("PUBLISH", "ARGV[3]")
+        assert command == "TIME" or first.startswith(("KEYS[", "key")) or (command, first) == ("PUBLISH", "ARGV[3]")
+    if not any(first == "key" for _, first in calls):
+        return
+    named = re.findall(r"local key = (\w+)|for _, key in ipairs\((\w+)\)", script.text)
+    origins = {origin for pair in named for origin in pair if origin}
+    for function in re.findall(r"local function (\w+)\(key\b", script.text):
+        origins.update(re.findall(rf"(?<!function )\b{function}\((\w+)", script.text))
+    assert origins == {"KEYS"}
 
 
 def test_all_keys_of_the_pool_are_in_one_slot():
