@@ -242,6 +242,11 @@ class Config(Frozen, frozen=True, kw_only=True):
         Choice(("capped", "strict")),
         "output reserved against budgets: at most 8192 tokens (capped) or all of max_tokens (strict)",
     ] = "capped"
+    on_store_loss: Annotated[
+        Literal["allow", "deny"],
+        Choice(("allow", "deny")),
+        "callers with a budget while the store is away: counted later (allow), or answered 529 (deny)",
+    ] = "allow"
     log: Annotated[Log, "log lines"] = Log()
 
 

@@ -6,17 +6,21 @@ It does not know what limits mean (core.quota does), nor how the store counts (s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from math import ceil
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import Any
 
 import structlog
+from msgspec import structs
 
 from gateway.config import Caller, CallerLimits, Config
 from gateway.core.peek import Peek
 from gateway.core.pricing import Catalogue, Price
-from gateway.core.quota import COUNT, MESSAGE, Headers, Limits, Plan, Quota, estimate_cost, labels
+from gateway.core.quota import COUNT, MESSAGE, Headers, Limits, Plan, Quota, Refused, estimate_cost, labels
+from gateway.core.share import Share
 from gateway.edge.endpoints import Endpoint
 from gateway.errors import ApiError
 from gateway.records import Finished
@@ -30,6 +34,7 @@ from gateway.store.ledger import (
     levels_of,
     pack,
     refused_of,
+    sums_of,
     to_admit,
     to_renew,
     to_settle,
@@ -45,15 +50,28 @@ log = structlog.get_logger("gateway.accounting")
 class Asked:
     """What one request asks of its caller's limits; `noted` if it is reserved until somebody settles it."""
 
-    __slots__ = ("_at", "_cost", "_levels", "_limits", "_now", "_reservation", "noted", "plan", "request_id")
+    __slots__ = (
+        "_accounting", "_at", "_cost", "_levels", "_now", "_reservation", "limits", "local", "noted", "plan",
+        "request_id", "taken",
+    )  # fmt: skip
 
     def __init__(
-        self, plan: Plan, limits: Limits, request_id: str, reservation: bytes, cost_nano: int, at: int
+        self,
+        accounting: Accounting,
+        plan: Plan,
+        limits: Limits,
+        request_id: str,
+        reservation: bytes,
+        cost_nano: int,
+        at: int,
     ) -> None:
         self.plan = plan
+        self.limits = limits
         self.request_id = request_id
         self.noted = bool(reservation)
-        self._limits = limits
+        self.taken = False
+        self.local = False  # of this process's own share, without the store
+        self._accounting = accounting
         self._reservation = reservation
         self._cost = cost_nano
         self._at = at
@@ -62,34 +80,47 @@ class Asked:
 
     def call(self, binding: tuple[Arg, ...] | None) -> Call:
         """The script that takes it, with the binding of a conversation if there is one."""
-        return to_admit(self._limits, self.request_id, self._reservation, self._cost, labels(self._at), binding)
+        return to_admit(self.limits, self.request_id, self._reservation, self._cost, labels(self._at), binding)
 
     def answered(self, reply: list[Any]) -> None:
         """The store's reply. Raises ApiError(429) where a limit refuses."""
-        refused = refused_of(reply, self._limits, self._at)
+        refused = refused_of(reply, self.limits, self._at)
         if refused is not None:
-            raise ApiError(
-                429, refused.message, retry_after=refused.wait, kind=refused.error_type, retry=not refused.budget
-            )
+            raise _refusal(refused)
+        self.taken = True
         self._levels = levels_of(reply)
         self._now = reply[2]
 
+    def without_store(self) -> None:
+        """The store is away: take it of this process's share. Raises ApiError where that refuses."""
+        if not self.taken:
+            self._accounting.take_locally(self)
+            self.taken = self.local = True
+
     def headers(self) -> Headers:
         """What is left of the caller's own limits, as rate-limit headers."""
-        return self._limits.headers(self._levels, self._now) if self._levels else []
+        return self.limits.headers(self._levels, self._now) if self._levels else []
 
     @property
     def leases(self) -> tuple[str, ...]:
         """The subjects of which it holds a slot."""
-        return tuple(self.plan.subjects[number - 1] for number in self._limits.leases)
+        return tuple(self.plan.subjects[number - 1] for number in self.limits.leases)
 
 
 class Accounting:
-    """Of the process that is called `process`."""
+    """Of the process that is called `process`; `processes()` are how many of them, of all gateways, there are."""
 
     def __init__(
-        self, config: Config, store: StoreClient, catalogue: Catalogue, journal: UsageJournal, process: str
+        self,
+        config: Config,
+        store: StoreClient,
+        catalogue: Catalogue,
+        journal: UsageJournal,
+        process: str,
+        processes: Callable[[], int],
     ) -> None:
+        self._processes = processes
+        self._share = Share()
         self._store = store
         self._journal = journal
         self._process = process
@@ -101,6 +132,7 @@ class Accounting:
         """Follow a new configuration."""
         self._teams = {team.id: team.limits for team in config.teams}
         self._strict = config.budget_mode == "strict"
+        self._deny = config.on_store_loss == "deny"
         self._catalogue = catalogue
         self._prices.clear()
         self.forget()
@@ -135,46 +167,65 @@ class Accounting:
     # Before the upstream.
 
     def ask(
-        self, caller: Caller, request_id: str, at: float, endpoint: Endpoint, peeked: Peek, size: int, warm: int
+        self, caller: Caller, request_id: str, at: float, endpoint: Endpoint, peeked: Peek, tokens: int, warm: int
     ) -> Asked | None:
-        """What a request asks; None if nothing. `size` bytes of text make its input, of which `warm` tokens are in a
-        cache."""
+        """What a request asks; None if nothing. `tokens` of input are expected, of which `warm` are in a cache."""
         plan = self.plan(caller)
         arrived = int(at * 1000)
         if not endpoint.metered:
             limits = plan.limits(COUNT)
-            return Asked(plan, limits, request_id, b"", 0, arrived) if limits.packed else None
+            return Asked(self, plan, limits, request_id, b"", 0, arrived) if limits.packed else None
         limits = plan.limits(MESSAGE)
-        tokens = size // 4
         price = self._price(peeked.model)
         cost = 0
         if limits.reserved:
-            cost = estimate_cost(price, tokens, warm, peeked.max_tokens, self._strict)
+            write = 0
+            if peeked.cache_ttl == 3600:
+                write = price.write_1h
+            elif b'"cache_control"' in peeked.body:
+                write = price.write_5m
+            written = structs.replace(price, input=max(price.input, write))  # what is fresh may all be written
+            cost = estimate_cost(written, tokens, warm, peeked.max_tokens, self._strict)
         reservation = Reservation(
             self._process, arrived, labels(arrived).hour, caller.id, caller.team or "", peeked.model, "", endpoint.name,
             tokens, tokens * price.input, cost, limits.leases, limits.reserved,
         )  # fmt: skip
-        return Asked(plan, limits, request_id, pack(reservation), cost, arrived)
+        return Asked(self, plan, limits, request_id, pack(reservation), cost, arrived)
 
     async def take(self, asked: Asked) -> None:
         """Take what a request asks that has no conversation. Raises ApiError(429) where a limit refuses."""
         try:
             asked.answered(await self._store.call(*asked.call(None)))
         except StoreDown:
-            return  # nobody is refused for the store's sake
+            asked.without_store()
+
+    def take_locally(self, asked: Asked) -> None:
+        """Take it of this process's own share of the limits. Raises ApiError where that refuses."""
+        if self._deny and asked.limits.reserved:
+            raise ApiError(529, "Your budget cannot be checked now. Please try again later.", retry_after=1)
+        if asked.limits.rows:
+            refused = self._share.take(asked.limits.rows, self._processes(), monotonic())
+            if refused is not None:
+                raise _refusal(Refused(refused[0], max(1, ceil(refused[1]))))
+
+    def store_returned(self) -> None:
+        """The store counts again."""
+        self._share.clear()
 
     # After it.
 
     def settlement(self, record: Finished, asked: Asked, sent: bool, renewal: tuple[Arg, ...] | None) -> None:
         """Post what a request has used; `sent` if an upstream had it. `renewal` is that of its conversation's binding,
         if there is one."""
-        self._count(record, asked.plan.debits, sent, renewal)
+        entry = self._count(record, asked.plan.debits, sent, renewal)
+        if asked.local:
+            self._share.give(asked.limits.rows, sums_of(entry))
 
     def items(self, record: Finished) -> None:
         """Post what items of a batch have used."""
         self._count(record, b"", True, None)
 
-    def _count(self, record: Finished, debits: bytes, sent: bool, renewal: tuple[Arg, ...] | None) -> None:
+    def _count(self, record: Finished, debits: bytes, sent: bool, renewal: tuple[Arg, ...] | None) -> Entry:
         usage = record.usage
         entry = Entry(
             record.request_id, int(record.at * 1000), int(time() * 1000), record.caller, record.team,
@@ -187,10 +238,9 @@ class Accounting:
             self._journal.append(packed)
         except OSError as error:
             log.error("the journal of usage cannot be written", reason=str(error))
-        try:
+        with suppress(StoreDown):  # the journal tells it
             self._store.post(*to_settle(entry, packed, debits, renewal))
-        except StoreDown:
-            return  # the journal tells it
+        return entry
 
     def renew(self, running: Iterable[Asked]) -> None:
         """Keep the slots of requests that are still running."""
@@ -208,6 +258,10 @@ class Accounting:
     def rest(self) -> None:
         """Let what was journaled be compacted; now and then, and at the end."""
         self._journal.close()
+
+
+def _refusal(refused: Refused) -> ApiError:
+    return ApiError(429, refused.message, retry_after=refused.wait, kind=refused.error_type, retry=not refused.budget)
 
 
 def _quota(limits: CallerLimits | None) -> Quota:

@@ -39,10 +39,12 @@ log = structlog.get_logger("gateway.admission")
 
 
 class Callers:
-    """The table of keys: SHA-256 digest to caller. Looking a digest up takes no time that depends on a secret."""
+    """The table of keys: SHA-256 digest to caller. Looking a digest up takes no time that depends on a secret. While it
+    is not `complete()`, nobody is told that a key does not exist."""
 
-    def __init__(self, keyring: Keyring[Caller]) -> None:
+    def __init__(self, keyring: Keyring[Caller], complete: Callable[[], bool] = lambda: True) -> None:
         self._keyring = keyring
+        self._complete = complete
 
     def authenticate(self, head: Head) -> Caller:
         """The caller of a request. Either credential header will do; both may be given. Raises ApiError(401)."""
@@ -51,6 +53,8 @@ class Callers:
                 caller = self._keyring.find(hashlib.sha256(key).digest(), time())
                 if caller is not None:
                     return caller
+        if (head.api_key or head.bearer) and not self._complete():
+            raise ApiError(529, "The gateway cannot look for this key now. Please try again later.", retry_after=1)
         if head.api_key or head.bearer:
             raise ApiError(401, "invalid x-api-key")
         raise ApiError(401, "x-api-key header is required")
@@ -95,6 +99,11 @@ class Admission:
         self._remember_bound = str(int(max(config.affinity.remember, BOUND_FOR) * 1000))
 
     @property
+    def store_up(self) -> bool:
+        """Whether the store can be asked."""
+        return self._store.up
+
+    @property
     def now_ms(self) -> int:
         """The store's clock as this process reckons it."""
         return int(monotonic() * 1000 + self._skew)
@@ -137,6 +146,8 @@ class Admission:
             created, packed, now_ms = reply[:3]
             record = proposed if created else unpack(packed)
         except (StoreDown, msgspec.MsgspecError):  # away, or the record cannot be read: settlement writes it anew
+            if asked is not None:
+                asked.without_store()
             return self._alone(Binding(key, model, proposed), remembered, route)
         self._skew = now_ms - monotonic() * 1000
         if created and not fresh:  # the store has lost what this process knows

@@ -90,7 +90,14 @@ class Gateway:
         self._request_log = request_log
         self.admission = Admission(config, self.store, self.metrics.moved, self._tell)
         self.owners = Owners(config, self.store, self.router, OwnersJournal(objects_folder(config)), self._tell)
-        self.accounting = Accounting(config, self.store, self.catalogue, UsageJournal(usage_folder(config)), process)
+        self.accounting = Accounting(
+            config,
+            self.store,
+            self.catalogue,
+            UsageJournal(usage_folder(config)),
+            process,
+            lambda: self.pool.share,
+        )
         self._tally = BatchTally(self.store, self.owners, self.accounting, self.catalogue, self._observe)
         self._settlement = Settlement(self.admission, self.accounting, self.catalogue, self._observe)
         self.proxy = Proxy(
@@ -220,6 +227,7 @@ class Gateway:
         if up:
             log.info("store connected")
             self.reseed()
+            self.accounting.store_returned()
             self.store_returned()
         else:
             log.warning("store away; conversations stay where remembered, else go by hash", reason=reason)

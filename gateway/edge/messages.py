@@ -86,8 +86,10 @@ class Messages:
             route.pin(await self._where(caller, named, x.threaded))
         began = perf_counter()
         endpoint = x.endpoint
-        warm = self._admission.warm(caller, x.conversation, peeked.model) if endpoint.metered and x.conversation else 0
-        asked = x.asked = self._accounting.ask(caller, x.request_id, x.at, endpoint, peeked, x.text_size, warm)
+        warm = 0
+        if x.conversation and endpoint.metered and self._accounting.plan(caller).message.reserved:
+            warm = self._admission.warm(caller, x.conversation, peeked.model)
+        asked = x.asked = self._accounting.ask(caller, x.request_id, x.at, endpoint, peeked, int(route.tokens), warm)
         if x.conversation:
             former = None
             if self._former_secret is not None:

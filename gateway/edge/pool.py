@@ -219,6 +219,11 @@ class Pool:
             most = account.config.max_concurrency
             account.resize(None if most is None else max(1, most // self._share))
 
+    @property
+    def share(self) -> int:
+        """Worker processes, of every gateway, that divide slots and limits."""
+        return self._share
+
     def free(self, account: str) -> bool:
         """Whether an account has a slot now."""
         found = self.accounts.get(account)

@@ -94,7 +94,7 @@ class Proxy:
         self._settlement = settlement
         self._owners = owners
         self._answered = upstream_answered
-        self._callers = Callers(keyring)
+        self._callers = Callers(keyring, lambda: self._admission.store_up)
         self._herd = Herd()
         self._holding = Holding(0)
         self._rights = Rights(config, router.offers)
@@ -115,7 +115,7 @@ class Proxy:
 
     def know(self, keyring: Keyring[Caller]) -> None:
         """Recognise callers by this table from the next request on."""
-        self._callers = Callers(keyring)
+        self._callers = Callers(keyring, lambda: self._admission.store_up)
 
     async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, object_id: str = "") -> None:
         """Serve one request of an endpoint, whose path names `object_id`."""
