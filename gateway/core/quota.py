@@ -14,7 +14,8 @@ import msgspec
 
 from gateway.core.pricing import Price
 
-MESSAGE, COUNT = "message", "count"  # classes of endpoints: those that are metered, and counting tokens
+# Classes of endpoints: those that are metered, counting tokens, and creating a batch, which is metered later.
+MESSAGE, COUNT, BATCH = "message", "count", "batch"
 LEASE = 45_000  # ms that a concurrency slot outlives its process; renew it several times as often
 EXPECTED_OUTPUT = 8192  # tokens of output for which dollars are reserved, unless budgets are strict
 SUMS = ("requests", "estimated", "input", "cache_read", "write_5m", "write_1h", "output", "cost_nano", "savings_nano")
@@ -55,10 +56,11 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 # Whoever refuses for longest speaks; of equals, the first.
 KINDS = (
-    Kind(name="per month", form=MONEY, field="month", limit="month_nano"),
-    Kind(name="per day", form=MONEY, field="day", limit="day_nano"),
+    Kind(name="per month", form=MONEY, field="month", limit="month_nano", endpoints=(MESSAGE, BATCH)),
+    Kind(name="per day", form=MONEY, field="day", limit="day_nano", endpoints=(MESSAGE, BATCH)),
     Kind(
-        name="requests per minute", form=BUCKET, field="requests", limit="requests", need=1, take=1, header="requests"
+        name="requests per minute", form=BUCKET, field="requests", limit="requests", endpoints=(MESSAGE, BATCH),
+        need=1, take=1, header="requests",
     ),
     Kind(
         name="token counting requests per minute", form=BUCKET, field="counts", limit="requests", endpoints=(COUNT,),
@@ -179,18 +181,19 @@ class Plan:
     """The limits of one caller, compiled: `subjects` are whom they bind, the caller first (`c:<id>`), then its team
     (`t:<team>`) if it has one. `debits` is what ledger.lua takes from their buckets at settlement."""
 
-    __slots__ = ("count", "debits", "message", "subjects", "tenant")
+    __slots__ = ("batch", "count", "debits", "message", "subjects", "tenant")
 
     def __init__(self, tenant: str, subjects: Sequence[tuple[str, Quota]]) -> None:
         self.tenant = tenant
         self.subjects = tuple(subject for subject, _ in subjects)
         self.message = Limits(tenant, subjects, MESSAGE)
         self.count = Limits(tenant, subjects, COUNT)
+        self.batch = Limits(tenant, subjects, BATCH)
         self.debits = _debits(subjects)
 
     def limits(self, endpoints: str) -> Limits:
         """Those of this class of endpoints."""
-        return self.count if endpoints == COUNT else self.message
+        return self.count if endpoints == COUNT else self.batch if endpoints == BATCH else self.message
 
 
 def reservations_key(tenant: str) -> str:

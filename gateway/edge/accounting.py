@@ -43,6 +43,8 @@ from gateway.store.ledger import (
 _FREE = Price(input=0, output=0, write_5m=0, write_1h=0, read=0)
 _NANO = 1_000_000_000
 OTHER = "other"
+_MOST_OUTPUT = 128_000
+_MAX_TOKENS = {"chat": ("max_completion_tokens", "max_tokens"), "complete": ("max_tokens_to_sample",)}
 
 log = structlog.get_logger("gateway.accounting")
 
@@ -86,6 +88,7 @@ class Asked:
         """The store's reply. Raises ApiError(429) where a limit refuses."""
         refused = refused_of(reply, self.limits, self._at)
         if refused is not None:
+            self.noted = False  # nothing was taken, so nothing is to be settled
             raise _refusal(refused)
         self.taken = True
         self._levels = levels_of(reply)
@@ -94,7 +97,11 @@ class Asked:
     def without_store(self) -> None:
         """The store is away: take it of this process's share. Raises ApiError where that refuses."""
         if not self.taken:
-            self._accounting.take_locally(self)
+            try:
+                self._accounting.take_locally(self)
+            except ApiError:
+                self.noted = False
+                raise
             self.taken = self.local = True
 
     def headers(self) -> Headers:
@@ -124,7 +131,8 @@ class Accounting:
         self._store = store
         self._journal = journal
         self._process = process
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, tuple[Caller, Plan]] = {}
+        self._full = False  # the journal's disk
         self._prices: dict[str, Price] = {}
         self.configure(config, catalogue)
 
@@ -143,13 +151,13 @@ class Accounting:
 
     def plan(self, caller: Caller) -> Plan:
         """The caller's limits and its team's."""
-        plan = self._plans.get(caller.id)
-        if plan is None:
+        known = self._plans.get(caller.id)
+        if known is None or known[0] is not caller:  # a request may have begun before its caller changed
             subjects = [(f"c:{caller.id}", _quota(caller.limits))]
             if caller.team is not None:
                 subjects.append((f"t:{caller.team}", _quota(self._teams.get(caller.team))))
-            plan = self._plans[caller.id] = Plan(caller.tenant, subjects)
-        return plan
+            known = self._plans[caller.id] = caller, Plan(caller.tenant, subjects)
+        return known[1]
 
     def _price(self, model: str) -> Price:
         price = self._prices.get(model)
@@ -185,12 +193,29 @@ class Accounting:
             elif b'"cache_control"' in peeked.body:
                 write = price.write_5m
             written = structs.replace(price, input=max(price.input, write))  # what is fresh may all be written
-            cost = estimate_cost(written, tokens, warm, peeked.max_tokens, self._strict)
+            cost = estimate_cost(written, tokens, warm, self._most(endpoint, peeked), self._strict)
         reservation = Reservation(
-            self._process, arrived, labels(arrived).hour, caller.id, caller.team or "", peeked.model, "", endpoint.name,
-            tokens, tokens * price.input, cost, limits.leases, limits.reserved,
+            self._process, arrived, labels(arrived).hour, caller.id, caller.team or "", self._known(peeked.model), "",
+            endpoint.name, tokens, tokens * price.input, cost, limits.leases, limits.reserved,
         )  # fmt: skip
         return Asked(self, plan, limits, request_id, pack(reservation), cost, arrived)
+
+    def _most(self, endpoint: Endpoint, peeked: Peek) -> int:
+        """Tokens of output that the answer may have at most."""
+        found = self._catalogue.find(peeked.model)
+        most = found.max_output if found is not None else _MOST_OUTPUT
+        for name in _MAX_TOKENS.get(endpoint.name, ("max_tokens",)):
+            limit = peeked.value(name)
+            if type(limit) is int and limit >= 0:
+                return min(limit, most)
+        return most
+
+    async def batch(self, caller: Caller, request_id: str) -> None:
+        """Take what creating a batch asks: a request, and that money is left. Raises ApiError(429) where a limit
+        refuses."""
+        plan = self.plan(caller)
+        if plan.batch.packed:
+            await self.take(Asked(self, plan, plan.batch, request_id, b"", 0, int(time() * 1000)))
 
     async def take(self, asked: Asked) -> None:
         """Take what a request asks that has no conversation. Raises ApiError(429) where a limit refuses."""
@@ -236,8 +261,11 @@ class Accounting:
         packed = pack(entry)
         try:
             self._journal.append(packed)
+            self._full = False
         except OSError as error:
-            log.error("the journal of usage cannot be written", reason=str(error))
+            if not self._full:
+                self._full = True
+                log.error("the journal of usage cannot be written", reason=str(error))
         with suppress(StoreDown):  # the journal tells it
             self._store.post(*to_settle(entry, packed, debits, renewal))
         return entry
@@ -246,6 +274,8 @@ class Accounting:
         """Keep the slots of requests that are still running."""
         held: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         for asked in running:
+            if not asked.taken or asked.local or not asked.limits.leases:
+                continue
             for subject in asked.leases:
                 held[asked.plan.tenant, subject].append(asked.request_id)
         for (tenant, subject), ids in held.items():

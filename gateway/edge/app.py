@@ -45,6 +45,7 @@ from gateway.store.shared_keys import keyring_of
 
 log = structlog.get_logger("gateway.worker")
 REST_EVERY = 300.0  # seconds after which what was journaled may be compacted
+_MARGIN = 60_000  # ms before a store was found away in which it may have lost what it was told
 STORE_WAIT = 1.0  # seconds a starting worker waits for the store
 
 
@@ -82,7 +83,8 @@ class Gateway:
         self.metrics = WorkerMetrics(known, lambda: len(self.proxy.live), lambda: not self.store.up)
         self.store = StoreClient(store_url, on_change=self._store_changed)
         self.tell: Callable[[bytes], None] = lambda data: None  # spreads news to the other processes
-        self.store_returned: Callable[[], None] = lambda: None  # what was journaled meanwhile is to be told
+        self.store_returned: Callable[[int], None] = lambda since: None  # what was journaled meanwhile is to be told
+        self._away_since = 0  # of the store (Unix ms); 0 while it is there, or was never seen
         self.pool = Pool(config)
         self.router = Router(limit_class, self._tell, self.pool.free)
         self.apply(document)
@@ -228,8 +230,11 @@ class Gateway:
             log.info("store connected")
             self.reseed()
             self.accounting.store_returned()
-            self.store_returned()
+            if self._away_since:
+                self.store_returned(self._away_since - _MARGIN)
+            self._away_since = 0
         else:
+            self._away_since = self._away_since or int(time() * 1000)
             log.warning("store away; conversations stay where remembered, else go by hash", reason=reason)
 
     # What is not hot.

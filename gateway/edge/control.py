@@ -79,7 +79,10 @@ class Numbers(msgspec.Struct, tag=True):
 
 
 class Returned(msgspec.Struct, tag=True):
-    """From a worker: the store is back; what could not be told is in the journals."""
+    """From a worker: the store is back that went away `since` then (Unix ms); what could not be told is in the
+    journals."""
+
+    since: int
 
 
 Message = Start | Keys | Document | Reload | Reseed | News | Scrape | NotReady | Drain | Ready | Returned | Numbers

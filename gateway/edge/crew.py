@@ -24,6 +24,7 @@ log = structlog.get_logger("gateway.supervisor")
 _START_WAIT = 30.0  # seconds a worker may take until it serves
 _SCRAPE_WAIT = 1.0  # seconds a worker may take to tell its numbers
 _PULL_EVERY = 2.0  # seconds between unasked looks at them, so that little is lost when a worker is killed
+_UNTOLD = 600_000  # ms in which a worker that died may have journaled what it could not tell the store
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before a worker that died is replaced
 
 
@@ -45,14 +46,15 @@ class Worker:
 
 class Crew:
     """One worker for each of the `listeners`. `order()` makes the first message to a new one; `heard` gets the news of
-    each, after the others got it; `returned` is told that one has the store back."""
+    each, after the others got it; `returned(since)` is told that one has the store
+    back, which went away then (Unix ms), or has died."""
 
     def __init__(
         self,
         listeners: list[socket.socket],
         order: Callable[[], Start],
         heard: Callable[[bytes], None],
-        returned: Callable[[], None],
+        returned: Callable[[int], None],
     ) -> None:
         self.totals = Totals()
         self._listeners = listeners
@@ -146,6 +148,7 @@ class Crew:
             lived = time.monotonic() - began
             deaths = deaths + 1 if lived < 10 else 0
             log.error("worker died; starting another", worker=index, exit=code, lived_seconds=round(lived, 1))
+            self._returned(int(time.time() * 1000) - _UNTOLD)
             await asyncio.sleep(_BACKOFF[min(deaths, len(_BACKOFF) - 1)])
 
     async def _watch(self, worker: Worker) -> int | str:
@@ -198,8 +201,8 @@ class Crew:
                     worker.told.set()
                 case Ready():
                     worker.ready.set()
-                case Returned():
-                    self._returned()
+                case Returned(since):
+                    self._returned(since)
         worker.channel.close()
         await asyncio.to_thread(worker.process.wait)
         self.totals.end(worker.index)

@@ -31,22 +31,19 @@ EMPTY = b'{"data":[],"has_more":false,"first_id":null,"last_id":null,"next_page"
 Fetch = Callable[[str, bytes], Awaitable[bytes | None]]
 
 
-class _Scope(msgspec.Struct):
-    id: str | None = None
-
-
 class _Entry(msgspec.Struct):
     """What an account makes by itself belongs to whose deployment or session it comes from; what is `provided` by
     Anthropic is everybody's."""
 
     id: str = ""
     deployment_id: str | None = None
-    scope: _Scope | None = None
+    scope: Any = None
     source: Any = None
 
     @property
     def parent(self) -> str | None:
-        return self.deployment_id or (self.scope.id if self.scope is not None else None)
+        scope = self.scope.get("id") if isinstance(self.scope, dict) else None
+        return self.deployment_id or (scope if isinstance(scope, str) else None)
 
     @property
     def provided(self) -> bool:
@@ -54,12 +51,11 @@ class _Entry(msgspec.Struct):
 
 
 class _Spot(msgspec.Struct, array_like=True, frozen=True):
-    """A place in the lists of several workspaces: which one (a digest of its name), the cursor of the upstream's page
-    ("" the first), how many entries of it have been shown."""
+    """A place in the lists of several workspaces: which one (a digest of its name), and the upstream's cursor ("" for
+    its beginning)."""
 
     workspace: bytes = b""
     cursor: str = ""
-    shown: int = 0
 
 
 class _Page(msgspec.Struct):
@@ -159,34 +155,37 @@ class Listing:
     async def _by_cursor(
         self, homes: tuple[str, ...], spot: _Spot, name: str, page: _Page | None = None
     ) -> bytes | None:
-        """From `spot` on, whose page may be at hand already."""
+        """From `spot` on, whose page may be at hand already. It looks one ahead, so that no empty page follows."""
         digests = [self._digests(workspace) for workspace in homes]
         own: list[Item] = []
         at = next((at for at, names in enumerate(digests) if spot.workspace in names), 0)
         tells = False  # pages of this sort have has_more beside their cursor
-        cursor, shown = spot.cursor, spot.shown
-        size = str(max(self._limit, _MANY))
+        cursor, size = spot.cursor, str(max(self._limit, _MANY))
         while at < len(homes):
             if page is None and self._pages == MOST_PAGES:
-                return self._with_cursor(own, _Spot(digests[at][0], cursor, shown), tells)
+                return self._with_cursor(own, _Spot(digests[at][0], cursor), tells)
             page = page or await self._get(homes[at], size, (name, cursor))
             if page is None:
                 return None
             entries = _items(page)
             tells = tells or page.has_more is not msgspec.UNSET
-            visible = dict(await self._visible(entries[shown:]))
-            for index, (entry, raw) in enumerate(entries[shown:], shown):
-                if entry not in visible:
-                    continue
-                if len(own) == self._limit:
-                    return self._with_cursor(own, _Spot(digests[at][0], cursor, index), tells)
-                own.append((entry, raw))
-            shown = max(0, shown - len(entries))
-            cursor = page.next_page or ""
+            visible = await self._visible(entries)
+            room = self._limit - len(own)
+            if len(visible) > room:
+                if room:  # the cursor of what follows the last one shown is the upstream's to say
+                    own += visible[:room]
+                    shown = entries.index(own[-1]) + 1
+                    again = await self._get(homes[at], str(shown), (name, cursor))
+                    if again is None:
+                        return None
+                    cursor = again.next_page or ""
+                if cursor or not room:
+                    return self._with_cursor(own, _Spot(digests[at][0], cursor), tells)
+            else:
+                own += visible
+                cursor = page.next_page or ""
             at += not cursor
             page = None
-            if len(own) == self._limit and at < len(homes):
-                return self._with_cursor(own, _Spot(digests[at][0], cursor, shown), tells)
         return self._with_cursor(own, None, tells)
 
     def _with_cursor(self, own: list[Item], spot: _Spot | None, tells: bool) -> bytes:

@@ -17,6 +17,7 @@ from gateway.config import Caller, Config
 from gateway.core.results import ResultsTap
 from gateway.core.route import Route
 from gateway.core.router import Router
+from gateway.edge.accounting import Accounting
 from gateway.edge.addresses import Addresses
 from gateway.edge.endpoints import LIFETIMES, Answer, At, Body
 from gateway.edge.exchange import Exchange, Kept
@@ -50,12 +51,14 @@ class Objects:
         config: Config,
         router: Router,
         owners: Owners,
+        accounting: Accounting,
         tally: BatchTally,
         serve: Serve,
         rights: Rights,
     ) -> None:
         self._router = router
         self._owners = owners
+        self._accounting = accounting
         self._tally = tally
         self._serve = serve
         self._rights = rights
@@ -87,6 +90,8 @@ class Objects:
         if x.endpoint.answer is Answer.PAGE:
             await self._list(x, head, caller)
             return
+        if x.endpoint.batches and x.endpoint.answer is Answer.CREATED:
+            await self._accounting.batch(caller, x.request_id)
         x.home = await self._owners.where(caller, x.names) if x.names else await self._owners.home(caller)
         lines = head.lines
         if x.endpoint.answer is Answer.RESULTS:  # what is metered is read from its beginning

@@ -141,7 +141,7 @@ class Owners:
         """The workspace where the caller's share group creates its objects: chosen once, and anew where it takes
         nothing new any more. Raises ApiError(529) where nobody can tell."""
         group = self._group(caller)
-        homes = self._homes.get(group) or await self._agree(group, "", "")
+        homes = await self._agree(group, "", "")  # as it is now: another process may have chosen another
         for _ in range(3):
             present = homes[0] if homes else ""
             if present and self._takes(present):

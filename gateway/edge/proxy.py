@@ -101,7 +101,7 @@ class Proxy:
         self._messages = Messages(
             config, router, admission, accounting, owners, self._rights, self._herd, self._serve, bound_thinking
         )
-        self._objects = Objects(config, router, owners, tally, self._serve, self._rights)
+        self._objects = Objects(config, router, owners, accounting, tally, self._serve, self._rights)
         self.configure(config)
 
     def configure(self, config: Config) -> None:

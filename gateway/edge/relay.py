@@ -83,7 +83,7 @@ class StreamRelay:
                 continue
             self.opening += ready
             if self._splitter.raw or _first_counts(ready) or len(self.opening) > MAX_OPENING:
-                return self.x.meter.error if not self.x.meter.started else ""
+                return self.x.meter.error if not self.x.meter.started and _is_error(self.opening) else ""
 
     async def run(self, headers: HeaderList) -> None:
         """Relay everything, beginning with the opening."""
@@ -164,6 +164,14 @@ class StreamRelay:
                     await self.response.read()
             except (TimeoutError, Interrupted):
                 return
+
+
+def _is_error(opening: bytes) -> bool:
+    """Whether the first event that is no ping is an error."""
+    for name, data, _ in events(opening):
+        if data and name != b"ping" and b'"ping"' not in data[:40]:
+            return name == b"error" or b'"error"' in data[:200]
+    return False
 
 
 def _only_delta(ready: bytes) -> bool:

@@ -60,7 +60,7 @@ class Settlement:
                 )
         record = self._record(x, now)
         if x.asked is not None and x.asked.noted:
-            self._accounting.settlement(record, x.asked, x.reached, renewal)
+            self._accounting.settlement(record, x.asked, x.reached or x.sent, renewal)
         elif renewal is not None:
             self._admission.renew(renewal)
         self._observe(record, x.admit_time)

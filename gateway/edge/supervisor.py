@@ -55,6 +55,7 @@ from gateway.store.shared_keys import SharedKeys, keyring_of
 from gateway.store.usage import UsageReader
 
 log = structlog.get_logger("gateway.supervisor")
+_SILENT = 15.0  # seconds after which a process of which nothing is heard is gone
 
 
 class Supervisor:
@@ -82,6 +83,7 @@ class Supervisor:
         self._archive = Archive(store_url, OwnersJournal(objects_folder(config)), usage)
         self._sweeper = Sweeper(store_url, usage, self._callers, self._alive)
         self._names = itertools.count(1)
+        self._seen: dict[str, float] = {}  # processes of all gateways, and when they were last heard of
         self._newswire = Newswire(self.id, self._pool_store.publish)
         self._registry = CollectorRegistry(auto_describe=False)
         self._source = source
@@ -180,12 +182,19 @@ class Supervisor:
 
     def _alive(self) -> set[str] | None:
         """The names of all processes that settle their own requests; None while a gateway has not said."""
+        now = time.monotonic()
         own = self._crew.names()
         self.pool.name(own)
         others = [each for each in self.pool.live if each.process != self.id]
-        if not all(each.names for each in others):
-            return None
-        return {*own, *(name for each in others for name in each.names)}
+        for name in (*own, *(name for each in others for name in each.names)):
+            self._seen[name] = now
+        for each in others:
+            first = self._seen.setdefault(each.process, now)
+            if not each.names and now - first < _SILENT:
+                return None
+        # One that has just gone may be back with its gateway's next heartbeat.
+        self._seen = {name: at for name, at in self._seen.items() if now - at < 10 * _SILENT}
+        return {name for name, at in self._seen.items() if now - at < _SILENT}
 
     def _reseed(self) -> None:
         self._crew.tell(Reseed())

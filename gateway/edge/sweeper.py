@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import msgspec
 import structlog
 
 from gateway.store.client import StoreDown
@@ -20,6 +21,7 @@ from gateway.store.ledger import (
     swept_of,
     tenant_of,
     to_enroll,
+    to_list_tenants,
     to_settle,
     to_sweep,
 )
@@ -64,10 +66,16 @@ class Sweeper:
         alive = self._alive()
         if alive is None:
             return 0
+        for tenant in await run(self._redis, *to_list_tenants()):  # those of callers that are gone too
+            subjects.setdefault(tenant.decode(), set())
         made = 0
         for tenant, its in subjects.items():
-            made += await self._tenant(tenant, its, sorted(alive))
+            try:
+                made += await self._tenant(tenant, its, sorted(alive))
+            except (msgspec.MsgspecError, ValueError) as error:  # a newer version's: it must not stop the others
+                log.error("reservations cannot be read", tenant=tenant, reason=str(error))
         if made:
+            self._journal.close()  # so that it can be compacted
             log.warning("requests of processes that died are estimated", requests=made)
         return made
 

@@ -19,7 +19,7 @@ from gateway.edge.exchange import Exchange
 from gateway.edge.owners import Owners
 from gateway.records import ITEMS, Finished
 from gateway.store.client import StoreClient, StoreDown
-from gateway.store.owners import to_meter
+from gateway.store.owners import Owner, to_meter
 
 _MARKS = 10_000  # batches whose marks this process keeps for itself
 log = structlog.get_logger("gateway.tally")
@@ -84,12 +84,13 @@ class BatchTally:
                 advanced, present = 1, lines
             if advanced:
                 self._owners.write(lambda journal: journal.metered(batch, lines, lifetime, int(time() * 1000)))
-                self._record(x, tap, mark)
+                owner = (await self._owners.find([batch]))[0]
+                self._record(x, tap, mark, owner)
                 return
             mark = int(present)  # another reader was faster: the rest is ours if we got further
 
-    def _record(self, x: Exchange, tap: ResultsTap, mark: int) -> None:
-        """One record for each model of the lines beyond `mark`."""
+    def _record(self, x: Exchange, tap: ResultsTap, mark: int, owner: Owner | None) -> None:
+        """One record for each model of the lines beyond `mark`: whose batch it is has used it, whoever reads it."""
         batch, lines = x.object, tap.lines
         caller, account = x.caller, x.account
         for model, usage in tap.usages(mark).items():
@@ -104,8 +105,8 @@ class BatchTally:
                 at=x.at,
                 endpoint=ITEMS,
                 status=200,
-                caller=caller.id if caller is not None else "",
-                team=(caller.team or "") if caller is not None else "",
+                caller=owner.caller if owner is not None else caller.id if caller is not None else "",
+                team=owner.team if owner is not None else (caller.team or "") if caller is not None else "",
                 model=model,
                 answered_model=model,
                 account=account.id if account is not None else "",

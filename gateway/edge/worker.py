@@ -52,7 +52,7 @@ async def run(control: socket.socket, listener: socket.socket, writer: LogWriter
     request_log = configure(config.log, writer)
     gateway = Gateway(config, start.document, start.keys, start.store, start.process, request_log)
     gateway.tell = lambda data: channel.send(News(data))
-    gateway.store_returned = lambda: channel.send(Returned())
+    gateway.store_returned = lambda since: channel.send(Returned(since))
     gateway.apply(start.document, start.share)
     await gateway.start()
     server = Server(gateway, config, new_request_id)

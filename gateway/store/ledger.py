@@ -24,7 +24,7 @@ from gateway.core.quota import LEASE as LEASE_FOR
 from gateway.core.quota import SUMS, Labels, Limits, Refused, labels, reservations_key, subject_keys
 from gateway.store.connection import Arg
 from gateway.store.journal import Journal, compact, read
-from gateway.store.scripts import ADMIT, ENROLL, LEASE, RESTORE, SETTLE, SPEND, SWEEP, TAKE, Script
+from gateway.store.scripts import ADMIT, ENROLL, KNOWN, LEASE, RESTORE, SETTLE, SPEND, SWEEP, TAKE, TENANT_LIST, Script
 
 RECORDS = 100_000  # of a tenant, in its stream
 SETTLED_FOR = 3 * 86_400_000  # ms that the store knows which requests are settled
@@ -32,7 +32,8 @@ TOTALS_FOR = 35 * 24  # hours
 STALE = 30_000  # ms after which a reservation without its process is an estimate
 TENANTS = "{pool}:tenants"
 AT_ONCE = 32  # scripts that a replay has under way
-_ROWS = 300  # totals that one script restores, about
+_ROWS = 50  # totals that one script restores, about
+_ASKED = 500  # entries that a replay asks for in one go
 _HOUR = 3_600_000
 Call = tuple[Script, tuple[Arg, ...]]  # what StoreClient.call and redis_py.run are called with
 Run = Callable[[Script, tuple[Arg, ...]], Awaitable[Any]]
@@ -199,6 +200,11 @@ def estimate_of(request_id: str, held: Reservation, now: int) -> Entry:
     )  # fmt: skip
 
 
+def to_list_tenants() -> Call:
+    """All tenants that were ever enrolled."""
+    return TENANT_LIST, (1, TENANTS)
+
+
 def to_enroll(tenants: Iterable[str]) -> Call:
     """Note that there are these tenants, in TENANTS."""
     return ENROLL, (1, TENANTS, *tenants)
@@ -259,11 +265,11 @@ class UsageJournal:
         await asyncio.to_thread(compact, self._folder, fold)
 
     async def _tell(self, run: Run, wanted: Callable[[Entry], bool], now: int) -> int:
-        """Settle entries, a few at a time; how many were not counted before."""
+        """Settle entries that the store does not know, a few at a time; how many those were."""
         entries = (each for each in _entries(self._folder) if wanted(each[0]) and not _forgotten(each[0], now))
         counted = 0
-        with contextlib.closing(entries):
-            while part := await asyncio.to_thread(lambda: list(islice(entries, AT_ONCE))):
+        while many := await asyncio.to_thread(lambda: list(islice(entries, _ASKED))):
+            for part in _parts(await _unknown(run, many)):
                 counted += sum(status in (1, 2) for status in await self._settle(run, part, now))
         return counted
 
@@ -274,10 +280,8 @@ class UsageJournal:
         """The places that were not marked."""
         name = await asyncio.to_thread(_name, self._folder)
         new: set[Place] = set()
-        for part in _parts(list(_restoring(name, totals))):
-            replies = await _together(run, [call for _, call in part])
-            for (places, _), reply in zip(part, replies, strict=True):
-                new.update(places[number - 1] for number in reply)
+        for places, call in _restoring(name, totals):  # one at a time: each keeps the store busy for a while
+            new.update(places[number - 1] for number in await run(*call))
         return new
 
 
@@ -411,6 +415,23 @@ def _name(folder: Path) -> str:
         path.hardlink_to(new)  # whole at once, or not at all
     new.unlink()
     return path.read_text()
+
+
+async def _unknown(run: Run, entries: Sequence[_Written]) -> list[_Written]:
+    """Those that the store has not settled, or only as estimates."""
+    hours: dict[Place, list[_Written]] = {}
+    for each in entries:
+        hours.setdefault(_place(each[0]), []).append(each)
+    found: list[_Written] = []
+    for (tenant, hour), mine in hours.items():
+        key = f"{{{tenant}}}:x:{labels(hour * _HOUR).hour}"
+        states = await run(KNOWN, (1, key, *[entry.id for entry, _ in mine]))
+        found += [
+            each
+            for each, state in zip(mine, states, strict=True)
+            if not state or (state == 1 and not each[0].provisional)
+        ]
+    return found
 
 
 async def _together(run: Run, calls: Sequence[Call]) -> list[Any]:

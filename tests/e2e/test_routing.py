@@ -9,7 +9,7 @@ import statistics
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -703,29 +703,35 @@ async def test_a_herd_whose_leader_fails_is_served_all_the_same(gateway: Gateway
 
 # -- What only one workspace has --------------------------------------------------------------------------------------
 
-OBJECTS: dict[str, dict[str, Any]] = {
-    "a container": {"container": "container_011CPR5CNjB747bTd36fQLFk"},
-    "a file": {
-        "messages": [
-            {
-                "role": "user",
-                "content": [
-                    {"type": "text", "text": "Read this"},
-                    {"type": "document", "source": {"type": "file", "file_id": "file_011CNha8iCJcU1wXNR6q4V8w"}},
-                ],
-            }
-        ]
-    },
-}
+
+async def a_file(gateway: Gateway) -> tuple[dict[str, Any], str]:
+    form = b'--X\r\ncontent-disposition: form-data; name="file"; filename="a.txt"\r\n\r\nhello\r\n--X--\r\n'
+    head = {
+        "content-type": "multipart/form-data; boundary=X",
+        "content-length": str(len(form)),
+        "anthropic-version": "2023-06-01",
+    }
+    async with Wire.open(gateway) as wire:
+        await wire.send(request(headers=head, path="/v1/files", method="POST") + form)
+        made = await wire.answer()
+    document = {"type": "document", "source": {"type": "file", "file_id": made.json()["id"]}}
+    content = [{"type": "text", "text": "Read this"}, document]
+    return {**message(), "messages": [{"role": "user", "content": content}]}, made.account
 
 
-@pytest.mark.parametrize("kind", OBJECTS)
+async def a_container(gateway: Gateway) -> tuple[dict[str, Any], str]:
+    tools = [{"type": "code_execution_20250825", "name": "code_execution"}]
+    made = await ask(gateway, message(tools=tools), conversation())
+    return message(container=made.json()["container"]["id"], tools=tools), made.account
+
+
+@pytest.mark.parametrize("make", [a_file, a_container])
 async def test_a_request_that_names_what_one_workspace_has_goes_there_or_fails(
-    kind: str, gateway: Gateway, sim: Simulator
+    make: Callable[[Gateway], Awaitable[tuple[dict[str, Any], str]]], gateway: Gateway, sim: Simulator
 ):
     name = uuid.uuid4().hex
-    body = {**message(), **OBJECTS[kind]}
-    home = (await turn(gateway, name)).account
+    body, home = await make(gateway)
+    assert (await turn(gateway, name)).status == 200
     since = sim.mark()
     answer = await turn(gateway, name, body)
     assert (answer.status, answer.account, answer.route) == (200, home, "pinned")

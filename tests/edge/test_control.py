@@ -46,7 +46,7 @@ async def test_every_message_arrives_as_it_was_sent(ends):
     said: list[Message] = [
         Start(b"config", DOCUMENT, 4, "unix:///store", b"keys", "gateway.1"), Keys(b"keys"), Document(DOCUMENT, 4),
         Reload(b"config"), Reseed(),
-        News(b"\x00\xff"), News(b""), Scrape(), NotReady(), Drain(1.5), Ready(), Returned(), Numbers(b"n" * 200_000),
+        News(b"\x00\xff"), News(b""), Scrape(), NotReady(), Drain(1.5), Ready(), Returned(5), Numbers(b"n" * 200_000),
     ]  # fmt: skip
     for message in said:
         here.send(message)

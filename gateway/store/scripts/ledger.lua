@@ -96,6 +96,10 @@ local function count(now, k, a)
     for _, s in ipairs(held[13]) do
       released[s] = held[11]
     end
+  else -- a lease may have been renewed after all
+    for i = k + 6, #KEYS, 2 do
+      redis.call('ZREM', KEYS[i], id)
+    end
   end
   if redis.call('HSETNX', KEYS[k + 1], id, provisional and ARGV[a] or '') == 0 then
     local earlier = redis.call('HGET', KEYS[k + 1], id)
