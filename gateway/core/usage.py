@@ -13,8 +13,8 @@ import msgspec
 from gateway.core.sse import events
 from gateway.records import Usage
 
-_DELTA_OVERHEAD = 118  # bytes of a content_block_delta event around its text
-_BYTES_A_TOKEN = 4
+_DELTA = b"event: content_block_delta"
+_BYTES_A_TOKEN = 4.4
 
 
 # A count that is none makes its event unreadable: better no usage, and an estimate, than a ledger gone wrong.
@@ -55,6 +55,12 @@ class _Event(msgspec.Struct):
 _event = msgspec.json.Decoder(_Event).decode
 _message = msgspec.json.Decoder(_Message).decode
 _usage = msgspec.json.Decoder(_Usage).decode
+
+
+def _text_size(delta: bytes) -> int:
+    """Bytes of the text that a delta brings: its last string. An escaped quote is not followed by a plain colon."""
+    begin = delta.rfind(b'":"')
+    return len(delta) - begin - len(b'":""}}') if begin >= 0 else 0
 
 
 class UsageMeter:
@@ -104,14 +110,21 @@ class UsageMeter:
         return len(ready)
 
     def count(self, ready: bytes) -> None:
-        """Note relayed content, for an estimate should the stream break off."""
-        self.passed_bytes += len(ready)
-        self.passed_deltas += ready.count(b"\n\n")
+        """Note relayed content, for an estimate should the stream break off. Of whole events only deltas count."""
+        if not ready.startswith(b"event: "):
+            self.passed_bytes += len(ready)
+        elif ready.startswith(_DELTA) and ready.rfind(b"event: ") == 0:
+            self.passed_bytes += _text_size(ready) - 2  # its blank line
+            self.passed_deltas += 1
+        else:
+            for name, data, _ in events(ready):
+                if name == b"content_block_delta":
+                    self.passed_bytes += _text_size(data)
+                    self.passed_deltas += 1
 
     def estimate(self) -> None:
         """Put the output at what passed, where the stream ended before it told."""
-        text = self.passed_bytes - self.passed_deltas * _DELTA_OVERHEAD
-        self.usage.output = max(self.usage.output, text // _BYTES_A_TOKEN)
+        self.usage.output = max(self.usage.output, int(self.passed_bytes / _BYTES_A_TOKEN), self.passed_deltas)
 
     def read_json(self, body: bytes) -> bool:
         """Take usage from a whole JSON answer; False where it holds none."""

@@ -89,6 +89,7 @@ class Asked:
         refused = refused_of(reply, self.limits, self._at)
         if refused is not None:
             self.noted = False  # nothing was taken, so nothing is to be settled
+            self._levels = levels_of(reply)
             raise _refusal(refused)
         self.taken = True
         self._levels = levels_of(reply)
@@ -97,11 +98,7 @@ class Asked:
     def without_store(self) -> None:
         """The store is away: take it of this process's share. Raises ApiError where that refuses."""
         if not self.taken:
-            try:
-                self._accounting.take_locally(self)
-            except ApiError:
-                self.noted = False
-                raise
+            self._accounting.take_locally(self)
             self.taken = self.local = True
 
     def headers(self) -> Headers:

@@ -38,7 +38,7 @@ from gateway.edge.settlement import Settlement
 from gateway.edge.tally import BatchTally
 from gateway.errors import TYPES, ApiError
 from gateway.upstream.provider import Call
-from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError
+from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError, Withdrawn
 
 MAX_REFUSAL = 1024 * 1024  # bytes kept of an upstream's error body
 _REFUSAL_WAIT = 2.0  # seconds for that body to arrive
@@ -320,6 +320,9 @@ class Proxy:
             )
             x.reached = True
             return response
+        except Withdrawn:
+            x.sent = False
+            raise
         except NotSent:
             x.sent = False
             self._answered(account.id, call.model, "not_sent")

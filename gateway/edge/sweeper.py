@@ -41,7 +41,6 @@ class Sweeper:
         self._journal = journal
         self._callers = callers
         self._alive = alive
-        self._enrolled: set[str] = set()
 
     async def run(self) -> None:
         """Sweep until cancelled."""
@@ -49,7 +48,7 @@ class Sweeper:
             try:
                 await self.sweep()
             except StoreDown:
-                self._enrolled.clear()
+                pass
             except Exception:  # whatever it was, the next round must come
                 log.exception("sweep failed")
             await asyncio.sleep(EVERY)
@@ -59,10 +58,8 @@ class Sweeper:
         subjects: dict[str, set[str]] = {}
         for caller, team in self._callers():
             subjects.setdefault(tenant_of(caller, team), set()).update(subjects_of(caller, team))
-        new = subjects.keys() - self._enrolled
-        if new:
-            await run(self._redis, *to_enroll(sorted(new)))
-            self._enrolled |= new
+        if subjects:  # each time: the store may have forgotten them
+            await run(self._redis, *to_enroll(sorted(subjects)))
         alive = self._alive()
         if alive is None:
             return 0

@@ -425,7 +425,7 @@ async def _unknown(run: Run, entries: Sequence[_Written]) -> list[_Written]:
     found: list[_Written] = []
     for (tenant, hour), mine in hours.items():
         key = f"{{{tenant}}}:x:{labels(hour * _HOUR).hour}"
-        states = await run(KNOWN, (1, key, *[entry.id for entry, _ in mine]))
+        states = await run(KNOWN, (2, key, reservations_key(tenant), *[entry.id for entry, _ in mine]))
         found += [
             each
             for each, state in zip(mine, states, strict=True)

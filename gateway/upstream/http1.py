@@ -6,7 +6,7 @@ import asyncio
 import re
 
 from gateway.upstream.connection import Connection
-from gateway.upstream.transport import NotSent, Origin, Timeouts, Upload
+from gateway.upstream.transport import NotSent, Origin, Timeouts, Upload, Withdrawn
 
 TICK = 0.25  # seconds between looks at the deadlines
 UNSAFE = re.compile(rb"[^\x21-\x7e]")  # in a request target
@@ -63,7 +63,12 @@ class Pool:
         return None
 
     async def _connect(self) -> Connection:
-        origin = self.origin
+        try:
+            return await self._open(self.origin)
+        except asyncio.CancelledError:
+            raise Withdrawn from None
+
+    async def _open(self, origin: Origin) -> Connection:
         try:
             async with asyncio.timeout(self.timeouts.connect):
                 _, connection = await self.loop.create_connection(

@@ -6,6 +6,7 @@ Neither knows accounts, credentials or retries.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -19,6 +20,10 @@ class TransportError(Exception):
 
 class NotSent(TransportError):
     """Not one byte of the request was written: it may be sent again, anywhere."""
+
+
+class Withdrawn(asyncio.CancelledError):
+    """The caller has given up before one byte of the request was written."""
 
 
 class Unanswered(TransportError):
@@ -141,7 +146,8 @@ class Transport(Protocol):
 
         `path` starts with a slash and may hold a query; `headers` are finished lines (`name: value\\r\\n`) without
         host, content-length and hop-by-hop ones; `first_byte` seconds shorten the configured wait. Raises NotSent or
-        Unanswered. Cancelling closes the connection.
+        Unanswered. Cancelling closes the connection, and raises Withdrawn if nothing had been written (where the
+        transport can tell).
 
         An upload is first read when the connection stands, so that NotSent leaves it untouched. A piece is asked for
         when the one before has been taken; some 128 KiB wait here at most, beside the piece last read. A response

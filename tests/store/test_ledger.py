@@ -171,7 +171,7 @@ def test_a_bucket_of_requests_holds_a_minutes_and_refills_by_time(store):
         assert store.levels == [2 - number]
     refused = store.admit(plan, "r3")
     assert refused is not None and (refused.row.kind.field, refused.wait) == ("requests", 20)
-    assert store.reply == [2, 1, 20_000]
+    assert store.reply == [2, 1, 20_000, [0]]
     assert store.admit(plan, "r3", now=AT + 19_999) is not None
     assert store.admit(plan, "r3", now=AT + 20_000) is None
     assert store.admit(plan, "r4", now=AT + 20 * MINUTE) is None

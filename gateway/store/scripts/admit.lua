@@ -6,7 +6,7 @@
 -- ARGV     now (ms, 0 = this server's clock), model, proposed binding, its generation (a newer one than the stored
 --          one's comes from before the store lost its data, and wins), lifetime of the record (ms); where there is a
 --          reservation, from 6 as in quota.lua
--- returns  {1 if created, binding, now}, and the levels if there is a reservation; {2, row, ms} if a limit refuses, as
+-- returns  {1 if created, binding, now}, and the levels if there is a reservation; {2, row, ms, levels} if a limit refuses, as
 --          in quota.lua
 local now = tonumber(ARGV[1])
 if now == 0 then

@@ -14,8 +14,8 @@
 --   of what is reserved                                                                        money
 --   3, 0, limit, ms, 0                                                                         a lease
 --
--- returns  what to reply if it is refused: {2, which row refuses, ms to wait (-1 unknown)}; else nil, and the level of
---          each bucket. Of several rows that refuse, the one with the longest wait says so.
+-- returns  what to reply if it is refused: {2, which row refuses, ms to wait (-1 unknown), levels}; else nil, and the
+--          level of each bucket. Of several rows that refuse, the one with the longest wait says so.
 local function reserve(now, k, a)
   local id, noted, levels = ARGV[a], ARGV[a + 1] ~= '', {}
   if ARGV[a + 2] == '' then
@@ -98,7 +98,10 @@ local function reserve(now, k, a)
     return nil, levels
   end
   if refusing then
-    return {2, refusing, (longest == 0 or longest == math.huge) and -1 or longest}
+    for i, take in pairs(takes) do
+      levels[i] = levels[i] + take
+    end
+    return {2, refusing, (longest == 0 or longest == math.huge) and -1 or longest, levels}
   end
   for i, set in pairs(sets) do
     redis.call('HSET', KEYS[i], unpack(set))

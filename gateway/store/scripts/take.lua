@@ -2,7 +2,7 @@
 --
 -- KEYS     what it reserves, from the first, as in quota.lua
 -- ARGV     now (ms, 0 = this server's clock), then from the second as in quota.lua
--- returns  {0, false, now, levels}; {2, row, ms} if a limit refuses, as in quota.lua
+-- returns  {0, false, now, levels}; {2, row, ms, levels} if a limit refuses, as in quota.lua
 local now = tonumber(ARGV[1])
 if now == 0 then
   local t = redis.call('TIME')
