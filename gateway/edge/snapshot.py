@@ -1,20 +1,12 @@
-"""The pool as it was agreed last, in a file of `data_dir`: what a gateway starts from while the store is away.
-
-It is a convenience: a file that cannot be written or read costs one warning, never more.
-"""
+"""The pool as it was agreed last, in a file of `data_dir`: what a gateway starts from while the store is away."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-from pathlib import Path
-
 import msgspec
-import structlog
 
 from gateway.core.document import STATES, Overrides, PoolDocument
+from gateway.store.private_file import PrivateFile
 
-log = structlog.get_logger("gateway.supervisor")
 NAME = "pool.json"
 
 
@@ -25,61 +17,29 @@ class Kept(msgspec.Struct, frozen=True):
     overrides: dict[str, dict[str, object]] = {}
 
 
-_decode = msgspec.json.Decoder(Kept).decode
+_kept = msgspec.json.Decoder(Kept).decode
 
 
 class Snapshot:
-    """The file in `data_dir`, which only its owner may read; made when there is something to keep."""
+    """The file in `data_dir`."""
 
     def __init__(self, data_dir: str) -> None:
-        self.path = Path(data_dir) / NAME
-        self._present: bytes | None = None
-        self._failing = False
+        self._file = PrivateFile(data_dir, NAME, "pool")
+        self.path = self._file.path
 
     def read(self) -> Kept | None:
         """What was kept last; None if there is nothing, or nothing to make sense of."""
-        try:
-            data = self.path.read_bytes()
-            kept = _decode(data)
-            ids = [entry.id for entry in kept.document.accounts]
-            good = all(entry.weight > 0 and entry.state in STATES for entry in kept.document.accounts)
-            if not good or ids != sorted(set(ids)):
-                raise ValueError("not a pool document")
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:  # a DecodeError is a ValueError
-            log.warning("pool snapshot ignored", path=str(self.path), reason=_reason(error))
-            return None
-        self._present = data
-        return kept
+        return self._file.read(_decode)
 
     def write(self, document: PoolDocument, overrides: Overrides) -> None:
         """Keep it, unless it is what was kept last."""
-        data = msgspec.json.encode({"document": document, "overrides": overrides}, order="sorted")
-        if data == self._present:
-            return
-        try:
-            self._replace(data)
-        except OSError as error:
-            if not self._failing:
-                log.warning("pool snapshot not written", path=str(self.path), reason=_reason(error))
-            self._failing = True
-            return
-        self._present = data
-        self._failing = False
-
-    def _replace(self, data: bytes) -> None:
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = self.path.with_name(f"{NAME}.{os.getpid()}")
-        try:
-            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(data)
-            new.replace(self.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                new.unlink()
-            raise
+        self._file.write(msgspec.json.encode({"document": document, "overrides": overrides}, order="sorted"))
 
 
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
+def _decode(data: bytes) -> Kept:
+    kept = _kept(data)
+    ids = [entry.id for entry in kept.document.accounts]
+    good = all(entry.weight > 0 and entry.state in STATES for entry in kept.document.accounts)
+    if not good or ids != sorted(set(ids)):
+        raise ValueError("not a pool document")
+    return kept
