@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.core.keyring import CallerRecord, KeyRecord, Stored
 from gateway.store.connection import Arg, StoreDown
-from gateway.store.pool_store import CHANNEL, SCHEMA, NewerSchema
+from gateway.store.pool_store import CHANNEL, SCHEMA, NewerSchema, channel_at
 from gateway.store.redis_py import open_redis, run
 from gateway.store.scripts import KEYS
 
@@ -80,6 +80,7 @@ class KeyStore:
 
     def __init__(self, url: str) -> None:
         self._redis = open_redis(url)
+        self._changes = channel_at(url, CHANNEL)
 
     async def read(self, known: str = "") -> Stored | None:
         """All of them; None if the version is still the one that is `known`. What this version cannot read is left
@@ -141,7 +142,7 @@ class KeyStore:
     async def _run(self, *words: Arg) -> list[Any]:
         """The script's reply, after the schema's version."""
         nonce = secrets.token_hex(4)
-        args = (len(_PLACES), *_PLACES, 0, SCHEMA, CHANNEL, nonce, *words)
+        args = (len(_PLACES), *_PLACES, 0, SCHEMA, self._changes, nonce, *words)
         schema, *reply = cast(list[Any], await run(self._redis, KEYS, args))
         if schema > SCHEMA:
             raise NewerSchema(f"the store belongs to schema {schema}; this version writes schema {SCHEMA}")

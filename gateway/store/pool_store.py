@@ -17,6 +17,7 @@ from gateway.core.document import Announcement, Overrides, PoolDocument, reconci
 from gateway.store.connection import StoreDown
 from gateway.store.redis_py import ask, open_redis, run, subscribe
 from gateway.store.scripts import ANNOUNCE, OVERRIDE, PUBLISH, Script
+from gateway.store.topology import read_url
 
 log = structlog.get_logger("gateway.store")
 
@@ -53,6 +54,7 @@ class PoolStore:
 
     def __init__(self, url: str) -> None:
         self._url = url
+        self._changes, self._news = channel_at(url, CHANNEL), channel_at(url, NEWS)
         self._redis = open_redis(url)
 
     async def agree(
@@ -83,7 +85,7 @@ class PoolStore:
                 overrides = {**(last_overrides or {}), **overrides}
                 wanted = resume(last, overrides, announcement, live)
             if (text and wanted is present) or await self._run(
-                PUBLISH, 2, _DOCUMENT, _OVERRIDES, text or b"", _encode(wanted), CHANNEL, *given_back
+                PUBLISH, 2, _DOCUMENT, _OVERRIDES, text or b"", _encode(wanted), self._changes, *given_back
             ):
                 return Agreement(wanted, live, overrides, lost)
         raise StoreDown("the pool document changes faster than it can be agreed on")
@@ -95,13 +97,13 @@ class PoolStore:
         NewerSchema.
         """
         said = b"" if values is None else _encode(values)
-        schema, text = await self._run(OVERRIDE, 2, _OVERRIDES, _SCHEMA, account, said, CHANNEL, SCHEMA)
+        schema, text = await self._run(OVERRIDE, 2, _OVERRIDES, _SCHEMA, account, said, self._changes, SCHEMA)
         _refuse(schema)
         return _override(text or b"{}")
 
     async def publish(self, news: bytes) -> None:
         """Tell it to everyone who follows. Raises StoreDown."""
-        await ask(self._redis, "PUBLISH", NEWS, news)
+        await ask(self._redis, "PUBLISH", self._news, news)
 
     async def leave(self, process: str) -> None:
         """Say goodbye, so that nobody waits for this process's heartbeat."""
@@ -124,9 +126,11 @@ class PoolStore:
 
         while True:
             try:
-                async with contextlib.aclosing(subscribe(self._url, (CHANNEL, NEWS), subscribed=subscribed)) as said:
+                async with contextlib.aclosing(
+                    subscribe(self._url, (self._changes, self._news), subscribed=subscribed)
+                ) as said:
                     async for channel, message in said:
-                        if channel == NEWS:
+                        if channel == self._news:
                             heard(message)
                         else:
                             changed()
@@ -136,6 +140,12 @@ class PoolStore:
 
     async def close(self) -> None:
         await self._redis.aclose()
+
+
+def channel_at(url: str, name: str) -> str:
+    """What a channel is called in the database of this URL: a server's channels are those of all its databases."""
+    db = read_url(url).access.db
+    return f"{name}:{db}" if db else name
 
 
 def _refuse(schema: int) -> None:

@@ -259,19 +259,6 @@ def test_parquet_needs_a_package_and_says_so(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_parquet_has_a_column_for_each_field(run, tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    out = tmp_path / "usage.parquet"
-    code, said, _ = run("export", "--from", "7d", "--out", out)
-    assert (code, said) == (0, f"{RECORDS + 1:,} records in {out}\n")
-    rows = parquet.read_table(out).to_pylist()
-    assert len(rows) == RECORDS + 1
-    assert rows[1]["input_tokens"] == RECORDS - 1 and rows[1]["cost_usd"] == (RECORDS - 1) / 1e9
-    assert rows[1]["cache_creation.ephemeral_5m_input_tokens"] == 0 and rows[0]["team"] is None
-    assert run("export", "--from", "1d", "--out", out)[0] == 0
-    assert parquet.read_table(out).num_rows == 0
-
-
 # -- Reconcile --------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from redis.crc import key_slot
 from gateway.core.document import Announcement, Entry, PoolDocument
 from gateway.store import pool_store
 from gateway.store.client import StoreDown
-from gateway.store.pool_store import CHANNEL, NEWS, NewerSchema, PoolStore
+from gateway.store.pool_store import CHANNEL, NEWS, NewerSchema, PoolStore, channel_at
 
 NONE = PoolDocument()
 
@@ -349,3 +349,14 @@ async def test_everything_that_is_written_lies_in_the_slot_of_the_pool(store, se
     await agree(store, said("p1", "a"), NONE)
     await store.override("a", {"weight": 2})
     assert {key_slot(key) for key in server.admin.scan_iter()} == {key_slot(b"{pool}")}
+
+
+@pytest.mark.parametrize(
+    ("url", "channel"),
+    [
+        ("redis://h:1", CHANNEL), ("redis://h:1/0", CHANNEL), ("redis://h:1/7", f"{CHANNEL}:7"),
+        ("unix:///s.sock?db=2", f"{CHANNEL}:2"), ("redis+cluster://h:1,i:1", CHANNEL),
+    ],
+)  # fmt: skip
+def test_gateways_of_one_database_do_not_hear_those_of_another(url: str, channel: str):
+    assert channel_at(url, CHANNEL) == channel
