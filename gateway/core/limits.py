@@ -110,18 +110,24 @@ class Domain:
             more, also = self._of_others(now)
             reserved += more
             asked += also
-        if self.input is not None:
+        # A level that was enough is enough: it only refills.
+        bucket = self.input
+        if bucket is not None:
+            limit = bucket.limit
             # What is reserved will be taken, and an answer rounds to thousands.
-            need = min(fresh + min(500.0, self.input.limit / 100), self.input.limit) + reserved
-            missing = need - self.input.left(now)
+            need = min(fresh + min(500.0, limit / 100), limit) + reserved
+            if need > bucket.level:
+                missing = need - bucket.left(now)
+                if missing > 0:
+                    wait = max(wait, missing * 60.0 / limit)
+        bucket = self.requests
+        if bucket is not None and 1 + asked > bucket.level:
+            missing = 1 + asked - bucket.left(now)
             if missing > 0:
-                wait = max(wait, missing * 60.0 / self.input.limit)
-        if self.requests is not None:
-            missing = 1 + asked - self.requests.left(now)
-            if missing > 0:
-                wait = max(wait, missing * 60.0 / self.requests.limit)
-        if self.output is not None:
-            wait = max(wait, self.output.wait(1.0, now))
+                wait = max(wait, missing * 60.0 / bucket.limit)
+        bucket = self.output
+        if bucket is not None and bucket.level < 1.0:
+            wait = max(wait, bucket.wait(1.0, now))
         return wait
 
     def headroom(self, now: float) -> float:

@@ -134,10 +134,7 @@ def _duplicate(body: bytes, fields: dict[str, msgspec.Raw]) -> str | None:
     found in the bytes one after the other, up to the closing brace, there was nothing else in between. Compact bodies,
     as SDKs write them, need not even be walked: their length alone leaves no room for another key.
     """
-    room = len(body) - 1
-    for name, raw in fields.items():
-        room -= len(name) + len(raw) + 4
-    if room == 0:
+    if len(body) - 1 == sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields):
         return None
     position = body.index(b"{") + 1
     name = ""

@@ -16,6 +16,7 @@ UNKNOWN_DATE = "1970-01-01T00:00:00Z"
 """What Anthropic, too, gives as the date of a model whose date is not known."""
 
 _DATED = re.compile(r"-20\d{6}$")
+_MAX_DATED = 1024  # names, of clients' own invention perhaps
 
 
 class Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,6 +118,7 @@ class Catalogue:
         self.models = models
         self.default = default
         self._by_name: dict[str, Model] = {}
+        self._dated: dict[str, Model] = {}  # names with a date that were asked for
         for model in models:
             for name in (model.id, *model.aliases):
                 if name in self._by_name:
@@ -144,11 +146,13 @@ class Catalogue:
 
     def find(self, model: str) -> Model | None:
         """The model of that exact id, alias, or known id followed by `-YYYYMMDD`; None if there is none."""
-        found = self._by_name.get(model)
+        found = self._by_name.get(model) or self._dated.get(model)
         if found is None:
             undated = _DATED.sub("", model)
             if undated != model:
                 found = self._by_name.get(undated)
+                if found is not None and len(self._dated) < _MAX_DATED:
+                    self._dated[model] = found
         return found
 
     def limit_class(self, model: str) -> str:

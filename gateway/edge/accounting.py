@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Any
 
+import msgspec
 import structlog
 from msgspec import structs
 
@@ -44,9 +45,21 @@ _FREE = Price(input=0, output=0, write_5m=0, write_1h=0, read=0)
 _NANO = 1_000_000_000
 OTHER = "other"
 _MOST_OUTPUT = 128_000
+_ITS_MAX_TOKENS = ("max_tokens",)
 _MAX_TOKENS = {"chat": ("max_completion_tokens", "max_tokens"), "complete": ("max_tokens_to_sample",)}
 
 log = structlog.get_logger("gateway.accounting")
+
+
+class _Model(msgspec.Struct, frozen=True):
+    """What a request's reservation needs of its model; `name` is OTHER where nobody knows it: clients may write
+    anything. What is fresh may all be `written` to a cache."""
+
+    name: str
+    max_output: int
+    price: Price
+    written_5m: Price
+    written_1h: Price
 
 
 class Asked:
@@ -130,7 +143,7 @@ class Accounting:
         self._process = process
         self._plans: dict[str, tuple[Caller, Plan]] = {}
         self._full = False  # the journal's disk
-        self._prices: dict[str, Price] = {}
+        self._models: dict[str, _Model] = {}
         self.configure(config, catalogue)
 
     def configure(self, config: Config, catalogue: Catalogue) -> None:
@@ -139,7 +152,7 @@ class Accounting:
         self._strict = config.budget_mode == "strict"
         self._deny = config.on_store_loss == "deny"
         self._catalogue = catalogue
-        self._prices.clear()
+        self._models.clear()
         self.forget()
 
     def forget(self) -> None:
@@ -156,18 +169,19 @@ class Accounting:
             known = self._plans[caller.id] = caller, Plan(caller.tenant, subjects)
         return known[1]
 
-    def _price(self, model: str) -> Price:
-        price = self._prices.get(model)
-        if price is None:
-            found = self._catalogue.priced(model)
-            if len(self._prices) > 4096:
-                self._prices.clear()
-            price = self._prices[model] = _FREE if found is None else found.price
-        return price
-
-    def _known(self, model: str) -> str:
-        """A model's name where no upstream has said it: clients may write anything."""
-        return model if self._catalogue.find(model) is not None else OTHER
+    def _model(self, name: str) -> _Model:
+        found, priced = self._catalogue.find(name), self._catalogue.priced(name)
+        price = _FREE if priced is None else priced.price
+        if len(self._models) > 4096:
+            self._models.clear()
+        model = self._models[name] = _Model(
+            OTHER if found is None else name,
+            _MOST_OUTPUT if found is None else found.max_output,
+            price,
+            structs.replace(price, input=max(price.input, price.write_5m)),
+            structs.replace(price, input=max(price.input, price.write_1h)),
+        )
+        return model
 
     # Before the upstream.
 
@@ -181,31 +195,21 @@ class Accounting:
             limits = plan.limits(COUNT)
             return Asked(self, plan, limits, request_id, b"", 0, arrived) if limits.packed else None
         limits = plan.limits(MESSAGE)
-        price = self._price(peeked.model)
+        model = self._models.get(peeked.model) or self._model(peeked.model)
         cost = 0
         if limits.reserved:
-            write = 0
+            price = model.price
             if peeked.cache_ttl == 3600:
-                write = price.write_1h
+                price = model.written_1h
             elif b'"cache_control"' in peeked.body:
-                write = price.write_5m
-            written = structs.replace(price, input=max(price.input, write))  # what is fresh may all be written
-            cost = estimate_cost(written, tokens, warm, self._most(endpoint, peeked), self._strict)
+                price = model.written_5m
+            cost = estimate_cost(price, tokens, warm, _most(endpoint, peeked, model.max_output), self._strict)
+        when = labels(arrived)
         reservation = Reservation(
-            self._process, arrived, labels(arrived).hour, caller.id, caller.team or "", self._known(peeked.model), "",
-            endpoint.name, tokens, tokens * price.input, cost, limits.leases, limits.reserved,
+            self._process, arrived, when.hour, caller.id, caller.team or "", model.name, "", endpoint.name, tokens,
+            tokens * model.price.input, cost, limits.leases, limits.reserved,
         )  # fmt: skip
         return Asked(self, plan, limits, request_id, pack(reservation), cost, arrived)
-
-    def _most(self, endpoint: Endpoint, peeked: Peek) -> int:
-        """Tokens of output that the answer may have at most."""
-        found = self._catalogue.find(peeked.model)
-        most = found.max_output if found is not None else _MOST_OUTPUT
-        for name in _MAX_TOKENS.get(endpoint.name, ("max_tokens",)):
-            limit = peeked.value(name)
-            if type(limit) is int and limit >= 0:
-                return min(limit, most)
-        return most
 
     async def batch(self, caller: Caller, request_id: str) -> None:
         """Take what creating a batch asks: a request, and that money is left. Raises ApiError(429) where a limit
@@ -251,7 +255,7 @@ class Accounting:
         usage = record.usage
         entry = Entry(
             record.request_id, int(record.at * 1000), int(time() * 1000), record.caller, record.team,
-            record.answered_model or self._known(record.model), record.account, record.endpoint, False, int(sent),
+            record.answered_model or self._model(record.model).name, record.account, record.endpoint, False, int(sent),
             int(record.estimated), usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h,
             usage.output, record.cost_nano_usd, record.savings_nano_usd,
         )  # fmt: skip
@@ -285,6 +289,15 @@ class Accounting:
     def rest(self) -> None:
         """Let what was journaled be compacted; now and then, and at the end."""
         self._journal.close()
+
+
+def _most(endpoint: Endpoint, peeked: Peek, most: int) -> int:
+    """Tokens of output that the answer may have at most; `most` is the model's limit."""
+    for name in _MAX_TOKENS.get(endpoint.name, _ITS_MAX_TOKENS):
+        limit = peeked.value(name)
+        if type(limit) is int and limit >= 0:
+            return limit if limit < most else most
+    return most
 
 
 def _refusal(refused: Refused) -> ApiError:

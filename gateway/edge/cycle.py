@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from gateway.edge.server import Connection
 
 Scope = MutableMapping[str, Any]
+TASK = "gateway.task"  # in a scope: the task that serves the request
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_FRAMING = (b"connection", b"transfer-encoding")
+_line = b"%b: %b\r\n".__mod__
 
 log = structlog.get_logger("gateway.server")
 
@@ -51,7 +55,7 @@ class Cycle:
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = expect_continue
         self.chunks: list[bytes] = []  # of the body, arrived and not yet read
-        self.message_event = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None  # of the one who reads the body
 
     async def run_asgi(self, app: App) -> None:
         try:
@@ -96,30 +100,27 @@ class Cycle:
         self.response_started = True
         if self.waiting_for_100_continue:  # the body may come or not: what follows could not be told apart
             self.keep_alive = False
-        parts = [STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        chunked = self.scope["method"] != "HEAD" and status not in (204, 304)
-        for name, value in headers:
-            if name == b"content-length":
-                self.remaining = int(value)
-                chunked = False
-            elif name == b"connection":
-                self.keep_alive = self.keep_alive and value.lower() != b"close"
-                continue
-            elif name == b"transfer-encoding":
-                continue
-            parts.append(b"%s: %s\r\n" % (name, value))
+        named = dict(headers)
+        length = named.get(b"content-length")
+        chunked = length is None and self.scope["method"] != "HEAD" and status not in (204, 304)
+        if length is not None:
+            self.remaining = int(length)
+        if b"connection" in named or b"transfer-encoding" in named:
+            self.keep_alive = self.keep_alive and named.get(b"connection", b"").lower() != b"close"
+            headers = [header for header in headers if header[0] not in _FRAMING]
+        lines = [STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status, *map(_line, headers)]
         if not self.keep_alive or self.connection.server_draining:
             self.keep_alive = False
-            parts.append(b"connection: close\r\n")
+            lines.append(b"connection: close\r\n")
         self.chunked = chunked
         if chunked and self.scope["http_version"] == "1.0":
             self.chunked = False  # the close ends the answer
             self.remaining = -1
         elif chunked:
-            parts.append(b"transfer-encoding: chunked\r\n")
-        parts.append(b"\r\n")
-        head = b"".join(parts)
-        if head.count(b"\n") != len(parts):
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != len(lines):
             raise ValueError("a response header holds a line break")
         self.head = head
 
@@ -145,7 +146,7 @@ class Cycle:
             self.transport.write(body)
         if not more:
             self.response_complete = True
-            self.message_event.set()
+            self.wake()
             self.connection.on_response_complete()
 
     async def receive(self) -> Any:
@@ -154,8 +155,11 @@ class Cycle:
             self.waiting_for_100_continue = False
         while not self.gone and not self.chunks and (self.more_body or self.body_read):
             self.connection.flow.resume_reading()
-            self.message_event.clear()
-            await self.message_event.wait()
+            self._waiter = self.connection.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
         if self.gone:
             return {"type": "http.disconnect"}
         chunks, self.chunks = self.chunks, []
@@ -163,6 +167,19 @@ class Cycle:
         self.body_read = not self.more_body
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    def wake(self) -> None:
+        """Something has changed for whoever reads the body."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    set = wake
+
+    @property
+    def message_event(self) -> Cycle:
+        """What uvicorn's connection sets when the client has gone."""
+        return self
 
     @property
     def gone(self) -> bool:

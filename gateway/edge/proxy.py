@@ -23,7 +23,7 @@ from gateway.core.router import Router
 from gateway.core.routing import HIDDEN, Outcome, judge, judge_body, judge_event, retry_after
 from gateway.edge.accounting import Accounting
 from gateway.edge.admission import Admission, Callers
-from gateway.edge.cycle import Receive, Scope, Send
+from gateway.edge.cycle import TASK, Receive, Scope, Send
 from gateway.edge.endpoints import LIFETIMES, At, Endpoint
 from gateway.edge.exchange import Exchange, Holding
 from gateway.edge.head import LIMIT_KINDS, AnswerHead, read_head
@@ -120,7 +120,7 @@ class Proxy:
     async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, object_id: str = "") -> None:
         """Serve one request of an endpoint, whose path names `object_id`."""
         x = Exchange(endpoint, scope, receive, send, self._holding, object_id)
-        x.task = asyncio.current_task()
+        x.task = scope[TASK]
         self.live.add(x)
         try:
             await self._journey(x)

@@ -13,6 +13,7 @@ import logging
 import socket
 import urllib.parse
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any, cast
 
 import httptools
@@ -21,7 +22,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.config import Config
-from gateway.edge.cycle import App, Cycle
+from gateway.edge.cycle import TASK, App, Cycle
 from gateway.errors import ApiError
 
 FOREVER = float("inf")
@@ -31,6 +32,9 @@ DEAF_LINGER = 5.0  # seconds that a client may still send what nobody asked for,
 MAX_PIPELINED = 8  # requests waiting on one connection; beyond it reading pauses, and its end is not noticed
 MAX_QUEUED = 1024 * 1024  # bytes of body of a request that waits there; the same
 MAX_UNREAD = 192 * 1024  # bytes written and not yet taken by the client at which writing pauses
+
+
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
 class _TooLarge(Exception):
@@ -48,6 +52,16 @@ class Limits:
         self.idle = config.timeouts.client_idle
         self.write = config.timeouts.write
         self.request_id = request_id
+
+
+@lru_cache(maxsize=256)
+def _split(url: bytes) -> tuple[bytes, bytes, str]:
+    """Path, query and decoded path of a request target. Raises HttpParserInvalidURLError."""
+    raw_path, _, query = url.partition(b"?")
+    if not raw_path.startswith(b"/") or b"#" in url:
+        raise httptools.HttpParserInvalidURLError("origin-form expected")
+    path = raw_path.decode("latin-1")
+    return raw_path, query, urllib.parse.unquote(path) if "%" in path else path
 
 
 class Connection(HttpToolsProtocol):
@@ -81,7 +95,7 @@ class Connection(HttpToolsProtocol):
     def _abandon(cycle: Cycle) -> None:
         """Nobody waits for this answer any more."""
         cycle.disconnected = True
-        cycle.message_event.set()
+        cycle.wake()
         if cycle.task is not None and not cycle.response_complete:
             cycle.task.cancel()
             cycle.connection.tasks.discard(cycle.task)  # one that has not begun will not do it itself
@@ -145,29 +159,22 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self.url = b""
-        self.expect_100_continue = False
         self.headers = []
 
     def on_url(self, url: bytes) -> None:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self.expect_100_continue = True
-        self.headers.append((name, value))
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self.wide and sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.head_bytes:
             raise _TooLarge
-        raw_path, _, query = self.url.partition(b"?")
-        if not raw_path.startswith(b"/") or b"#" in self.url:
-            raise httptools.HttpParserInvalidURLError("origin-form expected")
-        path = raw_path.decode("latin-1")
+        raw_path, query, path = _split(self.url)
         version = self.parser.get_http_version()
         scope: dict[str, Any] = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "asgi": _ASGI,
             "http_version": version,
             "server": self.server,
             "client": self.client,
@@ -175,16 +182,19 @@ class Connection(HttpToolsProtocol):
             "root_path": "",
             "headers": self.headers,
             "method": self.parser.get_method().decode("ascii"),
-            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "path": path,
             "raw_path": raw_path,
             "query_string": query,
         }
+        named = dict(self.headers)
         self.headers = []  # trailers end here, not among the headers
         self.unparsed = 0
         self.scope = cast(Any, scope)
         previous = cast(Cycle | None, cast(Any, self.cycle))
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        cycle = Cycle(self, scope, keep_alive, self.expect_100_continue and version == "1.1")
+        expect = named.get(b"expect")
+        waits = expect is not None and expect.lower() == b"100-continue" and version == "1.1"
+        cycle = Cycle(self, scope, keep_alive, waits)
         self.cycle = cast(Any, cycle)
         if previous is None or previous.response_complete:
             self._begin(cycle)
@@ -201,37 +211,38 @@ class Connection(HttpToolsProtocol):
         self._start_asgi_task(cycle, self.app)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        task = cycle.task = self.loop.create_task(cycle.run_asgi(app))
+        task = cycle.task = cycle.scope[TASK] = self.loop.create_task(cycle.run_asgi(app))
         self.tasks.add(task)
 
     def on_body(self, body: bytes) -> None:
-        cycle = cast(Cycle, cast(Any, self.cycle))
+        cycle: Cycle = self.cycle  # type: ignore[assignment]
         self.unparsed = 0
-        cycle.received += len(body)
+        size = len(body)
+        cycle.received += size
         if self.phase == "body":
             self.deadline = self.body_began + self.limits.body + cycle.received / MIN_RATE
         if cycle.response_complete:
             if cycle.received > MAX_DISCARDED:
                 self.finish()
             return
-        cycle.chunks.append(body)
-        cycle.pending += len(body)
-        room = HIGH_WATER_LIMIT if cycle is self.serving else MAX_QUEUED
-        if cycle.pending > room and len(cycle.chunks) > 1:
+        chunks = cycle.chunks
+        chunks.append(body)
+        cycle.pending += size
+        if len(chunks) > 1 and cycle.pending > (HIGH_WATER_LIMIT if cycle is self.serving else MAX_QUEUED):
             self.flow.pause_reading()
-        cycle.message_event.set()
+        cycle.wake()
 
     def on_message_complete(self) -> None:
         self.unparsed = 0
         if self.parser.should_upgrade():
             return  # its body is still to come: see _ignore_upgrade
-        cycle = self.cycle
+        cycle: Cycle = self.cycle  # type: ignore[assignment]
         cycle.more_body = False
         if self.phase == "body":
             self.phase = "busy"
             self.deadline = FOREVER
         if not cycle.response_complete:
-            cycle.message_event.set()
+            cycle.wake()
         elif cycle.keep_alive:
             self._rest()
         else:

@@ -38,8 +38,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_chunks", "_error", "_framed", "_full", "_head_size", "_origin_method", "_parser", "_paused", "_pool", "_room",
-        "_size", "_transport", "_waiter", "_whole", "deadline", "headers", "idle_since", "phase", "served", "status",
+        "_chunks", "_error", "_framed", "_full", "_head_size", "_lines", "_origin_method", "_parser", "_paused",
+        "_pool", "_room", "_size", "_transport", "_waiter", "_whole", "deadline", "headers", "idle_since", "phase",
+        "served", "status",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -60,6 +61,7 @@ class Connection(asyncio.Protocol):
         self.deadline = FOREVER
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self._lines = self.headers  # of a head that is not whole
 
     def __repr__(self) -> str:
         return f"<Connection {self._pool.origin.host}:{self._pool.origin.port} {self.phase} served={self.served}>"
@@ -73,7 +75,7 @@ class Connection(asyncio.Protocol):
         self.phase = "head"
         self.served += 1
         self.status = self._head_size = self._size = 0
-        self.headers = []
+        self.headers = self._lines = []
         self._chunks = []
         self._error = None
         self._framed = False
@@ -291,21 +293,23 @@ class Connection(asyncio.Protocol):
             self._framed = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.phase == "head":  # else: trailers, which say nothing a client needs
-            self.headers.append((name.lower(), value.rstrip()))
+        self._lines.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         if self.phase != "head":  # a second answer to one request
             return
         status = self._parser.get_status_code()
+        headers, self._lines = self._lines, []  # trailers, which say nothing a client needs, are lost there
         if status < 200:
-            self.headers = []
             return
-        for name, value in self.headers:
-            if name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower()):
-                self._framed = True
-        if self._origin_method == b"HEAD" or status in (204, 304):
-            self._framed = True
+        self.headers = headers
+        named = dict(headers)
+        self._framed = (
+            b"content-length" in named
+            or b"chunked" in named.get(b"transfer-encoding", b"").lower()
+            or self._origin_method == b"HEAD"
+            or status in (204, 304)
+        )
         self.status = status
         self.phase = "body"
         self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
