@@ -17,14 +17,15 @@ ACTIVE, EXPIRED, REVOKED = "active", "expired", "revoked"
 
 
 class CallerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A caller made at run time; it never changes, so that all its keys agree. `limits` are as the configuration file
-    has them, without those that are none."""
+    """A caller made at run time, which all its keys share; of two records the one with the higher `revision` counts.
+    `limits` are as the configuration file has them, without those that are none."""
 
     team: str | None = None
     models: tuple[str, ...] = ("*",)
     limits: dict[str, object] = {}
     metadata: dict[str, str] = {}
     created_at: int = 0
+    revision: int = 1
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
@@ -88,14 +89,18 @@ def stale(stored: Stored, now: float) -> list[str]:
 def missing(stored: Stored, known: Stored, now: float) -> Stored:
     """What a gateway knows and the store has lost: callers, keys, and the end of keys.
 
-    Offering it is always right: what ends a key is never undone, and of two callers of one name the store's stays.
+    Offering it is always right: what ends a key is never undone, and of two records of a caller the later stays.
     """
     gone = set(stale(known, now))
     return Stored(
         "",
-        {name: record for name, record in known.callers.items() if name not in stored.callers},
+        {name: record for name, record in known.callers.items() if _later(record, stored.callers.get(name))},
         {name: key for name, key in known.keys.items() if name not in gone and _adds(key, stored.keys.get(name))},
     )
+
+
+def _later(record: CallerRecord, present: CallerRecord | None) -> bool:
+    return present is None or record.revision > present.revision
 
 
 def _adds(key: KeyRecord, present: KeyRecord | None) -> bool:

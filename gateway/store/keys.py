@@ -48,6 +48,10 @@ class CallerExists(Exception):
         self.record = record
 
 
+class UnknownCaller(Exception):
+    """There is no caller of this id that was made at run time."""
+
+
 class NewKey(msgspec.Struct, frozen=True):
     """A key that nobody has yet: `secret` is `sk-` and 48 characters and goes to its user alone, once."""
 
@@ -100,12 +104,15 @@ class KeyStore:
         key = KeyRecord(caller, new.digest, new.hint, of_file=record is None)
         text = b"" if record is None else _encode(record)
         reply = await self._run("create", new.id, _encode(key), lifetime, caller, text, int(known))
-        if reply[0] == b"known":
-            try:
-                raise CallerExists(_caller(reply[1]))
-            except msgspec.DecodeError:
-                raise StoreDown("the store holds a record of the caller that this version cannot read") from None
-        _judge(reply[0])
+        _judge_caller(reply)
+
+    async def change(self, caller: str, record: CallerRecord) -> None:
+        """Give a caller another record, whose revision is that of the present one and 1. Raises UnknownCaller, and
+        CallerExists where the present one is another than that."""
+        reply = await self._run("change", caller, _encode(record), record.revision - 1)
+        if reply[0] == b"unknown":
+            raise UnknownCaller
+        _judge_caller(reply)
 
     async def rotate(self, key: str, new: NewKey, overlap: int, lifetime: int | None = None) -> None:
         """Make another key of the same caller; the present one ends after `overlap`, if not before. `lifetime` None is
@@ -156,6 +163,15 @@ def _judge(outcome: bytes) -> None:
         raise KeyEnded
     if outcome != b"done":  # another key has this random id
         raise StoreDown(f"the store said {outcome.decode()}")
+
+
+def _judge_caller(reply: list[Any]) -> None:
+    if reply[0] == b"known":
+        try:
+            raise CallerExists(_caller(reply[1]))
+        except msgspec.DecodeError:
+            raise StoreDown("the store holds a record of the caller that this version cannot read") from None
+    _judge(reply[0])
 
 
 def _records(flat: list[bytes], decode: Callable[[bytes], T]) -> dict[str, T]:

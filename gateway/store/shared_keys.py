@@ -131,6 +131,10 @@ class SharedKeys:
         await self._change(self._store.create(new, caller, record, lifetime, known))
         return new
 
+    async def change(self, caller: str, record: CallerRecord) -> None:
+        """As KeyStore.change."""
+        await self._change(self._store.change(caller, record))
+
     async def rotate(self, key: str, overlap: int, lifetime: int | None = None) -> NewKey:
         """As KeyStore.rotate."""
         new = new_key()

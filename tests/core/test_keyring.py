@@ -163,3 +163,10 @@ def test_an_end_that_somebody_knows_earlier_is_offered_and_no_other(stored: Stor
         elif (key.expires_at, key.revoked_at) == (present.expires_at, present.revoked_at):
             assert name not in offered
     assert offered.keys() <= known.keys.keys()
+
+
+def test_a_later_record_of_a_caller_is_given_back_and_an_earlier_one_is_not():
+    old, new = CallerRecord(team="blue"), CallerRecord(team="blue", limits={"concurrency": 1}, revision=2)
+    assert missing(Stored("", {"bob": old}), Stored("", {"bob": new}), NOW).callers == {"bob": new}
+    assert not missing(Stored("", {"bob": new}), Stored("", {"bob": old}), NOW)
+    assert not missing(Stored("", {"bob": new}), Stored("", {"bob": new}), NOW)

@@ -113,6 +113,12 @@ def world(upstream: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iter
     assert store.end() == 0
 
 
+@pytest.fixture(params=[pytest.param(1, id="short"), pytest.param(15, id="10,000", marks=pytest.mark.torture)])
+def scale(request: pytest.FixtureRequest) -> int:
+    """How many times as much traffic as usual."""
+    return int(request.param)
+
+
 @pytest.fixture(autouse=True)
 def _calm(upstream: Simulator) -> None:
     upstream.clear()
@@ -503,11 +509,11 @@ def trouble(sim: Simulator) -> None:
 # -- Scenes -----------------------------------------------------------------------------------------------------------
 
 
-async def test_every_token_of_mixed_traffic_is_counted_once(world: World):
+async def test_every_token_of_mixed_traffic_is_counted_once(world: World, scale: int):
     sim, gateways = world.sim, world.gateways
     before, since = sim.control("GET", "usage")["data"], sim.mark()
     traffic = Traffic("mixed", gateways, seed=1)
-    for _ in range(3):
+    for _ in range(3 if scale == 1 else 20):
         trouble(sim)
         await traffic.send(500)
     await all_ended(gateways, world.store)
@@ -572,11 +578,11 @@ async def test_items_of_a_batch_are_counted_once_at_half_the_price(world: World)
     assert nano(after["cost_usd"]) - nano(before["cost_usd"]) == sum(nano(entry["cost_usd"]) for entry in found)
 
 
-async def test_a_store_that_is_killed_and_comes_back_loses_nothing(world: World):
+async def test_a_store_that_is_killed_and_comes_back_loses_nothing(world: World, scale: int):
     sim, gateways = world.sim, world.gateways
     before, since = sim.control("GET", "usage")["data"], sim.mark()
     traffic = Traffic("away", gateways, seed=2)
-    work = asyncio.create_task(traffic.send(700))
+    work = asyncio.create_task(traffic.send(700 * scale))
     await eventually(lambda: len(traffic.told) > 200, "traffic")
     world.store.end(signal.SIGKILL)
     begun = len(traffic.told)
@@ -589,11 +595,11 @@ async def test_a_store_that_is_killed_and_comes_back_loses_nothing(world: World)
     await settled(Books("away", gateways, sim, traffic, since), before)
 
 
-async def test_a_store_that_forgets_everything_is_told_again(world: World):
+async def test_a_store_that_forgets_everything_is_told_again(world: World, scale: int):
     sim, gateways = world.sim, world.gateways
     before, since = sim.control("GET", "usage")["data"], sim.mark()
     traffic = Traffic("flushed", gateways, seed=3)
-    work = asyncio.create_task(traffic.send(700))
+    work = asyncio.create_task(traffic.send(700 * scale))
 
     def books_before() -> list[Any]:
         """What scenes before this one have left: totals, and what is spent of budgets."""
@@ -609,7 +615,7 @@ async def test_a_store_that_forgets_everything_is_told_again(world: World):
 
     earlier = books_before()
     assert all(all(each) for each in earlier)
-    await eventually(lambda: len(traffic.told) > 350, "traffic")
+    await eventually(lambda: len(traffic.told) > 350 * scale, "traffic", 20.0 * scale)
     with world.store.client() as client:
         client.flushall()
     await work
@@ -700,14 +706,16 @@ class Deaf:
         self._loop.close()
 
 
-async def test_what_a_store_did_and_could_not_say_is_done_once(world: World, tmp_path_factory: pytest.TempPathFactory):
+async def test_what_a_store_did_and_could_not_say_is_done_once(
+    world: World, tmp_path_factory: pytest.TempPathFactory, scale: int
+):
     sim = world.sim
     way = Deaf(world.store.port)
     gateways = replicas(tmp_path_factory, sim, f"redis://127.0.0.1:{way.port}/3")
     try:
         before, since = sim.control("GET", "usage")["data"], sim.mark()
         traffic = Traffic("unheard", gateways, seed=4)
-        work = asyncio.create_task(traffic.send(500, 12))
+        work = asyncio.create_task(traffic.send(500 if scale == 1 else 10_000, 12))
         while not work.done():
             await asyncio.sleep(0.4)
             way.deaf(True)
@@ -730,12 +738,12 @@ async def test_what_a_store_did_and_could_not_say_is_done_once(world: World, tmp
         way.end()
 
 
-async def test_a_replica_that_is_killed_leaves_estimates_and_loses_nothing(world: World):
+async def test_a_replica_that_is_killed_leaves_estimates_and_loses_nothing(world: World, scale: int):
     sim, gateways = world.sim, world.gateways
     before, since = sim.control("GET", "usage")["data"], sim.mark()
     traffic = Traffic("killed", gateways, seed=5)
-    work = asyncio.create_task(traffic.send(700))
-    await eventually(lambda: len(traffic.told) > 350, "traffic")
+    work = asyncio.create_task(traffic.send(700 * scale))
+    await eventually(lambda: len(traffic.told) > 350 * scale, "traffic", 20.0 * scale)
     victim = gateways[1]
     kin = family(victim.pid)
     for pid in kin:

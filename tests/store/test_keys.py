@@ -18,7 +18,7 @@ from gateway.core.keyring import KEPT, CallerRecord, KeyRecord, Stored
 from gateway.store import keys as keys_module
 from gateway.store.client import StoreDown
 from gateway.store.key_file import NAME, KeyFile
-from gateway.store.keys import CallerExists, KeyEnded, KeyStore, NewKey, UnknownKey, new_key
+from gateway.store.keys import CallerExists, KeyEnded, KeyStore, NewKey, UnknownCaller, UnknownKey, new_key
 from gateway.store.pool_store import CHANNEL, SCHEMA, NewerSchema, PoolStore
 from gateway.store.shared_keys import SharedKeys, caller_of, decode, keyring_of
 
@@ -501,3 +501,29 @@ def test_a_disk_that_fails_costs_one_warning(tmp_path: Path):
     blocker.unlink()
     file.write(STORED)
     assert KeyFile(str(blocker)).read() == STORED
+
+
+async def test_a_caller_can_be_given_other_limits_unless_somebody_was_quicker(store):
+    await make(store)
+    wider = msgspec.structs.replace(BOB, limits={"concurrency": 9}, revision=2)
+    before = (await table(store)).version
+    await store.change("bob", wider)
+    after = await table(store)
+    assert after.callers == {"bob": wider} and after.version != before
+    await store.change("bob", wider)  # the reply was lost
+    assert (await table(store)).version == after.version
+    with pytest.raises(CallerExists) as late:
+        await store.change("bob", msgspec.structs.replace(BOB, models=("*",), revision=2))
+    assert late.value.record == wider
+    with pytest.raises(UnknownCaller):
+        await store.change("carol", wider)
+    assert (await table(store)).callers == {"bob": wider}
+
+
+async def test_of_two_records_of_a_caller_the_later_one_is_given_back(store, server):
+    later = msgspec.structs.replace(BOB, limits={"concurrency": 1}, revision=3)
+    for first, second in ((BOB, later), (later, BOB)):
+        server.admin.flushall()
+        await store.offer(Stored("", {"bob": first}))
+        await store.offer(Stored("", {"bob": second}))
+        assert (await table(store)).callers == {"bob": later}

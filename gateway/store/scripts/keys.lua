@@ -1,6 +1,6 @@
 -- Callers and keys made at run time: read them, or change one thing about them and tell the others.
 --
--- KEYS     1 callers (hash id -> JSON, written once), 2 keys (hash id -> flat JSON, as core/keyring.py's KeyRecord),
+-- KEYS     1 callers (hash id -> JSON, as core/keyring.py's CallerRecord), 2 keys (hash id -> flat JSON, as core/keyring.py's KeyRecord),
 --          3 version of both (string, another one after every change), 4 schema version (string)
 -- ARGV     now (ms, 0 = this server's clock), schema version of the caller, channel, a word never used before, what to
 --          do, and its own arguments, below
@@ -26,6 +26,15 @@ end
 local function write(id, key)
   redis.call('HSET', KEYS[2], id, cjson.encode(key))
   changed = true
+end
+
+-- Of a caller's record; 0 for one that cannot be read.
+local function revision_of(text)
+  local ok, record = pcall(cjson.decode, text)
+  if not ok or type(record) ~= 'table' then
+    return 0
+  end
+  return type(record.revision) == 'number' and record.revision or 1
 end
 
 -- The earlier of two times, 0 being never.
@@ -74,6 +83,22 @@ function act.create(id, text, lifetime, caller, record, known)
   return {'done'}
 end
 
+-- Caller, its new record, the revision that this one follows -> `done`, `unknown`, or `known` with the record that is
+-- there instead. The same record again is done.
+function act.change(caller, record, revision)
+  local there = redis.call('HGET', KEYS[1], caller)
+  if not there then
+    return {'unknown'}
+  elseif there == record then
+    return {'done'}
+  elseif revision_of(there) ~= tonumber(revision) then
+    return {'known', there}
+  end
+  redis.call('HSET', KEYS[1], caller, record)
+  changed = true
+  return {'done'}
+end
+
 -- Key id, id of its successor, the successor's digest and hint, ms for which both count, the successor's lifetime (ms,
 -- 0 = for ever, '' = as long as the key's) -> `done`, `unknown`, `ended` or `taken`. The same successor is done.
 function act.rotate(id, new, digest, hint, overlap, lifetime)
@@ -105,12 +130,14 @@ function act.revoke(id)
   return {'done'}
 end
 
--- How many callers, {id, caller} of each, {id, key} of keys: what this store has lost -> `done`. A caller that is here
--- stays; a key that is here ends when the first of both said.
+-- How many callers, {id, caller} of each, {id, key} of keys: what this store has lost -> `done`. Of a caller that is
+-- here the later record stays; a key that is here ends when the first of both said.
 function act.offer(callers, ...)
   local given, keys = {...}, 2 * tonumber(callers)
   for i = 1, keys, 2 do
-    if redis.call('HSETNX', KEYS[1], given[i], given[i + 1]) == 1 then
+    local there = redis.call('HGET', KEYS[1], given[i])
+    if not there or revision_of(there) < revision_of(given[i + 1]) then
+      redis.call('HSET', KEYS[1], given[i], given[i + 1])
       changed = true
     end
   end
