@@ -6,6 +6,8 @@ BIN     := $(VENV)/bin
 STAMP   := $(VENV)/.gateway-installed
 VERSIONS := 3.13 3.12 3.11 3.14
 ARGS    ?=
+COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--custom-compile-command 'make lock'
 
 # Every start would compile everything anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -42,10 +44,11 @@ format: $(STAMP) ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: | $(BIN)/python ## rewrite requirements.lock from pyproject.toml (ARGS=--upgrade for newer versions)
+lock: | $(BIN)/python ## rewrite the lock files from pyproject.toml (ARGS=--upgrade for newer versions)
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --quiet --no-config --universal --python-version 3.11 --all-extras \
-		--generate-hashes --no-annotate --custom-compile-command 'make lock' --output-file requirements.lock $(ARGS)
+	$(COMPILE) pyproject.toml --all-extras --output-file requirements.lock $(ARGS)
+	$(COMPILE) pyproject.toml --extra embedded --extra otel --constraint requirements.lock --output-file deploy/requirements.lock
+	printf 'hatchling\nuv\n' | $(COMPILE) - --constraint requirements.lock --output-file deploy/build.lock
 
 clean: ## remove the virtual environment, caches and build output; never ./data
 	rm -rf $(VENV) .cache build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
