@@ -8,19 +8,26 @@ from urllib.parse import quote
 
 import typer
 
+from gateway.commands import completion
 from gateway.commands.client import ConfigOption, JsonOption, ask, print_json
+from gateway.commands.terminal import console, plain_table
+from gateway.commands.top_view import headroom, health, number, why
 from gateway.config import load_default_path
 
 app = typer.Typer(help="See and change the accounts of the running gateway.", no_args_is_help=True)
 
-AccountId = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's id.")]
+AccountId = Annotated[
+    str, typer.Argument(metavar="ACCOUNT", help="The account's id.", autocompletion=completion.accounts)
+]
 
-_COLUMNS = ("id", "state", "weight", "workspace", "organization", "models", "note")
+_COLUMNS = (
+    "id", "state", "weight", "health", "in flight", "headroom", "workspace", "organization", "models", "note"
+)  # fmt: skip
 
 
 @app.command("list")
 def list_accounts(config: ConfigOption = load_default_path, as_json: JsonOption = False) -> None:
-    """Show all accounts."""
+    """Show all accounts: how each is and why, and what is left of its limits."""
     accounts = ask(config, "GET", "accounts")["data"]
     if as_json:
         print_json(accounts)
@@ -77,10 +84,10 @@ def _change(config: Path, account: str, body: dict[str, Any], as_json: bool) -> 
 
 
 def _print_table(accounts: list[dict[str, Any]]) -> None:
-    rows = [[name.upper() for name in _COLUMNS], *(_row(each) for each in accounts)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    for row in rows:
-        typer.echo("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+    table = plain_table(*_COLUMNS, keep=("id", "state", "weight"))
+    for each in accounts:
+        table.add_row(*_row(each))
+    console().print(table)
 
 
 def _row(account: dict[str, Any]) -> list[str]:
@@ -91,5 +98,8 @@ def _row(account: dict[str, Any]) -> list[str]:
         notes.append("not in the pool yet: not every gateway holds it")
     if not account["held"]:
         notes.append("held by other gateways only")
-    cells = {**account, "weight": f"{account['weight']:g}", "models": ",".join(account["models"])}
-    return [*(str(cells[name]) for name in _COLUMNS[:-1]), "; ".join(notes)]
+    present = ": ".join(part for part in (health(account), why(account)) if part)
+    return [
+        account["id"], account["state"], f"{account['weight']:g}", present, number(account.get("in_flight")),
+        headroom(account), account["workspace"], account["organization"], ",".join(account["models"]), "; ".join(notes),
+    ]  # fmt: skip

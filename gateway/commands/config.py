@@ -5,20 +5,17 @@ Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 failed, 2 wrong u
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
 
 from gateway import config as configuration
+from gateway.commands.client import ConfigOption, JsonOption, fail, print_json
+from gateway.commands.config_reference import reference
 from gateway.config import Config, ConfigError
 
 app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
-
-ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Configuration file.", metavar="FILE")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 WRONG_CONFIGURATION = 2
 
@@ -30,14 +27,14 @@ def check(config: ConfigOption = configuration.load_default_path, as_json: JsonO
         loaded = configuration.load(config)
     except ConfigError as error:
         if as_json:
-            _print_json({"ok": False, "file": str(config), "problems": [p._asdict() for p in error.problems]})
+            print_json({"ok": False, "file": str(config), "problems": [p._asdict() for p in error.problems]})
         typer.echo(str(error), err=True)
         raise typer.Exit(WRONG_CONFIGURATION) from None
     warnings = configuration.config_warnings(loaded)
     if as_json:
-        _print_json({"ok": True, "file": str(config), **_counts(loaded), "warnings": warnings})
+        print_json({"ok": True, "file": str(config), **_counts(loaded), "warnings": warnings})
     else:
-        typer.echo(f"{config}: ok — {_summary(loaded)}")
+        typer.echo(f"{config}: ok — {summary(loaded)}")
     for warning in warnings:
         typer.echo(f"{config}: warning: {warning}", err=True)
 
@@ -51,19 +48,25 @@ def show(config: ConfigOption = configuration.load_default_path, as_json: JsonOp
         typer.echo(str(error), err=True)
         raise typer.Exit(WRONG_CONFIGURATION) from None
     if as_json:
-        _print_json(described)
+        print_json(described)
     else:
         typer.echo(yaml.safe_dump(described, sort_keys=False, allow_unicode=True), nl=False)
 
 
 @app.command()
-def schema(as_json: JsonOption = True) -> None:
-    """Print the JSON Schema of the file, for editors."""
-    _print_json(configuration.schema())
+def schema(
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print it as a page for people.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as it does anyway.")] = False,
+) -> None:
+    """Print the JSON Schema of the file, for editors, or every key with its default and meaning, for people."""
+    if as_markdown and as_json:
+        fail("give --json or --markdown, not both", WRONG_CONFIGURATION)
+    if as_markdown:
+        from gateway.edge.reload import RELOADABLE  # here, as no other command should wait for what it imports
 
-
-def _print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+        typer.echo(reference(configuration.schema(), RELOADABLE), nl=False)
+    else:
+        print_json(configuration.schema())
 
 
 def _counts(config: Config) -> dict[str, Any]:
@@ -76,7 +79,8 @@ def _counts(config: Config) -> dict[str, Any]:
     }
 
 
-def _summary(config: Config) -> str:
+def summary(config: Config) -> str:
+    """What is in it, for a line."""
     counts = _counts(config)
     parts = (
         f"{_count(counts['accounts'], 'account')} in {_count(counts['organizations'], 'organization')}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -11,12 +10,13 @@ from urllib.parse import quote, urlencode
 
 import typer
 
+from gateway.commands import completion
 from gateway.commands.client import ConfigOption, JsonOption, ask, fail, print_json
+from gateway.commands.terminal import console
 from gateway.config import load_default_path
 
 app = typer.Typer(help="See where conversations live and why, and forget them.", no_args_is_help=True)
 
-_WIDTH = 200  # columns where there is no terminal
 _FLUSH_SECONDS = 600.0  # that an account's bindings may take: the whole store is searched
 
 
@@ -27,7 +27,14 @@ class Kind(StrEnum):
     session = "session"
 
 
-KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The caller's id under `keys` in the configuration.")]
+KeyId = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY_ID",
+        help="The caller's id: under `keys` in the configuration, or as `gateway keys list` shows it.",
+        autocompletion=completion.callers,
+    ),
+]
 ConversationId = Annotated[str, typer.Argument(metavar="CONVERSATION_ID", help="The id as the client sends it.")]
 KindOption = Annotated[
     Kind | None, typer.Option(help="What the id is: the affinity header's, or Claude Code's session. Both are tried.")
@@ -56,10 +63,17 @@ def show(
 
 @app.command()
 def flush(
-    key_id: Annotated[str | None, typer.Argument(metavar="KEY_ID", help="The caller's id.")] = None,
+    key_id: Annotated[
+        str | None, typer.Argument(metavar="KEY_ID", help="The caller's id.", autocompletion=completion.callers)
+    ] = None,
     conversation_id: Annotated[str | None, typer.Argument(metavar="CONVERSATION_ID", help="The id as sent.")] = None,
     account: Annotated[
-        str | None, typer.Option(metavar="ACCOUNT", help="Forget all conversations of this account's workspace.")
+        str | None,
+        typer.Option(
+            metavar="ACCOUNT",
+            help="Forget all conversations of this account's workspace.",
+            autocompletion=completion.accounts,
+        ),
     ] = None,
     kind: KindOption = None,
     agent: AgentOption = None,
@@ -101,7 +115,6 @@ def _quoted(text: str) -> str:
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.text import Text
     from rich.tree import Tree
 
@@ -113,7 +126,7 @@ def _print(found: dict[str, Any]) -> None:
             branch.add(Text(line))
         for move in binding["moves"]:
             branch.add(Text(f"moved at {_clock(move['at'])} from {move['from']} to {move['to']}: {move['reason']}"))
-    Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH).print(tree)
+    console().print(tree)
 
 
 def _lines(binding: dict[str, Any]) -> Iterator[str]:

@@ -5,21 +5,23 @@ A new key goes to stdout alone and is shown only this once; what is said about i
 
 from __future__ import annotations
 
+import math
 import re
-import sys
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
+from gateway.commands import completion
 from gateway.commands.client import ConfigOption, JsonOption, ask, fail, print_json
+from gateway.commands.terminal import console, plain_table
 from gateway.config import load_default_path
 
 app = typer.Typer(help="Make, list, rotate and revoke the keys of callers.", no_args_is_help=True)
 
-_WIDTH = 200  # columns where there is no terminal
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _COLUMNS = ("caller", "team", "key", "hint", "state", "created", "ends", "models", "limits", "note")
+_LIMITS = ("requests_per_minute", "input_tokens_per_minute", "output_tokens_per_minute", "concurrency")
 _SHORT = {
     "requests_per_minute": "rpm",
     "input_tokens_per_minute": "itpm",
@@ -40,8 +42,15 @@ def _duration(text: str) -> float:
 
 @app.command()
 def create(
-    caller: Annotated[str, typer.Argument(metavar="CALLER", help="Whose key: an id that stays while keys rotate.")],
-    team: Annotated[str | None, typer.Option(help="Team of a new caller.")] = None,
+    caller: Annotated[
+        str,
+        typer.Argument(
+            metavar="CALLER", help="Whose key: an id that stays while keys rotate.", autocompletion=completion.callers
+        ),
+    ],
+    team: Annotated[
+        str | None, typer.Option(metavar="TEAM", help="Team of a new caller.", autocompletion=completion.teams)
+    ] = None,
     model: Annotated[
         list[str] | None, typer.Option(metavar="MODEL", help="Model a new caller may use; may be repeated.")
     ] = None,
@@ -81,6 +90,58 @@ def create(
     _hand_out(made, f"{made['id']} of {made['caller']}", as_json)
 
 
+@app.command()
+def limit(
+    caller: Annotated[
+        str, typer.Argument(metavar="CALLER", help="Whose: one made at run time.", autocompletion=completion.callers)
+    ],
+    rpm: Annotated[str | None, typer.Option(metavar="N|none", help="Requests a minute.")] = None,
+    itpm: Annotated[str | None, typer.Option(metavar="N|none", help="Uncached input tokens a minute.")] = None,
+    otpm: Annotated[str | None, typer.Option(metavar="N|none", help="Output tokens a minute.")] = None,
+    concurrency: Annotated[str | None, typer.Option(metavar="N|none", help="Requests in flight.")] = None,
+    day: Annotated[str | None, typer.Option(metavar="USD|none", help="Dollars a day.")] = None,
+    month: Annotated[str | None, typer.Option(metavar="USD|none", help="Dollars a calendar month.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Model it may use instead; may be repeated.")
+    ] = None,
+    config: ConfigOption = load_default_path,
+    as_json: JsonOption = False,
+) -> None:
+    """Change what a caller may use, on all gateways; what is not named stays, `none` takes a limit away."""
+    amounts = _given(dict(zip(_LIMITS, (rpm, itpm, otpm, concurrency), strict=True)))
+    budget = _given({"day": day, "month": month})
+    if not (amounts or budget or model):
+        fail("name a limit to change: --rpm, --itpm, --otpm, --concurrency, --day, --month or --model", 2)
+    known = {each["caller"]: each for each in ask(config, "GET", "keys")["data"]}
+    if caller not in known:
+        fail(f"there is no caller of the id {caller}; `gateway keys list` shows them", 1)
+    limits = dict(known[caller]["limits"])
+    spent = _replaced(limits.pop("budget_usd", {}), budget)
+    limits = _replaced(limits, amounts) | ({"budget_usd": spent} if spent else {})
+    changes = ({"limits": limits} if amounts or budget else {}) | ({"models": model} if model else {})
+    changed = ask(config, "PATCH", f"callers/{quote(caller, safe='')}", changes)
+    if as_json:
+        print_json(changed)
+    else:
+        _print_table([changed])
+
+
+def _replaced(limits: dict[str, Any], given: dict[str, str]) -> dict[str, Any]:
+    """With what was given in place of what was there."""
+    kept = {name: value for name, value in limits.items() if name not in given}
+    return kept | {name: _amount(value) for name, value in given.items() if value != "none"}
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        fail(f"{text} is neither a number nor none", 2)
+    return int(value) if value.is_integer() else value
+
+
 @app.command("list")
 def list_keys(config: ConfigOption = load_default_path, as_json: JsonOption = False) -> None:
     """Show all callers and their keys."""
@@ -103,7 +164,12 @@ def revoke(key_id: KeyId, config: ConfigOption = load_default_path, as_json: Jso
 
 @app.command()
 def rotate(
-    key: Annotated[str, typer.Argument(metavar="KEY_ID|CALLER", help="The key, or the caller who has only one.")],
+    key: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY_ID|CALLER", help="The key, or the caller who has only one.", autocompletion=completion.callers
+        ),
+    ],
     overlap: Annotated[
         float | None, typer.Option(parser=_duration, metavar="TIME", help="How long both count; 24h if not given.")
     ] = None,
@@ -159,16 +225,11 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _print_table(callers: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in _COLUMNS:
-        table.add_column(column.upper(), overflow="fold", no_wrap=column in ("caller", "key"))
+    table = plain_table(*_COLUMNS, keep=("caller", "key"))
     for caller in callers:
         for number, key in enumerate(caller["keys"] or [None]):
             table.add_row(*_row(caller, key, number == 0))
-    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _WIDTH).print(table)
+    console().print(table)
 
 
 def _row(caller: dict[str, Any], key: dict[str, Any] | None, first: bool) -> list[str]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
+from gateway.commands.terminal import steps
+
 if TYPE_CHECKING:
     from gateway.lab.replay.events import Event
     from gateway.lab.replay.policy import Factory
@@ -84,12 +86,11 @@ def replay(
 
 
 def _run(settings: Settings, chosen: dict[str, Factory]) -> Report:
-    from rich.console import Console
-
     from gateway.lab.replay.run import run
 
-    with Console(stderr=True).status("replay") as status:  # on a terminal only
-        return run(settings, chosen, status.update)
+    oracles = 1 if settings.trace is not None else settings.seeds
+    with steps(settings.seeds * len(chosen) + oracles) as step:
+        return run(settings, chosen, step)
 
 
 def _show(report: Report, as_json: bool, plot: Path | None) -> None:

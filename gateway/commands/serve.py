@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gateway.commands.client import ConfigOption
 from gateway.config import ConfigError, load, load_default_path
-from gateway.edge.foreground import CannotStart, run
 
 
 def serve(
-    config: Annotated[Path, typer.Option("--config", "-c", help="Configuration file.")] = load_default_path,
+    config: ConfigOption = load_default_path,
     demo: Annotated[bool, typer.Option("--demo", help="Simulated accounts, a key made up now: needs no file.")] = False,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C."""
+    from gateway.edge.foreground import CannotStart, run  # no other command should wait for what this imports
+
     try:
         if demo:
             from gateway.lab.demo import serve_demo  # what only the demo needs, only the demo imports

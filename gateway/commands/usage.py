@@ -11,26 +11,19 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.commands.client import ConfigOption, JsonOption, fail, print_json
+from gateway.commands import completion
+from gateway.commands.client import ConfigOption, JsonOption, TokenFileOption, UrlOption, fail, print_json
+from gateway.commands.terminal import console
 from gateway.commands.usage_export import Tenant, write_records
 from gateway.commands.usage_reconcile import compare
-from gateway.commands.usage_source import (
-    FromOption,
-    Source,
-    TokenOption,
-    ToOption,
-    UrlOption,
-    read_period,
-    times,
-)
+from gateway.commands.usage_source import FromOption, ToOption, read_period, source_of, times
 from gateway.config import load_default_path
-from gateway.ops.usage import MOST_RECORDS, NANO, dollars
 from gateway.store.usage import GROUPS, Span
 
 app = typer.Typer(help="What was used and what it cost.", invoke_without_command=True)
 app.command("reconcile")(compare)
 
-_WIDTH = 200  # columns where there is no terminal
+_NANO = 1_000_000_000  # nano-dollars in a dollar
 _COUNTS = (
     "requests", "estimated_requests", "input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens",
     "output_tokens",
@@ -49,13 +42,24 @@ def show(
     group_by: Annotated[
         str, typer.Option(metavar="NAMES", help=f"One or more of {', '.join(GROUPS)}, with commas.")
     ] = "key",
-    key: Annotated[Names, typer.Option(metavar="KEY_ID", help="This caller alone; may be repeated.")] = None,
-    team: Annotated[Names, typer.Option(metavar="TEAM", help="This team alone; may be repeated.")] = None,
+    key: Annotated[
+        Names,
+        typer.Option(metavar="KEY_ID", help="This caller alone; may be repeated.", autocompletion=completion.callers),
+    ] = None,
+    team: Annotated[
+        Names,
+        typer.Option(metavar="TEAM", help="This team alone; may be repeated.", autocompletion=completion.teams),
+    ] = None,
     model: Annotated[Names, typer.Option(metavar="MODEL", help="This model alone; may be repeated.")] = None,
-    account: Annotated[Names, typer.Option(metavar="ACCOUNT", help="This account alone; may be repeated.")] = None,
+    account: Annotated[
+        Names,
+        typer.Option(
+            metavar="ACCOUNT", help="This account alone; may be repeated.", autocompletion=completion.accounts
+        ),
+    ] = None,
     config: ConfigOption = load_default_path,
     url: UrlOption = None,
-    token: TokenOption = "",
+    token_file: TokenFileOption = None,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
@@ -70,13 +74,15 @@ def show(
     span = read_period(start, end)
     groups = [name.strip() for name in group_by.split(",") if name.strip()] or ["key"]
     filters = {"key": key, "team": team, "model": model, "account": account}
-    answer = Source(config, url, token).get("usage", {"group_by": ",".join(groups), **times(span), **filters})
+    answer = source_of(config, url, token_file).get("usage", {"group_by": ",".join(groups), **times(span), **filters})
     if answer.get("unreadable"):
         typer.echo(f"gateway: {answer['unreadable']:,} unreadable totals are missing here", err=True)
     rows = answer["data"]
     if as_json:
         print_json(rows)
     elif as_csv:
+        from gateway.ops.usage import dollars  # here, as no other command should wait for what it imports
+
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow([*groups, *_COUNTS, *_MONEY])
         for row in rows:
@@ -93,10 +99,12 @@ def export(
     end: ToOption = "",
     config: ConfigOption = load_default_path,
     url: UrlOption = None,
-    token: TokenOption = "",
+    token_file: TokenFileOption = None,
 ) -> None:
     """Write down every single request, as far back as the ledger keeps them."""
-    source, span = Source(config, url, token), times(read_period(start, end))
+    from gateway.ops.usage import MOST_RECORDS
+
+    source, span = source_of(config, url, token_file), times(read_period(start, end))
 
     def tenants() -> list[Tenant]:
         rows = source.get("usage", {"group_by": "team,key", **span})["data"]
@@ -118,14 +126,13 @@ def export(
 
 def nano(amount: float) -> int:
     """The nano-dollars of an amount as JSON has it in dollars."""
-    return round(amount * NANO)
+    return round(amount * _NANO)
 
 
 # For people.
 
 
 def _print_table(rows: list[dict[str, Any]], groups: list[str], span: Span) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -141,7 +148,7 @@ def _print_table(rows: list[dict[str, Any]], groups: list[str], span: Span) -> N
     for row in rows:
         names = [Text("-" if row[name] is None else row[name]) for name in groups]
         table.add_row(*names, *_cells(row, {name: nano(row[name]) for name in _MONEY}))
-    Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH).print(table)
+    console().print(table)
 
 
 def _cells(counts: dict[str, Any], money: dict[str, int]) -> list[str]:
@@ -153,8 +160,8 @@ def _cells(counts: dict[str, Any], money: dict[str, int]) -> list[str]:
 
 def _price(nano: int) -> str:
     """To the cent, and further where there is not one."""
-    digits = 2 if nano == 0 or abs(nano) >= NANO // 100 else 6
-    return f"{'-' if nano < 0 else ''}${abs(nano) / NANO:,.{digits}f}"
+    digits = 2 if nano == 0 or abs(nano) >= _NANO // 100 else 6
+    return f"{'-' if nano < 0 else ''}${abs(nano) / _NANO:,.{digits}f}"
 
 
 def _clock(seconds: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import time
@@ -10,14 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.commands.client import ConfigOption, JsonOption, fail, print_json
-from gateway.commands.usage_source import Source, TokenOption, UrlOption, times
+from gateway.commands import completion
+from gateway.commands.client import ConfigOption, JsonOption, TokenFileOption, UrlOption, fail, print_json
+from gateway.commands.terminal import console
+from gateway.commands.usage_source import Source, source_of, times
 from gateway.config import load_default_path
 from gateway.core.reconcile import DEFAULT, Ours, Report, Row, Scope, read_report, reconcile
 from gateway.records import Usage
 from gateway.store.usage import HOUR, HOURS_KEPT, Span
 
-_WIDTH = 200  # columns where there is no terminal
 _CAUSES = {"other": "other keys", "batch": "batches", "estimated": "estimates", "edges": "under way at the edges"}
 Names = list[str] | None
 
@@ -27,10 +27,20 @@ def compare(
         list[Path], typer.Option(metavar="FILE", help="Its JSON; repeat for its pages. Whole hours or days.")
     ],
     organization: Annotated[
-        str | None, typer.Option(metavar="ORGANIZATION", help="The organization of the pool that it is about.")
+        str | None,
+        typer.Option(
+            metavar="ORGANIZATION",
+            help="The organization of the pool that it is about.",
+            autocompletion=completion.organizations,
+        ),
     ] = None,
     account: Annotated[
-        Names, typer.Option(metavar="ACCOUNT", help="An account that it is about; may be repeated. Default: all.")
+        Names,
+        typer.Option(
+            metavar="ACCOUNT",
+            help="An account that it is about; may be repeated. Default: all.",
+            autocompletion=completion.accounts,
+        ),
     ] = None,
     workspace: Annotated[
         Names, typer.Option(metavar="OURS=THEIRS", help=f"A workspace of the pool and its id there, or {DEFAULT}.")
@@ -41,11 +51,11 @@ def compare(
     tolerance: Annotated[float, typer.Option(min=0, max=100, help="Percent that may stay unexplained.")] = 0.5,
     config: ConfigOption = load_default_path,
     url: UrlOption = None,
-    token: TokenOption = "",
+    token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare with Anthropic's usage report for messages (of its Admin API, grouped by model at least)."""
-    source = Source(config, url, token)
+    source = source_of(config, url, token_file)
     scope = Scope(dict(_pair(each) for each in workspace or ()), frozenset(api_key_id or ()))
     models = source.catalogue()
 
@@ -141,7 +151,6 @@ def _shown(row: Row, organization: str) -> dict[str, Any]:
 
 
 def _print_table(rows: tuple[Row, ...], span: Span, organization: str) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -158,4 +167,4 @@ def _print_table(rows: tuple[Row, ...], span: Span, organization: str) -> None:
         causes = [f"{words} {getattr(row, name):+,}" for name, words in _CAUSES.items() if getattr(row, name)]
         names = [Text(name) for name in (row.workspace, row.model, row.tokens)]
         table.add_row(*names, *(f"{number:,}" for number in numbers), f"{row.share:.2%}", "; ".join(causes))
-    Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH).print(table)
+    console().print(table)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from time import time
 from typing import Annotated, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import msgspec
 import typer
 
-from gateway.commands.client import TIMEOUT, ask, fail
+from gateway.commands.client import TIMEOUT, TOKEN_VARIABLE, ask, fail, token_of, usable
 from gateway.config import ConfigError, catalogue_of, load
 from gateway.config_rules import moment_text
 from gateway.core.pricing import Catalogue
@@ -27,12 +27,6 @@ FromOption = Annotated[
     ),
 ]
 ToOption = Annotated[str, typer.Option("--to", metavar="TIME", help="End, likewise; now.")]
-UrlOption = Annotated[
-    str | None, typer.Option("--url", metavar="URL", help="Admin listener of a gateway whose file is not here.")
-]
-TokenOption = Annotated[
-    str, typer.Option("--token", envvar="GATEWAY_ADMIN_TOKEN", metavar="TOKEN", help="Its admin.token, with --url.")
-]
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -63,7 +57,7 @@ class Source(msgspec.Struct, frozen=True):
 def _get(base: str, path: str, token: str) -> Any:
     import httpx  # here, as in the module that all commands share
 
-    if not _usable(base):
+    if not usable(base):
         fail("--url must be that of an admin listener, such as http://127.0.0.1:8081", 2)
     headers = {"authorization": f"Bearer {token}"}
     try:
@@ -78,16 +72,13 @@ def _get(base: str, path: str, token: str) -> Any:
     except (ValueError, LookupError, TypeError):
         fail(f"what answers at {base} is not an admin listener", 1)
     if answer.status_code == 401:
-        reason = "it has another admin.token; give it with --token or in GATEWAY_ADMIN_TOKEN"
+        reason = f"it has another admin.token; give it with --token-file or in {TOKEN_VARIABLE}"
     fail(reason, 2 if answer.status_code == 400 else 1)
 
 
-def _usable(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
+def source_of(config: Path, url: str | None, token_file: Path | None) -> Source:
+    """The one that these options name; ends the command where the token cannot be read."""
+    return Source(config, url, "" if url is None else token_of(token_file))
 
 
 def read_period(start: str, end: str) -> Span:

@@ -1,0 +1,196 @@
+"""The accounts as `gateway doctor` finds them: one free request to each, the way the gateway would send it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from email.utils import parsedate_to_datetime
+from fnmatch import fnmatchcase
+from time import time
+
+import msgspec
+
+from gateway.commands.checkup.finding import Finding, failed, ok, warning
+from gateway.commands.checkup.store import clock
+from gateway.config import Account as AccountConfig
+from gateway.config import Config, catalogue_of
+from gateway.core.pricing import Catalogue
+from gateway.edge.pool import Account, Pool
+from gateway.upstream.provider import Call
+from gateway.upstream.transport import Interrupted, NotSent, TransportError
+
+SECONDS = 15.0  # for an account's whole answer
+AT_ONCE = 8
+MOST_BYTES = 4 * 1024 * 1024
+_CALL = Call(
+    b"GET", b"/v1/models?limit=1000", [b"accept: application/json\r\n", b"accept-encoding: identity\r\n"], b"",
+    version=False,
+)  # fmt: skip
+_IDENTITY = (("organization", b"anthropic-organization-id"), ("workspace", b"anthropic-workspace-id"))
+
+
+class _Entry(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Entry]
+    has_more: bool = False
+
+
+class Answer(msgspec.Struct):
+    """What one account said. `status` 0: nothing, and `problem` says why; `skew` is how many seconds its clock is
+    ahead, within a second, None where it sent no time."""
+
+    status: int = 0
+    problem: str = ""
+    models: tuple[str, ...] | None = None
+    identity: dict[str, str] = {}
+    skew: float | None = None
+
+
+async def check_accounts(config: Config) -> list[Finding]:
+    """What is to say of every account, in the order of the file."""
+    pool = Pool(config)
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def one(account: AccountConfig) -> Answer:
+        async with turns:
+            return await _ask(pool.accounts[account.id])
+
+    try:
+        answers = await asyncio.gather(*(one(account) for account in config.accounts))
+    finally:
+        await pool.aclose()
+    told = list(zip(config.accounts, answers, strict=True))
+    catalogue = catalogue_of(config)
+    findings = [each for account, answer in told for each in judge(account, answer, catalogue)]
+    return [*findings, *identities(told)]
+
+
+async def _ask(account: Account) -> Answer:
+    outgoing = account.provider.prepare(_CALL)
+    try:
+        async with asyncio.timeout(SECONDS):
+            began = time()
+            response = await account.transport.send(
+                outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=SECONDS
+            )
+            answered = time()
+            try:
+                body = b""
+                while (piece := await response.read()) and len(body) < MOST_BYTES:
+                    body += piece
+            finally:
+                response.close()
+    except TimeoutError:
+        return Answer(problem=f"no answer within {SECONDS:g} s")
+    except NotSent as error:
+        return Answer(problem=f"cannot be reached ({error})")
+    except (Interrupted, TransportError) as error:
+        return Answer(problem=f"gave no whole answer ({error})")
+    headers = dict(response.headers)
+    identity = {what: headers[name].decode("latin-1") for what, name in _IDENTITY if name in headers}
+    return Answer(
+        response.status, "", _models(body), identity, _skew(headers.get(b"date", b""), (began + answered) / 2)
+    )
+
+
+def _models(body: bytes) -> tuple[str, ...] | None:
+    try:
+        found = msgspec.json.decode(body, type=_Models)
+    except msgspec.DecodeError:
+        return None
+    return tuple(entry.id for entry in found.data)
+
+
+def _skew(date: bytes, now: float) -> float | None:
+    try:
+        return parsedate_to_datetime(date.decode("latin-1")).timestamp() + 0.5 - now  # it was cut to a whole second
+    except (ValueError, TypeError):
+        return None
+
+
+# What it means.
+
+
+def judge(account: AccountConfig, answer: Answer, catalogue: Catalogue) -> Iterator[Finding]:
+    """What one account's answer says of it."""
+    about = f"account {account.id}"
+    if account.state != "active":
+        yield warning(about, "state", f"the file says {account.state}", "take state out of it to serve with it again")
+    if answer.status != 200:
+        yield _refused(account, about, answer)
+    elif answer.models is None:
+        yield failed(about, "credential", "what answered is no Messages API", "check base_url")
+    else:
+        yield ok(about, "credential", f"accepted; {len(answer.models)} models")
+        yield from _patterns(account, about, answer.models, catalogue)
+    if answer.skew is not None:
+        found = clock(about, answer.skew, exact=1.0)
+        if found.advice:
+            yield found
+
+
+def _refused(account: AccountConfig, about: str, answer: Answer) -> Finding:
+    status = answer.status
+    if status == 401:
+        return failed(about, "credential", "refused (401)", "put a valid key into api_key")
+    if status == 403:
+        return failed(
+            about, "credential", "not allowed (403)", "is the key one for the Messages API, and its IP allowed?"
+        )
+    if status == 404:
+        return failed(about, "credential", "nothing there (404)", "check the path of base_url")
+    if status == 429:
+        return warning(about, "credential", "limited just now (429)", "the key was not refused; try again later")
+    if status >= 500:
+        return warning(about, "credential", f"the upstream fails ({status})", "see its status page; try again later")
+    if status:
+        return failed(about, "credential", f"unexpected answer ({status})", "check base_url and proxy")
+    way = "proxy" if account.proxy is not None else "base_url"
+    hint = f"check {way}, ca_file and the firewall" if "certificate" in answer.problem.lower() else f"check {way}"
+    return failed(about, "reachable", answer.problem, f"{hint} and the network")
+
+
+def _patterns(account: AccountConfig, about: str, models: Sequence[str], catalogue: Catalogue) -> Iterator[Finding]:
+    """Whether what the file promises is there. A model is known by its dated id, its short one and its aliases."""
+    names = set(models)
+    for model in models:
+        known = catalogue.find(model)
+        if known is not None:
+            names.update((known.id, *known.aliases))
+    useless = [pattern for pattern in account.models if not any(fnmatchcase(name, pattern) for name in names)]
+    served = sum(any(fnmatchcase(name, pattern) for pattern in account.models) for name in models)
+    if len(useless) == len(account.models):
+        yield failed(about, "models", "no model there fits", f"correct models: {', '.join(useless)}")
+    elif useless:
+        yield warning(about, "models", f"nothing there fits {', '.join(useless)}", "correct models, or take it out")
+    else:
+        yield ok(about, "models", f"serves {served} of {len(models)}")
+
+
+def identities(told: Sequence[tuple[AccountConfig, Answer]]) -> Iterator[Finding]:
+    """Whether accounts that the upstream says are of one organization or workspace are so in the file, and others
+    not."""
+    for what, _ in _IDENTITY:
+        named = [(account, answer.identity[what]) for account, answer in told if what in answer.identity]
+        wrong = 0
+        for index, (account, its) in enumerate(named):
+            for other, theirs in named[:index]:
+                same = getattr(account, what) == getattr(other, what)
+                if same == (its == theirs):
+                    continue
+                wrong += 1
+                names = f"{other.id} and {account.id}"
+                if same:
+                    yield failed(
+                        what, names, f"the upstream says two {what}s, the file one", f"give them different {what}s"
+                    )
+                else:
+                    yield failed(
+                        what, names, f"the upstream says one {what}, the file two", f"give both the same {what}"
+                    )
+                break  # one finding an account is enough
+        if named and not wrong:
+            yield ok(what, "headers", f"{len(named)} accounts fit the file")

@@ -1,0 +1,285 @@
+"""`gateway doctor`, on a real store, a simulated upstream and a gateway that runs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import yaml
+
+from gateway.commands.checkup import accounts, machine, running
+from gateway.commands.checkup.accounts import Answer
+from gateway.commands.checkup.finding import Finding, Level
+from gateway.commands.checkup.store import clock, size
+from gateway.config import Account
+from gateway.data import load_catalogue
+from tests.commands.conftest import Run
+from tests.e2e.rig import ADMIN_TOKEN, ALICE, SECRET, Gateway, Simulator, Store, accounts_of, free_port, until
+
+Findings = dict[tuple[str, str], dict[str, Any]]
+
+
+@pytest.fixture
+def plan(simulator: Simulator, store: Store, tmp_path: Path) -> dict[str, Any]:
+    """A configuration that is in order, to be spoiled; nothing runs with it."""
+    return {
+        "listen": f"127.0.0.1:{free_port()}",
+        "admin": {"listen": f"127.0.0.1:{free_port()}", "token": ADMIN_TOKEN},
+        "redis": f"{store.url}/2",
+        "data_dir": str(tmp_path / "data"),
+        "secret": SECRET,
+        "accounts": accounts_of(simulator),
+        "keys": [{"id": "alice", "key": ALICE}],
+        "limits": {"max_connections": 100},
+    }
+
+
+@pytest.fixture
+def examine(run: Run, tmp_path: Path, plan: dict[str, Any]):
+    """Runs `doctor --json` on the plan; gives its exit code and its findings by what they are about and check."""
+
+    def examine(*words: object, **changes: Any) -> tuple[int, Findings]:
+        path = tmp_path / "gateway.yaml"
+        path.write_text(yaml.safe_dump({**plan, **changes}))
+        path.chmod(0o600)
+        code, out, err = run("doctor", "--json", "--config", path, *words)
+        assert err == ""
+        said = json.loads(out)
+        assert said["ok"] == (code == 0) == (said["counts"]["failed"] == 0)
+        assert sum(said["counts"].values()) == len(said["findings"])
+        for each in said["findings"]:
+            assert each["message"] and (each["level"] == "ok") == (each["advice"] is None), each
+        return code, {(each["about"], each["check"]): each for each in said["findings"]}
+
+    return examine
+
+
+def bad(findings: Findings) -> dict[tuple[str, str], str]:
+    return {name: each["level"] for name, each in findings.items() if each["level"] != "ok"}
+
+
+def test_all_is_well_where_all_is_well(examine: Any):
+    code, found = examine()
+    assert (code, bad(found)) == (0, {})
+    names = {about for about, _ in found}
+    assert {"configuration", "machine", "data_dir", "ports", "store", "account sim-account-1"} <= names
+    assert {check for about, check in found if about == "store"} >= {
+        "version", "maxmemory-policy", "persistence", "memory", "scripts", "latency", "clock",
+    }  # fmt: skip
+
+
+def test_a_gateway_that_runs_is_recognised_by_its_ports(run: Run, gateway: Gateway, file: Path):
+    code, out, _ = run("doctor", "--config", file)
+    assert code == 0
+    assert f"ok       ports: admin.listen: 127.0.0.1:{gateway.admin_port}: a gateway answers" in out
+    assert "ok       gateway: version: " in out and "ok       gateway: ready: 1 workers" in out
+
+
+def test_a_port_that_something_else_uses_is_a_failure(examine: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(running, "SECONDS", 0.2)  # it never answers
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        code, found = examine("--offline", listen=f"127.0.0.1:{other.getsockname()[1]}")
+    assert (code, bad(found)) == (1, {("ports", "listen"): "failed"})
+    assert "stop what uses it" in found["ports", "listen"]["advice"]
+
+
+@pytest.fixture
+def settings(store: Store) -> Iterator[redis.Redis]:
+    """The store, to be set wrongly; afterwards it is as before."""
+    with store.client() as client:
+        before = {name: client.config_get(name)[name] for name in ("maxmemory", "maxmemory-policy", "appendonly")}
+        yield client
+        for name, value in before.items():
+            client.config_set(name, value)
+
+
+def test_a_store_that_forgets_is_a_failure(examine: Any, settings: redis.Redis):
+    settings.config_set("maxmemory-policy", "allkeys-lru")
+    settings.config_set("appendonly", "no")
+    code, found = examine()
+    assert code == 1
+    assert bad(found) == {("store", "maxmemory-policy"): "failed", ("store", "persistence"): "warning"}
+    assert "noeviction" in found["store", "maxmemory-policy"]["advice"]
+
+
+def test_a_store_that_is_nearly_full_is_told_before_it_is(examine: Any, settings: redis.Redis):
+    used = settings.info("memory")["used_memory"]
+    settings.config_set("maxmemory", int(used * 1.1))
+    code, found = examine()
+    assert (code, found["store", "memory"]["level"]) == (0, "warning")
+
+
+def test_a_store_that_is_away_or_wants_another_password_is_a_failure(examine: Any, store: Store):
+    code, found = examine(redis=f"redis://:a-password-of-mine@127.0.0.1:{free_port()}")
+    assert (code, found["store", "reachable"]["level"]) == (1, "failed")
+    code, found = examine(redis=f"redis://nobody:a-password-of-mine@127.0.0.1:{store.port}")
+    assert (code, found["store", "reachable"]["level"]) == (1, "failed")
+    assert "password" in found["store", "reachable"]["advice"]
+    assert "a-password-of-mine" not in json.dumps(list(found.values()))
+
+
+def test_without_redis_the_server_is_looked_for_that_will_start(examine: Any):
+    code, found = examine(redis="")
+    assert (code, bad(found)) == (0, {})
+    assert "will start with the gateway" in found["store", "embedded"]["message"]
+
+
+def test_accounts_that_do_not_work_say_what_to_do(examine: Any, plan: dict[str, Any], simulator: Simulator):
+    one, two, three = plan["accounts"]
+    two["api_key"] = "sk-of-nobody-at-all"
+    gone = {**three, "id": "gone", "base_url": f"http://127.0.0.1:{free_port()}"}
+    picky = {**three, "models": ["claude-none-9"]}
+    behind = {**one, "id": "behind", "proxy": f"http://user:proxy-password@127.0.0.1:{free_port()}"}
+    code, found = examine(accounts=[one, two, picky, gone, behind])
+    assert code == 1
+    assert bad(found) == {
+        ("account sim-account-2", "credential"): "failed",
+        ("account sim-account-3", "models"): "failed",
+        ("account gone", "reachable"): "failed",
+        ("account behind", "reachable"): "failed",
+        ("configuration", "warning"): "warning",  # two have one key
+    }
+    assert "api_key" in found["account sim-account-2", "credential"]["advice"]
+    assert "proxy" in found["account behind", "reachable"]["advice"]
+    said = json.dumps(list(found.values()))
+    for secret in ("sk-of-nobody", "proxy-password", one["api_key"], SECRET, ADMIN_TOKEN, ALICE):
+        assert secret not in said
+
+
+def test_an_organization_that_the_file_has_otherwise_is_a_failure(examine: Any, plan: dict[str, Any]):
+    plan["accounts"][1]["organization"] = plan["accounts"][0]["organization"]
+    code, found = examine()
+    assert code == 1
+    assert bad(found) == {("organization", "sim-account-1 and sim-account-2"): "failed"}
+
+
+def test_offline_nobody_is_asked(examine: Any, simulator: Simulator):
+    since = simulator.mark()
+    code, found = examine("--offline", redis=f"redis://127.0.0.1:{free_port()}")
+    assert code == 0
+    assert not [about for about, _ in found if about == "store" or about.startswith("account")]
+    assert simulator.records(since) == []
+
+
+def test_a_file_that_cannot_be_used_is_no_diagnosis(run: Run, tmp_path: Path):
+    (tmp_path / "gateway.yaml").write_text("accounts: []\n")
+    code, out, err = run("doctor", "--config", tmp_path / "gateway.yaml")
+    assert (code, out) == (2, "") and "needs at least 1 item" in err
+
+
+def test_keys_in_a_file_that_everybody_can_read_are_a_warning(run: Run, tmp_path: Path, plan: dict[str, Any]):
+    path = tmp_path / "gateway.yaml"
+    path.write_text(yaml.safe_dump(plan))
+    path.chmod(0o644)
+    code, out, _ = run("doctor", "--offline", "--config", path)
+    assert (
+        code == 0
+        and f"warning  configuration: rights: everybody here can read it, and it holds keys: chmod 600 {path}" in out
+    )
+
+
+def test_each_finding_is_one_line_where_there_is_no_terminal(run: Run, file: Path):
+    _, out, _ = run("doctor", "--offline", "--config", file)
+    assert all(line.startswith(("ok       ", "warning  ", "failed   ")) for line in out.splitlines())
+    assert "\x1b" not in out
+
+
+# Parts, without a network.
+
+
+@pytest.mark.parametrize(
+    ("answer", "level", "word"),
+    [
+        (Answer(401), Level.failed, "api_key"),
+        (Answer(403), Level.failed, "Messages API"),
+        (Answer(404), Level.failed, "base_url"),
+        (Answer(418), Level.failed, "base_url"),
+        (Answer(429), Level.warning, "later"),
+        (Answer(529), Level.warning, "later"),
+        (Answer(200, models=None), Level.failed, "base_url"),
+        (Answer(0, "certificate verify failed"), Level.failed, "ca_file"),
+        (Answer(200, models=("claude-opus-5",)), Level.failed, "correct models"),
+    ],
+)
+def test_what_an_account_answers_means(answer: Answer, level: Level, word: str):
+    account = Account(id="a", api_key="sk-1", models=("claude-haiku-4-5",))
+    worst = next(each for each in accounts.judge(account, answer, load_catalogue()) if each.level is not Level.ok)
+    assert worst.level is level and word in worst.advice
+
+
+def test_a_pattern_fits_a_model_by_its_short_name_too():
+    account = Account(id="a", api_key="sk-1", models=("claude-haiku-4-5", "claude-none-*"))
+    found = list(accounts.judge(account, Answer(200, models=("claude-haiku-4-5-20251001",)), load_catalogue()))
+    assert [each.level for each in found] == [Level.ok, Level.warning]
+    assert "claude-none-*" in found[1].message and "haiku" not in found[1].message
+
+
+def test_clocks_that_differ_are_told_by_how_much():
+    assert clock("store", 0.05).level is Level.ok
+    assert clock("account a", 2.5, exact=1.0).level is Level.ok
+    ahead, behind = clock("store", 5.0), clock("store", -3600.0)
+    assert (ahead.level, "5.0 s ahead" in ahead.message) == (Level.warning, True)
+    assert (behind.level, "behind" in behind.message) == (Level.failed, True)
+
+
+def directory(path: Path) -> dict[str, Finding]:
+    return {each.check: each for each in machine.check_data_dir(path)}
+
+
+def test_a_data_dir_is_found_as_it_is(tmp_path: Path):
+    assert directory(tmp_path / "new" / "data")["writable"].message.endswith("(to be made)")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    assert directory(tmp_path / "file")["writable"].level is Level.failed
+    assert "lock" not in directory(tmp_path)
+
+
+def test_a_lock_is_left_over_held_or_held_by_nobody_known(tmp_path: Path):
+    lock = tmp_path / "store.lock"
+    lock.write_text("999999999\n")
+    assert directory(tmp_path)["lock"].message == "free"
+    with lock.open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert directory(tmp_path)["lock"].level is Level.warning
+        lock.write_text(f"{os.getpid()}\n")
+        assert directory(tmp_path)["lock"].message == f"held by process {os.getpid()}"
+
+
+def test_too_few_open_files_are_a_warning(examine: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 4096))
+    code, found = examine("--offline", limits={"max_connections": 10_000})
+    assert (code, found["machine", "open files"]["level"]) == (0, "warning")
+    assert "4,096" in found["machine", "open files"]["advice"]
+
+
+def test_sizes_are_for_people():
+    assert [size(count) for count in (0, 999, 1000, 1_500_000, 2e15)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "1.5 MB",
+        "2000.0 TB",
+    ]
+
+
+def test_a_gateway_that_could_not_use_its_file_is_told(run: Run, gateway: Gateway, tmp_path: Path):
+    file = gateway.folder / "gateway.yaml"
+    good = file.read_text()
+    other = tmp_path / "gateway.yaml"
+    other.write_text(good)
+    try:
+        file.write_text("accounts: []\n")
+        until(lambda: gateway.metrics().total("gateway_config_last_reload_successful") == 0)
+        code, out, _ = run("doctor", "--offline", "--config", other)
+        assert code == 1 and "failed   gateway: file:" in out
+    finally:
+        file.write_text(good)
+        until(lambda: gateway.metrics().total("gateway_config_last_reload_successful") == 1)
