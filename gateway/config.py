@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -27,9 +29,9 @@ from gateway.core.pricing import Catalogue
 from gateway.data.models import MODELS, ModelEntry, Models, merged, model_warnings
 
 __all__ = [
-    "Account", "Admin", "Affinity", "Budget", "Caller", "CallerLimits", "Config", "ConfigError", "Limits", "Log",
-    "ModelEntry", "Models", "Team", "Timeouts", "catalogue_of", "config_warnings", "decode", "describe", "encode",
-    "load", "load_default_path", "parse_listen", "schema",
+    "ADMIN", "ROLES", "Account", "Admin", "AdminToken", "Affinity", "Budget", "Caller", "CallerLimits", "Config",
+    "ConfigError", "Limits", "Log", "ModelEntry", "Models", "Team", "Timeouts", "Tracing", "catalogue_of",
+    "config_warnings", "decode", "describe", "encode", "load", "load_default_path", "parse_listen", "schema",
 ]  # fmt: skip
 
 load_default_path = Path("gateway.yaml")
@@ -42,8 +44,41 @@ _SECONDS = Number(above=0, most=86_400)
 _COUNT = Number(whole=True, least=1, most=2**53)
 _DOLLARS = Number(least=0, most=1_000_000_000)
 _SHARES = ("caller", "team")
+ROLES = ("read", "operate")  # of admin tokens
+ADMIN = "admin"  # whoever has admin.token
 _PATTERNS = Many(Text(check.model), least=1, or_one=True)
 _METADATA = Table(Text(check.identifier), Text(check.note))
+
+
+class AdminToken(Frozen, frozen=True, kw_only=True):
+    """A further token of the admin listener. `digests` are lower-case SHA-256 hex digests; tokens are not kept."""
+
+    id: Annotated[
+        str, Text(check.identifier, check.ID_PATTERN, once="admin token id"), "who has it; named in the audit log"
+    ]
+    digests: Annotated[tuple[str, ...], Derived(check.shortened)] = ()
+    role: Annotated[Literal["read", "operate"], Choice(ROLES), "read may look at everything, operate may change it"] = (
+        "read"
+    )
+
+
+def _admin_token(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
+    digests = (*values.pop("token"), *values.pop("token_sha256"))
+    if not digests:
+        return reader.fail(node.line, path, "needs token or token_sha256")
+    return {**values, "digests": digests}
+
+
+_TOKENS = Many(Text(check.token_digest, once="admin token"), or_one=True)
+_TOKEN_DIGESTS = Many(Text(check.digest, check.DIGEST_PATTERN, once="admin token"), or_one=True)
+_ADMIN_TOKEN = Section(
+    AdminToken,
+    extra=(
+        Field("token", _TOKENS, "the token or tokens, each of at least 8 characters; only digests are kept", ()),
+        Field("token_sha256", _TOKEN_DIGESTS, "SHA-256 of the token", ()),
+    ),
+    finish=_admin_token,
+)
 
 
 class Admin(Frozen, frozen=True, kw_only=True):
@@ -54,9 +89,25 @@ class Admin(Frozen, frozen=True, kw_only=True):
         str,
         Text(check.token, hide=check.hidden),
         Expression("${GATEWAY_ADMIN_TOKEN}"),
-        "bearer token of the admin listener, at least 8 characters",
+        "token of the admin listener, at least 8 characters; its role is operate",
     ]
+    tokens: Annotated[tuple[AdminToken, ...], Many(_ADMIN_TOKEN), "further tokens, each with a role"] = ()
     metrics_open: Annotated[bool, Flag(), "answer /metrics without the token"] = False
+
+
+def _admin(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
+    own = check.token_digest(values["token"])
+    for index, each in enumerate(values["tokens"]):
+        place = f"{path}.tokens[{index}]"
+        line = node.value["tokens"].node.value[index].line
+        if each.id == ADMIN:
+            return reader.fail(line, f"{place}.id", f"{ADMIN} is who has admin.token; choose another name")
+        if own in each.digests:
+            return reader.fail(line, place, "the same token as admin.token; each must be different")
+    return values
+
+
+_ADMIN = Section(Admin, finish=_admin)
 
 
 class Account(Frozen, frozen=True, kw_only=True):
@@ -176,6 +227,69 @@ class Log(Frozen, frozen=True, kw_only=True):
 
     level: Annotated[str, Choice(("debug", "info", "warning", "error")), "least severe line written"] = "info"
     format: Annotated[Literal["auto", "json", "human"], Choice(("auto", "json", "human")), "shape of a line"] = "auto"
+    sample: Annotated[
+        float, Number(least=0, most=1), "share of requests that is logged of those without any trouble; others always"
+    ] = 1.0
+    no_color: Annotated[
+        str, Text(empty=True), Expression("${NO_COLOR:-}"), "any text here: lines for people have no colour"
+    ] = ""
+
+
+def _collector(text: str) -> str:
+    if "@" in text:
+        raise ValueError("must not contain a user name or password; tracing.headers may hold a credential")
+    return check.base_url(text)
+
+
+def _header_value(text: str) -> str:
+    if not re.fullmatch("[ -~]{1,4096}", text):
+        raise ValueError("must be printable ASCII")
+    return text
+
+
+def _header_name(text: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", text):
+        raise ValueError("is not a valid header name")
+    return text
+
+
+class Tracing(Frozen, frozen=True, kw_only=True):
+    """OpenTelemetry: one span a request, sent by OTLP over HTTP."""
+
+    endpoint: Annotated[
+        str,
+        Text(_collector, empty=True),
+        Expression("${OTEL_EXPORTER_OTLP_ENDPOINT:-}"),
+        "collector's base URL for OTLP over HTTP, to which /v1/traces is added; empty: no spans",
+    ] = ""
+    headers: Annotated[
+        dict[str, str], Table(Text(_header_name), Text(_header_value, hide=check.hidden)), "headers of each export"
+    ] = msgspec.field(default_factory=dict)
+    sample: Annotated[
+        float,
+        Number(least=0, most=1),
+        "share of requests that have a span, where the client's traceparent does not say",
+    ] = 1.0
+
+
+def _tracing(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
+    if not values["endpoint"] or _can_trace():
+        return values
+    given = node.value.get("endpoint")
+    message = "needs the extra otel: pip install 'conversation-gateway[otel]'"
+    if given is None:
+        message += ' (it comes from OTEL_EXPORTER_OTLP_ENDPOINT; `endpoint: ""` would ignore that)'
+    return reader.fail(node.line if given is None else given.line, f"{path}.endpoint", message)
+
+
+def _can_trace() -> bool:
+    try:
+        return None not in map(find_spec, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"))
+    except ModuleNotFoundError:  # a parent of it
+        return False
+
+
+_TRACING = Section(Tracing, finish=_tracing)
 
 
 def _caller(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
@@ -205,7 +319,7 @@ class Config(Frozen, frozen=True, kw_only=True):
     previous one, which is still accepted."""
 
     listen: Annotated[str, _LISTEN, "address of the data listener, host:port"] = "0.0.0.0:8080"
-    admin: Annotated[Admin, "the operator's listener"]
+    admin: Annotated[Admin, _ADMIN, "the operator's listener"]
     workers: Annotated[int, Number(whole=True, least=1, most=256), "worker processes"] = 1
     redis: Annotated[
         str,
@@ -248,6 +362,7 @@ class Config(Frozen, frozen=True, kw_only=True):
         "callers with a budget while the store is away: counted later (allow), or answered 529 (deny)",
     ] = "allow"
     log: Annotated[Log, "log lines"] = Log()
+    tracing: Annotated[Tracing, _TRACING, "OpenTelemetry spans, with the extra otel"] = Tracing()
 
 
 def _config(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
@@ -327,6 +442,10 @@ def config_warnings(config: Config) -> list[str]:
     warnings += model_warnings(config.models, lambda model: any(fnmatchcase(model, pattern) for pattern in patterns))
     if any(ipaddress.ip_network(each).prefixlen == 0 for each in config.trusted_proxies):
         warnings.append("trusted_proxies: anybody is believed, so that callers can choose the address that is logged")
+    if config.tracing.endpoint.endswith(":4317"):
+        warnings.append(
+            "tracing.endpoint: 4317 is a collector's usual port for gRPC; spans are sent over HTTP, to 4318"
+        )
     if config.limits.max_held_mb < config.limits.max_body_mb:
         warnings.append("limits.max_held_mb is less than max_body_mb: a large request is more than a worker holds")
     for caller in config.keys:

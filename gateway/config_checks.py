@@ -47,6 +47,10 @@ def token(text: str) -> str:
     return credential(text)
 
 
+def token_digest(text: str) -> str:
+    return hashlib.sha256(token(text).encode()).hexdigest()
+
+
 def secret(text: str) -> str:
     if len(text) < SECRET_LENGTH:
         raise ValueError(f"must have at least {SECRET_LENGTH} characters; `openssl rand -hex 32` makes a good one")

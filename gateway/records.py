@@ -31,9 +31,13 @@ class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="reque
     Times are seconds: `at` Unix time of arrival, the others durations (`ttft` to the first relayed body byte, 0 where
     none was sent). `outcome` is `ok`, `error` (the answer was one), `interrupted` (a stream that broke off) or
     `client_gone`. `conversation` is a short digest, never the client's id; `reason` why it
-    left its home, if it did. `queued` is what it waited for limits and slots. `cost_nano_usd` is integer nano-dollars,
-    and `savings_nano_usd` what its cache reads would have cost more as fresh input; `priced_by_default`: nobody
-    knows the price of its model.
+    left its home, if it did. `queued` is what it waited for limits and slots, `choose` what the gateway took to read it
+    and to choose an account, the store not counted. `failover` is what the first account did for which another was
+    asked, or the same once more. `throttled` says whose limit refused it (`caller`, `account`, `gateway`) and `limit`
+    which. `missed` are tokens that it wrote into a cache though some cache had them or had had them until lately,
+    `missed_reason` why it could not read them there. `cost_nano_usd` is integer nano-dollars, and `savings_nano_usd`
+    what its cache reads would have cost more as fresh input; `priced_by_default`: nobody knows the price of its model.
+    `span_id` is its span's where one is recorded, `parent_id` that of the client's span.
     """
 
     request_id: str
@@ -56,12 +60,20 @@ class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="reque
     conversation: str = ""
     upstream_request_id: str = ""
     trace_id: str = ""
+    span_id: str = ""
+    parent_id: str = ""
+    failover: str = ""
+    throttled: str = ""
+    limit: str = ""
     usage: Usage = msgspec.field(default_factory=Usage)
     estimated: bool = False
     cost_nano_usd: int = 0
     savings_nano_usd: int = 0
     priced_by_default: bool = False
+    missed: int = 0
+    missed_reason: str = ""
     duration: float = 0.0
     ttft: float = 0.0
     queued: float = 0.0
     overhead: float = 0.0
+    choose: float = 0.0

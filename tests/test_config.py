@@ -16,6 +16,7 @@ from gateway.commands.config import app
 from gateway.config import (
     Account,
     Admin,
+    AdminToken,
     Affinity,
     Budget,
     Caller,
@@ -503,6 +504,20 @@ def test_a_wrong_key_is_named_with_line_and_path(line, message):
         ("admin: {token: seven77}", "3: admin.token: must have at least 8 characters"),
         ("admin: {token: with a space}", "3: admin.token: must be printable ASCII without spaces"),
         ("admin: []", "3: admin: expected a mapping, got a list"),
+        ("admin: {tokens: [{id: a}]}", "3: admin.tokens[0]: needs token or token_sha256"),
+        ("admin: {tokens: [{id: a, token: seven77}]}", "3: admin.tokens[0].token: must have at least 8 characters"),
+        (
+            "admin: {tokens: [{id: a, token: long-enough, role: root}]}",
+            "3: admin.tokens[0].role: must be one of: read, operate",
+        ),
+        (
+            "admin: {tokens: [{id: admin, token: long-enough}]}",
+            "3: admin.tokens[0].id: admin is who has admin.token; choose another name",
+        ),
+        (
+            "admin: {tokens: [{id: a, token: an-admin-token-of-some-length}]}",
+            "3: admin.tokens[0]: the same token as admin.token; each must be different",
+        ),
         ("affinity: {header: X Id}", "3: affinity.header: is not a valid header name"),
         ("timeouts: {connect: 0}", "3: timeouts.connect: must be greater than 0"),
         ("timeouts: {idle: -5}", "3: timeouts.idle: must be greater than 0"),
@@ -954,6 +969,21 @@ def test_describe_shows_models_as_the_file_has_them():
     assert loads(SMALL + yaml.safe_dump({"models": shown}), ENVIRON).models == loads(text, ENVIRON).models
 
 
+def test_further_admin_tokens_have_a_role_and_are_kept_as_digests():
+    text = f"""\
+admin:
+  tokens:
+    - {{id: grafana, token: [token-one, token-two]}}
+    - {{id: ops, token_sha256: {"A" * 64}, role: operate}}
+"""
+    loaded = loads(SMALL + text, ENVIRON)
+    assert loaded.admin.tokens == (
+        AdminToken(id="grafana", digests=(sha256("token-one"), sha256("token-two")), role="read"),
+        AdminToken(id="ops", digests=("a" * 64,), role="operate"),
+    )
+    assert "token-one" not in json.dumps(config.describe(loaded)) and config.decode(config.encode(loaded)) == loaded
+
+
 def test_a_repr_shows_no_secret():
     shown = repr(loads(FULL, ENVIRON))
     assert "team-a" in shown
@@ -1012,6 +1042,7 @@ def test_every_field_of_every_struct_is_a_key_with_help():
     structs = [
         Config,
         Admin,
+        AdminToken,
         Account,
         Caller,
         CallerLimits,
@@ -1026,7 +1057,7 @@ def test_every_field_of_every_struct_is_a_key_with_help():
     ]
     names = {f"{s.__name__}.{name}" for s in structs for name in s.__struct_fields__}
     keys = {path.rpartition(".")[2] for path, _ in properties(config.schema())}
-    assert {name for name in names if name.partition(".")[2] not in keys} == {"Caller.digests"}
+    assert {name for name in names if name.partition(".")[2] not in keys} == {"AdminToken.digests", "Caller.digests"}
 
 
 # The command

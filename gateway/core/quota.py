@@ -39,11 +39,12 @@ class Quota(msgspec.Struct, frozen=True):
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """A kind of limit: `name` for people; `field` where the store keeps it; `limit` the Quota's attribute. A bucket
-    admits at a level of `need` (0: above 0), gives `take` then, and at settlement the sum of `debits` (of SUMS);
-    `header` is what it is called in rate-limit headers."""
+    """A kind of limit: `name` for people, `label` for metrics; `field` where the store keeps it; `limit` the Quota's
+    attribute. A bucket admits at a level of `need` (0: above 0), gives `take` then, and at settlement the sum of
+    `debits` (of SUMS); `header` is what it is called in rate-limit headers."""
 
     name: str
+    label: str
     form: int
     field: str
     limit: str
@@ -56,26 +57,57 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 # Whoever refuses for longest speaks; of equals, the first.
 KINDS = (
-    Kind(name="per month", form=MONEY, field="month", limit="month_nano", endpoints=(MESSAGE, BATCH)),
-    Kind(name="per day", form=MONEY, field="day", limit="day_nano", endpoints=(MESSAGE, BATCH)),
     Kind(
-        name="requests per minute", form=BUCKET, field="requests", limit="requests", endpoints=(MESSAGE, BATCH),
-        need=1, take=1, header="requests",
+        name="per month",
+        label="budget_month",
+        form=MONEY,
+        field="month",
+        limit="month_nano",
+        endpoints=(MESSAGE, BATCH),
+    ),
+    Kind(name="per day", label="budget_day", form=MONEY, field="day", limit="day_nano", endpoints=(MESSAGE, BATCH)),
+    Kind(
+        name="requests per minute",
+        label="requests_per_minute",
+        form=BUCKET,
+        field="requests",
+        limit="requests",
+        endpoints=(MESSAGE, BATCH),
+        need=1,
+        take=1,
+        header="requests",
     ),
     Kind(
-        name="token counting requests per minute", form=BUCKET, field="counts", limit="requests", endpoints=(COUNT,),
-        need=1, take=1, header="requests",
+        name="token counting requests per minute",
+        label="requests_per_minute",
+        form=BUCKET,
+        field="counts",
+        limit="requests",
+        endpoints=(COUNT,),
+        need=1,
+        take=1,
+        header="requests",
     ),
     Kind(
-        name="input tokens per minute", form=BUCKET, field="input", limit="input_tokens",
-        debits=("input", "write_5m", "write_1h"), header="input-tokens",
+        name="input tokens per minute",
+        label="input_tokens_per_minute",
+        form=BUCKET,
+        field="input",
+        limit="input_tokens",
+        debits=("input", "write_5m", "write_1h"),
+        header="input-tokens",
     ),
     Kind(
-        name="output tokens per minute", form=BUCKET, field="output", limit="output_tokens", debits=("output",),
+        name="output tokens per minute",
+        label="output_tokens_per_minute",
+        form=BUCKET,
+        field="output",
+        limit="output_tokens",
+        debits=("output",),
         header="output-tokens",
     ),
-    Kind(name="concurrent requests", form=LEASES, field="concurrency", limit="concurrency"),
-)  # fmt: skip
+    Kind(name="concurrent requests", label="concurrency", form=LEASES, field="concurrency", limit="concurrency"),
+)
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -142,7 +142,7 @@ class Accounting:
         self._journal = journal
         self._process = process
         self._plans: dict[str, tuple[Caller, Plan]] = {}
-        self._full = False  # the journal's disk
+        self.full = False  # the journal's disk
         self._models: dict[str, _Model] = {}
         self.configure(config, catalogue)
 
@@ -228,7 +228,8 @@ class Accounting:
     def take_locally(self, asked: Asked) -> None:
         """Take it of this process's own share of the limits. Raises ApiError where that refuses."""
         if self._deny and asked.limits.reserved:
-            raise ApiError(529, "Your budget cannot be checked now. Please try again later.", retry_after=1)
+            words = "Your budget cannot be checked now. Please try again later."
+            raise ApiError(529, words, retry_after=1, limit=("caller", "store_away"))
         if asked.limits.rows:
             refused = self._share.take(asked.limits.rows, self._processes(), monotonic())
             if refused is not None:
@@ -262,10 +263,10 @@ class Accounting:
         packed = pack(entry)
         try:
             self._journal.append(packed)
-            self._full = False
+            self.full = False
         except OSError as error:
-            if not self._full:
-                self._full = True
+            if not self.full:
+                self.full = True
                 log.error("the journal of usage cannot be written", reason=str(error))
         with suppress(StoreDown):  # the journal tells it
             self._store.post(*to_settle(entry, packed, debits, renewal))
@@ -301,7 +302,10 @@ def _most(endpoint: Endpoint, peeked: Peek, most: int) -> int:
 
 
 def _refusal(refused: Refused) -> ApiError:
-    return ApiError(429, refused.message, retry_after=refused.wait, kind=refused.error_type, retry=not refused.budget)
+    return ApiError(
+        429, refused.message, retry_after=refused.wait, kind=refused.error_type, retry=not refused.budget,
+        limit=("caller", refused.row.kind.label),
+    )  # fmt: skip
 
 
 def _quota(limits: CallerLimits | None) -> Quota:

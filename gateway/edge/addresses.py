@@ -1,4 +1,4 @@
-"""The address at which a client reached the gateway, for the addresses that answers hold."""
+"""The address at which a client reached the gateway, for the addresses that answers hold, and the client's own."""
 
 from __future__ import annotations
 
@@ -34,12 +34,27 @@ class Addresses:
             host = f"{server[0]}:{server[1]}".encode() if server[1] else b"localhost"
         return scheme + b"://" + host + (prefix if _PREFIX.match(prefix) else b"")
 
+    def client(self, scope: Scope) -> str:
+        """The client's own address, "" where it has none: behind trusted proxies the last one that they do not have."""
+        address: str = scope["client"][0] if scope["client"] else ""
+        if self._trusted and self._is_trusted(scope):
+            said = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+            for each in reversed(said.decode("latin-1").split(",")):
+                try:
+                    address = str(ip_address(each.strip()))
+                except ValueError:
+                    break
+                if not self._trusts(address):
+                    break
+        return address
+
     def _is_trusted(self, scope: Scope) -> bool:
         client = scope["client"]
-        if client is None:
-            return False
+        return client is not None and self._trusts(client[0])
+
+    def _trusts(self, text: str) -> bool:
         try:
-            address = ip_address(client[0])
+            address = ip_address(text)
         except ValueError:
             return False
         mapped = getattr(address, "ipv4_mapped", None)

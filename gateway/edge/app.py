@@ -6,6 +6,7 @@ Forwarded endpoints go straight to the proxy; everything that is not hot goes th
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import lru_cache
 from time import monotonic, time
@@ -34,8 +35,11 @@ from gateway.edge.settlement import Settlement
 from gateway.edge.tally import BatchTally
 from gateway.edge.upkeep import Upkeep
 from gateway.errors import TYPES, ApiError
+from gateway.ops.lag import Lag
 from gateway.ops.logs import RequestLog
 from gateway.ops.metrics import OTHER, WorkerMetrics
+from gateway.ops.recent import MOST
+from gateway.ops.tracing import tracing_of
 from gateway.records import Finished
 from gateway.store.client import StoreClient
 from gateway.store.ledger import UsageJournal
@@ -80,8 +84,11 @@ class Gateway:
             return self.catalogue.limit_class(model)
 
         self.draining = False
-        self.metrics = WorkerMetrics(known, lambda: len(self.proxy.live), lambda: not self.store.up)
-        self.store = StoreClient(store_url, on_change=self._store_changed)
+        self.ended: deque[Finished] = deque(maxlen=MOST)  # requests, until the supervisor takes them
+        self.metrics = WorkerMetrics(known, self._in_flight, self._degraded)
+        self._lag = Lag(self.metrics.lag)
+        self.tracing = tracing_of(config, process)
+        self.store = StoreClient(store_url, on_change=self._store_changed, watch=self.metrics.store)
         self.tell: Callable[[bytes], None] = lambda data: None  # spreads news to the other processes
         self.store_returned: Callable[[int], None] = lambda since: None  # what was journaled meanwhile is to be told
         self._away_since = 0  # of the store (Unix ms); 0 while it is there, or was never seen
@@ -104,7 +111,7 @@ class Gateway:
         self._settlement = Settlement(self.admission, self.accounting, self.catalogue, self._observe)
         self.proxy = Proxy(
             config, self.pool, self.router, self.admission, self.accounting, self._settlement, self.owners, self._tally,
-            self.keyring, self.metrics.upstream_answered, bound_thinking,
+            self.keyring, self.metrics.upstream_answered, bound_thinking, self.tracing.begin,
         )  # fmt: skip
         self.owners.know(self.keyring.callers)
         self.upkeep = Upkeep(config, self.proxy.live, self._settlement, self.accounting)
@@ -185,15 +192,18 @@ class Gateway:
         """Connect to the store (or note that it is away) and begin the upkeep."""
         await self.store.start(STORE_WAIT)
         self._ticker = asyncio.create_task(self._tick())
+        self._lag.start()
         self._tell(news.Hello())
 
     async def close(self) -> None:
         if self._ticker is not None:
             self._ticker.cancel()
+        self._lag.stop()
         await self._tally.close()
         self.owners.rest()
         self.accounting.rest()
         await self.store.close()
+        await asyncio.to_thread(self.tracing.close)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         raw_path = scope["raw_path"]
@@ -206,8 +216,18 @@ class Gateway:
         return self._cold(scope, receive, cast(Any, _named(send)))
 
     def _observe(self, record: Finished, admit_time: float) -> None:
+        self.ended.append(record)
         self._request_log.request(record)
         self.metrics.observe(record, admit_time)
+        if record.span_id:
+            self.tracing.finished(record)
+
+    def _in_flight(self) -> dict[str, float]:
+        running = Counter(x.endpoint.name for x in self.proxy.live)
+        return {endpoint.name: 0.0 for endpoint in HOT.values()} | dict(running)
+
+    def _degraded(self) -> dict[str, float]:
+        return {"store": float(not self.store.up), "journal": float(self.accounting.full)}
 
     async def _tick(self) -> None:
         while True:

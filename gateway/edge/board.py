@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import monotonic, time
 from typing import Any
 
 import structlog
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 
 from gateway.config import Config, catalogue_of
+from gateway.config_rules import moment_text
 from gateway.core import news
 from gateway.core.document import Entry, PoolDocument
 from gateway.core.health import PAUSES, Cause
-from gateway.core.router import LIMITED, OUT, Router
+from gateway.core.router import Router
+from gateway.edge.diagnosis import Diagnosis, diagnose, fault, headroom
 from gateway.edge.pool import Pool
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import NotSent, TransportError
@@ -30,7 +30,11 @@ PROBE_WAIT = 10.0  # seconds for a probe's answer
 UNREACHABLE_EVERY = 5.0  # seconds between probes of an account that cannot be reached
 _AGAIN = 5.0  # seconds after a probe that told nothing
 _REFUSED = (401, 403)
-STATES = ("available", "limited", "draining", "disabled", "out")
+_SHOWN = {
+    Cause.CREDENTIAL: "its key was not accepted",
+    Cause.BILLING: "its organization is out of credit, over its spending limit or on hold",
+    Cause.UNREACHABLE: "no connection could be had, several times",
+}
 _PROBE = Call(b"GET", b"/v1/models?limit=1", [b"accept: application/json\r\n"], b"", version=False)
 
 log = structlog.get_logger("gateway.board")
@@ -47,6 +51,8 @@ class Board:
         self._configured = [account.id for account in config.accounts]
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._notes: dict[str, dict[str, str]] = {}  # what accounts' headers said lately
+        self._since: dict[str, tuple[Diagnosis, float]] = {}  # how accounts stood when last looked at, and since when
+        self._faults: dict[str, tuple[str, float]] = {}  # the last of each account, and when (Unix seconds)
 
     @property
     def router(self) -> Router:
@@ -64,6 +70,10 @@ class Board:
         """Follow the agreed pool."""
         self._pool.retire([entry.id for entry in document.accounts], self._configured)
         self._router.apply(document, monotonic(), time())
+        for known in (self._since, self._faults, self._notes):
+            for gone in known.keys() - self._router.ring.accounts.keys():
+                del known[gone]
+        self.look()
 
     def heard(self, data: bytes) -> None:
         """News from a worker or another gateway."""
@@ -78,12 +88,16 @@ class Board:
 
     def _take(self, heard: news.News) -> None:
         concerned = self._concerned(heard)
-        before = {entry.id: self.state(entry)[0] for entry in concerned}
+        before = {entry.id: self.diagnosis(entry).state for entry in concerned}
         self._router.heard(heard, monotonic())
         for entry in concerned:
-            state, why = self.state(entry)
-            if state != before[entry.id]:
-                log.info("account changed", account=entry.id, state=state, before=before[entry.id], reason=why)
+            now = self._look_at(entry)
+            if now.state != before[entry.id]:
+                log.info(
+                    "account changed", account=entry.id, state=now.state, before=before[entry.id], reason=now.reason
+                )
+        if isinstance(heard, news.Out) and heard.account:
+            self._note_fault(heard.account, _SHOWN[heard.cause])
         if isinstance(heard, news.Out) and heard.cause is not Cause.BILLING:
             self._probe_soon(heard.name, heard.cause)
         elif isinstance(heard, news.Back):
@@ -176,69 +190,62 @@ class Board:
 
     # What operators see.
 
-    def state(self, entry: Entry) -> tuple[str, str]:
-        """One of STATES, and why."""
-        now = monotonic()
-        if entry.state != "active":
-            return entry.state, "by configuration or an operator"
-        why, _ = self._router.state(entry, "", "", 0.0, True, now)
-        if why == OUT:
-            outage = self._router.health(entry.id).outage
-            cause = outage.cause if outage.until > now else self._router.organization(entry.organization).cause
-            return "out", str(cause or "")
-        closed = self._router.closed_classes(entry.organization, now)
-        if why == LIMITED or closed:
-            return "limited", ", ".join(closed)
-        return "available", ""
+    def exchanged(self, account: str, code: str) -> None:
+        """Exchanges of this gateway with an account have ended so: with a status, or a word for what went wrong."""
+        what = fault(code)
+        if what is not None:
+            self._note_fault(account, what)
+
+    def _note_fault(self, account: str, what: str) -> None:
+        if account in self._router.ring.accounts:
+            self._faults[account] = (what, time())
+
+    def look(self) -> None:
+        """Note how all accounts stand, so that it is known since when: now and then."""
+        for entry in self._router.ring.accounts.values():
+            self._look_at(entry)
+
+    def _look_at(self, entry: Entry) -> Diagnosis:
+        now = self.diagnosis(entry)
+        known = self._since.get(entry.id)
+        same = known is not None and (known[0].state, known[0].reason) == (now.state, now.reason)
+        self._since[entry.id] = (now, known[1] if same and known is not None else time())
+        return now
+
+    def diagnosis(self, entry: Entry) -> Diagnosis:
+        """How an account stands now, and why."""
+        return diagnose(self._router, entry, monotonic(), time())
+
+    def states(self) -> dict[str, str]:
+        """The state of each account."""
+        return {entry.id: self.diagnosis(entry).state for entry in self._router.ring.accounts.values()}
+
+    def known_class(self, limit_class: str) -> bool:
+        """Whether a class of models is one of the catalogue's, and not of a client's own invention."""
+        return any(model.limit_class == limit_class for model in self._catalogue)
 
     def view(self, account: str) -> dict[str, Any]:
         """What is known of an account beyond its configuration."""
         entry = self._router.ring.accounts.get(account)
         if entry is None:
             return {}
-        now = monotonic()
-        state, why = self.state(entry)
-        health = self._router.health(account)
-        models = {model: round(until - now) for model, until in health.models.items() if until > now}
-        limits = self._router.limits(entry.organization, now)
+        now, wall = monotonic(), time()
+        health = self._look_at(entry)
+        closed = self._router.health(account).models
+        models = {model: round(until - now) for model, until in closed.items() if until > now}
+        until = wall + health.until - now if health.until else None
+        what, at = self._faults.get(account, ("", 0.0))
         return {
-            "health": {"state": state, "reason": why, "models_closed_for": models},
-            "limits": limits,
+            "health": {
+                "state": health.state,
+                "reason": health.reason,
+                "why": health.why,
+                "since": moment_text(round(self._since[account][1])),
+                "until": until and moment_text(round(until)),
+                "models_closed_for": models,
+            },
+            "last_error": {"at": moment_text(round(at)), "what": what} if at else None,
+            "headroom": headroom(self._router, entry.organization, now, wall),
+            "limits": self._router.limits(entry.organization, now),
             "headers": self._notes.get(account, {}),
         }
-
-    def families(self) -> Iterator[GaugeMetricFamily]:
-        """gateway_account_state and gateway_account_ratelimit_remaining_ratio. Every replica tells of every account:
-        take the maximum of the one, the minimum of the other, over replicas; never a sum."""
-        states = GaugeMetricFamily(
-            "gateway_account_state", "1 for the state that an account is in; over replicas take max.",
-            labels=("account", "state"),
-        )  # fmt: skip
-        ratios = GaugeMetricFamily(
-            "gateway_account_ratelimit_remaining_ratio", "What is left of a limit; over replicas take min.",
-            labels=("account", "model_class", "limit"),
-        )  # fmt: skip
-        now = monotonic()
-        for entry in self._router.ring.accounts.values():
-            present = self.state(entry)[0]
-            for state in STATES:
-                states.add_metric((entry.id, state), float(state == present))
-            for limit_class, row in self._router.limits(entry.organization, now).items():
-                for kind, label in (("requests", "requests"), ("input", "input_tokens"), ("output", "output_tokens")):
-                    if row.get(f"{kind}_limit") and limit_class in frozenset(
-                        model.limit_class for model in self._catalogue
-                    ):
-                        left = row[f"{kind}_left"] / row[f"{kind}_limit"]
-                        ratios.add_metric((entry.id, limit_class, label), left)
-        yield states
-        yield ratios
-
-
-class AccountStates(Collector):
-    """The board's families, for a registry."""
-
-    def __init__(self, board: Board) -> None:
-        self._board = board
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        yield from self._board.families()

@@ -11,6 +11,7 @@ import struct
 import msgspec
 
 from gateway.core.document import PoolDocument
+from gateway.records import Finished
 
 
 class Start(msgspec.Struct, tag=True):
@@ -73,9 +74,12 @@ class Ready(msgspec.Struct, tag=True):
 
 
 class Numbers(msgspec.Struct, tag=True):
-    """From a worker: `WorkerMetrics.snapshot`."""
+    """From a worker: `WorkerMetrics.snapshot`, the requests that each account has of it now (if any), and those that
+    have ended since it last said."""
 
     metrics: bytes
+    in_flight: dict[str, int] = {}
+    ended: list[Finished] = []
 
 
 class Returned(msgspec.Struct, tag=True):

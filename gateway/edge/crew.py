@@ -11,7 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -19,11 +20,12 @@ import structlog
 from gateway.edge.control import Channel, Drain, Message, News, Numbers, Ready, Returned, Scrape, Start
 from gateway.edge.listener import Unstartable
 from gateway.ops.metrics import Totals
+from gateway.records import Finished
 
 log = structlog.get_logger("gateway.supervisor")
 _START_WAIT = 30.0  # seconds a worker may take until it serves
 _SCRAPE_WAIT = 1.0  # seconds a worker may take to tell its numbers
-_PULL_EVERY = 2.0  # seconds between unasked looks at them, so that little is lost when a worker is killed
+_PULL_EVERY = 2.5  # seconds between unasked looks at them, so that little is lost when a worker is killed
 _UNTOLD = 600_000  # ms in which a worker that died may have journaled what it could not tell the store
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before a worker that died is replaced
 
@@ -39,6 +41,7 @@ class Worker:
         self.ready = asyncio.Event()
         self.gone = asyncio.Event()
         self.told = asyncio.Event()  # set whenever numbers have come
+        self.in_flight: dict[str, int] = {}  # requests that accounts have of it, as of then
 
     def __repr__(self) -> str:
         return f"<Worker {self.index} pid={self.process.pid} ready={self.ready.is_set()}>"
@@ -57,6 +60,8 @@ class Crew:
         returned: Callable[[int], None],
     ) -> None:
         self.totals = Totals()
+        self.ended: Callable[[list[Finished]], None] = lambda records: None  # told of requests that have ended
+        self.looked: Callable[[], None] = lambda: None  # called after each unasked look
         self._listeners = listeners
         self._order = order
         self._heard = heard
@@ -73,6 +78,10 @@ class Crew:
     def names(self) -> tuple[str, ...]:
         """What the workers that live are called, as Start tells them."""
         return tuple(sorted(worker.name for worker in self._workers.values()))
+
+    def in_flight(self) -> Mapping[str, int]:
+        """How many requests each account has of all workers, as they last said."""
+        return sum((Counter(worker.in_flight) for worker in self._workers.values()), Counter[str]())
 
     def tell(self, message: Message, but: Worker | None = None) -> None:
         """Send it to every worker, `but` to this one. News goes only to those who serve: it does not keep."""
@@ -196,9 +205,12 @@ class Crew:
                 case News(data):
                     self.tell(message, but=worker)
                     self._heard(data)
-                case Numbers(metrics):
+                case Numbers(metrics, in_flight, ended):
                     self.totals.replace(worker.index, metrics)
+                    worker.in_flight = in_flight
                     worker.told.set()
+                    if ended:
+                        self.ended(ended)
                 case Ready():
                     worker.ready.set()
                 case Returned(since):
@@ -210,6 +222,12 @@ class Crew:
         worker.gone.set()
 
     async def _pull(self) -> None:
+        at = time.monotonic()
         while True:
-            await asyncio.sleep(_PULL_EVERY)
-            self.tell(Scrape())
+            at = max(at + _PULL_EVERY, time.monotonic())
+            await asyncio.sleep(at - time.monotonic())
+            await self.refresh()
+            try:
+                self.looked()
+            except Exception:  # whatever it was, the next look must come
+                log.exception("looking at the workers' numbers failed")

@@ -27,6 +27,7 @@ from gateway.edge.herd import Leader
 from gateway.edge.pool import Account, Lease
 from gateway.edge.upload import Upload
 from gateway.errors import ApiError
+from gateway.ops.tracing import Trace
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Response
 
@@ -60,7 +61,8 @@ class Holding:
         self.bytes += size
         x.held += size
         if self.bytes > self.most:
-            raise ApiError(529, "The gateway holds too many large requests now. Please try again later.", retry_after=1)
+            words = "The gateway holds too many large requests now. Please try again later."
+            raise ApiError(529, words, retry_after=1, limit=("gateway", "memory"))
 
     def give(self, x: Exchange, size: int | None = None) -> None:
         """Hold so much less for `x`, by default nothing any more."""
@@ -87,6 +89,7 @@ class Exchange:
     lease: Lease | None = None
     call: Call | None = None
     task: asyncio.Task[None] | None = None
+    trace: Trace | None = None
     slot_until = 0.0  # when waiting for a slot ends
     queued = 0.0  # seconds spent on waiting, for limits and slots
     sent = False  # an upstream has the request and may bill it, and what it used is not known whole
@@ -106,13 +109,17 @@ class Exchange:
     outcome = "ok"
     cause = ""
     estimated = False
+    failover = ""  # why it was tried again
+    throttled = limit = ""  # whose limit refused it, and which
+    cached = 0  # tokens of the conversation that a cache had when the request came, or had had lately
+    cached_in = ""  # the workspace of that cache, "" if it has run out
     reached = False  # an upstream has had the request
     upstream_request_id = ""
     began = False  # the request is on its way to an upstream
     started = False  # the head of the answer is out
     ended = False
     raw = False  # in the middle of an event that passes in pieces
-    body_time = admit_time = waited = first_byte = response_began = 0.0
+    body_time = admit_time = choose_time = waited = first_byte = response_began = 0.0
 
     def __init__(
         self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, holding: Holding, object_id: str = ""
@@ -150,6 +157,30 @@ class Exchange:
         if self.asked is not None:
             headers += self.asked.headers()
         return headers
+
+    def remember_cache(self) -> None:
+        """Note what caches have of the conversation, before this request changes that."""
+        route = self.route
+        record = route.record if route is not None else None
+        if route is None or record is None:
+            return
+        place, tokens, until = record.workspace, record.tokens, record.warm_until
+        if not tokens:  # bound anew just now
+            place, tokens, until = record.previous, record.previous_tokens, record.previous_warm_until
+        self.cached = tokens
+        self.cached_in = place if until > route.now_ms else ""
+
+    def missed(self) -> tuple[int, str]:
+        """Tokens that the answer wrote into a cache though another had them or this one had had them, and why they
+        could not be read: what the client changed, or an account evicted early, is not among them."""
+        usage = self.meter.usage
+        written = usage.cache_write_5m + usage.cache_write_1h
+        tokens = min(written, self.cached - usage.cache_read)
+        if tokens <= 0 or self.route is None or self.account is None or self.account.workspace == self.cached_in:
+            return 0, ""
+        if not self.cached_in:
+            return tokens, "expired"
+        return tokens, self.route.how if self.route.how in ("detour", "stateless") else "moved"
 
     def forget_request(self) -> None:
         """Nobody will send this body again: thousands of long streams should not hold theirs."""
@@ -190,6 +221,7 @@ class Exchange:
     async def refuse(self, error: ApiError, headers: HeaderList) -> None:
         """Answer with an error of the gateway's own: as JSON, or as an event where a stream has begun."""
         self.outcome = "error" if self.outcome == "ok" else self.outcome
+        self.throttled, self.limit = error.limit
         if self.ended:
             return
         if self.started:

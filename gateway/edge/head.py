@@ -53,6 +53,16 @@ class Head:
         self.version = False
         self.lines = [_UNMETERED_ENCODING]
 
+    def continue_trace(self, traceparent: bytes, broken: bool) -> None:
+        """Tell the upstream this instead of what the client said, whose `tracestate` means nothing if that was
+        `broken`."""
+        if self.traceparent:
+            self.lines = without(self.lines, b"traceparent")
+            if broken:
+                self.lines = without(self.lines, b"tracestate")
+        self.traceparent = traceparent
+        self.lines.append(b"traceparent: %b\r\n" % traceparent)
+
 
 def read_head(headers: HeaderList, affinity: bytes) -> Head:
     """Walk `headers` (names in lower case); `affinity` is the name of the conversation header, in lower case.
@@ -134,7 +144,7 @@ def _note(head: Head, name: bytes, value: bytes) -> None:
             raise ApiError(400, "anthropic-user-profile-id: given twice")
         head.profile = value.decode("latin-1") or "-"
     elif name == b"traceparent":
-        head.traceparent = value
+        head.traceparent = b"?" if head.traceparent else value  # of two, nobody knows which
 
 
 _name_of = itemgetter(0)

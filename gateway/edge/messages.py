@@ -100,7 +100,8 @@ class Messages:
                 await self._join_herd(x, route, caller, former)
         elif asked is not None:
             await self._accounting.take(asked)
-        x.admit_time = perf_counter() - began
+        x.admit_time = perf_counter() - began - x.queued
+        x.remember_cache()
 
         query = x.scope["query_string"]
         path = x.scope["raw_path"] + b"?" + query if query else x.scope["raw_path"]

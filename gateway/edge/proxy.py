@@ -19,7 +19,7 @@ from gateway.core.keyring import Keyring
 from gateway.core.news import Noted
 from gateway.core.produced import Produced
 from gateway.core.route import Refuse, Route, Wait
-from gateway.core.router import Router
+from gateway.core.router import FULL, Router
 from gateway.core.routing import HIDDEN, Outcome, judge, judge_body, judge_event, retry_after
 from gateway.edge.accounting import Accounting
 from gateway.edge.admission import Admission, Callers
@@ -37,6 +37,7 @@ from gateway.edge.rights import Rights
 from gateway.edge.settlement import Settlement
 from gateway.edge.tally import BatchTally
 from gateway.errors import TYPES, ApiError
+from gateway.ops.tracing import Trace
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError, Withdrawn
 
@@ -71,7 +72,8 @@ class Refusal:
 class Proxy:
     """The journey, over what the process is made of. `live` are the requests on their way;
     `upstream_answered(account, model, code)` is told of each exchange with an account; `bound_thinking(model)` says
-    whether only the account that produced a model's thinking reads it."""
+    whether only the account that produced a model's thinking reads it; `trace(traceparent)` is the trace of a request
+    whose client says that."""
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class Proxy:
         keyring: Keyring[Caller],
         upstream_answered: Callable[[str, str, str], None],
         bound_thinking: Callable[[str], bool],
+        trace: Callable[[bytes], Trace],
     ) -> None:
         self.live: set[Exchange] = set()
         self._pool = pool
@@ -94,6 +97,7 @@ class Proxy:
         self._settlement = settlement
         self._owners = owners
         self._answered = upstream_answered
+        self._trace = trace
         self._callers = Callers(keyring, lambda: self._admission.store_up)
         self._herd = Herd()
         self._holding = Holding(0)
@@ -145,6 +149,9 @@ class Proxy:
     async def _journey(self, x: Exchange) -> None:
         scope = x.scope
         head = x.head = read_head(scope["headers"], self._affinity)
+        trace = x.trace = self._trace(head.traceparent)
+        if trace.header is not None:
+            head.continue_trace(trace.header, trace.broken)
         if head.hosts != 1 and scope["http_version"] == "1.1":
             raise ApiError(400, "host: exactly one is needed")
         x.caller = self._callers.authenticate(head)
@@ -220,6 +227,8 @@ class Proxy:
             x.began = False  # no ping while no upstream has the request
             repeat = self._config.retry_ambiguous
             again = route.answered(entry, outcome, wait, monotonic(), random(), repeat)
+            if again:
+                x.failover = x.failover or outcome.value
             if not again or (x.upload is not None and x.upload.begun):
                 break
         await self._give_up(x, failure, refuse or route.refuse(monotonic()))
@@ -308,6 +317,8 @@ class Proxy:
 
     async def _send(self, x: Exchange, account: Account, call: Call) -> Response:
         sent = perf_counter()
+        if not x.choose_time:
+            x.choose_time = max(0.0, sent - x.t0 - x.body_time - x.admit_time - x.queued)
         remaining = self._config.timeouts.total - (sent - x.t0)
         if remaining <= 0:
             raise ApiError(504, "The request could not be served in time.")
@@ -401,8 +412,12 @@ class Proxy:
             if refuse.status == 404:
                 raise ApiError(404, f"model: {x.model}")
             limited = refuse.status == 429
+            full = not limited and x.route is not None and x.route.away == FULL
             raise ApiError(
-                refuse.status, ALL_LIMITED if limited else NO_ACCOUNT, retry_after=retry_after(refuse.seconds)
+                refuse.status,
+                ALL_LIMITED if limited else NO_ACCOUNT,
+                retry_after=retry_after(refuse.seconds),
+                limit=("account", "rate_limit") if limited else ("account", "concurrency") if full else ("", ""),
             )
         status, head, body = failure.status, failure.head, failure.body
         x.outcome = "error"

@@ -27,9 +27,11 @@ _IMPATIENT = 5.0  # seconds after which a file that never rests is read anyway
 _FRESH = 60.0  # seconds; a file that changed later than that before the start is read once more
 _SHOWN = 20  # changes and problems that a log line names
 RELOADABLE = frozenset({
-    "accounts", "keys", "teams", "affinity.remember", "models.aliases", "models.catalogue", "models.default",
-    "share", "trusted_proxies", "expose_account", "retry_ambiguous",
+    "accounts", "keys", "teams", "admin.token", "admin.tokens", "admin.metrics_open", "affinity.remember",
+    "models.aliases", "models.catalogue", "models.default", "share", "trusted_proxies", "expose_account",
+    "retry_ambiguous",
 })  # fmt: skip
+_LISTS = ("accounts", "keys", "teams", "admin.tokens")  # whose members are named one by one
 
 Apply = Callable[[Config], Awaitable[None]]
 Look = tuple[int, ...] | None
@@ -53,6 +55,7 @@ def compare(running: Config, loaded: Config) -> Change:
         accounts=loaded.accounts,
         keys=loaded.keys,
         teams=loaded.teams,
+        admin=msgspec.structs.replace(loaded.admin, listen=running.admin.listen),
         affinity=msgspec.structs.replace(running.affinity, remember=loaded.affinity.remember),
         models=msgspec.structs.replace(
             running.models,
@@ -69,7 +72,7 @@ def compare(running: Config, loaded: Config) -> Change:
         name
         for each in differing
         if each in RELOADABLE
-        for name in (_members(each, before[each], after[each]) if each in ("accounts", "keys", "teams") else [each])
+        for name in (_members(each, before[each], after[each]) if each in _LISTS else [each])
     ]
     return Change(config, tuple(changed), tuple(name for name in differing if name not in RELOADABLE))
 

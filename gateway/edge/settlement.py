@@ -99,8 +99,9 @@ class Settlement:
 
     def _record(self, x: Exchange, now: float) -> Finished:
         first = x.first_byte or now
-        caller, route, account, head = x.caller, x.route, x.account, x.head
+        caller, route, account, trace = x.caller, x.route, x.account, x.trace
         cost, savings, by_default = self._cost(x)
+        missed, missed_reason = x.missed() if x.cached else (0, "")
         return Finished(
             request_id=x.request_id,
             at=x.at,
@@ -121,15 +122,23 @@ class Settlement:
             attempts=x.attempts,
             conversation=x.conversation.hex()[:12],
             upstream_request_id=x.upstream_request_id,
-            trace_id=head.traceparent[3:35].decode("latin-1") if head is not None and head.traceparent else "",
+            trace_id=trace.trace_id if trace is not None else "",
+            span_id=trace.span_id if trace is not None else "",
+            parent_id=trace.parent_id if trace is not None else "",
+            failover=x.failover,
+            throttled=x.throttled,
+            limit=x.limit,
             usage=x.meter.usage,
             estimated=x.estimated,
             cost_nano_usd=cost,
             savings_nano_usd=savings,
             priced_by_default=by_default,
+            missed=missed,
+            missed_reason=missed_reason,
             duration=now - x.t0,
             ttft=first - x.t0 if x.first_byte else 0.0,
             queued=x.queued,
+            choose=x.choose_time,
             overhead=max(0.0, first - x.t0 - x.waited - x.body_time - x.queued),
         )
 

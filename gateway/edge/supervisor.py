@@ -28,33 +28,47 @@ from gateway.config import Caller, Config, encode
 from gateway.core.keyring import Keyring
 from gateway.edge.accounting import usage_folder
 from gateway.edge.archive import Archive
-from gateway.edge.board import AccountStates, Board
+from gateway.edge.board import Board
 from gateway.edge.control import Document, Keys, News, NotReady, Reload, Reseed, Start
 from gateway.edge.crew import Crew
 from gateway.edge.exchange import new_request_id
+from gateway.edge.gauges import Gauges, Whole
 from gateway.edge.listener import bind
 from gateway.edge.membership import Membership
 from gateway.edge.newswire import Newswire
 from gateway.edge.owners import objects_folder
 from gateway.edge.pool import entry_of
 from gateway.edge.reload import Reloader
+from gateway.edge.server import Server
 from gateway.edge.snapshot import Snapshot
 from gateway.edge.sweeper import Sweeper
+from gateway.edge.watch import Watch
+from gateway.ops.access import Access
 from gateway.ops.accounts import Accounts
-from gateway.ops.admin import admin_app
+from gateway.ops.admin import AdminApp
+from gateway.ops.api import Desks, api_routes
+from gateway.ops.audit import Audit, AuditFile
+from gateway.ops.browser import browser_routes
 from gateway.ops.conversations import Conversations
 from gateway.ops.keys import Keys as KeyDesk
+from gateway.ops.levels import Levels
+from gateway.ops.live import Live
+from gateway.ops.openapi import documented
+from gateway.ops.spent import Spent
 from gateway.ops.usage import Usage
 from gateway.store.bindings import Bindings
+from gateway.store.census import Census
 from gateway.store.key_file import KeyFile
 from gateway.store.keys import KeyStore
 from gateway.store.ledger import UsageJournal
+from gateway.store.levels import LevelReader
 from gateway.store.owners import OwnersJournal
 from gateway.store.pool_store import PoolStore
 from gateway.store.shared_keys import SharedKeys, keyring_of
 from gateway.store.usage import UsageReader
 
 log = structlog.get_logger("gateway.supervisor")
+_OPERATORS = 512  # connections to the admin listener at most
 _SILENT = 15.0  # seconds after which a process of which nothing is heard is gone
 
 
@@ -100,6 +114,21 @@ class Supervisor:
         self.listeners = bind(config.listen, config.workers)
         self._admin_socket = bind(config.admin.listen, 1)[0]
         self._crew = Crew(self.listeners, self._order, self._told, self._archive.ask)
+        self._audit = Audit(store_url, AuditFile(config.data_dir))
+        self._census = Census(store_url)
+        self._level_reader = LevelReader(store_url)
+        levels = Levels(
+            self._level_reader, lambda: self._keyring().callers.values(), lambda: self.config.teams, time.time
+        )  # fmt: skip
+        watch = Watch(
+            self._crew, self.board, self._census, len(self.listeners), lambda: self.pool.up,
+            lambda: self._accounts.all(),
+        )  # fmt: skip
+        self._accounts = Accounts(self.pool, watch.view, self.board.enable, time.time)
+        self.live = Live(watch, Spent(self._usage, time.time), levels)
+        self._crew.ended, self._crew.looked = self.live.finished, self.live.looked
+        self._registry.register(Whole(self._crew.totals, watch.modes))
+        self._registry.register(Gauges(self.board, self._crew.in_flight, lambda: self._census.bound, levels))
 
     @property
     def address(self) -> tuple[str, int]:
@@ -132,6 +161,9 @@ class Supervisor:
                 self._newswire.run(),
                 self._archive.run(),
                 self._sweeper.run(),
+                self._audit.run(),
+                self._census.run(),
+                self.live.run(),
             )
         ]
         await self._crew.start()
@@ -236,26 +268,29 @@ class Supervisor:
 
     def _admin_server(self) -> uvicorn.Server:
         registry = self._registry
-        registry.register(self._crew.totals)
         info = Gauge("gateway_build_info", "1; the version is in the label.", ("version",), registry=registry)
         info.labels(gateway.__version__).set(1)
-        registry.register(AccountStates(self.board))
-        accounts = Accounts(self.pool, self.board.view, self.board.enable, time.time)
         conversations = Conversations(
             self._bindings, lambda: self.config, lambda: self._keyring().callers, self.board.router, self._forget
         )
-        app = admin_app(
-            self.config.admin, registry, self._crew.refresh, self._readiness, self._show_pool, accounts, conversations,
-            new_request_id, KeyDesk(self.keys, lambda: self.config, self._crew.refresh, time.time),
-            Usage(self._usage, time.time),
+        access = Access(lambda: self.config, time.time)
+        desks = Desks(
+            registry=registry, refresh=self._crew.refresh, readiness=self._readiness, pool=self._show_pool,
+            accounts=self._accounts, conversations=conversations,
+            keys=KeyDesk(self.keys, lambda: self.config, self._crew.refresh, time.time),
+            usage=Usage(self._usage, time.time), live=self.live, audit=self._audit,
+            metrics_open=lambda: self.config.admin.metrics_open, clients=self._for_clients,
         )  # fmt: skip
-        config = uvicorn.Config(
-            app, lifespan="off", log_config=None, access_log=False, server_header=False, ws="none", proxy_headers=False,
-            timeout_graceful_shutdown=1,
-        )  # fmt: skip
-        server = uvicorn.Server(config)
-        cast(Any, server).capture_signals = contextlib.nullcontext
+        routes = documented([*browser_routes(access), *api_routes(desks, access)])
+        app = AdminApp(routes, access, self._audit, new_request_id, time.time)
+        few = msgspec.structs.replace(self.config.limits, max_connections=_OPERATORS)
+        server = Server(app, msgspec.structs.replace(self.config, limits=few), new_request_id)
+        server.config.timeout_graceful_shutdown = 1
         return server
+
+    def _for_clients(self) -> dict[str, Any]:
+        host, port = self.address
+        return {"listen": {"host": host, "port": port}, "affinity_header": self.config.affinity.header}
 
     async def _readiness(self) -> dict[str, Any]:
         workers = self._crew.states()
@@ -286,6 +321,7 @@ class Supervisor:
         await self._crew.drain(timeouts.drain)
         await self.pool.leave()
         await self.board.aclose()
+        self.live.close()
         admin.should_exit = True
         await asyncio.sleep(0)
         self._crew.close()
@@ -293,8 +329,11 @@ class Supervisor:
             task.cancel()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._tasks[0]), 3)
+        await self._census.close()
+        await self._level_reader.close()
         await self._bindings.close()
         await self._usage.close()
+        await self._audit.close()
         await self._archive.close()
         await self._sweeper.close()
         await self.keys.close()

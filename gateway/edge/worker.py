@@ -70,7 +70,7 @@ async def run(control: socket.socket, listener: socket.socket, writer: LogWriter
     orders = asyncio.create_task(_obey(channel, gateway, server))  # still there to be asked for numbers, or orphaned
     await _drain(gateway, server, serving, orders, limit)
     orders.cancel()
-    channel.send(Numbers(gateway.metrics.snapshot()))
+    channel.send(_numbers(gateway))
     await gateway.close()
     await channel.flush()
 
@@ -106,7 +106,14 @@ def _follow(message: Message, channel: Channel, gateway: Gateway, server: Server
             gateway.draining = True
             server.drain()
         case Scrape():
-            channel.send(Numbers(gateway.metrics.snapshot()))
+            channel.send(_numbers(gateway))
+
+
+def _numbers(gateway: Gateway) -> Numbers:
+    ended = list(gateway.ended)
+    gateway.ended.clear()
+    in_flight = {account.id: account.in_flight for account in gateway.pool.accounts.values() if account.in_flight}
+    return Numbers(gateway.metrics.snapshot(), in_flight, ended)
 
 
 async def _drain(

@@ -153,7 +153,8 @@ def _deadline(given: dict[str, Any], now: float) -> float:
     if "drain_until" in given:
         until = given["drain_until"]
         try:
-            return 0.0 if until is None else parse_moment(until if isinstance(until, str) else "")
+            # Long ago is not "never", which 0 stands for.
+            return 0.0 if until is None else max(1.0, parse_moment(until if isinstance(until, str) else ""))
         except ValueError as error:
             raise ApiError(400, f"drain_until {error}, or null for none") from None
     seconds = given.get("drain_seconds", DRAIN_SECONDS)

@@ -1,170 +1,124 @@
-"""The operator's listener: health, metrics, accounts, keys and conversations. Everything but health needs the bearer
-token.
+"""The operator's listener: leads each request to its route, once it is known who asks and whether they may.
 
-It does not know processes: it is given functions that answer.
+It does not know processes, nor what is behind a route. Whatever it answers, nobody keeps and no other page frames;
+errors are Anthropic's JSON.
 """
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
-from starlette.applications import Starlette
-from starlette.convertors import Convertor, register_url_convertor
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import RedirectResponse, Response
 
-from gateway.config import Admin
+from gateway.config_rules import moment_text
 from gateway.errors import ApiError
-from gateway.ops.accounts import Accounts
-from gateway.ops.conversations import Conversations, wanted
-from gateway.ops.keys import Keys
-from gateway.ops.usage import Usage, usage_routes
+from gateway.ops.access import SIGN_IN, Access
+from gateway.ops.audit import Audit, Entry
+from gateway.ops.routes import Call, Route, Table
 
-MAX_BODY = 64 * 1024  # bytes that an operator's request may have
-_SECRET = {"cache-control": "no-store"}
-Answer = Callable[[], Awaitable[dict[str, Any]]]
-Handler = Callable[[Request], Awaitable[Response]]
+SAFE = ("GET", "HEAD")
+_UNNAMED = "?"  # in the audit log: an id that was not found to be one may be a secret in the wrong place
+# Of every answer, unless its handler says otherwise.
+HEADERS = {
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+}
 
-
-class _Anything(Convertor[str]):
-    """The rest of a path, whatever is in it: `path` stops at a line's end."""
-
-    regex = r"[\s\S]*"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("anything", _Anything())
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+log = structlog.get_logger("gateway.admin")
 
 
-def admin_app(
-    config: Admin,
-    registry: CollectorRegistry,
-    refresh: Callable[[], Awaitable[None]],
-    readiness: Answer,
-    pool: Answer,
-    accounts: Accounts,
-    conversations: Conversations,
-    new_request_id: Callable[[], str],
-    keys: Keys | None = None,
-    usage: Usage | None = None,
-) -> Starlette:
-    """`refresh` is awaited before each scrape; `readiness` and `pool` give the bodies of their paths. Without `keys`
-    or `usage` there are none of theirs."""
-    token = config.token.encode()
+class AdminApp:
+    """The application of the admin listener, as ASGI has it. Changes are told to `audit`, if there is one; `now()`
+    gives Unix seconds."""
 
-    def authorize(request: Request) -> None:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1", "replace"), token):
-            raise ApiError(401, "The admin listener needs the header: Authorization: Bearer <admin.token>")
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        access: Access,
+        audit: Audit | None,
+        new_request_id: Callable[[], str],
+        now: Callable[[], float],
+    ) -> None:
+        self._table = Table(routes)
+        self._access = access
+        self._audit = audit
+        self._new_request_id = new_request_id
+        self._now = now
 
-    def answering(handler: Handler, check: Callable[[Request], None] = authorize) -> Handler:
-        async def answer(request: Request) -> Response:
-            request_id = new_request_id()
-            try:
-                check(request)
-                response = await handler(request)
-            except ApiError as error:
-                response = Response(error.body(request_id), error.status, {"content-type": "application/json"})
-                response.headers["request-id"] = request_id
-                if error.status == 401:
-                    response.headers["www-authenticate"] = "Bearer"
-            response.headers["x-gateway-request-id"] = request_id
-            return response
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive, send)
+        request_id = self._new_request_id()
+        raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+        rows, params = self._table.find(raw_path.decode("latin-1"))
+        call = Call(request, request_id, params)
+        route = rows.get(request.method)
+        try:
+            response = await self._answer(call, rows, route)
+        except ApiError as error:
+            response = refusal(error, request_id)
+            if error.status == 405:
+                response.headers["allow"] = ", ".join(sorted(rows))
+        except ClientDisconnect:
+            return
+        except Exception:
+            log.exception("unhandled error", request_id=request_id, route=route.path if route else "")
+            response = refusal(ApiError(500, "The gateway failed to handle this request."), request_id)
+        if route is not None and route.action and call.who is not None:
+            await self._record(call, route, response.status_code)
+        response.headers["x-gateway-request-id"] = request_id
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)
+        await response(scope, receive, send)
 
-        return answer
+    async def _answer(self, call: Call, rows: dict[str, Route] | Any, route: Route | None) -> Response:
+        request = call.request
+        call.who = self._access.who(request)
+        is_open = route.open() if route is not None else any(each.open() for each in rows.values())
+        if not is_open and call.who is None:
+            if route is not None and route.page and "authorization" not in request.headers:
+                return RedirectResponse("/login", 303)
+            raise ApiError(401, SIGN_IN)
+        if not rows:
+            raise ApiError(404, "Not found")
+        if route is None:
+            raise ApiError(405, f"{request.method} is not allowed here")
+        if not is_open and call.who is not None:
+            if not call.who.may(route.role):
+                raise ApiError(403, f"This needs the role {route.role}; {call.who.id} has the role {call.who.role}")
+            if request.method not in SAFE:
+                self._access.check_change(request, call.who)
+        return await route.handler(call)
 
-    def open_to_all(request: Request) -> None:
-        return
-
-    async def metrics(request: Request) -> Response:
-        await refresh()
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"content-type": content_type})
-
-    async def healthz(request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def readyz(request: Request) -> Response:
-        body = await readiness()
-        return JSONResponse(body, 200 if body["ready"] else 503)
-
-    async def show_pool(request: Request) -> Response:
-        return JSONResponse(await pool())
-
-    async def list_accounts(request: Request) -> Response:
-        return JSONResponse({"data": accounts.all()})
-
-    async def show_account(request: Request) -> Response:
-        return JSONResponse(accounts.one(request.path_params["id"]))
-
-    async def change_account(request: Request) -> Response:
-        return JSONResponse(await accounts.change(request.path_params["id"], await _body(request)))
-
-    async def flush_account(request: Request) -> Response:
-        return JSONResponse(await conversations.flush_account(request.path_params["id"]))
-
-    async def show_conversation(request: Request) -> Response:
-        return JSONResponse(await conversations.show(wanted(request.scope["raw_path"], request.query_params)))
-
-    async def flush_conversation(request: Request) -> Response:
-        return JSONResponse(await conversations.flush(wanted(request.scope["raw_path"], request.query_params)))
-
-    async def nothing(request: Request) -> Response:
-        raise ApiError(404, "Not found")
-
-    def key_routes(keys: Keys) -> list[Route]:
-        async def list_keys(request: Request) -> Response:
-            return JSONResponse({"data": keys.all()})
-
-        async def create_key(request: Request) -> Response:
-            return JSONResponse(await keys.create(await _body(request)), 201, _SECRET)
-
-        async def rotate_key(request: Request) -> Response:
-            return JSONResponse(await keys.rotate(request.path_params["id"], await _body(request)), 201, _SECRET)
-
-        async def revoke_key(request: Request) -> Response:
-            return JSONResponse(await keys.revoke(request.path_params["id"]))
-
-        return [
-            Route("/admin/v1/keys", answering(list_keys)),
-            Route("/admin/v1/keys", answering(create_key), methods=["POST"]),
-            Route("/admin/v1/keys/{id}", answering(revoke_key), methods=["DELETE"]),
-            Route("/admin/v1/keys/{id}/rotate", answering(rotate_key), methods=["POST"]),
-        ]
-
-    return Starlette(
-        routes=[
-            Route("/healthz", answering(healthz, open_to_all)),
-            Route("/readyz", answering(readyz, open_to_all)),
-            Route("/metrics", answering(metrics, open_to_all if config.metrics_open else authorize)),
-            Route("/admin/v1/pool", answering(show_pool)),
-            Route("/admin/v1/accounts", answering(list_accounts)),
-            Route("/admin/v1/accounts/{id}", answering(show_account)),
-            Route("/admin/v1/accounts/{id}", answering(change_account), methods=["PATCH"]),
-            Route("/admin/v1/accounts/{id}/bindings", answering(flush_account), methods=["DELETE"]),
-            Route("/admin/v1/conversations/{path:anything}", answering(show_conversation)),
-            Route("/admin/v1/conversations/{path:anything}", answering(flush_conversation), methods=["DELETE"]),
-            *([] if keys is None else key_routes(keys)),
-            *([] if usage is None else usage_routes(usage, answering)),
-            Route("/{path:anything}", answering(nothing), methods=["GET", "POST", "PUT", "PATCH", "DELETE"]),
-        ]
-    )
+    async def _record(self, call: Call, route: Route, status: int) -> None:
+        who = call.who
+        if self._audit is None or who is None:
+            return
+        kind, named, _ = route.path.removeprefix("/admin/v1/").partition("{")
+        resource = call.resource or (kind + _UNNAMED if named else kind)
+        entry = Entry(
+            id=call.request_id, at=moment_text(round(self._now(), 3)), who=who.id, role=who.role,
+            by="session" if who.session else "token", address=self._access.address(call.request), action=route.action,
+            method=call.request.method, resource=resource, status=status, changes=call.changes if status < 400 else {},
+        )  # fmt: skip
+        await self._audit.record(entry)
 
 
-async def _body(request: Request) -> bytes:
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_BODY:
-            raise ApiError(413, f"A request to the admin listener may have {MAX_BODY} bytes")
-    return body
+def refusal(error: ApiError, request_id: str) -> Response:
+    """The answer that says so."""
+    headers = {"content-type": "application/json", "request-id": request_id}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.retry_after is not None:
+        headers["retry-after"] = str(error.retry_after)
+    return Response(error.body(request_id), error.status, headers)

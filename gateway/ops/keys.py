@@ -21,12 +21,13 @@ from gateway.config_source import Entry, Node, Problem
 from gateway.core.keyring import ACTIVE, EXPIRED, CallerRecord, KeyRecord, Stored
 from gateway.errors import ApiError
 from gateway.store.client import StoreDown
-from gateway.store.keys import CallerExists, KeyEnded, NewKey, UnknownKey
+from gateway.store.keys import CallerExists, KeyEnded, NewKey, UnknownCaller, UnknownKey
 
 OVERLAP = 86_400.0  # seconds for which a rotated key counts beside its successor
 MOST_SECONDS = 10 * 366 * 86_400.0
 UNOWNED = "unowned"  # the state of a key that counts for nobody, as no file defines its caller any more
 _DEFINING = ("team", "models", "limits", "metadata")
+_CHANGING = ("models", "limits", "metadata")  # not the team: what was spent is its
 _TRIES = 3  # at making a key of a caller that others make at the same time
 
 T = TypeVar("T")
@@ -41,12 +42,14 @@ class _Json(Reader):
 
 
 _rules: dict[str, Rule] = {field.name: field.rule for field in struct_fields(Caller)}
-_CREATE: dict[str, Rule] = {
+# What bodies may say.
+CREATE: dict[str, Rule] = {
     "caller": Text(check.identifier),
     **{name: _rules[name] for name in _DEFINING},
     "expires_in": Number(above=0, most=MOST_SECONDS),
 }
-_ROTATE: dict[str, Rule] = {
+CHANGE: dict[str, Rule] = {name: _rules[name] for name in _CHANGING}
+ROTATE: dict[str, Rule] = {
     "overlap": Number(least=0, most=MOST_SECONDS),
     "expires_in": Number(above=0, most=MOST_SECONDS),
 }
@@ -60,6 +63,7 @@ class Table(Protocol):
     async def create(
         self, caller: str, record: CallerRecord | None, lifetime: int = 0, known: bool = False
     ) -> NewKey: ...
+    async def change(self, caller: str, record: CallerRecord) -> None: ...
     async def rotate(self, key: str, overlap: int, lifetime: int | None = None) -> NewKey: ...
     async def revoke(self, key: str) -> None: ...
 
@@ -87,6 +91,10 @@ class Keys:
         stored, in_file = self._table.stored, self._in_file()
         names = in_file.keys() | stored.callers.keys() | {key.caller for key in stored.keys.values()}
         return [{**self._caller(name), "keys": self._keys(name)} for name in sorted(names)]
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """The key of this id, if this gateway knows one."""
+        return self._key(key) if key in self._table.stored.keys else None
 
     def _caller(self, name: str) -> dict[str, Any]:
         configured, record = self._in_file().get(name), self._table.stored.callers.get(name)
@@ -137,11 +145,11 @@ class Keys:
 
         Raises ApiError: 400 for a body that makes no sense, 409 for a caller that is defined otherwise, 503 while the
         store is away."""
-        given = read(body, _CREATE)
+        given = read(body, CREATE)
         name: str | None = given.get("caller")
         if name is None:
             raise ApiError(400, "Give the caller: an id that stays while its keys rotate")
-        lifetime = _ms(given.get("expires_in", 0.0))
+        lifetime = _lifetime(given) or 0
         if name in self._in_file():
             named = [field for field in _DEFINING if field in given]
             if named:
@@ -175,12 +183,43 @@ class Keys:
                 record = exists.record
         raise ApiError(503, f"{name} changes faster than it can be agreed on")
 
+    def caller(self, name: str) -> dict[str, Any] | None:
+        """The caller of this id with its keys, if this gateway knows one."""
+        known = name in self._in_file() or name in self._table.stored.callers
+        return {**self._caller(name), "keys": self._keys(name)} if known else None
+
+    async def change(self, name: str, body: bytes) -> dict[str, Any]:
+        """Give a caller that was made at run time other models, limits or notes; each that is given replaces all that
+        was there. Raises ApiError: 400 for a body that makes no sense, 404 for an unknown caller, 409 for one that the
+        file defines, 503 while the store is away."""
+        wanted = read(body, CHANGE)
+        if not wanted:
+            raise ApiError(400, f"Nothing to change; give one of {', '.join(CHANGE)}")
+        if name in self._in_file():
+            raise ApiError(409, f"{name} is defined in the configuration file; change it there")
+        if "limits" in wanted:
+            wanted["limits"] = sparse(msgspec.to_builtins(wanted["limits"]))
+        record = self._table.stored.callers.get(name)
+        if record is None:
+            raise ApiError(404, f"There is no caller of the id {name}; `gateway keys list` shows them")
+        for _ in range(_TRIES):
+            new = msgspec.structs.replace(record, revision=record.revision + 1, **wanted)
+            try:
+                await self._do(self._table.change(name, new))
+            except CallerExists as exists:  # somebody was quicker
+                record = exists.record
+                continue
+            await self._settled()
+            log.info("caller changed", caller=name, fields=sorted(wanted))
+            return {**self._caller(name), "keys": self._keys(name)}
+        raise ApiError(503, f"{name} changes faster than it can be agreed on")
+
     async def rotate(self, key: str, body: bytes) -> dict[str, Any]:
         """Make a successor, shown in this answer only; the key itself ends after an overlap. Raises ApiError: 400 and
         503 as `create`, 404 for an unknown key, 409 for one that has ended."""
-        given = read(body or b"{}", _ROTATE)
+        given = read(body or b"{}", ROTATE)
         overlap = _ms(given.get("overlap", OVERLAP))
-        lifetime = _ms(given["expires_in"]) if "expires_in" in given else None
+        lifetime = _lifetime(given)
         if key in self._table.stored.keys:
             self._not_in_file(key)
         new = await self._do(self._table.rotate(key, overlap, lifetime), key)
@@ -207,6 +246,8 @@ class Keys:
     async def _do(self, work: Awaitable[T], key: str = "") -> T:
         try:
             return await work
+        except UnknownCaller:
+            raise ApiError(404, "There is no such caller any more") from None
         except UnknownKey:
             raise ApiError(404, f"There is no key of the id {key}; `gateway keys list` shows them") from None
         except KeyEnded:
@@ -257,6 +298,11 @@ def sparse(limits: Mapping[str, Any]) -> dict[str, Any]:
 
 def _digest(digest: str) -> dict[str, str]:
     return {"digest": shortened((digest,))[0]}
+
+
+def _lifetime(given: Mapping[str, Any]) -> int | None:
+    """Milliseconds; no lifetime is so short that it means none."""
+    return max(1, _ms(given["expires_in"])) if "expires_in" in given else None
 
 
 def _ms(seconds: float) -> int:

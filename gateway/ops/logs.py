@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from typing import Any
+from zlib import crc32
 
 import msgspec
 import structlog
@@ -84,14 +85,18 @@ class LogWriter:
 
 def configure(log: Log, writer: LogWriter, fd: int = 1) -> RequestLog:
     """Send structlog's and the standard library's lines to `writer`; returns the log of requests."""
-    human = log.format == "human" or (log.format == "auto" and os.isatty(fd))
+    terminal = os.isatty(fd)
+    human = log.format == "human" or (log.format == "auto" and terminal)
+    paint = _PAINT if terminal and not log.no_color else {}
     level = logging.getLevelNamesMapping()[log.level.upper()]
 
     def render(_: Any, method: str, event: structlog.typing.EventDict) -> bytes:
         if human:
-            rest = " ".join(f"{key}={value}" for key, value in event.items() if key not in ("event", "at", "exception"))
+            shown = {key: value for key, value in event.items() if key not in ("event", "at", "exception")}
+            rest = " ".join(f"{key}={_printable(value)}" for key, value in shown.items())
             trace = f"\n{event['exception']}" if "exception" in event else ""
-            return f"{_clock(time.time())} {method:<7} {event['event']} {rest}{trace}\n".encode(errors="replace")
+            word = _painted(f"{method:<7}", paint.get(method))
+            return f"{_clock(time.time())} {word} {event['event']} {rest}{trace}\n".encode(errors="replace")
         fields = {"at": time.time(), "level": method, "event": event.pop("event", ""), **event}
         return _json(fields)
 
@@ -108,7 +113,7 @@ def configure(log: Log, writer: LogWriter, fd: int = 1) -> RequestLog:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_Bridge()], level=logging.WARNING, force=True)
-    return RequestLog(writer, human, level <= logging.INFO)
+    return RequestLog(writer, human, level <= logging.INFO, log.sample, paint)
 
 
 def _json(fields: dict[str, Any]) -> bytes:
@@ -152,29 +157,70 @@ class _Bridge(logging.Handler):
 
 
 class RequestLog:
-    """One line a request."""
+    """One line a request; of those without any trouble only a share, `sample`. Which of them, their ids say: every
+    process and replica would choose the same, and whoever asks for one request's line can tell why there is none.
 
-    def __init__(self, writer: LogWriter, human: bool, enabled: bool) -> None:
+    Trouble is an error, a broken stream, a client that left, a limit that refused and an account that failed: what
+    somebody will look for, and seldom enough to be worth its line each time. What is left out is still counted, in
+    metrics and in the ledger.
+    """
+
+    def __init__(
+        self, writer: LogWriter, human: bool, enabled: bool, sample: float = 1.0, paint: Paint | None = None
+    ) -> None:
         self._write = writer.write
         self._human = human
         self._enabled = enabled
+        self._most = int(sample * 2**32)  # of the ids' checksums
+        self._all = sample >= 1.0
+        self._paint = paint or {}
 
     def request(self, record: Finished) -> None:
-        if not self._enabled:
+        if not self._enabled or not (self._all or self._wanted(record)):
             return
-        self._write(_line(record) if self._human else _encode(record) + b"\n")
+        self._write(_line(record, self._paint) if self._human else _encode(record) + b"\n")
+
+    def _wanted(self, record: Finished) -> bool:
+        quiet = record.outcome == "ok" and record.status < 400 and not record.failover
+        return not quiet or crc32(record.request_id.encode()) < self._most
+
+
+# For people.
+
+Paint = dict[str, str]
+_PAINT: Paint = {
+    "debug": "2", "info": "36", "warning": "33", "error": "31", "critical": "1;31",
+    "2": "32", "4": "33", "5": "31", "gone": "35", "quiet": "2", "trouble": "33",
+}  # fmt: skip
+
+
+def _painted(text: str, colour: str | None) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m" if colour and text else text
+
+
+def _printable(value: Any) -> str:
+    """As it is, unless it would move the cursor or colour the screen."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)
 
 
 def _clock(at: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(at))
 
 
-def _line(record: Finished) -> bytes:
+def _line(record: Finished, paint: Paint) -> bytes:
     usage = record.usage
     tokens = f"in {usage.total_input} (cached {usage.cache_read}) out {usage.output}" if usage.total_input else ""
     cost = f"${record.cost_nano_usd / 1e9:.5f}" if record.cost_nano_usd else ""
+    status = str(record.status or "gone")
+    trouble = "" if record.outcome == "ok" else f"{record.outcome} {record.cause}".rstrip()
+    if record.throttled:
+        trouble = f"{record.throttled}'s limit: {record.limit}"
+    elif record.failover:
+        trouble = f"{trouble} after {record.failover}".lstrip()
     parts = (
-        _clock(record.at), str(record.status or "gone"), record.endpoint, record.model, record.route, record.account,
-        tokens, cost, f"{record.duration * 1000:.1f} ms", "" if record.outcome == "ok" else record.outcome,
+        _painted(_clock(record.at), paint.get("quiet")), _painted(status, paint.get(status) or paint.get(status[0])),
+        record.endpoint, record.model, record.route, record.account, tokens, cost,
+        f"{record.duration * 1000:.1f} ms", _painted(trouble, paint.get("trouble")),
     )  # fmt: skip
     return ("  ".join(part for part in parts if part) + "\n").encode(errors="replace")

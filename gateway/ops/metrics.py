@@ -1,106 +1,124 @@
-"""Metrics: an ordinary registry in each worker, and one picture of all of them at the supervisor.
+"""Metrics: plain numbers in each worker, and one picture of all of them at the supervisor.
 
 A worker's numbers travel as snapshots; what a worker had counted when it ended is kept, so totals never fall. Labels
-are bounded: models that the catalogue does not know are `other`, and no label ever holds a key, user, conversation or
-request id.
+are bounded: models that the catalogue does not know are `other`, teams beyond MAX_TEAMS too, and no label ever holds a
+key, user, conversation or request id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
-from prometheus_client import CollectorRegistry, Gauge
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from gateway.ops.tallies import Counters, Histograms
+from gateway.ops import measures
+from gateway.ops.measures import Measure
+from gateway.ops.tallies import Count, Counters, Distribution, Family, Gauges, Histograms, added
 from gateway.records import ITEMS, Finished
 
-TTFT_BUCKETS = (0.1, 0.25, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 20, 30, 45, 60, 120)
-DURATION_BUCKETS = (0.25, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 900)
-OVERHEAD_BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 1)
-QUEUE_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 100)
 OTHER = "other"
-METERED = ("messages", "chat")  # endpoints whose answers are tokens
-_MAX_CHILDREN = 4096  # label combinations kept at hand
+METERED = ("messages", "chat", "complete")  # endpoints whose answers are tokens
+MAX_TEAMS = 500
+_MAX_CHILDREN = 16_384  # label combinations kept at hand
 
-Update = Callable[[Finished, float], None]
+Update = Callable[[Finished], None]
+
+
+class StoreWatch:
+    """Of one operation of the store: `answered` is told the seconds that an answer took, `failed` that none came."""
+
+    __slots__ = ("_errors", "answered")
+
+    def __init__(self, duration: Distribution, errors: Count) -> None:
+        self.answered: Callable[[float], None] = duration.observe
+        self._errors = errors
+
+    def failed(self) -> None:
+        self._errors.value += 1
 
 
 class WorkerMetrics:
-    """What one worker counts. `normal(model)` names a model for labels; `in_flight()` and `store_away()` are read
-    at each snapshot."""
+    """What one worker counts. `normal(model)` names a model for labels; `in_flight()` says how many requests of each
+    endpoint run, `degraded()` which modes hold (1 or 0): both are asked at each snapshot. `lag` is told how
+    many seconds late the event loop was."""
 
     def __init__(
-        self, normal: Callable[[str], str], in_flight: Callable[[], int], store_away: Callable[[], bool]
+        self,
+        normal: Callable[[str], str],
+        in_flight: Callable[[], Mapping[str, float]],
+        degraded: Callable[[], Mapping[str, float]],
     ) -> None:
-        self.registry = registry = CollectorRegistry(auto_describe=False)
         self._normal = normal
         self._models: dict[str, str] = {}
+        self._teams: dict[str, str] = {}
         self._updates: dict[tuple[str | int | bool, ...], Update] = {}
-        self._upstream_children: dict[tuple[str, str, str], Callable[[], None]] = {}
-        self._requests = Counters(
-            "gateway_requests", "Requests by the status the client saw (499: it left before an answer).",
-            ("endpoint", "model", "team", "code"), registry,
-        )  # fmt: skip
-        self._duration = Histograms(
-            "gateway_request_duration_seconds", "From the request's head to the last byte of its answer.",
-            ("endpoint", "model", "stream"), DURATION_BUCKETS, registry,
-        )  # fmt: skip
-        self._ttft = Histograms(
-            "gateway_time_to_first_token_seconds", "From the request's head to the first byte of a 200 answer.",
-            ("model",), TTFT_BUCKETS, registry,
-        )  # fmt: skip
-        self._overhead = Histograms(
-            "gateway_overhead_seconds", "The gateway's own share of the time to the first byte of an answer.",
-            ("phase",), OVERHEAD_BUCKETS, registry,
-        )  # fmt: skip
-        self._tokens = Counters(
-            "gateway_tokens", "Tokens by price class; total input is the sum of all types but output.",
-            ("type", "model", "account"), registry,
-        )  # fmt: skip
-        self._routes = Counters(
-            "gateway_affinity_decisions", "How the account was found, as in the x-gateway-route header.",
-            ("route",), registry,
-        )  # fmt: skip
-        self._upstream = Counters(
-            "gateway_upstream_requests", "Exchanges with accounts by status, or by what went wrong before one came.",
-            ("account", "model", "code"), registry,
-        )  # fmt: skip
-        self._unpriced = Counters(
-            "gateway_default_priced_requests", "Answers of models whose price nobody knows, by model.",
-            ("model",), registry,
-        )  # fmt: skip
-        self._moves = Counters(
-            "gateway_conversation_moves", "Conversations bound to another workspace than before, by reason.",
-            ("reason",), registry,
-        )  # fmt: skip
-        self._queued = Histograms(
-            "gateway_queue_wait_seconds", "What requests waited for limits and slots, of those that did.",
-            ("result",), QUEUE_BUCKETS, registry,
-        )  # fmt: skip
-        degraded = Gauge(
-            "gateway_degraded", "Worker processes in a mode that is not normal.", ("mode",), registry=registry
-        )
-        degraded.labels("store").set_function(lambda: float(store_away()))
-        gauge = Gauge("gateway_requests_in_flight", "Requests being served now.", registry=registry)
-        gauge.set_function(lambda: float(in_flight()))
+        self._by_account: dict[tuple[str, str], Update] = {}
+        self._by_team: dict[tuple[str, str], Update] = {}
+        self._exchanges: dict[tuple[str, str, str], Count] = {}
+        self._families: list[Counters | Histograms | Gauges] = []
+        self._requests = self._counters(measures.REQUESTS)
+        self._duration = self._histograms(measures.DURATION)
+        self._ttft = self._histograms(measures.TTFT)
+        self._per_token = self._histograms(measures.PER_TOKEN)
+        self._overhead = self._histograms(measures.OVERHEAD)
+        self._queued = self._histograms(measures.QUEUED)
+        self._tokens = self._counters(measures.TOKENS)
+        self._team_tokens = self._counters(measures.TEAM_TOKENS)
+        self._cost = self._counters(measures.COST)
+        self._savings = self._counters(measures.SAVINGS)
+        self._cache = self._counters(measures.CACHE)
+        self._missed = self._counters(measures.MISSED)
+        self._routes = self._counters(measures.ROUTES)
+        self._moves = self._counters(measures.MOVES)
+        self._upstream = self._counters(measures.UPSTREAM)
+        self._failovers = self._counters(measures.FAILOVERS)
+        self._interrupted = self._counters(measures.INTERRUPTED)
+        self._throttled = self._counters(measures.THROTTLED)
+        self._unpriced = self._counters(measures.UNPRICED)
+        self._store = self._histograms(measures.STORE)
+        self._store_errors = self._counters(measures.STORE_ERRORS)
+        self.lag = self._histograms(measures.LAG).labels().observe
+        self._families += [
+            Gauges("gateway_degraded", "Worker processes in a mode that is not normal.", "mode", degraded),
+            Gauges("gateway_requests_in_flight", "Requests being served now.", "endpoint", in_flight),
+        ]
+        self._phases = tuple(self._overhead.labels(phase) for phase in ("admit", "choose", "relay", "total"))
+
+    def _counters(self, measure: Measure) -> Counters:
+        made = Counters(measure.name, measure.help, measure.labels, measure.known, measure.per)
+        self._families.append(made)
+        return made
+
+    def _histograms(self, measure: Measure) -> Histograms:
+        made = Histograms(measure.name, measure.help, measure.labels, measure.buckets, measure.known)
+        self._families.append(made)
+        return made
+
+    # Names.
 
     def model(self, name: str) -> str:
         """The label of a model: its catalogue id, `other`, or "" for none."""
         label = self._models.get(name)
         if label is None:
             label = self._normal(name) if name else ""
-            if len(self._models) < _MAX_CHILDREN:
+            if label != OTHER and len(self._models) < _MAX_CHILDREN:  # what clients invent is not kept
                 self._models[name] = label
         return label
 
+    def team(self, name: str) -> str:
+        """The label of a team: operators name them, and the first MAX_TEAMS that come here have one each."""
+        if len(self._teams) < MAX_TEAMS:
+            self._teams.setdefault(name, name)
+        return self._teams.get(name, OTHER)
+
     def forget_models(self) -> None:
         """The catalogue has changed: look names of models up again."""
-        self._models.clear()
-        self._updates.clear()
-        self._upstream_children.clear()
+        for kept in (self._models, self._updates, self._by_account, self._by_team, self._exchanges):
+            kept.clear()
+
+    # Counting.
 
     def moved(self, reason: str) -> None:
         """Count a conversation that was bound to another workspace."""
@@ -109,108 +127,147 @@ class WorkerMetrics:
     def upstream_answered(self, account: str, model: str, code: str) -> None:
         """Count one exchange with an account."""
         key = (account, self.model(model), code)
-        increment = self._upstream_children.get(key)
-        if increment is None:
-            increment = self._upstream_children[key] = self._upstream.labels(*key).inc
-        increment()
+        count = self._exchanges.get(key)
+        if count is None:
+            count = self._exchanges[key] = self._upstream.labels(*key)
+        count.value += 1
+
+    def throttled(self, scope: str, reason: str) -> None:
+        """Count what a limit refused."""
+        self._throttled.labels(scope, reason).inc()
+
+    def store(self, op: str) -> StoreWatch:
+        """What watches an operation of the store; keep it."""
+        return StoreWatch(self._store.labels(op), self._store_errors.labels(op))
 
     def observe(self, record: Finished, admit_time: float) -> None:
         """Count one finished request; `admit_time` is seconds spent on the store before it was sent."""
-        key = (
-            record.endpoint, self.model(record.model), record.team, record.status, record.stream, record.account,
-            record.route,
-        )  # fmt: skip
-        update = self._updates.get(key)
-        if update is None:
-            if len(self._updates) >= _MAX_CHILDREN:
-                self._updates.clear()
-            update = self._updates[key] = self._update_for(record, key[1])
-        update(record, admit_time)
-        if record.priced_by_default:
-            self._unpriced.labels(key[1]).inc()
-        if record.queued:
-            self._queued.labels("served" if record.status == 200 else "refused").observe(record.queued)
+        model = self._models.get(record.model)
+        if model is None:
+            model = self.model(record.model)
+        if record.endpoint != ITEMS:
+            key = (record.endpoint, model, record.team, record.status, record.stream)
+            update = self._updates.get(key)
+            if update is None:
+                if len(self._updates) >= _MAX_CHILDREN:
+                    self._updates.clear()
+                update = self._updates[key] = self._update_for(record, model)
+            update(record)
+            self._routes.labels(record.route).value += 1
+            if record.status == 200 and record.attempts and record.endpoint in METERED:
+                self._observe_overhead(record, admit_time)
+        usage = record.usage
+        if usage.output or usage.input or usage.cache_read or usage.cache_write_5m or usage.cache_write_1h:
+            self._observe_usage(record, model)
+        if record.outcome != "ok" or record.queued or record.failover or record.missed:
+            self._observe_trouble(record)
 
-    def _update_for(self, record: Finished, model: str | int | bool) -> Update:
+    def _update_for(self, record: Finished, model: str) -> Update:
         """One function with all label children of this kind of request at hand: they cost more to find than to use."""
-        if record.endpoint == ITEMS:
-            return self._token_update(record, model)
-        requests = self._requests.labels(record.endpoint, model, record.team, str(record.status or 499)).inc
+        requests = self._requests.labels(record.endpoint, model, self.team(record.team), str(record.status or 499))
         duration = self._duration.labels(record.endpoint, model, "true" if record.stream else "false").observe
-        admit, total = self._overhead.labels("admit").observe, self._overhead.labels("total").observe
-        route = self._routes.labels(record.route).inc
-        if record.status != 200 or not record.attempts or record.endpoint not in METERED:
 
-            def count_only(record: Finished, admit_time: float) -> None:
-                requests()
-                route()
-                duration(record.duration)
-
-            return count_only
-
-        ttft = self._ttft.labels(model).observe
-        tokens = self._token_update(record, model)
-
-        def count_answer(record: Finished, admit_time: float) -> None:
-            requests()
-            route()
+        def count_only(record: Finished) -> None:
+            requests.value += 1
             duration(record.duration)
+
+        if record.status != 200 or record.endpoint not in METERED:
+            return count_only
+        ttft = self._ttft.labels(model).observe
+        hit, partial, miss, none = (self._cache.labels(model, word) for word in ("hit", "partial", "miss", "none"))
+        per_token = self._per_token.labels(model).observe if record.stream else None
+
+        def count_answer(record: Finished) -> None:
+            requests.value += 1
+            duration(record.duration)
+            if not record.attempts:
+                return
             ttft(record.ttft)
-            admit(admit_time)
-            total(record.overhead)
-            tokens(record, admit_time)
+            usage = record.usage
+            read, written = usage.cache_read, usage.cache_write_5m + usage.cache_write_1h
+            result = (hit if read > written else partial) if read else miss if written else none
+            result.value += 1
+            if per_token is not None and usage.output > 1 and record.outcome == "ok":
+                per_token((record.duration - record.ttft) / (usage.output - 1))
 
         return count_answer
 
-    def _token_update(self, record: Finished, model: str | int | bool) -> Update:
-        """Counts the tokens of an answer."""
-        tokens = {
-            kind: self._tokens.labels(kind, model, record.account).inc
-            for kind in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
-        }
-        read, write_5m, write_1h = tokens["cache_read"], tokens["cache_write_5m"], tokens["cache_write_1h"]
-        fresh, output = tokens["input"], tokens["output"]
+    def _observe_overhead(self, record: Finished, admit_time: float) -> None:
+        admit, choose, relay, total = self._phases
+        overhead = record.overhead
+        rest = overhead - admit_time - record.choose
+        admit.observe(admit_time)
+        choose.observe(record.choose)
+        relay.observe(rest if rest > 0.0 else 0.0)
+        total.observe(overhead)
 
-        def count_tokens(record: Finished, admit_time: float) -> None:
-            usage = record.usage
-            fresh(usage.input)
-            output(usage.output)
-            if usage.cache_read:
-                read(usage.cache_read)
-            if usage.cache_write_5m:
-                write_5m(usage.cache_write_5m)
-            if usage.cache_write_1h:
-                write_1h(usage.cache_write_1h)
+    def _observe_usage(self, record: Finished, model: str) -> None:
+        """Tokens and money, as the ledger has them: also those that a broken or refused request may be billed for."""
+        account, team = (model, record.account), (model, record.team)
+        update = self._by_account.get(account)
+        if update is None:
+            update = self._by_account[account] = _token_update(self._tokens, *account)
+        update(record)
+        update = self._by_team.get(team)
+        if update is None:
+            if len(self._by_team) >= _MAX_CHILDREN:
+                self._by_team.clear()
+            update = self._by_team[team] = self._team_update(model, self.team(record.team))
+        update(record)
+        if record.priced_by_default:
+            self._unpriced.labels(model).inc()
 
-        return count_tokens
+    def _team_update(self, model: str, team: str) -> Update:
+        tokens = _token_update(self._team_tokens, model, team)
+        cost, savings = self._cost.labels(model, team), self._savings.labels(model, team)
+
+        def count_money(record: Finished) -> None:
+            tokens(record)
+            cost.value += record.cost_nano_usd
+            savings.value += record.savings_nano_usd
+
+        return count_money
+
+    def _observe_trouble(self, record: Finished) -> None:
+        """What most requests do not have."""
+        if record.queued:
+            self._queued.labels("served" if record.status == 200 else "refused").observe(record.queued)
+        if record.missed:
+            self._missed.labels(record.missed_reason).inc(record.missed)
+        if record.stream and record.status == 200 and record.outcome in ("interrupted", "client_gone"):
+            self._interrupted.labels(record.cause).inc()
+        if record.throttled:
+            self.throttled(record.throttled, record.limit)
+        if record.failover and record.status:
+            served = record.status < 400
+            if served or record.failover != "denied":
+                self._failovers.labels(record.failover, "recovered" if served else "exhausted").inc()
 
     def snapshot(self) -> bytes:
         """All numbers of this worker, for `Totals.replace`."""
-        return _encode(list(families(self.registry.collect())))
+        return _encode([each.family() for each in self._families])
 
 
-class Family(msgspec.Struct, array_like=True):
-    """One metric family; `samples` are (name, label names and values in order, value)."""
+def _token_update(tokens: Counters, model: str, whose: str) -> Update:
+    """Counts the tokens of one model for one account or team."""
+    fresh, read, write_5m, write_1h, output = (
+        tokens.labels(kind, model, whose)
+        for kind in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
+    )
 
-    name: str
-    kind: str
-    help: str
-    samples: list[tuple[str, tuple[tuple[str, str], ...], float]]
+    def count_tokens(record: Finished) -> None:
+        usage = record.usage
+        fresh.value += usage.input
+        read.value += usage.cache_read
+        write_5m.value += usage.cache_write_5m
+        write_1h.value += usage.cache_write_1h
+        output.value += usage.output
+
+    return count_tokens
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Family]).decode
-
-
-def families(metrics: Iterable[Metric]) -> Iterator[Family]:
-    """Collected metrics as plain data; creation timestamps, which cannot be added up, are left out."""
-    for metric in metrics:
-        samples = [
-            (sample.name, tuple(sample.labels.items()), sample.value)
-            for sample in metric.samples
-            if not sample.name.endswith("_created")
-        ]
-        yield Family(metric.name, metric.type, metric.documentation, samples)
 
 
 class Totals(Collector):
@@ -218,7 +275,7 @@ class Totals(Collector):
 
     def __init__(self) -> None:
         self._live: dict[int, list[Family]] = {}
-        self._ended: dict[str, Family] = {}
+        self._ended: list[Family] = []
 
     def replace(self, worker: int, snapshot: bytes) -> None:
         """The latest numbers of a worker."""
@@ -227,25 +284,14 @@ class Totals(Collector):
     def end(self, worker: int) -> None:
         """A worker has ended: keep what it had counted."""
         last = self._live.pop(worker, [])
-        kept = [family if family.kind != "gauge" else Family(family.name, "gauge", family.help, []) for family in last]
-        self._ended = _sum([list(self._ended.values()), kept])
+        for family in last:
+            if family.kind == "gauge":
+                family.children = []
+        self._ended = added([self._ended, last])
+
+    def families(self) -> list[Family]:
+        """The sums as plain data."""
+        return added([self._ended, *self._live.values()])
 
     def collect(self) -> Iterator[Metric]:
-        for family in _sum([list(self._ended.values()), *self._live.values()]).values():
-            metric = Metric(family.name, family.help, family.kind)
-            for name, labels, value in family.samples:
-                metric.add_sample(name, dict(labels), value)
-            yield metric
-
-
-def _sum(parts: list[list[Family]]) -> dict[str, Family]:
-    sums: dict[str, tuple[Family, dict[tuple[str, tuple[tuple[str, str], ...]], float]]] = {}
-    for part in parts:
-        for family in part:
-            _, values = sums.setdefault(family.name, (family, {}))
-            for name, labels, value in family.samples:
-                values[name, labels] = values.get((name, labels), 0.0) + value
-    return {
-        name: Family(name, family.kind, family.help, [(*key, value) for key, value in values.items()])
-        for name, (family, values) in sums.items()
-    }
+        return (family.metric() for family in self.families())

@@ -1,20 +1,67 @@
-"""Counters and histograms of one thread: plain numbers on the data path, Prometheus families when somebody looks.
+"""Counters, histograms and gauges of one thread: plain numbers on the data path, families when somebody looks.
 
-The library's own are safe between threads and processes, at ten times the cost of an addition; a worker has one thread.
+The metrics library's own are safe between threads and processes, at ten times the cost of an addition; a worker has one
+thread. What a family says of itself travels between processes; Prometheus' words for it are made at the end.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 
-from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector, CollectorRegistry
+import msgspec
+from prometheus_client.metrics_core import Metric
+
+Values = tuple[str, ...]
+
+
+class Family(msgspec.Struct, array_like=True):
+    """One metric family as plain data. `name` is without `_total`, `kind` counter, histogram or gauge. `children` are
+    label values and numbers: one of a counter or gauge; of a histogram those of each bucket (`bounds`, and one above
+    them), then the sum."""
+
+    name: str
+    kind: str
+    help: str
+    labels: Values
+    children: list[tuple[Values, list[float]]]
+    bounds: tuple[float, ...] = ()
+
+    def metric(self) -> Metric:
+        """In Prometheus' words."""
+        metric = Metric(self.name, self.help, self.kind)
+        edges = [*map(str, self.bounds), "+Inf"]
+        for values, numbers in self.children:
+            labels = dict(zip(self.labels, values, strict=True))
+            if self.kind == "histogram":
+                counts = list(accumulate(numbers[:-1]))
+                for edge, count in zip(edges, counts, strict=True):
+                    metric.add_sample(f"{self.name}_bucket", {**labels, "le": edge}, count)
+                metric.add_sample(f"{self.name}_count", labels, counts[-1])
+                metric.add_sample(f"{self.name}_sum", labels, numbers[-1])
+            else:
+                metric.add_sample(self.name + ("_total" if self.kind == "counter" else ""), labels, numbers[0])
+        return metric
+
+
+def added(parts: Iterable[Iterable[Family]]) -> list[Family]:
+    """Families of several processes as one: numbers of the same labels are added up."""
+    sums: dict[str, tuple[Family, dict[Values, list[float]]]] = {}
+    for part in parts:
+        for family in part:
+            _, children = sums.setdefault(family.name, (family, {}))
+            for values, numbers in family.children:
+                before = children.get(values)
+                children[values] = numbers if before is None else [a + b for a, b in zip(before, numbers, strict=True)]
+    return [
+        Family(family.name, family.kind, family.help, family.labels, list(children.items()), family.bounds)
+        for family, children in sums.values()
+    ]
 
 
 class Count:
-    """One counter."""
+    """One counter; whoever is in a hurry adds to its `value`."""
 
     __slots__ = ("value",)
 
@@ -25,24 +72,25 @@ class Count:
         self.value += amount
 
 
-class Counters(Collector):
-    """A family of counters; `name` without `_total`."""
+class Counters:
+    """A family of counters; `name` without `_total`. Children with `known` labels are there from the start. They are
+    counted in units of which `per` are one."""
 
-    def __init__(self, name: str, help: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
-        self._family = (name, help, tuple(labels))
-        self._children: dict[tuple[str, ...], Count] = {}
-        registry.register(self)
+    def __init__(self, name: str, help: str, labels: Values, known: Iterable[Values] = (), per: float = 1.0) -> None:
+        self._family = (name, "counter", help, labels)
+        self._per = per
+        self._children: dict[Values, Count] = {values: Count() for values in known}
 
-    def labels(self, *values: object) -> Count:
+    def labels(self, *values: str) -> Count:
         """The counter with these label values."""
-        return self._children.setdefault(tuple(map(str, values)), Count())
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = Count()
+        return child
 
-    def collect(self) -> Iterator[Metric]:
-        name, text, labels = self._family
-        family = CounterMetricFamily(name, text, labels=labels)
-        for values, child in self._children.items():
-            family.add_metric(values, child.value)
-        yield family
+    def family(self) -> Family:
+        per = self._per
+        return Family(*self._family, [(values, [child.value / per]) for values, child in self._children.items()])
 
 
 class Distribution:
@@ -60,32 +108,39 @@ class Distribution:
         self.sum += value
 
 
-class Histograms(Collector):
-    """A family of histograms with the same buckets."""
+class Histograms:
+    """A family of histograms with the same buckets. Children with `known` labels are there from the start."""
 
     def __init__(
-        self, name: str, help: str, labels: Sequence[str], buckets: Sequence[float], registry: CollectorRegistry
+        self, name: str, help: str, labels: Values, buckets: Sequence[float], known: Iterable[Values] = ()
     ) -> None:
-        self._family = (name, help, tuple(labels))
+        self._family = (name, "histogram", help, labels)
         self._bounds = tuple(map(float, buckets))
-        self._names = [*map(str, self._bounds), "+Inf"]
-        self._children: dict[tuple[str, ...], Distribution] = {}
-        registry.register(self)
+        self._children: dict[Values, Distribution] = {values: Distribution(self._bounds) for values in known}
 
-    def labels(self, *values: object) -> Distribution:
+    def labels(self, *values: str) -> Distribution:
         """The histogram with these label values."""
-        place = tuple(map(str, values))
-        child = self._children.get(place)
+        child = self._children.get(values)
         if child is None:
-            child = self._children[place] = Distribution(self._bounds)
+            child = self._children[values] = Distribution(self._bounds)
         return child
 
-    def collect(self) -> Iterator[Metric]:
-        name, text, labels = self._family
-        family = HistogramMetricFamily(name, text, labels=labels)
-        for values, child in self._children.items():
-            buckets = [
-                (bound, float(count)) for bound, count in zip(self._names, accumulate(child.counts), strict=True)
-            ]
-            family.add_metric(values, buckets, child.sum)
-        yield family
+    def family(self) -> Family:
+        children: list[tuple[Values, list[float]]] = [
+            (values, [*child.counts, child.sum]) for values, child in self._children.items()
+        ]
+        return Family(*self._family, children, self._bounds)
+
+
+class Gauges:
+    """A family of gauges of one label, whose values are asked for when somebody looks. Those that were there once are
+    0 when nobody names them any more."""
+
+    def __init__(self, name: str, help: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
+        self._family = (name, "gauge", help, (label,))
+        self._read = read
+        self._known: dict[str, float] = {}
+
+    def family(self) -> Family:
+        self._known = dict.fromkeys(self._known, 0.0) | dict(self._read())
+        return Family(*self._family, [((value,), [number]) for value, number in self._known.items()])

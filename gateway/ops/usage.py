@@ -5,15 +5,12 @@ It counts nothing itself, and knows neither callers nor accounts: names are thos
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 from starlette.datastructures import QueryParams
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from gateway.config_rules import moment_text
 from gateway.errors import ApiError
@@ -30,7 +27,6 @@ _TOTALS = ("group_by", "from", "to", "detail", *_FILTERS)
 _LISTED = ("key", "team", "from", "to", "limit", "before")
 _AWAY = "The store is away"
 
-Handler = Callable[[Request], Awaitable[Response]]
 log = structlog.get_logger("gateway.admin")
 
 
@@ -79,7 +75,7 @@ class Usage:
         key, team = _one(query, "key"), _one(query, "team")
         if not key and not team:
             raise ApiError(400, "Give team, or key for a caller without one, or both for one caller of the team")
-        limit = _one(query, "limit") or str(_RECORDS)
+        limit = _one(query, "limit") if "limit" in query else str(_RECORDS)
         if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MOST_RECORDS:
             raise ApiError(400, f"limit must be a number from 1 to {MOST_RECORDS}")
         tenant = f"t:{team}" if team else f"c:{key}"
@@ -101,21 +97,6 @@ class Usage:
             raise ApiError(400, str(error)) from None
 
 
-def usage_routes(usage: Usage, answering: Callable[[Handler], Handler]) -> list[Route]:
-    """The routes of the admin API; `answering` checks who asks and turns an ApiError into an answer."""
-
-    async def totals(request: Request) -> Response:
-        return _json(await usage.totals(request.query_params))
-
-    async def records(request: Request) -> Response:
-        return _json(await usage.records(request.query_params))
-
-    return [
-        Route("/admin/v1/usage", answering(totals)),
-        Route("/admin/v1/usage/records", answering(records)),
-    ]
-
-
 def dollars(nano: int) -> str:
     """Nano-dollars as dollars, exactly: 12.5 or 0.000000001."""
     whole, rest = divmod(abs(nano), NANO)
@@ -125,10 +106,6 @@ def dollars(nano: int) -> str:
 def _number(nano: int) -> msgspec.Raw:
     """Dollars as a JSON number, written by hand: a float has no room for every nano-dollar of a large sum."""
     return msgspec.Raw(dollars(nano).encode())
-
-
-def _json(data: dict[str, Any]) -> Response:
-    return Response(msgspec.json.encode(data), media_type="application/json")
 
 
 # What is asked.

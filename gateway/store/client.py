@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.store.cluster import Cluster
-from gateway.store.connection import Arg, Call, StoreDown
+from gateway.store.connection import Arg, Call, StoreDown, Watch
 from gateway.store.link import PROBE, FixedLink, Link
 from gateway.store.scripts import Script
 from gateway.store.sentinels import MasterLink
@@ -26,11 +26,20 @@ class StoreClient:
     """The store at `url` for one event loop: one server (redis://, rediss://, unix://), the master that sentinels name
     (redis+sentinel://) or a cluster (redis+cluster://). Raises ValueError for another URL.
 
-    `on_change(up, reason)` is called at each transition.
+    `on_change(up, reason)` is called at each transition; `watch(name)` gives what is told of the calls of the script of
+    that name.
     """
 
-    def __init__(self, url: str, *, on_change: Callable[[bool, str], None] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        on_change: Callable[[bool, str], None] | None = None,
+        watch: Callable[[str], Watch] | None = None,
+    ) -> None:
         self.loop = asyncio.get_running_loop()
+        self._watch = watch
+        self._watches: dict[str, Watch] = {}
         self._on_change = on_change or (lambda up, reason: None)
         self._first = asyncio.Event()
         topology = read_url(url)
@@ -68,7 +77,7 @@ class StoreClient:
         if connection is None:
             raise StoreDown("the store is away")
         future: asyncio.Future[Any] = self.loop.create_future()
-        connection.put(Call(script, args, future))
+        connection.put(Call(script, args, future, self._watches.get(script.name) or self._watched(script)))
         return future
 
     def post(self, script: Script, args: tuple[Arg, ...]) -> None:
@@ -76,7 +85,13 @@ class StoreClient:
         connection = self._route(args)
         if connection is None:
             raise StoreDown("the store is away")
-        connection.put(Call(script, args, None))
+        connection.put(Call(script, args, None, self._watches.get(script.name) or self._watched(script)))
+
+    def _watched(self, script: Script) -> Watch | None:
+        if self._watch is None:
+            return None
+        watch = self._watches[script.name] = self._watch(script.name)
+        return watch
 
     def _changed(self, up: bool, reason: str) -> None:
         if up:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Protocol, cast
 
 import hiredis
@@ -27,21 +28,34 @@ class StoreDown(Exception):
     """The store cannot be asked now: not connected, too slow, or it refused (LOADING, READONLY, OOM ...)."""
 
 
+class Watch(Protocol):
+    """Is told of each call of one script: the seconds from its write to its reply, or that it failed."""
+
+    @property
+    def answered(self) -> Callable[[float], None]: ...
+    def failed(self) -> None: ...
+
+
 class Call:
     """A script with `args` (number of keys, keys, arguments), for whoever awaits `future` (None for nobody)."""
 
-    __slots__ = ("args", "future", "script")
+    __slots__ = ("args", "future", "script", "watch")
     by_text = False  # sent with the script's text, for a server that does not know it
     asking = False  # sent after ASKING, for a server that is about to receive the slot
     redirections = 0
 
-    def __init__(self, script: Script, args: tuple[Arg, ...], future: asyncio.Future[Any] | None) -> None:
+    def __init__(
+        self, script: Script, args: tuple[Arg, ...], future: asyncio.Future[Any] | None, watch: Watch | None = None
+    ) -> None:
         self.script = script
         self.args = args
         self.future = future
+        self.watch = watch
 
     def fail(self, reason: str) -> None:
         """Tell the caller, if there is one who still waits."""
+        if self.watch is not None:
+            self.watch.failed()
         if self.future is not None and not self.future.done():
             self.future.set_exception(StoreDown(reason))
 
@@ -52,7 +66,7 @@ class Again(Call):
     __slots__ = ("asking", "by_text", "redirections")
 
     def __init__(self, call: Call, *, by_text: bool = False, redirected: bool = False, asking: bool = False) -> None:
-        super().__init__(call.script, call.args, call.future)
+        super().__init__(call.script, call.args, call.future, call.watch)
         self.by_text = call.by_text or by_text
         self.redirections = call.redirections + redirected
         self.asking = asking if redirected else call.asking
@@ -62,6 +76,7 @@ class _Question:
     """A single command of ours, such as PING."""
 
     __slots__ = ("future",)
+    watch: Watch | None = None
 
     def __init__(self, future: asyncio.Future[Any] | None) -> None:
         self.future = future
@@ -103,8 +118,8 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._armed = False
         self._watching = False
-        # How late a reply is, without a clock a call: (questions written so far, loop time) of each write of calls.
-        self._written = 0
+        # How late a reply is, without a clock a call: (questions written so far, time) of each write of calls.
+        self._written = self._answered = 0
         self._writes: deque[tuple[int, float]] = deque()
 
     def __repr__(self) -> str:
@@ -169,7 +184,7 @@ class Connection(asyncio.Protocol):
             return
         out, self._out = self._out, []
         self._written += len(out)
-        self._writes.append((self._written, self._loop.time()))
+        self._writes.append((self._written, monotonic()))
         self.transport.write(b"".join(out))
         if not self._watching:
             self._watching = True
@@ -181,16 +196,22 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        reader = self._reader
+        reader, writes, now = self._reader, self._writes, monotonic()
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not False:
                 asked = self.waiting.popleft()
-                future = asked.future
+                self._answered += 1
                 if type(reply) is hiredis.ReplyError:
                     self._refuse(asked, str(reply))
-                elif future is not None and not future.done():
+                    continue
+                future, watch = asked.future, asked.watch
+                if future is not None and not future.done():
                     future.set_result(reply)
+                if watch is not None:
+                    while writes[0][0] < self._answered:
+                        writes.popleft()
+                    watch.answered(now - writes[0][1])
         except (hiredis.ProtocolError, IndexError):
             self.end("the server does not keep to the protocol")
 
@@ -222,10 +243,9 @@ class Connection(asyncio.Protocol):
 
     def _late(self) -> bool:
         writes = self._writes
-        answered = self._written + len(self._out) - len(self.waiting)
-        while writes and writes[0][0] <= answered:
+        while writes and writes[0][0] <= self._answered:
             writes.popleft()
-        return bool(writes) and self._loop.time() - writes[0][1] > BUDGET
+        return bool(writes) and monotonic() - writes[0][1] > BUDGET
 
 
 async def connect(address: Address, access: Access, owner: Owner) -> Connection:

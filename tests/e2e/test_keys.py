@@ -116,6 +116,35 @@ async def test_a_new_key_opens_at_once_here_and_within_a_moment_everywhere(pair:
     assert took < 4.0  # a message away; the next look takes up to two, where it came before anybody listened
 
 
+async def test_other_limits_of_a_caller_hold_everywhere_within_a_moment(pair: list[Gateway], sim: Simulator):
+    one, other = pair
+    made = create(one, "erin", limits={"requests_per_minute": 1, "budget_usd": {"day": 5}})
+    await eventually_opens(other, made["key"])
+    assert (await ask(other, message(), conversation(), key=made["key"])).status == 429
+    file = str(one.folder / "gateway.yaml")
+    done = CliRunner().invoke(
+        app, ["keys", "limit", "erin", "--rpm", "6000", "--day", "none", "--config", file, "--json"]
+    )
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["limits"] == {"requests_per_minute": 6000}
+    await eventually_opens(other, made["key"])
+    status, changed = admin(other, "PATCH", "callers/erin", {"models": ["claude-haiku-*"]})
+    assert (status, changed["models"], changed["limits"]) == (200, ["claude-haiku-*"], {"requests_per_minute": 6000})
+
+    async def refused() -> bool:
+        return (await ask(one, message(model="claude-opus-4-5"), conversation(), key=made["key"])).status == 403
+
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not await refused():
+            pass
+    assert await opens(one, made["key"])
+    status, answer = admin(one, "PATCH", "callers/alice", {"limits": {}})
+    assert status == 409 and "configuration file" in answer["error"]["message"]
+    status, listed = admin(other, "GET", "audit?limit=10")
+    about_erin = [entry for entry in listed["data"] if entry["resource"] == "callers/erin"]
+    assert [set(entry["changes"]) for entry in about_erin] == [{"models"}, {"limits"}]
+
+
 async def test_a_revoked_key_is_refused_everywhere_within_a_second(pair: list[Gateway], sim: Simulator):
     one, other = pair
     made = create(other, "erin")

@@ -18,18 +18,15 @@ import msgspec
 import pytest
 import redis
 import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 from typer.testing import CliRunner
 
 from gateway.commands.usage import app
-from gateway.errors import ApiError
-from gateway.ops.usage import Handler, Usage, usage_routes
+from gateway.config import load
+from gateway.ops.usage import Usage
 from gateway.store.ledger import Entry
 from gateway.store.usage import UsageReader
 from tests.e2e.rig import ADMIN_TOKEN, SECRET, Store, free_port, until
+from tests.ops.admin_kit import admin_app
 
 DATABASE = 9
 RECORDS = 2500
@@ -41,6 +38,13 @@ ACCOUNTS = [
     {"id": "b", "organization": "acme", "workspace": "two"},
     {"id": "c", "organization": "other", "workspace": "three"},
 ]
+
+
+class Accounts:
+    """A desk that shows these."""
+
+    def all(self) -> list[dict[str, str]]:
+        return ACCOUNTS
 
 
 class Admin:
@@ -56,23 +60,10 @@ class Admin:
         self.file.write_text(json.dumps(config))
         reader = UsageReader(url)
 
-        def answering(handler: Handler) -> Handler:
-            async def answer(request: Request) -> Response:
-                try:
-                    if request.headers.get("authorization") != f"Bearer {ADMIN_TOKEN}":
-                        raise ApiError(401, "another token")
-                    return await handler(request)
-                except ApiError as error:
-                    return Response(error.body("req_1"), error.status)
-
-            return answer
-
-        async def accounts(request: Request) -> Response:
-            return JSONResponse({"data": ACCOUNTS})
-
-        routes = [*usage_routes(Usage(reader, time.time), answering), Route("/admin/v1/accounts", answering(accounts))]
+        loaded = load(self.file)
+        app = admin_app(lambda: loaded, usage=Usage(reader, time.time), accounts=Accounts())
         options: dict[str, Any] = {"log_config": None, "ws": "none", "lifespan": "off"}
-        self._server = uvicorn.Server(uvicorn.Config(Starlette(routes=routes), port=self.port, **options))
+        self._server = uvicorn.Server(uvicorn.Config(app, port=self.port, **options))
 
         async def serve() -> None:
             await self._server.serve()
@@ -192,10 +183,13 @@ def test_nothing_used_is_an_empty_table(run):
 
 def test_a_gateway_whose_file_is_elsewhere_is_asked_by_its_address(run, admin, tmp_path):
     words = ["--from", "7d", "--json", "--url", f"http://127.0.0.1:{admin.port}/"]
-    assert len(json.loads(run(*words, "--token", ADMIN_TOKEN, file=None)[1])) == 3
+    (tmp_path / "token").write_text(f"{ADMIN_TOKEN}\n")
+    assert len(json.loads(run(*words, "--token-file", tmp_path / "token", file=None)[1])) == 3
     assert len(json.loads(run(*words, file=None, env={"GATEWAY_ADMIN_TOKEN": ADMIN_TOKEN})[1])) == 3
-    code, out, err = run(*words, "--token", "another", file=None)
+    code, out, err = run(*words, file=None, env={"GATEWAY_ADMIN_TOKEN": "another"})
     assert (code, out) == (1, "") and "another admin.token" in err
+    code, out, err = run(*words, "--token-file", tmp_path / "none", file=None)
+    assert (code, out) == (2, "") and "cannot read" in err
     code, out, err = run("--url", f"http://127.0.0.1:{free_port()}", file=None)
     assert (code, out) == (1, "") and "no gateway answers at http://127.0.0.1" in err
     for bad in ("127.0.0.1:8081", "ftp://x", "http://[", "https://"):

@@ -26,6 +26,7 @@ from gateway.edge.control import (
     Scrape,
     Start,
 )
+from gateway.records import Finished, Usage
 
 DOCUMENT = PoolDocument(3, (Entry("a", "w", "o", 2.0, ("x",), "draining", 50.0, 9.0),))
 
@@ -47,6 +48,7 @@ async def test_every_message_arrives_as_it_was_sent(ends):
         Start(b"config", DOCUMENT, 4, "unix:///store", b"keys", "gateway.1"), Keys(b"keys"), Document(DOCUMENT, 4),
         Reload(b"config"), Reseed(),
         News(b"\x00\xff"), News(b""), Scrape(), NotReady(), Drain(1.5), Ready(), Returned(5), Numbers(b"n" * 200_000),
+        Numbers(b"", {"a": 1}, [Finished("req_1", 1.5, "messages", usage=Usage(1, 2))]),
     ]  # fmt: skip
     for message in said:
         here.send(message)

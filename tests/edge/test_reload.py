@@ -53,6 +53,12 @@ def test_accounts_and_callers_that_changed_are_named_one_by_one():
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
+        ({"admin": {"token": "another-token-of-operators"}}, "admin.token"),
+        (
+            {"admin": {**BASE["admin"], "tokens": [{"id": "grafana", "token": "token-of-grafana"}]}},
+            "admin.tokens.grafana",
+        ),
+        ({"admin": {**BASE["admin"], "metrics_open": True}}, "admin.metrics_open"),
         ({"affinity": {"remember": 60}}, "affinity.remember"),
         ({"expose_account": False}, "expose_account"),
         ({"retry_ambiguous": True}, "retry_ambiguous"),
@@ -72,7 +78,6 @@ def test_settings_that_need_no_restart_are_taken_over(changes, named):
     [
         ({"listen": "127.0.0.1:1"}, "listen"),
         ({"admin": {**BASE["admin"], "listen": "127.0.0.1:2"}}, "admin.listen"),
-        ({"admin": {"token": "another-token-of-operators"}}, "admin.token"),
         ({"workers": 2}, "workers"),
         ({"redis": "redis://elsewhere"}, "redis"),
         ({"data_dir": "/elsewhere"}, "data_dir"),
@@ -105,6 +110,7 @@ def test_every_setting_is_one_or_the_other():
                 )
                 for inner in value.__struct_fields__
             }
+        settings.pop("admin.tokens", None)  # a list like accounts
         for setting, other in settings.items():
             change = compare(running, other)
             assert (setting in change.changed) == (setting in RELOADABLE)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 import msgspec
 import pytest
-from prometheus_client import CollectorRegistry
 
 from gateway.config import Account, Admin, Caller, Config
 from gateway.core.binding import Move, Record
@@ -19,10 +18,10 @@ from gateway.core.news import Closed, Forget, decode
 from gateway.core.router import Router
 from gateway.edge.admission import record_key
 from gateway.errors import ApiError
-from gateway.ops.admin import admin_app
 from gateway.ops.conversations import Conversations, Wanted, closed_words, duration, wanted, why
 from gateway.store.bindings import Stored
 from gateway.store.client import StoreDown
+from tests.ops.admin_kit import admin_app
 
 NOW = 1_800_000_000_000  # ms
 SECRET, FORMER = "s" * 32, "f" * 32
@@ -356,11 +355,7 @@ async def test_a_record_that_cannot_be_read_is_said_to_be_so(desk: Desk, monkeyp
 
 @pytest.fixture
 async def console(desk: Desk) -> AsyncIterator[httpx.AsyncClient]:
-    nothing = cast(Any, None)
-    app = admin_app(
-        Admin(token=TOKEN), CollectorRegistry(), nothing, nothing, nothing, nothing, desk.conversations,
-        lambda: "req_1",
-    )  # fmt: skip
+    app = admin_app(conversations=desk.conversations)
     headers = {"authorization": f"Bearer {TOKEN}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://admin/admin/v1", headers=headers) as client:
@@ -386,7 +381,8 @@ async def test_show_and_flush_by_url(desk: Desk, console: httpx.AsyncClient):
         ("GET", "conversations/nobody/x", 404, "not_found_error"),
         ("GET", "conversations/alice", 404, "not_found_error"),
         ("GET", "conversations", 404, "not_found_error"),
-        ("POST", "conversations/alice/x", 404, "not_found_error"),
+        ("GET", "conversations/alice/x?kinds=session", 400, "invalid_request_error"),
+        ("POST", "conversations/alice/x", 405, "invalid_request_error"),
         ("DELETE", "accounts/zz/bindings", 404, "not_found_error"),
         ("GET", "any%0Athing", 404, "not_found_error"),
     ],

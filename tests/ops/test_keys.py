@@ -17,7 +17,6 @@ import msgspec
 import pytest
 import uvicorn
 import yaml
-from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
@@ -25,10 +24,11 @@ from gateway.cli import app as command_line
 from gateway.config import Account, Admin, Caller, CallerLimits, Config
 from gateway.core.keyring import CallerRecord, KeyRecord, Stored
 from gateway.errors import ApiError
-from gateway.ops.admin import MAX_BODY, admin_app
 from gateway.ops.keys import Keys
+from gateway.ops.routes import MAX_BODY
 from gateway.store.client import StoreDown
-from gateway.store.keys import CallerExists, KeyEnded, NewKey, UnknownKey, new_key
+from gateway.store.keys import CallerExists, KeyEnded, NewKey, UnknownCaller, UnknownKey, new_key
+from tests.ops.admin_kit import admin_app
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
 TOKEN = "token-of-the-operator"
@@ -75,6 +75,17 @@ class Table:
                 raise CallerExists(self.stored.callers[caller])
             self.stored = Stored("", {caller: record, **self.stored.callers}, self.stored.keys)
         return self._new(caller, lifetime, record is None)
+
+    async def change(self, caller: str, record: CallerRecord) -> None:
+        if self.away:
+            raise StoreDown("connection refused")
+        self.rival()
+        present = self.stored.callers.get(caller)
+        if present is None:
+            raise UnknownCaller
+        if present.revision != record.revision - 1:
+            raise CallerExists(present)
+        self.stored = Stored("", {**self.stored.callers, caller: record}, self.stored.keys)
 
     async def rotate(self, key: str, overlap: int, lifetime: int | None = None) -> NewKey:
         old = self._key(key)
@@ -313,18 +324,7 @@ async def test_no_key_is_logged(desk):
 
 
 def application(desk: Desk) -> Any:
-    ids = iter(range(1, 1000))
-
-    async def nothing() -> None:
-        return
-
-    async def empty() -> dict[str, Any]:
-        return {"ready": True}
-
-    return admin_app(
-        desk.config.admin, CollectorRegistry(), nothing, empty, empty, cast(Any, None), cast(Any, None),
-        lambda: f"req_{next(ids)}", keys=desk.keys,
-    )  # fmt: skip
+    return admin_app(lambda: desk.config, keys=desk.keys)
 
 
 class Console:
@@ -366,9 +366,9 @@ async def test_a_key_is_made_listed_rotated_and_revoked(console, desk):
         ("POST", "keys", b'{"caller":"alice","team":"x"}', TOKEN, 409, "conflict_error"),
         ("POST", "keys", b" " * (MAX_BODY + 1), TOKEN, 413, "request_too_large"),
         ("DELETE", "keys/key_none", b"", TOKEN, 404, "not_found_error"),
-        ("DELETE", "keys", b"", TOKEN, 404, "not_found_error"),
+        ("DELETE", "keys", b"", TOKEN, 405, "invalid_request_error"),
         ("POST", "keys/key_none/rotate", b"", TOKEN, 404, "not_found_error"),
-        ("PUT", "keys/key_none", b"{}", TOKEN, 404, "not_found_error"),
+        ("PUT", "keys/key_none", b"{}", TOKEN, 405, "invalid_request_error"),
     ],
 )
 async def test_a_refusal_is_anthropics_json_and_changes_nothing(
@@ -522,3 +522,56 @@ def test_a_gateway_that_does_not_run_is_said_to_be_so(office):
     office.close()
     code, out, err = office.run("list")
     assert (code, out) == (1, "") and "is it running" in err
+
+
+# -- Changing a caller
+
+
+async def test_a_caller_is_given_other_limits_and_keeps_what_was_not_named():
+    desk = Desk()
+    await desk.create(
+        caller="bob", team="blue", models=["claude-*"], limits={"concurrency": 3, "requests_per_minute": 9}
+    )
+    changed = await desk.keys.change("bob", b'{"limits": {"concurrency": 5}, "metadata": {"desk": "4"}}')
+    assert changed["limits"] == {"concurrency": 5} and changed["metadata"] == {"desk": "4"}
+    assert (changed["team"], changed["models"]) == ("blue", ["claude-*"])
+    assert len(changed["keys"]) == 1 and desk.settled == 2
+    assert desk.table.stored.callers["bob"].revision == 2
+    assert (await desk.keys.change("bob", b'{"limits": {}}'))["limits"] == {}
+
+
+@pytest.mark.parametrize(
+    ("caller", "body", "status", "words"),
+    [
+        ("bob", "{}", 400, "Nothing to change"),
+        ("bob", '{"limits": null}', 400, "Nothing to change"),
+        ("bob", '{"team": "red"}', 400, "Unknown fields: team"),
+        ("bob", '{"limits": {"concurrency": 0}}', 400, "concurrency"),
+        ("bob", "[]", 400, "JSON object"),
+        ("alice", '{"limits": {"concurrency": 1}}', 409, "configuration file"),
+        ("carol", '{"limits": {"concurrency": 1}}', 404, "no caller of the id carol"),
+    ],
+)
+async def test_what_cannot_be_changed_is_said_and_nothing_is(caller, body, status, words):
+    desk = Desk()
+    await desk.create(caller="bob")
+    before = desk.table.stored
+    with pytest.raises(ApiError) as error:
+        await desk.keys.change(caller, body.encode())
+    assert error.value.status == status and words in error.value.message
+    assert desk.table.stored == before
+
+
+async def test_a_change_follows_one_that_was_quicker():
+    desk = Desk()
+    await desk.create(caller="bob")
+
+    def rival() -> None:
+        desk.table.rival = lambda: None
+        record = msgspec.structs.replace(desk.table.stored.callers["bob"], metadata={"by": "rival"}, revision=2)
+        desk.table.stored = Stored("", {"bob": record}, desk.table.stored.keys)
+
+    desk.table.rival = rival
+    changed = await desk.keys.change("bob", b'{"models": ["claude-haiku-*"]}')
+    assert (changed["models"], changed["metadata"]) == (["claude-haiku-*"], {"by": "rival"})
+    assert desk.table.stored.callers["bob"].revision == 3

@@ -49,8 +49,8 @@ class Output:
         self.fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         self.writer = LogWriter(self.fd)
 
-    def configure(self, level: Any = "info", form: Any = "json") -> RequestLog:
-        return configure(Log(level=level, format=form), self.writer, self.fd)
+    def configure(self, level: Any = "info", form: Any = "json", sample: float = 1.0) -> RequestLog:
+        return configure(Log(level=level, format=form, sample=sample), self.writer, self.fd)
 
     def lines(self) -> list[str]:
         """What was written; ends the writer."""
@@ -229,20 +229,118 @@ def test_a_request_is_one_short_line_for_people(output):
     assert "gone" in second and "client_gone" in second and "$" not in second
 
 
+@pytest.mark.parametrize("form", ["json", "human"])
+def test_a_refused_request_says_whose_limit_it_was(output, form):
+    refused = msgspec.structs.replace(RECORD, status=429, outcome="error", throttled="caller", limit="budget_day")
+    output.configure(form=form).request(refused)
+    (line,) = output.lines()
+    assert "budget_day" in line and "caller" in line
+
+
+class Terminal:
+    """A terminal that a writer writes to."""
+
+    def __init__(self) -> None:
+        self.leader, self.fd = os.openpty()
+        self.writer = LogWriter(self.fd)
+
+    def said(self) -> str:
+        """What was written; ends the terminal."""
+        self.writer.close()
+        os.set_blocking(self.leader, False)
+        data = b""
+        with contextlib.suppress(OSError):
+            while piece := os.read(self.leader, 65536):
+                data += piece
+        os.close(self.leader)
+        os.close(self.fd)
+        return data.decode()
+
+
 def test_lines_for_people_are_written_only_on_a_terminal_unless_asked_for(output):
     output.configure(form="auto")
     structlog.get_logger("test").info("said", account="a")
     (line,) = output.records()
     assert line["account"] == "a"
-    leader, follower = os.openpty()
-    writer = LogWriter(follower)
-    configure(Log(format="auto"), writer, follower)
+    terminal = Terminal()
+    configure(Log(format="auto", no_color="1"), terminal.writer, terminal.fd)
     structlog.get_logger("test").info("said", account="a")
-    writer.close()
-    line = os.read(leader, 1000)
-    assert b"info    said account=a" in line and not line.startswith(b"{")
-    os.close(leader)
-    os.close(follower)
+    assert "info    said account=a" in terminal.said()
+
+
+FAILED = msgspec.structs.replace(RECORD, status=529, outcome="error")
+
+
+def test_lines_are_coloured_on_a_terminal_alone_and_not_against_the_will_of_its_owner(output):
+    def say(requests: RequestLog) -> None:
+        structlog.get_logger("test").error("said", account="a")
+        requests.request(RECORD)
+        requests.request(FAILED)
+
+    coloured, plain = Terminal(), Terminal()
+    say(configure(Log(), coloured.writer, coloured.fd))
+    text = coloured.said()
+    assert "\x1b[31merror  \x1b[0m said account=a" in text
+    assert "\x1b[32m200\x1b[0m" in text and "\x1b[31m529\x1b[0m" in text
+    say(configure(Log(no_color="1"), plain.writer, plain.fd))
+    assert "\x1b" not in plain.said()
+    say(output.configure(form="human"))
+    assert not [line for line in output.lines() if "\x1b" in line]
+
+
+def test_what_others_say_does_not_reach_the_terminal_as_commands():
+    terminal = Terminal()
+    configure(Log(no_color="1"), terminal.writer, terminal.fd)
+    structlog.get_logger("test").warning("said", reason="\x1b]0;title\x07\n\x1b[2J", account="a")
+    (line,) = terminal.said().splitlines()
+    assert "\x1b" not in line and "\x07" not in line and line.endswith("account=a")
+
+
+# Sampling.
+
+
+def logged(output: Output, records: list[Finished], **options: Any) -> set[str]:
+    """The ids of those that have a line."""
+    requests = output.configure(**options)
+    for each in records:
+        requests.request(each)
+    return {line["request_id"] for line in output.records()}
+
+
+def ids(prefix: str = "req_gw0123456789abcdef") -> list[Finished]:
+    return [msgspec.structs.replace(RECORD, request_id=f"{prefix}{number:06x}") for number in range(20_000)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 1.0])
+def test_a_share_of_good_requests_is_logged(share, output):
+    assert len(logged(output, ids(), sample=share)) / 20_000 == pytest.approx(share, abs=0.01)
+
+
+def test_which_requests_are_logged_their_ids_alone_say(tmp_path):
+    first, second, more = (Output(tmp_path / name) for name in "abc")
+    some = logged(first, ids()[::2], sample=0.2)
+    assert some == logged(second, ids(), sample=0.2) & {each.request_id for each in ids()[::2]}
+    assert some < logged(more, ids(), sample=0.4)  # a larger share is a superset
+    for each in (first, second, more):
+        os.close(each.fd)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"status": 529, "outcome": "error"}, {"status": 404}, {"outcome": "interrupted", "cause": "upstream"},
+        {"status": 0, "outcome": "client_gone"}, {"failover": "limited", "attempts": 2},
+    ],
+)  # fmt: skip
+def test_requests_with_any_trouble_are_always_logged(fields, output):
+    troubled = [msgspec.structs.replace(each, **fields) for each in ids()[:500]]
+    assert len(logged(output, troubled, sample=0.0)) == 500
+
+
+def test_sampling_leaves_lines_that_are_no_requests_alone(output):
+    output.configure(sample=0.0)
+    structlog.get_logger("test").info("said")
+    assert [line["event"] for line in output.records()] == ["said"]
 
 
 # Many writers.

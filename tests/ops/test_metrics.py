@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from gateway.data import load_catalogue
-from gateway.ops import metrics
+from gateway.ops import measures, metrics
 from gateway.ops.metrics import OTHER, Totals, WorkerMetrics
 from gateway.records import Finished, Usage
 
@@ -29,7 +31,7 @@ def known(model: str) -> str:
 
 
 def worker(in_flight: int = 0, store_away: bool = False) -> WorkerMetrics:
-    return WorkerMetrics(known, lambda: in_flight, lambda: store_away)
+    return WorkerMetrics(known, lambda: {"messages": in_flight}, lambda: {"store": float(store_away)})
 
 
 def record(**fields: Any) -> Finished:
@@ -41,8 +43,19 @@ def record(**fields: Any) -> Finished:
     return msgspec.structs.replace(usual, **fields)
 
 
+def totals_of(*workers: WorkerMetrics) -> Totals:
+    totals = Totals()
+    for number, of in enumerate(workers):
+        totals.replace(number, of.snapshot())
+    return totals
+
+
 def value(of: WorkerMetrics, name: str, **labels: str) -> float | None:
-    return of.registry.get_sample_value(name, labels)
+    return total(totals_of(of), name, **labels)
+
+
+def samples_of(of: WorkerMetrics) -> list[Sample]:
+    return [sample for metric in totals_of(of).collect() for sample in metric.samples]
 
 
 def scrape(totals: Totals) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -128,7 +141,7 @@ def test_waits_for_limits_and_slots_are_seen_of_those_that_did_wait():
 
 def test_a_worker_without_its_store_is_degraded_while_that_lasts():
     away = False
-    of = WorkerMetrics(known, lambda: 0, lambda: away)
+    of = WorkerMetrics(known, dict, lambda: {"store": float(away)})
     assert value(of, "gateway_degraded", mode="store") == 0
     away = True
     assert value(of, "gateway_degraded", mode="store") == 1
@@ -139,14 +152,150 @@ def test_a_worker_without_its_store_is_degraded_while_that_lasts():
 @pytest.mark.parametrize(
     "fields", [{"status": 400}, {"attempts": 0}, {"endpoint": "count_tokens"}, {"endpoint": "models", "model": ""}]
 )
-def test_only_answers_of_accounts_to_messages_have_tokens_and_a_first_one(fields):
+def test_only_answers_of_accounts_to_messages_have_a_first_token_and_an_overhead(fields):
     of = worker()
-    of.observe(record(**fields), 0.0)
-    samples = [sample for metric in of.registry.collect() for sample in metric.samples]
-    assert not [
-        sample for sample in samples if sample.name.startswith(("gateway_tokens_total", "gateway_time_to_first"))
-    ]
-    assert sum(sample.value for sample in samples if sample.name == "gateway_requests_total") == 1
+    of.observe(record(**{"usage": Usage(), **fields}), 0.0)
+    counts = {sample.name: sample.value for sample in samples_of(of) if sample.value}
+    assert counts.keys() == {
+        "gateway_requests_total", "gateway_request_duration_seconds_bucket", "gateway_request_duration_seconds_count",
+        "gateway_request_duration_seconds_sum", "gateway_affinity_decisions_total",
+    }  # fmt: skip
+
+
+def test_what_a_broken_request_may_be_billed_for_counts_like_the_rest():
+    """As in the ledger: metrics and ledger would differ otherwise."""
+    of = worker()
+    of.observe(record(status=504, outcome="error", estimated=True, usage=Usage(input=7), cost_nano_usd=21_000), 0.0)
+    assert value(of, "gateway_tokens_total", type="input", model="claude-sonnet-4-5", account="team-a") == 7
+    assert value(of, "gateway_cost_usd_total", model="claude-sonnet-4-5", team="research") == 21e-6
+
+
+def test_tokens_dollars_and_savings_are_counted_by_team():
+    of = worker()
+    usage = Usage(input=1, cache_read=20, cache_write_5m=300, cache_write_1h=4000, output=50000)
+    of.observe(record(usage=usage, cost_nano_usd=1_500_000_001, savings_nano_usd=250_000_000), 0.0)
+    of.observe(record(usage=usage, cost_nano_usd=1, account="team-b", endpoint="batch_items"), 0.0)
+    of.observe(record(usage=usage, team="", cost_nano_usd=7), 0.0)
+    where = {"model": "claude-sonnet-4-5", "team": "research"}
+    assert value(of, "gateway_cost_usd_total", **where) == 1.500000002
+    assert value(of, "gateway_cache_savings_usd_total", **where) == 0.25
+    assert value(of, "gateway_cost_usd_total", model="claude-sonnet-4-5", team="") == 7e-9
+    assert value(of, "gateway_team_tokens_total", type="output", **where) == 100_000
+    assert value(of, "gateway_team_tokens_total", type="cache_write_1h", model="claude-sonnet-4-5", team="") == 4000
+    assert value(of, "gateway_requests_total", endpoint="messages", code="200", **where) == 1
+
+
+@pytest.mark.parametrize(
+    ("usage", "result"),
+    [
+        (Usage(input=5, cache_read=900, cache_write_5m=20), "hit"),
+        (Usage(input=5, cache_read=900), "hit"),
+        (Usage(input=5, cache_read=90, cache_write_1h=900), "partial"),
+        (Usage(cache_read=90, cache_write_5m=90), "partial"),
+        (Usage(input=5, cache_write_5m=900), "miss"),
+        (Usage(input=5000, output=1), "none"),
+    ],
+)
+def test_answers_are_told_apart_by_what_a_cache_gave_them(usage, result):
+    of = worker()
+    of.observe(record(usage=usage), 0.0)
+    of.observe(record(usage=usage, status=429), 0.0)
+    results = {each: value(of, "gateway_prompt_cache_requests_total", model="claude-sonnet-4-5", result=each)
+               for each in ("hit", "partial", "miss", "none")}  # fmt: skip
+    assert results == {each: float(each == result) for each in results}
+
+
+def test_the_time_per_token_is_that_of_streams_that_came_to_their_end():
+    of = worker()
+    name, model = "gateway_time_per_output_token_seconds", "claude-sonnet-4-5"
+    of.observe(record(duration=2.2, ttft=0.2, usage=Usage(output=101)), 0.0)
+    of.observe(record(duration=9.0, ttft=0.2, usage=Usage(output=101), outcome="interrupted", cause="upstream"), 0.0)
+    of.observe(record(duration=9.0, ttft=0.2, usage=Usage(output=101), stream=False), 0.0)
+    of.observe(record(duration=9.0, ttft=0.2, usage=Usage(output=1)), 0.0)
+    assert value(of, f"{name}_count", model=model) == 1
+    assert value(of, f"{name}_sum", model=model) == pytest.approx(0.02)
+    assert value(of, f"{name}_bucket", model=model, le="0.015") == 0
+
+
+def test_the_phases_of_the_overhead_add_up_to_its_total():
+    of = worker()
+    of.observe(record(overhead=0.004, choose=0.001), 0.0005)
+    of.observe(record(overhead=0.001, choose=0.001), 0.0005)  # clocks are read at different moments: never below 0
+    sums = {phase: value(of, "gateway_overhead_seconds_sum", phase=phase)
+            for phase in ("choose", "admit", "relay", "total")}  # fmt: skip
+    assert sums == {phase: pytest.approx(seconds) for phase, seconds in
+                    {"choose": 0.002, "admit": 0.001, "relay": 0.0025, "total": 0.005}.items()}  # fmt: skip
+
+
+def counted(of: WorkerMetrics, name: str) -> dict[tuple[str, ...], float]:
+    """Label values and numbers of a family, without those that are 0."""
+    return {tuple(s.labels.values()): s.value for s in samples_of(of) if s.name == name and s.value}
+
+
+def test_failovers_are_counted_by_their_first_reason_and_by_how_they_ended():
+    of = worker()
+    for reason, status, outcome in (
+        ("limited", 200, "ok"), ("limited", 200, "interrupted"), ("unsent", 529, "error"), ("denied", 200, "ok"),
+        ("denied", 404, "error"), ("failed", 0, "client_gone"), ("", 529, "error"),
+    ):  # fmt: skip
+        of.observe(record(failover=reason, status=status, outcome=outcome, cause="upstream"), 0.0)
+    assert counted(of, "gateway_failovers_total") == {
+        ("limited", "recovered"): 2, ("unsent", "exhausted"): 1, ("denied", "recovered"): 1,
+    }  # fmt: skip
+
+
+def test_streams_that_broke_off_are_counted_by_whose_doing_it_was():
+    of = worker()
+    for outcome, cause, fields in (
+        ("interrupted", "upstream", NONE), ("interrupted", "timeout", NONE), ("interrupted", "drain", NONE),
+        ("client_gone", "client", NONE), ("client_gone", "client", {"status": 0}), ("error", "drain", {"status": 529}),
+        ("interrupted", "upstream", {"stream": False}), ("ok", "", NONE),
+    ):  # fmt: skip
+        of.observe(record(outcome=outcome, cause=cause, **fields), 0.0)
+    assert counted(of, "gateway_stream_interruptions_total") == {
+        ("upstream",): 1, ("timeout",): 1, ("drain",): 1, ("client",): 1
+    }  # fmt: skip
+
+
+def test_refusals_by_limits_are_counted_by_whose_limit_it_was():
+    of = worker()
+    of.observe(record(status=429, outcome="error", throttled="caller", limit="budget_day"), 0.0)
+    of.observe(record(status=429, outcome="error", throttled="account", limit="rate_limit"), 0.0)
+    of.observe(record(status=429, outcome="error"), 0.0)
+    of.throttled("gateway", "connections")
+    assert counted(of, "gateway_throttled_total") == {
+        ("caller", "budget_day"): 1, ("account", "rate_limit"): 1, ("gateway", "connections"): 1,
+    }  # fmt: skip
+
+
+def test_tokens_that_a_cache_had_and_did_not_give_are_counted_by_reason():
+    of = worker()
+    for tokens, reason in ((900, "moved"), (90, "moved"), (5, "expired"), (0, "")):
+        of.observe(record(missed=tokens, missed_reason=reason), 0.0)
+    assert counted(of, "gateway_prompt_cache_avoidable_miss_tokens_total") == {("moved",): 990, ("expired",): 5}
+
+
+def test_operations_of_the_store_and_the_loops_lateness_are_measured():
+    of = worker()
+    watch = of.store("admit")
+    watch.answered(0.0004)
+    watch.answered(0.2)
+    watch.failed()
+    of.lag(0.3)
+    name = "gateway_store_operation_duration_seconds"
+    assert value(of, f"{name}_bucket", op="admit", le="0.0005") == 1
+    assert value(of, f"{name}_count", op="admit") == 2
+    assert counted(of, "gateway_store_errors_total") == {("admit",): 1}
+    assert value(of, "gateway_event_loop_lag_seconds_bucket", le="0.25") == 0
+    assert value(of, "gateway_event_loop_lag_seconds_count") == 1
+
+
+def test_requests_in_flight_fall_back_to_nought_and_stay():
+    running = {"messages": 3.0, "files": 1.0}
+    of = WorkerMetrics(known, lambda: running, dict)
+    assert counted(of, "gateway_requests_in_flight") == {("messages",): 3, ("files",): 1}
+    running = {"messages": 0.0}
+    assert value(of, "gateway_requests_in_flight", endpoint="files") == 0
 
 
 def test_children_at_hand_count_the_same_as_those_that_had_to_be_found(monkeypatch):
@@ -179,7 +328,7 @@ def test_children_at_hand_count_the_same_as_those_that_had_to_be_found(monkeypat
 
 
 def series(of: WorkerMetrics) -> int:
-    return sum(len(metric.samples) for metric in of.registry.collect())
+    return len(samples_of(of))
 
 
 def test_unknown_models_are_other_and_known_ones_their_catalogue_id():
@@ -192,29 +341,48 @@ def test_unknown_models_are_other_and_known_ones_their_catalogue_id():
     assert value(of, "gateway_requests_total", endpoint="messages", model=OTHER, team="research", code="200") == 2
 
 
-def test_five_thousand_models_make_no_more_series_than_one_and_keep_little_at_hand():
+def test_a_hundred_thousand_models_users_paths_and_conversations_make_no_more_series_than_a_few():
     of = worker()
 
-    def meet(model: str) -> None:
-        of.observe(record(model=model), 0.0)
-        of.observe(record(model=model, status=404, attempts=0), 0.0)
-        of.upstream_answered("team-a", model, "404")
+    def meet(number: int) -> None:
+        own = {
+            "request_id": f"req_{number}", "caller": f"user-{number}", "conversation": f"{number:012x}",
+            "upstream_request_id": f"req_u{number}", "trace_id": f"{number:032x}", "answered_model": f"m-{number}",
+        }  # fmt: skip
+        of.observe(record(model=f"model-{number}", status=404, attempts=0, **own), 0.0)
+        of.observe(record(model=f"claude-opus-4-5-20{number:06d}", **own), 0.0)
+        of.observe(record(model="", endpoint="other", stream=False, usage=Usage(), **own), 0.0)
+        of.upstream_answered("team-a", f"model-{number}", "404")
 
-    meet("unknown")
-    meet("claude-opus-4-5")
-    before = series(of)
-    for number in range(5000):
-        meet(f"model-{number}")
-        meet(f"claude-opus-4-5-20{number % 1000000:06d}")
-    assert series(of) == before
+    meet(0)
+    before, size = series(of), len(of.snapshot())
+    for number in range(1, 100_000):
+        meet(number)
+    assert series(of) == before < 700
+    assert len(of.snapshot()) < size * 2
     assert len(of._models) <= metrics._MAX_CHILDREN
     assert len(of._updates) <= 8
-    assert len(of._upstream_children) <= 4
+    assert len(of._exchanges) <= 4
+
+
+def test_teams_beyond_a_bound_are_other():
+    of = worker()
+    for number in range(metrics.MAX_TEAMS + 300):
+        of.observe(record(team=f"team-{number}", usage=Usage(input=1)), 0.0)
+    tokens = counted(of, "gateway_team_tokens_total")
+    assert len(tokens) == metrics.MAX_TEAMS + 1
+    assert sum(tokens.values()) == metrics.MAX_TEAMS + 300
+    assert tokens["input", "claude-sonnet-4-5", OTHER] == 300
+    of.observe(record(team="team-7", usage=Usage(input=1)), 0.0)
+    assert counted(of, "gateway_team_tokens_total")["input", "claude-sonnet-4-5", "team-7"] == 2
 
 
 def test_nothing_of_a_request_but_its_kind_becomes_a_label():
     of = worker()
-    private = ("request_id", "caller", "conversation", "upstream_request_id", "trace_id", "cause", "answered_model")
+    private = (
+        "request_id", "caller", "conversation", "upstream_request_id", "trace_id", "span_id", "parent_id", "cause",
+        "answered_model", "reason",
+    )  # fmt: skip
     of.observe(record(**dict.fromkeys(private, "canary")), 0.0)
     assert b"canary" not in of.snapshot()
 
@@ -238,7 +406,7 @@ def test_totals_are_the_sum_over_workers():
     totals.replace(2, snapshot_of(3, record()))
     assert total(totals, "gateway_requests_total", **LABELS) == 2
     assert total(totals, "gateway_requests_total", **{**LABELS, "code": "400"}) == 1
-    assert total(totals, "gateway_requests_in_flight") == 5
+    assert total(totals, "gateway_requests_in_flight", endpoint="messages") == 5
 
 
 def test_totals_tell_how_many_workers_are_degraded_and_how_many_conversations_moved():
@@ -259,7 +427,7 @@ def test_a_snapshot_takes_the_place_of_the_one_before():
     totals.replace(1, snapshot_of(9, record()))
     totals.replace(1, snapshot_of(4, record(), record()))
     assert total(totals, "gateway_requests_total", **LABELS) == 2
-    assert total(totals, "gateway_requests_in_flight") == 4
+    assert total(totals, "gateway_requests_in_flight", endpoint="messages") == 4
 
 
 def test_counters_of_ended_workers_stay_and_their_gauges_go():
@@ -270,13 +438,13 @@ def test_counters_of_ended_workers_stay_and_their_gauges_go():
     totals.end(1)
     totals.end(77)
     assert total(totals, "gateway_requests_total", **LABELS) == 3
-    assert total(totals, "gateway_requests_in_flight") == 3
+    assert total(totals, "gateway_requests_in_flight", endpoint="messages") == 3
     totals.replace(1, snapshot_of(1, record()))  # its successor starts from nothing
     assert total(totals, "gateway_requests_total", **LABELS) == 4
     totals.end(1)
     totals.end(2)
     assert total(totals, "gateway_requests_total", **LABELS) == 4
-    assert total(totals, "gateway_requests_in_flight") in (None, 0)
+    assert total(totals, "gateway_requests_in_flight", endpoint="messages") in (None, 0)
     assert total(totals, "gateway_tokens_total", type="output", model="claude-sonnet-4-5", account="team-a") == 20
 
 
@@ -296,25 +464,62 @@ def test_summed_histograms_are_proper_histograms():
             (float(dict(key[1])["le"]), number) for key, number in samples.items()
             if key[0] == "gateway_request_duration_seconds_bucket" and labels <= key[1]
         )  # fmt: skip
-        assert [bound for bound, _ in buckets] == [*metrics.DURATION_BUCKETS, float("inf")]
+        assert [bound for bound, _ in buckets] == [*measures.DURATION.buckets, float("inf")]
         assert [number for _, number in buckets] == sorted(number for _, number in buckets)
         assert buckets[-1][1] == count == samples["gateway_request_duration_seconds_count", labels]
         assert samples["gateway_request_duration_seconds_sum", labels] == pytest.approx(summed)
 
 
-def test_every_kind_of_metric_is_named_and_explained():
+NAMES = {
+    "gateway_requests", "gateway_request_duration_seconds", "gateway_requests_in_flight",
+    "gateway_time_to_first_token_seconds", "gateway_time_per_output_token_seconds", "gateway_overhead_seconds",
+    "gateway_queue_wait_seconds", "gateway_tokens", "gateway_team_tokens", "gateway_cost_usd",
+    "gateway_cache_savings_usd", "gateway_prompt_cache_requests", "gateway_prompt_cache_avoidable_miss_tokens",
+    "gateway_affinity_decisions", "gateway_conversation_moves", "gateway_upstream_requests", "gateway_failovers",
+    "gateway_stream_interruptions", "gateway_throttled", "gateway_store_operation_duration_seconds",
+    "gateway_store_errors", "gateway_event_loop_lag_seconds", "gateway_degraded", "gateway_default_priced_requests",
+}  # fmt: skip
+
+
+def fresh() -> dict[str, Metric]:
     totals = Totals()
     totals.replace(1, snapshot_of(0))
-    families = {metric.name: metric for metric in totals.collect()}
-    assert set(families) == {
-        "gateway_requests", "gateway_request_duration_seconds", "gateway_time_to_first_token_seconds",
-        "gateway_overhead_seconds", "gateway_tokens", "gateway_affinity_decisions", "gateway_upstream_requests",
-        "gateway_requests_in_flight", "gateway_conversation_moves", "gateway_queue_wait_seconds", "gateway_degraded",
-            "gateway_default_priced_requests",
-    }  # fmt: skip
+    return {metric.name: metric for metric in totals.collect()}
+
+
+def test_every_kind_of_metric_is_named_and_explained():
+    families = fresh()
+    assert set(families) == NAMES
     assert all(metric.documentation.endswith(".") for metric in families.values())
     assert families["gateway_requests"].type == "counter"
-    assert not [sample for metric in families.values() for sample in metric.samples if sample.name.endswith("_created")]
+    registry = CollectorRegistry(auto_describe=False)
+    totals = Totals()
+    totals.replace(1, snapshot_of(0))
+    registry.register(totals)
+    text = generate_latest(registry).decode()
+    for name, metric in families.items():
+        assert f"# TYPE {name}{'_total' if metric.type == 'counter' else ''} {metric.type}\n" in text
+
+
+def test_what_may_be_counted_is_there_as_nought_before_it_is():
+    known_labels = {
+        name: [tuple(sample.labels.values()) for sample in metric.samples] for name, metric in fresh().items()
+    }
+    assert ("limited", "exhausted") in known_labels["gateway_failovers"]
+    assert sorted(known_labels["gateway_stream_interruptions"]) == [
+        ("client",),
+        ("drain",),
+        ("timeout",),
+        ("upstream",),
+    ]
+    assert ("caller", "budget_month") in known_labels["gateway_throttled"]
+    assert ("gateway", "memory") in known_labels["gateway_throttled"]
+    assert ("pinned",) in known_labels["gateway_affinity_decisions"]
+    assert ("store",) in known_labels["gateway_degraded"]
+    assert ("admit",) in known_labels["gateway_store_errors"]
+    assert {phase for phase, *_ in known_labels["gateway_overhead_seconds"]} == {"admit", "choose", "relay", "total"}
+    assert known_labels["gateway_event_loop_lag_seconds"]
+    assert not known_labels["gateway_requests"]  # of teams and models nobody knows yet
 
 
 STEPS = st.lists(
@@ -352,4 +557,5 @@ def test_over_any_lives_of_workers_no_total_ever_falls(steps):
         assert now == kept + sum(told.values())
         assert now >= before
         before = now
-        assert samples.get(("gateway_requests_in_flight", frozenset()), 0.0) == sum(flying.values())
+        running = ("gateway_requests_in_flight", frozenset({("endpoint", "messages")}))
+        assert samples.get(running, 0.0) == sum(flying.values())

@@ -9,15 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
 
-from gateway.errors import ApiError
-from gateway.ops.usage import Handler, Usage, dollars, usage_routes
+from gateway.ops.usage import Usage, dollars
 from gateway.store.connection import StoreDown
 from gateway.store.ledger import Entry
 from gateway.store.usage import HOUR, Group, Page, Span, Sums, TooManyRows, Totals
+from tests.ops.admin_kit import TOKEN, admin_app
 
 NOW = 1_795_356_034.5  # 2026-11-22T14:00:34.5Z
 NOW_MS = int(NOW * 1000)
@@ -54,17 +51,10 @@ def store() -> Store:
 
 @pytest.fixture
 async def client(store: Store) -> AsyncIterator[httpx.AsyncClient]:
-    def answering(handler: Handler) -> Handler:
-        async def answer(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except ApiError as error:
-                return Response(error.body("req_1"), error.status)
-
-        return answer
-
-    app = Starlette(routes=usage_routes(Usage(store, lambda: NOW), answering))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin") as made:
+    app = admin_app(usage=Usage(store, lambda: NOW))
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://admin", headers=headers) as made:
         yield made
 
 

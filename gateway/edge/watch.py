@@ -1,0 +1,68 @@
+"""What the supervisor's parts know of now, put together for those who watch: the `Gateway` of ops.live."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from gateway.edge.board import Board
+from gateway.edge.crew import Crew
+from gateway.edge.diagnosis import STATES
+from gateway.ops.tallies import Family
+from gateway.store.census import Census
+
+
+class Watch:
+    """`store_up()` says whether the supervisor reaches the store, `workers` how many there should be, `accounts()` what
+    the admin API shows of all."""
+
+    def __init__(
+        self,
+        crew: Crew,
+        board: Board,
+        census: Census,
+        workers: int,
+        store_up: Callable[[], bool],
+        accounts: Callable[[], list[dict[str, Any]]],
+    ) -> None:
+        self._crew = crew
+        self._board = board
+        self._census = census
+        self._workers = workers
+        self._store_up = store_up
+        self.accounts = accounts
+
+    def families(self) -> Iterable[Family]:
+        """The sum over all workers."""
+        return self._crew.totals.families()
+
+    def workers(self) -> tuple[int, int]:
+        """How many serve, and how many should."""
+        return sum(self._crew.states().values()), self._workers
+
+    def modes(self) -> Mapping[str, int]:
+        """How many processes are in a mode that is not normal, as the supervisor sees it: itself, and missing ones."""
+        alive, configured = self.workers()
+        return {"store": int(not self._store_up()), "workers": max(0, configured - alive)}
+
+    def states(self) -> Mapping[str, int]:
+        """How many accounts are in each state."""
+        self._board.look()
+        return {**dict.fromkeys(STATES, 0), **Counter(self._board.states().values())}
+
+    def exchanged(self, account: str, code: str) -> None:
+        """There were exchanges with an account that ended so."""
+        self._board.exchanged(account, code)
+
+    def view(self, account: str) -> dict[str, Any]:
+        """What is known of an account beyond its configuration."""
+        entry = self._board.router.ring.accounts.get(account)
+        if entry is None:
+            return {}
+        bound = self._census.bound
+        return {
+            **self._board.view(account),
+            "in_flight": self._crew.in_flight().get(account, 0),
+            "bindings": None if bound is None else bound.get(entry.workspace, 0),
+        }

@@ -1,0 +1,24 @@
+-- What subjects of one tenant have used of their limits, for operators; changes nothing.
+--
+-- KEYS     for each subject: its buckets and money (hash), its leases (zset: request id -> expiry, ms)
+-- ARGV     now (ms, 0 = this server's clock), for each subject a MessagePack array: field and limit of each bucket
+-- returns  {now, {level of each bucket, ..., day, spent in it, month, spent in it, reserved, leases}, ...}
+local now = tonumber(ARGV[1])
+if now == 0 then
+  local t = redis.call('TIME')
+  now = t[1] * 1000 + math.floor(t[2] / 1000)
+end
+local found = {now}
+for s = 1, #KEYS / 2 do
+  local key = KEYS[2 * s - 1]
+  local buckets, row = cmsgpack.unpack(ARGV[1 + s]), {}
+  for b = 1, #buckets, 2 do
+    row[#row + 1] = math.floor(level_of(redis.call('HGET', key, buckets[b]), buckets[b + 1], now))
+  end
+  for _, value in ipairs(redis.call('HMGET', key, 'day', 'day_spent', 'month', 'month_spent', 'reserved')) do
+    row[#row + 1] = value or ''
+  end
+  row[#row + 1] = redis.call('ZCOUNT', KEYS[2 * s], '(' .. now, '+inf')
+  found[#found + 1] = row
+end
+return found

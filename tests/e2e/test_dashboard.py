@@ -1,0 +1,504 @@
+"""The dashboard in a real browser before a real gateway: what it shows, what it changes, and who may."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Browser, BrowserContext, Page, Route, StorageState, ViewportSize, expect
+from playwright.sync_api import sync_playwright as start_playwright
+
+from tests.e2e.rig import ADMIN_TOKEN, ALICE, BOB, CALLERS, MODEL, Gateway, Simulator, accounts_of, free_port, until
+
+VIEWER_TOKEN = "token-of-the-test-viewer"
+SECTIONS = ("overview", "accounts", "conversations", "keys", "spending", "requests", "audit", "connect")
+WIDE, NARROW = ViewportSize(width=1280, height=900), ViewportSize(width=390, height=844)
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+HOSTILE = "<img/src=x/onerror=window.hurt=1>"
+WAIT = 15_000  # milliseconds; a loaded machine may take its time
+# What a page's own policy refuses is said to the page; scripts of the test come before any of its own.
+WATCH = """
+    window.refused = [];
+    addEventListener("securitypolicyviolation", ({ blockedURI, effectiveDirective }) =>
+        refused.push(`${effectiveDirective} ${blockedURI}`));
+"""
+# The browser says of each request that was refused, or could not be made, in the console.
+MEANT = re.compile(r"Failed to load resource: (.+ status of (401|403|503)|net::ERR_INTERNET_DISCONNECTED)")
+
+expect.set_options(timeout=WAIT)
+
+
+@pytest.fixture(scope="module")
+def watched(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway that had some traffic, with a token for each role, and limits."""
+    simulator.clear()
+    callers: list[dict[str, Any]] = [*CALLERS]  # type: ignore[list-item]
+    limits = {"requests_per_minute": 600, "concurrency": 20}
+    viewer = {"id": "viewer", "token": VIEWER_TOKEN, "role": "read"}
+    config = {
+        "admin": {"listen": f"127.0.0.1:{free_port()}", "token": ADMIN_TOKEN, "tokens": [viewer]},
+        "accounts": accounts_of(simulator, 3),
+        "keys": [dict(each, limits=limits) if "alice" in each.values() else each for each in callers],
+        "teams": [{"id": "research", "limits": {"budget_usd": {"day": 50, "month": 1000}}}],
+    }
+    gateway = Gateway(tmp_path_factory.mktemp("dashboard"), config).start()
+    for number in range(6):
+        send(gateway, f"conversation-{number % 3}", stream=number % 2 == 0)
+    yield gateway
+    gateway.stop()
+
+
+def send(gateway: Gateway, name: str, key: str = ALICE, model: str = MODEL, **fields: Any) -> str:
+    """One message in the conversation of that name; the id of the request."""
+    body = {"model": model, "max_tokens": 64, "messages": [{"role": "user", "content": "Hello " * 50}], **fields}
+    headers = {"x-api-key": key, "X-Conversation-Id": name, "content-type": "application/json"}
+    return gateway.get("/v1/messages", method="POST", headers=headers, body=json.dumps(body).encode()).request_id
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    with start_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
+        yield found
+        found.close()
+
+
+def base(gateway: Gateway) -> str:
+    return f"http://127.0.0.1:{gateway.admin_port}"
+
+
+@contextmanager
+def watching(context: BrowserContext) -> Iterator[Page]:
+    """A page of which nothing may be complained: by its scripts, its console, or its policy."""
+    context.set_default_timeout(WAIT)
+    context.add_init_script(WATCH)
+    page = context.new_page()
+    said: list[str] = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda it: said.append(it.text) if it.type in ("error", "warning") else None)
+    page.on("dialog", lambda dialog: said.append(f"dialog: {dialog.message}"))
+    yield page
+    assert [line for line in said if not MEANT.match(line)] == []
+    assert page.evaluate("window.refused") == []
+    assert page.evaluate("window.hurt") is None
+
+
+def signed_in(page: Page, gateway: Gateway, token: str = ADMIN_TOKEN) -> Page:
+    page.goto(base(gateway))
+    page.get_by_label("Admin token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.locator("#live")).to_have_text("Live")
+    return page
+
+
+@pytest.fixture(scope="module")
+def sessions(browser: Browser, watched: Gateway) -> dict[str, StorageState]:
+    """Cookies of a session, by the token it was begun with."""
+    found = {}
+    for token in (ADMIN_TOKEN, VIEWER_TOKEN):
+        context = browser.new_context(viewport=WIDE)
+        signed_in(context.new_page(), watched, token)
+        found[token] = context.storage_state()
+        context.close()
+    return found
+
+
+@pytest.fixture
+def page(browser: Browser, watched: Gateway, sessions: dict[str, StorageState]) -> Iterator[Page]:
+    """The dashboard of somebody who may operate."""
+    yield from dashboard(browser, watched, sessions[ADMIN_TOKEN])
+
+
+@pytest.fixture
+def viewer(browser: Browser, watched: Gateway, sessions: dict[str, StorageState]) -> Iterator[Page]:
+    """The dashboard of somebody who may look."""
+    yield from dashboard(browser, watched, sessions[VIEWER_TOKEN])
+
+
+def dashboard(browser: Browser, gateway: Gateway, session: StorageState) -> Iterator[Page]:
+    context = browser.new_context(viewport=WIDE, storage_state=session)
+    with watching(context) as page:
+        page.goto(base(gateway))
+        expect(page.locator("#live")).to_have_text("Live")
+        yield page
+    context.close()
+
+
+def open_section(page: Page, name: str) -> None:
+    page.evaluate("(name) => { location.hash = name; }", name)
+    expect(page.locator(f"section#{name.partition('?')[0]}")).to_be_visible()
+    expect(page.locator("[aria-busy=true]")).to_have_count(0)
+
+
+def card(page: Page, account: str) -> Any:
+    return page.get_by_role("article", name=f"Account {account}")
+
+
+def operator(gateway: Gateway, path: str) -> Any:
+    """What the admin API says there."""
+    headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+    return gateway.get(f"/admin/v1/{path}", admin=True, headers=headers).json()
+
+
+def state_of(gateway: Gateway, account: str) -> str:
+    return str(operator(gateway, f"accounts/{account}")["state"])
+
+
+# -- Who ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_token_is_refused_in_words_and_the_right_one_opens_the_page(browser: Browser, watched: Gateway):
+    context = browser.new_context(viewport=WIDE)
+    with watching(context) as page:
+        page.goto(base(watched))
+        assert page.url.endswith("/login")
+        page.get_by_label("Admin token").fill("not-the-token")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("not an admin token")
+        assert violations(page) == []
+        signed_in(page, watched)
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        expect(page.locator("#who")).to_have_text("admin · may operate")
+    context.close()
+
+
+def test_a_session_that_ends_leads_to_the_login_and_back_to_where_one_was(page: Page, watched: Gateway):
+    open_section(page, "accounts")
+    page.context.clear_cookies()
+    page.evaluate("location.hash = 'audit'")
+    page.wait_for_url("**/login")
+    page.get_by_label("Admin token").fill(ADMIN_TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Audit")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url("**/login")
+    page.goto(base(watched))
+    assert page.url.endswith("/login")
+
+
+def test_who_may_look_sees_everything_and_can_change_nothing(viewer: Page, watched: Gateway):
+    for name in SECTIONS:
+        open_section(viewer, name)
+    open_section(viewer, "accounts")
+    account = watched.config["accounts"][0]["id"]
+    expect(card(viewer, account)).to_contain_text("available")
+    expect(viewer.locator("#accounts .readonly")).to_contain_text("role read")
+    expect(card(viewer, account).get_by_role("button")).to_have_count(0)
+    open_section(viewer, "keys")
+    expect(viewer.get_by_role("button", name="Create a key")).to_have_count(0)
+    expect(viewer.locator("#keys .readonly")).to_be_visible()
+    refused = viewer.evaluate(
+        "async (id) => { const api = await import('/static/api.js');"
+        " try { await api.patch('accounts/' + id, {state: 'disabled'}); } catch (error) { return error.message; } }",
+        account,
+    )
+    assert "role operate" in refused
+    assert state_of(watched, account) == "active"
+
+
+# -- What is shown --------------------------------------------------------------------------------------------------
+
+
+def test_live_numbers_move_with_the_traffic(page: Page, watched: Gateway):
+    requests = page.get_by_role("group", name="Requests", exact=True)
+    latest = page.locator("#brief-requests tbody tr").first
+    expect(latest).to_contain_text("alice")
+    send(watched, "from-bob", BOB)
+    expect(latest).to_contain_text("bob")
+    expect(requests.locator(".number")).not_to_have_text("0")
+    expect(page.get_by_role("img", name=re.compile("Requests a second. requests: .+, highest"))).to_be_visible()
+    open_section(page, "requests")
+    wanted = send(watched, "from-bob-again", BOB)
+    page.get_by_label("Request id").fill(wanted)
+    row = page.locator("#requests-table tbody tr")
+    expect(row).to_have_count(1)
+    row.get_by_role("button").click()
+    expect(page.get_by_role("dialog")).to_contain_text(wanted)
+    expect(page.get_by_role("dialog")).to_contain_text("first of its conversation")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_list_of_requests_can_be_held_still_and_filters_are_in_the_address(page: Page, watched: Gateway):
+    open_section(page, "requests?key=alice&outcome=ok")
+    rows = page.locator("#requests-table tbody tr")
+    expect(rows.first).to_contain_text("alice")
+    assert "bob" not in " ".join(rows.all_inner_texts())
+    page.get_by_label("Key or team").fill("nobody-of-that-name")
+    expect(page.locator("#requests-table")).to_contain_text("No recent request fits this filter")
+    page.get_by_label("Key or team").fill("")
+    assert page.evaluate("location.hash") == "#requests?outcome=ok"
+    page.get_by_role("button", name="Pause").click()
+    before = rows.first.get_by_role("button").inner_text().rpartition(" ")[2]
+    send(watched, "while-paused", BOB)
+    expect(page.locator("#requests-count")).to_contain_text("came since")
+    expect(rows.first).to_contain_text(before)
+    page.get_by_role("button", name="Go on").click()
+    expect(rows.first).not_to_contain_text(before)
+    expect(rows.first).to_contain_text("bob")
+
+
+def test_a_conversation_is_explained_and_forgotten(page: Page, watched: Gateway):
+    name = f"said/by a client & {uuid.uuid4().hex}"
+    send(watched, name)
+    open_section(page, "conversations")
+    page.get_by_label("Key id").fill("alice")
+    page.get_by_label("Conversation id").fill(name)
+    page.get_by_role("button", name="Explain").click()
+    answer = page.get_by_role("article", name=f"Binding for {MODEL}")
+    expect(answer).to_contain_text("Served now by")
+    expect(answer).to_contain_text("sim-account-")
+    expect(answer).to_contain_text(re.compile("At its home|Not at its home"))
+    page.get_by_role("button", name="Forget this conversation").click()
+    page.get_by_role("button", name="Forget it").click()
+    expect(page.locator("#conversation-answer")).to_contain_text("The conversation is forgotten")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_spending_adds_up_and_leads_deeper(page: Page):
+    open_section(page, "spending?by=team")
+    table = page.locator("#spending-table")
+    expect(table).to_contain_text("research")
+    expect(page.locator("#spending-sum")).to_contain_text(re.compile(r"\$[\d.]+ for \d+ requests"))
+    table.get_by_role("link", name="research").click()
+    expect(table.locator("tbody")).to_contain_text("alice")
+    assert page.evaluate("location.hash") == "#spending?by=key&team=research"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    assert download.value.suggested_filename == "usage-by-key.csv"
+    assert download.value.path().read_text().startswith("key,requests,input_tokens")
+
+
+def test_snippets_name_this_gateway_and_work(page: Page, watched: Gateway):
+    open_section(page, "connect")
+    for name in ("Python", "TypeScript", "Go", "curl", "Claude Code"):
+        example = page.get_by_role("region", name=f"{name} example")
+        expect(example).to_contain_text(f"127.0.0.1:{watched.port}")
+        if name != "Claude Code":
+            expect(example).to_contain_text("X-Conversation-Id")
+    page.locator("#connect").get_by_label("Model").fill(MODEL)
+    code = page.get_by_role("region", name="Python example").inner_text()
+    env = {"PATH": os.environ["PATH"], "GATEWAY_KEY": ALICE}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+    page.get_by_label("Base URL").fill('https://llm.example"; evil("')
+    expect(page.get_by_role("region", name="Python example")).to_contain_text('base_url="https://llm.example;evil("')
+
+
+# -- What is changed ------------------------------------------------------------------------------------------------
+
+
+def test_an_account_is_drained_and_enabled_by_keyboard_alone(page: Page, watched: Gateway):
+    account = watched.config["accounts"][1]["id"]
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    to(page, page.get_by_role("link", name="Accounts", exact=True))
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Accounts", exact=True)).to_be_focused()
+    to(page, page.get_by_role("button", name=f"Drain {account}"))
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_role("button", name=f"Drain {account}")).to_be_focused()
+    assert state_of(watched, account) == "active"
+    page.keyboard.press("Enter")
+    to(page, page.get_by_role("dialog").get_by_role("button", name="Drain"))
+    page.keyboard.press("Enter")
+    expect(card(page, account)).to_contain_text("draining")
+    expect(card(page, account)).to_contain_text("drain ends in")
+    assert state_of(watched, account) == "draining"
+    to(page, page.get_by_role("button", name=f"Enable {account}"))
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("dialog").get_by_role("button", name="Enable")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(card(page, account)).to_contain_text("available")
+    assert state_of(watched, account) == "active"
+    open_section(page, "audit")
+    expect(page.locator("#audit-table tbody tr").first).to_contain_text(f"accounts/{account}")
+    expect(page.locator("#audit-table tbody tr").first).to_contain_text("draining → active")
+
+
+def to(page: Page, wanted: Any) -> None:
+    """Go there by Tab."""
+    for _ in range(60):
+        if wanted.evaluate("(node) => node === document.activeElement"):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"{wanted} cannot be reached by Tab")
+
+
+def test_a_change_is_refused_in_words(page: Page, watched: Gateway):
+    open_section(page, "accounts")
+    account = watched.config["accounts"][2]["id"]
+    page.get_by_role("button", name=f"Weight {account}").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Weight").fill("2.5")
+    dialog.get_by_role("button", name="Change").click()
+    expect(card(page, account)).to_contain_text("2.5 (file: 1)")
+
+    def store_away(route: Route) -> None:
+        error = {
+            "type": "error",
+            "error": {"type": "api_error", "message": "The store is away, so nothing was changed"},
+        }
+        route.fulfill(status=503, json=error)
+
+    page.route("**/admin/v1/accounts/*", store_away)
+    page.get_by_role("button", name=f"Disable {account}").click()
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    dialog.get_by_role("button", name="Disable").click()
+    expect(dialog.get_by_role("alert")).to_have_text("The store is away, so nothing was changed.")
+    dialog.get_by_role("button", name="Cancel").click()
+    assert state_of(watched, account) == "active"
+
+
+def test_a_key_is_shown_once_works_and_ends(page: Page, watched: Gateway):
+    open_section(page, "keys")
+    page.get_by_role("button", name="Create a key").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Key holder").fill("dana")
+    dialog.get_by_label("Team").fill("research")
+    dialog.get_by_role("button", name="Create").click()
+    key = dialog.get_by_label("The key").input_value()
+    assert re.fullmatch(r"sk-\w{48}", key)
+    page.keyboard.press("Escape")
+    expect(dialog.get_by_label("The key")).to_be_visible()  # one does not lose it by a slip
+    dialog.get_by_role("button", name="I have stored it").click()
+    expect(dialog).to_have_count(0)
+    assert key not in page.content()
+    until(lambda: ask_models(watched, key) == 200, "the new key")
+    page.get_by_role("button", name=re.compile("^Revoke")).click()
+    dialog.get_by_role("button", name="Revoke").click()
+    expect(page.locator("#more-dana")).to_contain_text("revoked")
+    until(lambda: ask_models(watched, key) == 401, "the end of the key")
+
+
+def ask_models(gateway: Gateway, key: str) -> int:
+    return gateway.get("/v1/models", headers={"x-api-key": key}).status
+
+
+# -- Whatever comes -------------------------------------------------------------------------------------------------
+
+
+def violations(page: Page, *rules: str) -> list[str]:
+    """What axe has to say of the page as it stands, by some rules or all."""
+    found = Axe().run(page, options={"runOnly": list(rules)} if rules else None).response["violations"]
+    return [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found]
+
+
+def test_every_section_is_accessible_in_light_and_dark(page: Page):
+    page.emulate_media(color_scheme="light", reduced_motion="reduce")
+    found = {}
+    for name in (*SECTIONS[:2], "conversations?key=alice&id=conversation-0", *SECTIONS[3:], "accounts?id=a dialog"):
+        open_section(page, name)
+        if name == "keys":
+            page.get_by_role("button", name="alice").click()
+        if "dialog" in name:
+            page.get_by_role("button", name=re.compile("^Drain")).first.click()
+        found[name] = violations(page)
+        page.emulate_media(color_scheme="dark")
+        found[f"{name} in dark"] = violations(page, "color-contrast")  # all else is as it was
+        page.emulate_media(color_scheme="light")
+    assert {name: said for name, said in found.items() if said} == {}
+
+
+def test_the_theme_can_be_chosen_and_is_remembered(page: Page):
+    background = "getComputedStyle(document.body).backgroundColor"
+    system = page.evaluate(background)
+    button = page.locator("#theme")
+    button.click()
+    expect(button).to_have_text("Theme: light")
+    button.click()
+    expect(button).to_have_text("Theme: dark")
+    assert page.evaluate(background) != system
+    page.reload()
+    expect(button).to_have_text("Theme: dark")
+    assert page.evaluate(background) != system
+
+
+def test_nothing_scrolls_sideways_on_a_narrow_screen(page: Page):
+    page.set_viewport_size(NARROW)
+    for name in (*SECTIONS, "conversations?key=alice&id=conversation-0"):
+        open_section(page, name)
+        assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], name
+
+
+def test_what_strangers_wrote_stays_text(page: Page, watched: Gateway):
+    send(watched, "hostile", BOB, model=HOSTILE)
+    open_section(page, "requests")
+    expect(page.locator("#requests-table")).to_contain_text(HOSTILE)
+
+    def hostile(route: Route) -> None:
+        if "/live" in route.request.url:
+            accounts = json.dumps(poisoned(operator(watched, "accounts")))
+            overview = json.dumps({**operator(watched, "overview"), "degraded": [HOSTILE]})
+            events = f"event: accounts\ndata: {accounts}\n\nevent: overview\ndata: {overview}\n\n"
+            route.fulfill(content_type="text/event-stream", body=events)
+        else:
+            answer = route.fetch()
+            route.fulfill(response=answer, json=poisoned(answer.json()))
+
+    page.route("**/admin/v1/**", hostile)
+    page.goto("about:blank")
+    page.goto(f"{base(watched)}/#overview")
+    expect(page.locator("#banners")).to_contain_text(HOSTILE)
+    for name in (*SECTIONS, "conversations?key=alice&id=conversation-1", "spending?by=model"):
+        open_section(page, name)
+        if name not in ("conversations", "connect"):
+            expect(page.locator(f"section#{name.partition('?')[0]}")).to_contain_text(HOSTILE)
+    assert page.locator("main img, main iframe, main script").count() == 0
+
+
+def poisoned(value: Any, field: str = "") -> Any:
+    """The same answer as if strangers had chosen every name in it."""
+    if isinstance(value, dict):
+        return {name: poisoned(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [poisoned(each, field) for each in value]
+    kept = field in ("role", "csrf", "at", "since", "until", "warm_until", "created_at", "day", "kind")
+    return value if kept or not isinstance(value, str) else HOSTILE + value
+
+
+def test_a_lost_connection_is_said_and_comes_back(page: Page, watched: Gateway):
+    expect(page.locator("#live")).to_have_text("Live")
+    page.context.set_offline(True)
+    page.evaluate("import('/static/live.js').then((live) => live.connect())")
+    expect(page.locator("#live")).to_contain_text("Reconnecting")
+    expect(page.locator("#banners")).to_contain_text("connection to the gateway is lost")
+    page.context.set_offline(False)
+    expect(page.locator("#live")).to_have_text("Live")
+    expect(page.locator("#banners p")).to_have_count(0)
+
+
+def test_numbers_are_told_as_people_read_them(page: Page):
+    wanted = {
+        "count(12345)": "12,345", "count(1234567)": "1.23 M", "count(null)": "–", "brief(9500)": "9,500",
+        "brief(143910)": "144 k", "brief(1230000)": "1.23 M", "brief(null)": "–",
+        "rate(0)": "0", "rate(0.003)": "<0.01", "rate(11.26)": "11.3", "rate(45678)": "45.7 k",
+        "percent(0.884)": "88 %", "percent(0.004)": "0.4 %", "percent(0.9961)": "99.6 %", "percent(1)": "100 %",
+        "dollars(0)": "$0.00", "dollars(0.0042)": "$0.0042", "dollars(12.3)": "$12.30",
+        "dollars(123456.7)": "$123,457", "dollars(-1)": "−$1.00", "dollars(1e-9)": "<$0.0001",
+        "seconds(0.00042)": "0.4 ms", "seconds(0.84)": "840 ms", "seconds(2.314)": "2.31 s",
+        "seconds(185)": "3 min 5 s", "seconds(0.9999)": "1.00 s", "span(7800)": "2 h 10 min", "span(86400)": "1 d",
+        "relative(0, 500)": "just now", "relative(0, 65000)": "1 min ago", "relative(65000, 0)": "in 1 min 5 s",
+        "plural(1, 'key')": "1 key", "plural(2, 'key')": "2 keys", "exact(NaN)": "–",
+    }  # fmt: skip
+    module = "import('/static/format.js')"
+    assert {call: page.evaluate(f"{module}.then((format) => format.{call})") for call in wanted} == wanted

@@ -1,0 +1,51 @@
+"""An admin listener with only those desks that a test is about."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, cast
+
+from prometheus_client import CollectorRegistry
+
+from gateway.config import Account, Admin, Config
+from gateway.ops.access import Access
+from gateway.ops.admin import AdminApp
+from gateway.ops.api import Desks, api_routes
+from gateway.ops.browser import browser_routes
+from gateway.ops.openapi import documented
+from gateway.ops.routes import Route
+
+TOKEN = "token-of-the-operator"
+NOW = 1_800_000_000.0
+
+
+def config_of(**changes: Any) -> Config:
+    account = Account(id="a", api_key="sk-ant-a")
+    return Config(**{"admin": Admin(token=TOKEN), "secret": ("s" * 32,), "accounts": (account,), **changes})
+
+
+def routes_of(access: Access, **desks: Any) -> list[Route]:
+    async def nothing() -> None:
+        return
+
+    async def empty() -> dict[str, Any]:
+        return {"ready": True}
+
+    absent = dict.fromkeys(("accounts", "conversations", "keys", "usage", "live", "audit"))
+    common = {
+        "registry": CollectorRegistry(), "refresh": nothing, "readiness": empty, "pool": empty,
+        "metrics_open": lambda: False,
+    }  # fmt: skip
+    made = Desks(**cast(Any, {**absent, **common, **desks}))
+    return documented([*browser_routes(access), *api_routes(made, access)])
+
+
+def admin_app(
+    config: Callable[[], Config] | None = None, now: Callable[[], float] = lambda: NOW, audit: Any = None, **desks: Any
+) -> AdminApp:
+    """Desks as `Desks` names them; its request ids are req_1, req_2 …"""
+    ids = itertools.count(1)
+    ours = config_of()
+    access = Access(config or (lambda: ours), now)
+    return AdminApp(routes_of(access, audit=audit, **desks), access, audit, lambda: f"req_{next(ids)}", now)

@@ -1,0 +1,60 @@
+"""What is asked for now and then: once for all who look, and None while nobody knows."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.ops.cached import Cached
+from gateway.store.connection import StoreDown
+
+
+async def test_all_who_look_at_once_share_one_answer_and_it_is_kept():
+    asked = []
+
+    async def ask() -> int:
+        asked.append(1)
+        await asyncio.sleep(0)
+        return len(asked)
+
+    cached = Cached(ask, 1000.0)
+    assert await asyncio.gather(*(cached.get() for _ in range(5))) == [1] * 5
+    assert await cached.get() == 1
+    assert asked == [1]
+
+
+async def test_a_store_that_is_away_is_none_and_asked_again_in_time():
+    answers: list[int | Exception] = [1, StoreDown("away"), ValueError("a bug"), 2]
+
+    async def ask() -> int:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    cached = Cached(ask, 0.0)
+    found = []
+    while answers:
+        found.append(await cached.get())
+        await asyncio.sleep(0)
+    assert [each for each, before in zip(found, [0, *found], strict=False) if each != before] == [1, None, 2]
+
+
+async def test_nobody_waits_long_for_an_answer_that_replaces_another(monkeypatch):
+    monkeypatch.setattr("gateway.ops.cached._GLANCE", 0.01)
+    blocked = asyncio.Event()
+    first = True
+
+    async def ask() -> int:
+        nonlocal first
+        if not first:
+            await blocked.wait()
+        first = False
+        return 1
+
+    cached = Cached(ask, 0.0)
+    assert await cached.get() == 1
+    async with asyncio.timeout(10):
+        while cached._asking is None:
+            assert await cached.get() == 1
+    assert cached.latest == 1
+    cached.close()
