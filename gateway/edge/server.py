@@ -42,9 +42,10 @@ class _TooLarge(Exception):
 
 
 class Limits:
-    """What the connections of one server share: bounds, the clock, and how to name a request."""
+    """What the connections of one server share: bounds, the clock, how to name a request, and who is told of a limit
+    that refused one: its scope and its name."""
 
-    def __init__(self, config: Config, request_id: Callable[[], str]) -> None:
+    def __init__(self, config: Config, request_id: Callable[[], str], throttled: Callable[[str, str], None]) -> None:
         self.head_bytes = config.limits.max_head_kb * 1024
         self.connections = config.limits.max_connections
         self.head = config.timeouts.client_head
@@ -52,6 +53,7 @@ class Limits:
         self.idle = config.timeouts.client_idle
         self.write = config.timeouts.write
         self.request_id = request_id
+        self.throttled = throttled
 
 
 @lru_cache(maxsize=256)
@@ -83,6 +85,7 @@ class Connection(HttpToolsProtocol):
         self.write_deadline = FOREVER
         self.deadline = self.loop.time() + self.limits.head
         if len(self.connections) > self.limits.connections:
+            self.limits.throttled("gateway", "connections")
             self._refuse(ApiError(529, "The gateway has too many open connections.", retry_after=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -348,8 +351,14 @@ class _BodyOf:
 class Server(uvicorn.Server):
     """One worker's data listener. Signals are its owner's business."""
 
-    def __init__(self, app: App, config: Config, request_id: Callable[[], str]) -> None:
-        limits = Limits(config, request_id)
+    def __init__(
+        self,
+        app: App,
+        config: Config,
+        request_id: Callable[[], str],
+        throttled: Callable[[str, str], None] = lambda scope, reason: None,
+    ) -> None:
+        limits = Limits(config, request_id, throttled)
         self.protocol = cast(type[Connection], type("BoundConnection", (Connection,), {"limits": limits}))
         super().__init__(
             uvicorn.Config(

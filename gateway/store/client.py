@@ -74,18 +74,20 @@ class StoreClient:
 
         Raises StoreDown, or the future does."""
         connection = self._route(args)
+        watch = self._watches.get(script.name) or self._watched(script)
         if connection is None:
-            raise StoreDown("the store is away")
+            raise _away(watch)
         future: asyncio.Future[Any] = self.loop.create_future()
-        connection.put(Call(script, args, future, self._watches.get(script.name) or self._watched(script)))
+        connection.put(Call(script, args, future, watch))
         return future
 
     def post(self, script: Script, args: tuple[Arg, ...]) -> None:
         """Run `script`; nobody waits for the reply. Raises StoreDown."""
         connection = self._route(args)
+        watch = self._watches.get(script.name) or self._watched(script)
         if connection is None:
-            raise StoreDown("the store is away")
-        connection.put(Call(script, args, None, self._watches.get(script.name) or self._watched(script)))
+            raise _away(watch)
+        connection.put(Call(script, args, None, watch))
 
     def _watched(self, script: Script) -> Watch | None:
         if self._watch is None:
@@ -97,3 +99,9 @@ class StoreClient:
         if up:
             self._first.set()
         self._on_change(up, reason)
+
+
+def _away(watch: Watch | None) -> StoreDown:
+    if watch is not None:
+        watch.failed()
+    return StoreDown("the store is away")
