@@ -46,6 +46,7 @@ class Row(msgspec.Struct, frozen=True):
             "status": record.status or None,
             "outcome": record.outcome,
             "cause": record.cause or None,
+            "limit": f"{record.throttled}: {record.limit}" if record.throttled else None,
             "tokens": {
                 "input": usage.input,
                 "cache_read": usage.cache_read,

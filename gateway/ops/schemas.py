@@ -242,7 +242,8 @@ OVERVIEW = record(
 )
 REQUEST = record(
     request_id=TEXT, at=TIME, key=maybe(TEXT), team=maybe(TEXT), endpoint=TEXT, model=maybe(TEXT), account=maybe(TEXT),
-    route=TEXT, attempts=COUNT, status=maybe(COUNT), outcome=TEXT, cause=maybe(TEXT), cost_usd=NUMBER,
-    tokens={"type": "object", "additionalProperties": COUNT}, duration_seconds=NUMBER, ttft_seconds=_SECONDS,
+    route=TEXT, attempts=COUNT, status=maybe(COUNT), outcome=TEXT, cause=maybe(TEXT), limit=maybe(TEXT),
+    cost_usd=NUMBER, tokens={"type": "object", "additionalProperties": COUNT}, duration_seconds=NUMBER,
+    ttft_seconds=_SECONDS,
 )  # fmt: skip
 LEVEL = record(kind=choice("caller", "team"), id=TEXT, team=maybe(TEXT), limits=many(ANY_OBJECT))

@@ -142,7 +142,7 @@ def dashboard(browser: Browser, gateway: Gateway, session: StorageState) -> Iter
 
 def open_section(page: Page, name: str) -> None:
     page.evaluate("(name) => { location.hash = name; }", name)
-    expect(page.locator(f"section#{name.partition('?')[0]}")).to_be_visible()
+    expect(page.locator(f"section#at-{name.partition('?')[0]}")).to_be_visible()
     expect(page.locator("[aria-busy=true]")).to_have_count(0)
 
 
@@ -198,11 +198,11 @@ def test_who_may_look_sees_everything_and_can_change_nothing(viewer: Page, watch
     open_section(viewer, "accounts")
     account = watched.config["accounts"][0]["id"]
     expect(card(viewer, account)).to_contain_text("available")
-    expect(viewer.locator("#accounts .readonly")).to_contain_text("role read")
+    expect(viewer.locator("#at-accounts .readonly")).to_contain_text("role read")
     expect(card(viewer, account).get_by_role("button")).to_have_count(0)
     open_section(viewer, "keys")
     expect(viewer.get_by_role("button", name="Create a key")).to_have_count(0)
-    expect(viewer.locator("#keys .readonly")).to_be_visible()
+    expect(viewer.locator("#at-keys .readonly")).to_be_visible()
     refused = viewer.evaluate(
         "async (id) => { const api = await import('/static/api.js');"
         " try { await api.patch('accounts/' + id, {state: 'disabled'}); } catch (error) { return error.message; } }",
@@ -292,7 +292,7 @@ def test_snippets_name_this_gateway_and_work(page: Page, watched: Gateway):
         expect(example).to_contain_text(f"127.0.0.1:{watched.port}")
         if name != "Claude Code":
             expect(example).to_contain_text("X-Conversation-Id")
-    page.locator("#connect").get_by_label("Model").fill(MODEL)
+    page.locator("#at-connect").get_by_label("Model").fill(MODEL)
     code = page.get_by_role("region", name="Python example").inner_text()
     env = {"PATH": os.environ["PATH"], "GATEWAY_KEY": ALICE}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
@@ -438,6 +438,7 @@ def test_nothing_scrolls_sideways_on_a_narrow_screen(page: Page):
     for name in (*SECTIONS, "conversations?key=alice&id=conversation-0"):
         open_section(page, name)
         assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], name
+        assert page.evaluate("scrollY") == 0, name  # the navigation is in sight
 
 
 def test_what_strangers_wrote_stays_text(page: Page, watched: Gateway):
@@ -462,7 +463,7 @@ def test_what_strangers_wrote_stays_text(page: Page, watched: Gateway):
     for name in (*SECTIONS, "conversations?key=alice&id=conversation-1", "spending?by=model"):
         open_section(page, name)
         if name not in ("conversations", "connect"):
-            expect(page.locator(f"section#{name.partition('?')[0]}")).to_contain_text(HOSTILE)
+            expect(page.locator(f"section#at-{name.partition('?')[0]}")).to_contain_text(HOSTILE)
     assert page.locator("main img, main iframe, main script").count() == 0
 
 

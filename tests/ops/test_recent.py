@@ -73,3 +73,9 @@ def test_what_is_shown_names_its_units_and_says_none_where_there_is_nothing():
     assert shown["tokens"] == {"input": 1, "cache_read": 2, "cache_write": 7, "output": 5}
     assert (shown["cost_usd"], shown["duration_seconds"], shown["ttft_seconds"]) == (0.0125, 1.0, 0.5)
     assert shown["key"] is shown["team"] is shown["account"] is shown["status"] is None
+
+
+def test_whose_limit_refused_a_request_is_shown():
+    recent = Recent()
+    recent.add([record("a", status=429, outcome="error", throttled="caller", limit="budget_day"), record("b", 1.0)])
+    assert [row.shown()["limit"] for row in recent.rows(10)] == [None, "caller: budget_day"]

@@ -27,7 +27,7 @@ function route() {
   const moved = wanted !== present;
   if (moved) {
     if (present) sections[present].hide?.();
-    for (const each of Object.keys(sections)) byId(each).hidden = each !== wanted;
+    for (const each of Object.keys(sections)) byId(`at-${each}`).hidden = each !== wanted;
     for (const link of document.querySelectorAll("nav.sections a")) setAttribute(link, "aria-current", link.hash === `#${wanted}` ? "page" : null);
     document.querySelector('nav.sections a[aria-current="page"]')?.scrollIntoView({ block: "nearest", inline: "center" });
   }

@@ -122,7 +122,7 @@ function columns(...names) {
 }
 
 function draw() {
-  if (byId("overview").hidden) return;
+  if (byId("at-overview").hidden) return;
   charts.requests.set(columns("requests_per_second", "refused_per_second", "errors_per_second"));
   charts.ttft.set(columns("ttft_p50", "ttft_p95"));
   charts.tokens.set(columns("cache_read", "cache_write", "input", "output"));

@@ -52,7 +52,7 @@ async function load() {
     draw();
     options();
   } catch (error) {
-    if (!byId("requests").hidden) replace(byId("requests-table"), failed(error, load));
+    if (!byId("at-requests").hidden) replace(byId("requests-table"), failed(error, load));
   }
 }
 
@@ -101,7 +101,7 @@ function fits(request, filter) {
 }
 
 function draw() {
-  if (byId("requests").hidden) return;
+  if (byId("at-requests").hidden) return;
   const filter = Object.fromEntries(new FormData(form));
   const there = still ?? all;
   const found = there.filter((each) => fits(each, filter));
@@ -162,7 +162,7 @@ function details(request) {
     ["Upstream request id", request.upstream_request_id ? h("code", {}, request.upstream_request_id) : "none", request.upstream_request_id ? copier(() => request.upstream_request_id) : null],
     request.trace_id ? ["Trace id", h("code", {}, request.trace_id)] : null,
     ["Came", moment(request.at).node, ` · ${exact(Date.parse(request.at))}`],
-    ["Outcome", badge(...outcomeWords(request)).node, request.cause ? ` cause: ${request.cause}` : "", request.status ? ` · status ${request.status}` : ""],
+    ["Outcome", badge(...outcomeWords(request)).node, request.cause ? ` cause: ${request.cause}` : "", request.limit ? ` · limit of the ${request.limit.replaceAll("_", " ")}` : "", request.status ? ` · status ${request.status}` : ""],
     ["Key", request.key || "unknown", request.team ? ` of team ${request.team}` : ""],
     ["Endpoint", request.endpoint, request.stream ? ", streamed" : ""],
     ["Model", request.model || "–"],
