@@ -112,13 +112,10 @@ def limit(
     budget = _given({"day": day, "month": month})
     if not (amounts or budget or model):
         fail("name a limit to change: --rpm, --itpm, --otpm, --concurrency, --day, --month or --model", 2)
-    known = {each["caller"]: each for each in ask(config, "GET", "keys")["data"]}
-    if caller not in known:
-        fail(f"there is no caller of the id {caller}; `gateway keys list` shows them", 1)
-    limits = dict(known[caller]["limits"])
-    spent = _replaced(limits.pop("budget_usd", {}), budget)
-    limits = _replaced(limits, amounts) | ({"budget_usd": spent} if spent else {})
-    changes = ({"limits": limits} if amounts or budget else {}) | ({"models": model} if model else {})
+    limits: dict[str, Any] = {name: _amount(value) for name, value in amounts.items()}
+    if budget:
+        limits["budget_usd"] = {name: _amount(value) for name, value in budget.items()}
+    changes = _given({"limits": limits or None, "models": model})
     changed = ask(config, "PATCH", f"callers/{quote(caller, safe='')}", changes)
     if as_json:
         print_json(changed)
@@ -126,13 +123,9 @@ def limit(
         _print_table([changed])
 
 
-def _replaced(limits: dict[str, Any], given: dict[str, str]) -> dict[str, Any]:
-    """With what was given in place of what was there."""
-    kept = {name: value for name, value in limits.items() if name not in given}
-    return kept | {name: _amount(value) for name, value in given.items() if value != "none"}
-
-
-def _amount(text: str) -> float:
+def _amount(text: str) -> float | None:
+    if text == "none":
+        return None
     try:
         value = float(text)
     except ValueError:

@@ -87,9 +87,9 @@ class Domain:
         if limit <= 0:
             return
         if bucket is None:
-            setattr(self, kind, Bucket(limit, remaining, now))
+            setattr(self, kind, Bucket(limit, min(remaining, limit), now))
         else:
-            bucket.limit, bucket.level, bucket.at = limit, remaining, now
+            bucket.limit, bucket.level, bucket.at = limit, min(remaining, limit), now
         self.news = True
 
     def heard(self, kind: str, limit: float, level: float, at: float) -> None:
@@ -98,7 +98,7 @@ class Domain:
             return  # a newer version's
         bucket: Bucket | None = getattr(self, kind)
         if limit > 0 and (bucket is None or bucket.at < at):
-            setattr(self, kind, Bucket(limit, level, at))
+            setattr(self, kind, Bucket(limit, min(level, limit), at))
 
     def wait(self, fresh: float, now: float) -> float:
         """Seconds until this domain may serve a request of `fresh` input tokens; 0 if it may now."""

@@ -24,7 +24,7 @@ _UNMETERED_ENCODING = b"accept-encoding: identity\r\n"
 
 _READ = frozenset(
     b"x-claude-code-session-id x-claude-code-agent-id anthropic-version anthropic-user-profile-id content-encoding "
-    b"traceparent".split()
+    b"traceparent tracestate".split()
 )
 
 # A client says the same of itself with every request: these headers' finished lines are kept, within bounds.
@@ -41,7 +41,7 @@ class Head:
 
     __slots__ = (
         "agent", "api_key", "bearer", "connection", "content_encoding", "content_length", "conversation", "hosts",
-        "lines", "profile", "session", "traceparent", "version",
+        "lines", "profile", "session", "traceparent", "tracestate", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -50,16 +50,16 @@ class Head:
         self.content_length = -1
         self.profile = ""
         self.hosts = 0
-        self.version = False
+        self.tracestate = self.version = False
         self.lines = [_UNMETERED_ENCODING]
 
     def continue_trace(self, traceparent: bytes, broken: bool) -> None:
         """Tell the upstream this instead of what the client said, whose `tracestate` means nothing if that was
-        `broken`."""
+        `broken`, or if it said nothing else."""
         if self.traceparent:
             self.lines = without(self.lines, b"traceparent")
-            if broken:
-                self.lines = without(self.lines, b"tracestate")
+        if self.tracestate and broken:
+            self.lines = without(self.lines, b"tracestate")
         self.traceparent = traceparent
         self.lines.append(b"traceparent: %b\r\n" % traceparent)
 
@@ -71,14 +71,15 @@ def read_head(headers: HeaderList, affinity: bytes) -> Head:
     ApiError(400) for a bad conversation id.
     """
     head = Head()
-    lines = [*map(_known.get, headers)]
-    at = -1
-    while None in lines:
-        at = lines.index(None, at + 1)
-        lines[at] = _take(head, headers[at], affinity)
-    head.lines += filter(None, lines)
+    add = head.lines.append
+    for header in headers:
+        line = _known.get(header)
+        if line is None:
+            line = _take(head, header, affinity)
+        if line:
+            add(line)
     if head.connection:
-        named = [token.strip() for token in head.connection.lower().split(b",")]
+        named = {token.strip() for token in head.connection.lower().split(b",")}
         own, *forwarded = head.lines
         head.lines = [own, *(line for line in forwarded if line.partition(b":")[0] not in named)]
     return head
@@ -144,7 +145,9 @@ def _note(head: Head, name: bytes, value: bytes) -> None:
             raise ApiError(400, "anthropic-user-profile-id: given twice")
         head.profile = value.decode("latin-1") or "-"
     elif name == b"traceparent":
-        head.traceparent = b"?" if head.traceparent else value  # of two, nobody knows which
+        head.traceparent = b"?" if head.traceparent else value.strip() or b"?"  # of two, nobody knows which
+    elif name == b"tracestate":
+        head.tracestate = True
 
 
 _name_of = itemgetter(0)

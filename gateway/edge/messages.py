@@ -79,12 +79,12 @@ class Messages:
         x.stream = peeked.stream and x.endpoint.events
         x.threaded = "thread" in peeked.fields
         named = references(peeked)
+        route = x.route = self._route(x, head, peeked, caller.id)
+        began = perf_counter()
         if head.profile:
             named |= await self._owners.in_header(head)
-        route = x.route = self._route(x, head, peeked, caller.id)
         if named:
             route.pin(await self._where(caller, named, x.threaded))
-        began = perf_counter()
         endpoint = x.endpoint
         warm = 0
         if x.conversation and endpoint.metered and self._accounting.plan(caller).message.reserved:

@@ -34,6 +34,7 @@ MAX_QUEUED = 1024 * 1024  # bytes of body of a request that waits there; the sam
 MAX_UNREAD = 192 * 1024  # bytes written and not yet taken by the client at which writing pauses
 
 
+_SHORT = 256  # bytes of a request target that is remembered
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 
 
@@ -64,6 +65,10 @@ def _split(url: bytes) -> tuple[bytes, bytes, str]:
         raise httptools.HttpParserInvalidURLError("origin-form expected")
     path = raw_path.decode("latin-1")
     return raw_path, query, urllib.parse.unquote(path) if "%" in path else path
+
+
+def _expects(header: tuple[bytes, bytes]) -> bool:
+    return header[0] == b"expect" and header[1].lower() == b"100-continue"
 
 
 class Connection(HttpToolsProtocol):
@@ -173,7 +178,8 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.wide and sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.head_bytes:
             raise _TooLarge
-        raw_path, query, path = _split(self.url)
+        url = self.url
+        raw_path, query, path = _split(url) if len(url) <= _SHORT else _split.__wrapped__(url)
         version = self.parser.get_http_version()
         scope: dict[str, Any] = {
             "type": "http",
@@ -195,8 +201,7 @@ class Connection(HttpToolsProtocol):
         self.scope = cast(Any, scope)
         previous = cast(Cycle | None, cast(Any, self.cycle))
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        expect = named.get(b"expect")
-        waits = expect is not None and expect.lower() == b"100-continue" and version == "1.1"
+        waits = b"expect" in named and version == "1.1" and any(map(_expects, scope["headers"]))
         cycle = Cycle(self, scope, keep_alive, waits)
         self.cycle = cast(Any, cycle)
         if previous is None or previous.response_complete:

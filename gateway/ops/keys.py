@@ -189,28 +189,30 @@ class Keys:
         return {**self._caller(name), "keys": self._keys(name)} if known else None
 
     async def change(self, name: str, body: bytes) -> dict[str, Any]:
-        """Give a caller that was made at run time other models, limits or notes; each that is given replaces all that
-        was there. Raises ApiError: 400 for a body that makes no sense, 404 for an unknown caller, 409 for one that the
-        file defines, 503 while the store is away."""
+        """Give a caller that was made at run time other models or notes, which take the place of all that was there,
+        or other limits, of which those that are not named stay and those that are null go. Raises ApiError: 400 for a
+        body that makes no sense, 404 for an unknown caller, 409 for one that the file defines, 503 while the store is
+        away."""
         wanted = read(body, CHANGE)
         if not wanted:
             raise ApiError(400, f"Nothing to change; give one of {', '.join(CHANGE)}")
         if name in self._in_file():
             raise ApiError(409, f"{name} is defined in the configuration file; change it there")
-        if "limits" in wanted:
-            wanted["limits"] = sparse(msgspec.to_builtins(wanted["limits"]))
+        limits = _named(msgspec.to_builtins(wanted.pop("limits", {})), msgspec.json.decode(body).get("limits") or {})
         record = self._table.stored.callers.get(name)
         if record is None:
             raise ApiError(404, f"There is no caller of the id {name}; `gateway keys list` shows them")
         for _ in range(_TRIES):
-            new = msgspec.structs.replace(record, revision=record.revision + 1, **wanted)
+            new = msgspec.structs.replace(
+                record, limits=_merged(record.limits, limits), revision=record.revision + 1, **wanted
+            )
             try:
                 await self._do(self._table.change(name, new))
             except CallerExists as exists:  # somebody was quicker
                 record = exists.record
                 continue
             await self._settled()
-            log.info("caller changed", caller=name, fields=sorted(wanted))
+            log.info("caller changed", caller=name, fields=sorted({*wanted, *limits}))
             return {**self._caller(name), "keys": self._keys(name)}
         raise ApiError(503, f"{name} changes faster than it can be agreed on")
 
@@ -288,6 +290,22 @@ def _node(value: Any) -> Node:
     if isinstance(value, dict):
         return Node(0, {name: Entry(0, _node(item)) for name, item in value.items()})
     return Node(0, [_node(item) for item in value] if isinstance(value, list) else value)
+
+
+def _named(limits: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `limits`, as they were read, those that were `given`; null is None."""
+    return {
+        name: _named(limits[name], value) if isinstance(value, dict) else limits[name] if value is not None else None
+        for name, value in given.items()
+    }
+
+
+def _merged(limits: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Limits with these changes."""
+    merged = dict(limits)
+    for name, value in changes.items():
+        merged[name] = _merged(merged.get(name) or {}, value) if isinstance(value, dict) else value
+    return sparse(merged)
 
 
 def sparse(limits: Mapping[str, Any]) -> dict[str, Any]:

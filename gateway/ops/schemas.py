@@ -132,7 +132,7 @@ KEY_CREATE = _closed(
     **_CHANGING,
     expires_in={**_LIFETIME, "description": "seconds"},
 )
-# What is given takes the place of all that was there.
+# Models and notes take the place of all that was there; of limits, those not named stay, and those that are null go.
 CALLER_CHANGE = {
     **_closed(**_CHANGING),
     "anyOf": [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in _CHANGING],

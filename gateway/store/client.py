@@ -73,21 +73,25 @@ class StoreClient:
         """Run `script`; `args` are the number of keys, the keys (all in one slot), the arguments.
 
         Raises StoreDown, or the future does."""
-        connection = self._route(args)
-        watch = self._watches.get(script.name) or self._watched(script)
-        if connection is None:
-            raise _away(watch)
         future: asyncio.Future[Any] = self.loop.create_future()
-        connection.put(Call(script, args, future, watch))
+        self._put(script, args, future)
         return future
 
     def post(self, script: Script, args: tuple[Arg, ...]) -> None:
         """Run `script`; nobody waits for the reply. Raises StoreDown."""
-        connection = self._route(args)
+        self._put(script, args, None)
+
+    def _put(self, script: Script, args: tuple[Arg, ...], future: asyncio.Future[Any] | None) -> None:
         watch = self._watches.get(script.name) or self._watched(script)
-        if connection is None:
-            raise _away(watch)
-        connection.put(Call(script, args, None, watch))
+        try:
+            connection = self._route(args)
+            if connection is None:
+                raise StoreDown("the store is away")
+            connection.put(Call(script, args, future, watch))
+        except StoreDown:
+            if watch is not None:
+                watch.failed()
+            raise
 
     def _watched(self, script: Script) -> Watch | None:
         if self._watch is None:
@@ -99,9 +103,3 @@ class StoreClient:
         if up:
             self._first.set()
         self._on_change(up, reason)
-
-
-def _away(watch: Watch | None) -> StoreDown:
-    if watch is not None:
-        watch.failed()
-    return StoreDown("the store is away")

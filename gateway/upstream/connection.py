@@ -293,13 +293,14 @@ class Connection(asyncio.Protocol):
             self._framed = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._lines.append((name.lower(), value.rstrip()))
+        if self.phase == "head":  # else: trailers, which say nothing a client needs
+            self._lines.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         if self.phase != "head":  # a second answer to one request
             return
         status = self._parser.get_status_code()
-        headers, self._lines = self._lines, []  # trailers, which say nothing a client needs, are lost there
+        headers, self._lines = self._lines, []
         if status < 200:
             return
         self.headers = headers

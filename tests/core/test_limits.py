@@ -216,3 +216,13 @@ def test_an_older_observation_of_others_never_replaces_a_newer_one(observations)
     if newest[0] >= 0:
         assert told.input is not None
         assert (told.input.at, told.input.level) == newest
+
+
+def test_no_more_is_left_than_the_limit_whatever_an_answer_says():
+    domain = Domain()
+    domain.observe("input", 100, 500, 0.0)
+    assert domain.input is not None and domain.input.level == 100
+    domain.heard("requests", 10, 50, 0.0)
+    assert domain.requests is not None and domain.requests.level == 10
+    domain.asked = 20
+    assert domain.wait(0.0, 0.0) > 0.0

@@ -346,3 +346,41 @@ def test_a_user_profile_is_noted_and_its_line_can_be_taken_out_again():
     head = read((b"anthropic-user-profile-id", b"uprof_1"), (b"x-custom", b"1"))
     assert head.profile == "uprof_1"
     assert without(head.lines, b"anthropic-user-profile-id") == [*OWN, b"x-custom: 1\r\n"]
+
+
+OUR_TRACE = b"00-" + b"ab" * 16 + b"-" + b"cd" * 8 + b"-00"
+
+
+@pytest.mark.parametrize(
+    ("headers", "broken", "kept"),
+    [
+        ([], True, []),
+        ([(b"tracestate", b"a=1")], True, []),  # of a trace that is not named
+        ([(b"traceparent", b""), (b"tracestate", b"a=1")], True, []),
+        ([(b"traceparent", b""), (b"traceparent", OUR_TRACE)], True, []),
+        ([(b"traceparent", OUR_TRACE), (b"tracestate", b"a=1")], False, [b"tracestate: a=1\r\n"]),
+    ],
+)
+def test_the_upstream_is_told_of_one_trace_only(headers, broken, kept):
+    head = read(*headers)
+    head.continue_trace(OUR_TRACE, broken)
+    assert head.lines[len(OWN) :] == [*kept, b"traceparent: %b\r\n" % OUR_TRACE]
+
+
+def test_of_two_traces_nobody_knows_which_and_spaces_around_one_do_not_count():
+    assert read((b"traceparent", b""), (b"traceparent", OUR_TRACE)).traceparent == b"?"
+    assert read((b"traceparent", OUR_TRACE), (b"traceparent", OUR_TRACE)).traceparent == b"?"
+    assert read((b"traceparent", OUR_TRACE + b" ")).traceparent == OUR_TRACE
+
+
+def test_each_header_is_looked_at_once_however_many_there_are(monkeypatch):
+    looked: list[tuple[bytes, bytes]] = []
+    take = module._take
+
+    def look(head: Head, header: tuple[bytes, bytes], affinity: bytes) -> bytes:
+        looked.append(header)
+        return take(head, header, affinity)
+
+    monkeypatch.setattr(module, "_take", look)
+    read(*[(b"a", b"")] * 500)
+    assert len(looked) == 500

@@ -533,11 +533,15 @@ async def test_a_caller_is_given_other_limits_and_keeps_what_was_not_named():
         caller="bob", team="blue", models=["claude-*"], limits={"concurrency": 3, "requests_per_minute": 9}
     )
     changed = await desk.keys.change("bob", b'{"limits": {"concurrency": 5}, "metadata": {"desk": "4"}}')
-    assert changed["limits"] == {"concurrency": 5} and changed["metadata"] == {"desk": "4"}
+    assert changed["limits"] == {"concurrency": 5, "requests_per_minute": 9} and changed["metadata"] == {"desk": "4"}
     assert (changed["team"], changed["models"]) == ("blue", ["claude-*"])
     assert len(changed["keys"]) == 1 and desk.settled == 2
     assert desk.table.stored.callers["bob"].revision == 2
-    assert (await desk.keys.change("bob", b'{"limits": {}}'))["limits"] == {}
+    more = await desk.keys.change("bob", b'{"limits": {"concurrency": null, "budget_usd": {"day": 5, "month": 90}}}')
+    assert more["limits"] == {"requests_per_minute": 9, "budget_usd": {"day": 5, "month": 90}}
+    less = await desk.keys.change("bob", b'{"limits": {"requests_per_minute": null, "budget_usd": {"day": null}}}')
+    assert less["limits"] == {"budget_usd": {"month": 90}}
+    assert (await desk.keys.change("bob", b'{"limits": {"budget_usd": null}}'))["limits"] == {}
 
 
 @pytest.mark.parametrize(
@@ -568,10 +572,13 @@ async def test_a_change_follows_one_that_was_quicker():
 
     def rival() -> None:
         desk.table.rival = lambda: None
-        record = msgspec.structs.replace(desk.table.stored.callers["bob"], metadata={"by": "rival"}, revision=2)
+        record = msgspec.structs.replace(
+            desk.table.stored.callers["bob"], limits={"budget_usd": {"day": 5}}, metadata={"by": "rival"}, revision=2
+        )
         desk.table.stored = Stored("", {"bob": record}, desk.table.stored.keys)
 
     desk.table.rival = rival
-    changed = await desk.keys.change("bob", b'{"models": ["claude-haiku-*"]}')
+    changed = await desk.keys.change("bob", b'{"models": ["claude-haiku-*"], "limits": {"requests_per_minute": 10}}')
     assert (changed["models"], changed["metadata"]) == (["claude-haiku-*"], {"by": "rival"})
+    assert changed["limits"] == {"requests_per_minute": 10, "budget_usd": {"day": 5}}
     assert desk.table.stored.callers["bob"].revision == 3

@@ -379,6 +379,49 @@ async def test_a_client_whose_connection_is_killed_comes_back(server, connect):
     assert await alive(client)
 
 
+class Seen:
+    """What a watch was told of one script."""
+
+    def __init__(self) -> None:
+        self.took: list[float] = []
+        self.failures = 0
+
+    @property
+    def answered(self) -> Callable[[float], None]:
+        return self.took.append
+
+    def failed(self) -> None:
+        self.failures += 1
+
+
+async def test_each_call_is_told_to_its_watch_once_however_it_ends(own_server, connect, monkeypatch):
+    monkeypatch.setattr(wire, "MAX_WAITING", 10)
+    monkeypatch.setattr(wire, "BUDGET", 60.0)
+    server = own_server()
+    watches: dict[str, Seen] = {}
+    client = connect(server.url, watch=lambda name: watches.setdefault(name, Seen()))
+    assert await client.start()
+    await asyncio.gather(*(client.call(ECHO, (0, "x")) for _ in range(8)))  # the first ones are sent again, by text
+    [seen] = watches.values()
+    assert len(seen.took) == 8 and min(seen.took) >= 0.0 and seen.failures == 0
+    server.pause()
+    waiting, refused = [], 0
+    for _ in range(20):
+        try:
+            waiting.append(client.call(ECHO, (0, "x")))
+        except StoreDown:
+            refused += 1
+    assert seen.failures == refused > 0
+    server.resume()
+    await asyncio.gather(*waiting)
+    assert len(seen.took) == 8 + len(waiting) and seen.failures == refused
+    server.kill()
+    await until(lambda: not client.up)
+    with pytest.raises(StoreDown):
+        client.post(ECHO, (0, "x"))
+    assert seen.failures == refused + 1
+
+
 async def test_more_calls_than_may_wait_are_refused(own_server, connect, monkeypatch):
     monkeypatch.setattr(wire, "MAX_WAITING", 10)
     monkeypatch.setattr(wire, "BUDGET", 60.0)

@@ -336,3 +336,16 @@ async def test_little_of_an_upload_waits_for_the_socket(block, sized, connect, s
     sending.cancel()
     await asyncio.wait([sending])
     over.set()
+
+
+async def test_trailers_are_not_kept_however_many_come(pool):
+    connection, _ = connected(pool)
+    task = await begin(connection)
+    connection.data_received(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n")
+    await task
+    for number in range(1000):
+        connection.data_received(b"x-%d: %b\r\n" % (number, b"a" * 100))
+    assert connection._lines == [] and len(connection.headers) == 1
+    connection.data_received(b"\r\n")
+    assert await connection.read() == b"hi" and connection.complete
+    connection.close()
