@@ -56,7 +56,10 @@ class News(msgspec.Struct, tag=True):
 
 
 class Scrape(msgspec.Struct, tag=True):
-    """To a worker: send your numbers."""
+    """To a worker: send your numbers, all of them if `whole`; they are the answer to question `number`."""
+
+    number: int
+    whole: bool = False
 
 
 class NotReady(msgspec.Struct, tag=True):
@@ -74,10 +77,13 @@ class Ready(msgspec.Struct, tag=True):
 
 
 class Numbers(msgspec.Struct, tag=True):
-    """From a worker: `WorkerMetrics.snapshot`, the requests that each account has of it now (if any), and those that
-    have ended since it last said."""
+    """From a worker: `WorkerMetrics.sample`, its `snapshot` ("" where nobody asked for it), the number of the Scrape
+    that this answers (0 for none), the requests that each account has of it now (if any), and those that have ended
+    since it last said."""
 
-    metrics: bytes
+    sample: bytes
+    metrics: bytes = b""
+    answers: int = 0
     in_flight: dict[str, int] = {}
     ended: list[Finished] = []
 

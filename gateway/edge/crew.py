@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import subprocess
 import sys
@@ -19,13 +20,14 @@ import structlog
 
 from gateway.edge.control import Channel, Drain, Message, News, Numbers, Ready, Returned, Scrape, Start
 from gateway.edge.listener import Unstartable
-from gateway.ops.metrics import Totals
+from gateway.ops.totals import Totals
 from gateway.records import Finished
 
 log = structlog.get_logger("gateway.supervisor")
 _START_WAIT = 30.0  # seconds a worker may take until it serves
 _SCRAPE_WAIT = 1.0  # seconds a worker may take to tell its numbers
-_PULL_EVERY = 2.5  # seconds between unasked looks at them, so that little is lost when a worker is killed
+_PULL_EVERY = 2.5  # seconds between unasked looks at what is told of now
+_WHOLE_EVERY = 15.0  # seconds after which all numbers are looked at, so that little is lost when a worker is killed
 _UNTOLD = 600_000  # ms in which a worker that died may have journaled what it could not tell the store
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before a worker that died is replaced
 
@@ -40,8 +42,8 @@ class Worker:
         self.channel = channel
         self.ready = asyncio.Event()
         self.gone = asyncio.Event()
-        self.told = asyncio.Event()  # set whenever numbers have come
-        self.in_flight: dict[str, int] = {}  # requests that accounts have of it, as of then
+        self.asked: dict[int, asyncio.Event] = {}  # scrapes that somebody waits for
+        self.in_flight: dict[str, int] = {}  # requests that accounts have of it, as it last said
 
     def __repr__(self) -> str:
         return f"<Worker {self.index} pid={self.process.pid} ready={self.ready.is_set()}>"
@@ -60,6 +62,7 @@ class Crew:
         returned: Callable[[int], None],
     ) -> None:
         self.totals = Totals()
+        self.lately = Totals()  # of samples: less of it, and newer
         self.ended: Callable[[list[Finished]], None] = lambda records: None  # told of requests that have ended
         self.looked: Callable[[], None] = lambda: None  # called after each unasked look
         self._listeners = listeners
@@ -69,6 +72,9 @@ class Crew:
         self._workers: dict[int, Worker] = {}
         self._stillborn = False  # a worker has died before it served
         self._stopping = asyncio.Event()
+        self._scrapes = itertools.count(1)
+        self._whole_at = 0.0  # when all numbers were last asked for
+        self._in_flight: Counter[str] | None = None  # the sum, until a worker says otherwise
         self._tasks: set[asyncio.Task[None]] = set()
 
     def states(self) -> dict[str, bool]:
@@ -81,7 +87,14 @@ class Crew:
 
     def in_flight(self) -> Mapping[str, int]:
         """How many requests each account has of all workers, as they last said."""
-        return sum((Counter(worker.in_flight) for worker in self._workers.values()), Counter[str]())
+        if self._in_flight is None:
+            self._in_flight = sum((Counter(worker.in_flight) for worker in self._workers.values()), Counter[str]())
+        return self._in_flight
+
+    @property
+    def stopping(self) -> bool:
+        """Workers that end are not replaced any more."""
+        return self._stopping.is_set()
 
     def tell(self, message: Message, but: Worker | None = None) -> None:
         """Send it to every worker, `but` to this one. News goes only to those who serve: it does not keep."""
@@ -105,15 +118,23 @@ class Crew:
                 raise Unstartable("a worker process does not start; the log above says why")
             await asyncio.sleep(0.01)
 
-    async def refresh(self) -> None:
-        """Fresh numbers from every worker, or its last ones if it does not answer in time."""
-        workers = list(self._workers.values())
+    async def refresh(self, whole: bool = False) -> None:
+        """Fresh numbers from every worker for `lately`, and if `whole` for `totals`; or its last ones if it does not
+        answer in time. Those that answer have read what they were told before."""
+        workers, number, answers = list(self._workers.values()), next(self._scrapes), []
+        if whole:
+            self._whole_at = time.monotonic()
         for worker in workers:
-            worker.told.clear()
-            worker.channel.send(Scrape())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SCRAPE_WAIT):
-                await asyncio.gather(*(worker.told.wait() for worker in workers))
+            answer = worker.asked[number] = asyncio.Event()
+            answers.append(answer.wait())
+            worker.channel.send(Scrape(number, whole))
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SCRAPE_WAIT):
+                    await asyncio.gather(*answers)
+        finally:
+            for worker in workers:
+                worker.asked.pop(number, None)
 
     def stop(self) -> None:
         """Start no more workers."""
@@ -205,28 +226,40 @@ class Crew:
                 case News(data):
                     self.tell(message, but=worker)
                     self._heard(data)
-                case Numbers(metrics, in_flight, ended):
-                    self.totals.replace(worker.index, metrics)
-                    worker.in_flight = in_flight
-                    worker.told.set()
-                    if ended:
-                        self.ended(ended)
+                case Numbers():
+                    self._take(worker, message)
                 case Ready():
                     worker.ready.set()
                 case Returned(since):
                     self._returned(since)
         worker.channel.close()
         await asyncio.to_thread(worker.process.wait)
-        self.totals.end(worker.index)
+        self.lately.end(worker.index)
+        await asyncio.to_thread(self.totals.end, worker.index)
         del self._workers[worker.index]
+        self._in_flight = None
+        for answer in worker.asked.values():
+            answer.set()  # there will be none
         worker.gone.set()
+
+    def _take(self, worker: Worker, numbers: Numbers) -> None:
+        self.lately.replace(worker.index, numbers.sample)
+        if numbers.metrics:
+            self.totals.replace(worker.index, numbers.metrics)
+        worker.in_flight = numbers.in_flight
+        self._in_flight = None
+        answer = worker.asked.get(numbers.answers)
+        if answer is not None:
+            answer.set()
+        if numbers.ended:
+            self.ended(numbers.ended)
 
     async def _pull(self) -> None:
         at = time.monotonic()
         while True:
             at = max(at + _PULL_EVERY, time.monotonic())
             await asyncio.sleep(at - time.monotonic())
-            await self.refresh()
+            await self.refresh(whole=time.monotonic() - self._whole_at >= _WHOLE_EVERY)
             try:
                 self.looked()
             except Exception:  # whatever it was, the next look must come

@@ -1,10 +1,11 @@
-"""The metrics that the supervisor alone gives: of accounts and teams, which every replica knows alike, and what its
-workers cannot say of themselves."""
+"""The metrics as a scraper gets them: the workers', and those that the supervisor alone gives, of accounts and teams,
+which every replica knows alike, and what its workers cannot say of themselves."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from time import monotonic, time
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
@@ -20,7 +21,7 @@ DEGRADED = "gateway_degraded"
 class Whole(Collector):
     """What all workers count, with the modes of the supervisor among theirs: a family is told of once."""
 
-    def __init__(self, workers: Collector, modes: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, workers: Collector, modes: Mapping[str, int]) -> None:
         self._workers = workers
         self._modes = modes
 
@@ -28,10 +29,11 @@ class Whole(Collector):
         """The families."""
         own = GaugeMetricFamily(
             DEGRADED,
-            "Processes in a mode that is not normal; store: it is away for them; workers: they do not serve.",
+            "Worker processes in a mode that is not normal; store: it is away for them; journal: they cannot write it; "
+            "workers: they do not serve.",
             labels=("mode",),
         )
-        modes = Counter(self._modes())
+        modes = Counter({**self._modes, "store": 0})  # the supervisor's own sight of it decides about no request
         for metric in self._workers.collect():
             if metric.name == DEGRADED:
                 modes.update({sample.labels.get("mode", ""): sample.value for sample in metric.samples})
@@ -40,6 +42,40 @@ class Whole(Collector):
         for mode, value in modes.items():
             own.add_metric((mode,), value)
         yield own
+
+
+class Exposition:
+    """All metrics as text: those of the workers, once `refresh()` has made them new, those in `registry`, and what
+    `modes()` says of the supervisor."""
+
+    def __init__(
+        self,
+        workers: Collector,
+        registry: Collector,
+        modes: Callable[[], Mapping[str, int]],
+        refresh: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._workers = workers
+        self._registry = registry
+        self._modes = modes
+        self._refresh = refresh
+
+    async def encoded(self, encode: Callable[[Collector], bytes]) -> bytes:
+        """All metrics of now."""
+        await self._refresh()
+        # What the loop changes is read by the loop; what takes long is done beside it.
+        whole = _Together(list(self._registry.collect()), Whole(self._workers, dict(self._modes())))
+        return await asyncio.to_thread(encode, whole)
+
+
+class _Together(Collector):
+    def __init__(self, own: Iterable[Metric], workers: Collector) -> None:
+        self._own = own
+        self._workers = workers
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._own
+        yield from self._workers.collect()
 
 
 class Gauges(Collector):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import os
 import secrets
@@ -25,14 +26,14 @@ from prometheus_client import CollectorRegistry, Gauge
 
 import gateway
 from gateway.config import Caller, Config, encode
-from gateway.core.keyring import Keyring
+from gateway.core.keyring import Keyring, Stored
 from gateway.edge.accounting import usage_folder
 from gateway.edge.archive import Archive
 from gateway.edge.board import Board
 from gateway.edge.control import Document, Keys, News, NotReady, Reload, Reseed, Start
 from gateway.edge.crew import Crew
 from gateway.edge.exchange import new_request_id
-from gateway.edge.gauges import Gauges, Whole
+from gateway.edge.gauges import Exposition, Gauges
 from gateway.edge.listener import bind
 from gateway.edge.membership import Membership
 from gateway.edge.newswire import Newswire
@@ -51,10 +52,14 @@ from gateway.ops.audit import Audit, AuditFile
 from gateway.ops.browser import browser_routes
 from gateway.ops.conversations import Conversations
 from gateway.ops.keys import Keys as KeyDesk
+from gateway.ops.lag import Lag
 from gateway.ops.levels import Levels
 from gateway.ops.live import Live
+from gateway.ops.measures import LAG
 from gateway.ops.openapi import documented
 from gateway.ops.spent import Spent
+from gateway.ops.tallies import Histograms
+from gateway.ops.totals import snapshot_of
 from gateway.ops.usage import Usage
 from gateway.store.bindings import Bindings
 from gateway.store.census import Census
@@ -69,6 +74,7 @@ from gateway.store.usage import UsageReader
 
 log = structlog.get_logger("gateway.supervisor")
 _OPERATORS = 512  # connections to the admin listener at most
+_OWN = -1  # its place among the workers' numbers
 _SILENT = 15.0  # seconds after which a process of which nothing is heard is gone
 
 
@@ -107,6 +113,7 @@ class Supervisor:
             changed=self._agreed, reseed=self._reseed, outdated=self._stop_soon,
         )  # fmt: skip
         self.keys = SharedKeys(KeyStore(store_url), KeyFile(config.data_dir), self._keys_changed)
+        self._known: tuple[tuple[Caller, ...], Stored, Keyring[Caller]] | None = None  # of what, and the keyring
         self._draining = False
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -127,7 +134,9 @@ class Supervisor:
         self._accounts = Accounts(self.pool, watch.view, self.board.enable, time.time)
         self.live = Live(watch, Spent(self._usage, time.time), levels)
         self._crew.ended, self._crew.looked = self.live.finished, self.live.looked
-        self._registry.register(Whole(self._crew.totals, watch.modes))
+        self._exposition = Exposition(self._crew.totals, self._registry, watch.modes, self._refresh)
+        self._lags = Histograms(LAG.name, LAG.help, LAG.labels, LAG.buckets, LAG.known)
+        self._lag = Lag(self._lags.labels().observe)
         self._registry.register(Gauges(self.board, self._crew.in_flight, lambda: self._census.bound, levels))
 
     @property
@@ -168,6 +177,11 @@ class Supervisor:
         ]
         await self._crew.start()
         self._tasks.append(asyncio.create_task(self._reloader.run()))
+        # What lives now lives on. To look at it again while metrics are added up would keep all else waiting.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        self._lag.start()
         host, port = self.address
         log.info("serving", address=f"{host}:{port}", workers=self.config.workers, accounts=len(self.config.accounts))
         serving()
@@ -200,7 +214,11 @@ class Supervisor:
         self.keys.poke()
 
     def _keyring(self) -> Keyring[Caller]:
-        return keyring_of(self.config.keys, self.keys.stored)
+        """Who may call now. Made again when the file or the store says otherwise, for anybody may ask about it."""
+        configured, stored = self.config.keys, self.keys.stored
+        if self._known is None or self._known[0] is not configured or self._known[1] is not stored:
+            self._known = configured, stored, keyring_of(configured, stored)
+        return self._known[2]
 
     def _keys_changed(self) -> None:
         self._crew.tell(Keys(self.keys.usable()))
@@ -250,6 +268,7 @@ class Supervisor:
     async def _forget(self, data: bytes) -> None:
         """Tell it, and wait for the own workers: they read in order, so that one that then gives numbers has heard."""
         self.tell(data)
+        self._census.heard(data)
         await self._crew.refresh()
 
     def _told(self, data: bytes) -> None:
@@ -263,6 +282,7 @@ class Supervisor:
         if data is not None:
             self._crew.tell(News(data))
             self.board.heard(data)
+            self._census.heard(data)
 
     # The admin listener.
 
@@ -274,19 +294,25 @@ class Supervisor:
             self._bindings, lambda: self.config, lambda: self._keyring().callers, self.board.router, self._forget
         )
         access = Access(lambda: self.config, time.time)
+        registry.register(access.tries)
         desks = Desks(
-            registry=registry, refresh=self._crew.refresh, readiness=self._readiness, pool=self._show_pool,
+            scrape=self._exposition.encoded, readiness=self._readiness, pool=self._show_pool,
             accounts=self._accounts, conversations=conversations,
             keys=KeyDesk(self.keys, lambda: self.config, self._crew.refresh, time.time),
             usage=Usage(self._usage, time.time), live=self.live, audit=self._audit,
             metrics_open=lambda: self.config.admin.metrics_open, clients=self._for_clients,
         )  # fmt: skip
         routes = documented([*browser_routes(access), *api_routes(desks, access)])
-        app = AdminApp(routes, access, self._audit, new_request_id, time.time)
+        app = self._admin = AdminApp(routes, access, self._audit, new_request_id, time.time)
         few = msgspec.structs.replace(self.config.limits, max_connections=_OPERATORS)
         server = Server(app, msgspec.structs.replace(self.config, limits=few), new_request_id)
         server.config.timeout_graceful_shutdown = 1
         return server
+
+    async def _refresh(self) -> None:
+        """Have all processes tell what they have counted."""
+        self._crew.totals.replace(_OWN, snapshot_of([self._lags.family()]))
+        await self._crew.refresh(whole=True)
 
     def _for_clients(self) -> dict[str, Any]:
         host, port = self.address
@@ -322,6 +348,7 @@ class Supervisor:
         await self.pool.leave()
         await self.board.aclose()
         self.live.close()
+        self._lag.stop()
         admin.should_exit = True
         await asyncio.sleep(0)
         self._crew.close()
@@ -329,6 +356,7 @@ class Supervisor:
             task.cancel()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._tasks[0]), 3)
+        await self._admin.finish()
         await self._census.close()
         await self._level_reader.close()
         await self._bindings.close()

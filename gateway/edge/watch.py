@@ -34,17 +34,19 @@ class Watch:
         self.accounts = accounts
 
     def families(self) -> Iterable[Family]:
-        """The sum over all workers."""
-        return self._crew.totals.families()
+        """What rates are made of: the sum over all workers."""
+        return self._crew.lately.families()
 
     def workers(self) -> tuple[int, int]:
         """How many serve, and how many should."""
         return sum(self._crew.states().values()), self._workers
 
     def modes(self) -> Mapping[str, int]:
-        """How many processes are in a mode that is not normal, as the supervisor sees it: itself, and missing ones."""
+        """How many processes are in a mode that is not normal, as the supervisor sees it: itself, and missing ones. At
+        the end none are missing: those without requests go before the others."""
         alive, configured = self.workers()
-        return {"store": int(not self._store_up()), "workers": max(0, configured - alive)}
+        missing = 0 if self._crew.stopping else max(0, configured - alive)
+        return {"store": int(not self._store_up()), "workers": missing}
 
     def states(self) -> Mapping[str, int]:
         """How many accounts are in each state."""

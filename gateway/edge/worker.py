@@ -70,7 +70,7 @@ async def run(control: socket.socket, listener: socket.socket, writer: LogWriter
     orders = asyncio.create_task(_obey(channel, gateway, server))  # still there to be asked for numbers, or orphaned
     await _drain(gateway, server, serving, orders, limit)
     orders.cancel()
-    channel.send(_numbers(gateway))
+    channel.send(_numbers(gateway, 0, True))
     await gateway.close()
     await channel.flush()
 
@@ -105,15 +105,16 @@ def _follow(message: Message, channel: Channel, gateway: Gateway, server: Server
         case NotReady():
             gateway.draining = True
             server.drain()
-        case Scrape():
-            channel.send(_numbers(gateway))
+        case Scrape(number, whole):
+            channel.send(_numbers(gateway, number, whole))
 
 
-def _numbers(gateway: Gateway) -> Numbers:
+def _numbers(gateway: Gateway, answers: int, whole: bool) -> Numbers:
     ended = list(gateway.ended)
     gateway.ended.clear()
     in_flight = {account.id: account.in_flight for account in gateway.pool.accounts.values() if account.in_flight}
-    return Numbers(gateway.metrics.snapshot(), in_flight, ended)
+    metrics = gateway.metrics
+    return Numbers(metrics.sample(), metrics.snapshot() if whole else b"", answers, in_flight, ended)
 
 
 async def _drain(

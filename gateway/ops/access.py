@@ -1,4 +1,4 @@
-"""Who may use the admin listener: tokens with roles, the sessions of browsers, and the bounds on trying tokens.
+"""Who may use the admin listener: tokens with roles, and the sessions of browsers.
 
 A session is a cookie that the gateway signs and does not keep: it ends with its time, with its token, with a change of
 the token's role, and here at a logout. It knows neither routes nor pages.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import secrets
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -20,15 +18,13 @@ from starlette.requests import Request
 from gateway.config import ADMIN, Config
 from gateway.edge.addresses import Addresses
 from gateway.errors import ApiError
+from gateway.ops.tries import Tries
 
 READ: Final = "read"  # may look at everything
 OPERATE: Final = "operate"  # may change it too
 COOKIE = "gateway_session"
 CSRF_HEADER = "x-csrf-token"
 SESSION_SECONDS = 12 * 3600
-TRIES = 10  # wrong tokens a minute from one address
-ALL_TRIES = 100  # and from all together
-_WINDOW = 60.0  # seconds
 _COOKIES = 4  # of our name that one request may bring
 _ENDED = 10_000  # sessions ended early that are remembered
 
@@ -68,6 +64,7 @@ class Access:
     """By the configuration that `config()` gives; `now()` gives Unix seconds."""
 
     def __init__(self, config: Callable[[], Config], now: Callable[[], float]) -> None:
+        self.tries = Tries(now)
         self._config = config
         self._now = now
         self._known: Config | None = None
@@ -75,7 +72,6 @@ class Access:
         self._keys: list[bytes] = []
         self._addresses = Addresses(())
         self._ended: dict[str, float] = {}  # sessions ended before their time, and when that is
-        self._tries: deque[tuple[float, str]] = deque()
 
     def _follow(self) -> None:
         config = self._config()
@@ -93,10 +89,9 @@ class Access:
 
     def who(self, request: Request) -> Who | None:
         """Who asks, by a token or, where none is sent, by a session; None for nobody known."""
-        given = request.headers.getlist("authorization")
-        if given:
-            scheme, _, token = given[0].partition(" ")
-            grant = self._grant(token.strip()) if scheme.lower() == "bearer" and len(given) == 1 else None
+        if "authorization" in request.headers:
+            token = _bearer(request)
+            grant = self._grant(token) if token else None
             return None if grant is None else Who(grant)
         found = (self._session(cookie) for cookie in _cookies(request))
         return next((who for who in found if who is not None), None)
@@ -113,23 +108,28 @@ class Access:
         self._follow()
         return self._by_digest.get(_digest(token))
 
+    def turned_away(self, request: Request) -> ApiError:
+        """What to tell whoever is nobody known: 401, or 429 once this is one wrong token too many."""
+        wrong = self._wrong(request) if _bearer(request) else None
+        return wrong or ApiError(401, SIGN_IN)
+
+    def _wrong(self, request: Request) -> ApiError | None:
+        """Count a wrong token; the refusal, where there were too many."""
+        wait = self.tries.add(self.address(request))
+        return ApiError(429, f"Too many wrong tokens; try again in {wait} s", retry_after=wait) if wait else None
+
     # Sessions.
 
     def login(self, request: Request, token: str) -> Who | None:
-        """A new session for whoever sends this token; None for a wrong one. Raises ApiError 429 after too many."""
-        now, address = self._now(), _network(self.address(request))
-        while self._tries and self._tries[0][0] <= now - _WINDOW:
-            self._tries.popleft()
-        own = [at for at, each in self._tries if each == address]
-        if len(own) >= TRIES or len(self._tries) >= ALL_TRIES:
-            since = own[0] if len(own) >= TRIES else self._tries[0][0]
-            wait = max(1, min(60, int(since + _WINDOW - now) + 1))
-            raise ApiError(429, f"Too many wrong tokens; try again in {wait} s", retry_after=wait)
+        """A new session for whoever sends this token; None for a wrong one. Raises ApiError 429 for a wrong one too
+        many."""
         grant = self._grant(token)
         if grant is None:
-            self._tries.append((now, address))
+            refusal = self._wrong(request)
+            if refusal is not None:
+                raise refusal
             return None
-        cookie = f"{grant.id}:{int(now) + SESSION_SECONDS}:{secrets.token_urlsafe(16)}"
+        cookie = f"{grant.id}:{int(self._now()) + SESSION_SECONDS}:{secrets.token_urlsafe(16)}"
         return self._session(f"{cookie}:{_signature(self._keys[0], cookie, grant)}")
 
     def logout(self, who: Who) -> None:
@@ -210,18 +210,14 @@ def _mac(key: bytes, data: bytes) -> bytes:
     return hmac.digest(key, data, "sha256")
 
 
+def _bearer(request: Request) -> str:
+    """The token that a request brings; "" for none, or two."""
+    given = request.headers.getlist("authorization")
+    scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
 def _cookies(request: Request) -> list[str]:
     pairs = [each.strip() for line in request.headers.getlist("cookie") for each in line.split(";")]
     prefix = f"{COOKIE}="
     return [each.removeprefix(prefix) for each in pairs if each.startswith(prefix)][:_COOKIES]
-
-
-def _network(address: str) -> str:
-    """What one client has: an IPv4 address, or a whole IPv6 network."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is None:
-        return str(ipaddress.ip_network((found, 64), strict=False))
-    return str(getattr(found, "ipv4_mapped", None) or found)

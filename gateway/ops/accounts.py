@@ -50,14 +50,19 @@ class Accounts:
 
     def all(self) -> list[dict[str, Any]]:
         """All accounts by id: those of the pool, and those that some gateway holds and not yet all."""
-        names = {entry.id for entry in self._pool.document.accounts} | self._pool.defined.keys()
-        return [self.one(name) for name in sorted(names)]
+        agreed, defined = {entry.id: entry for entry in self._pool.document.accounts}, self._pool.defined
+        held = {each.id for each in self._pool.own.accounts}
+        names = sorted(agreed.keys() | defined.keys())
+        return [self._shown(name, agreed.get(name), defined.get(name), name in held) for name in names]
 
     def one(self, name: str) -> dict[str, Any]:
         """The account as it stands. Raises ApiError 404."""
         pool = self._pool
-        defined = pool.defined.get(name)
         agreed = next((entry for entry in pool.document.accounts if entry.id == name), None)
+        return self._shown(name, agreed, pool.defined.get(name), any(each.id == name for each in pool.own.accounts))
+
+    def _shown(self, name: str, agreed: Entry | None, defined: Entry | None, held: bool) -> dict[str, Any]:
+        pool = self._pool
         override = effective(pool.overrides.get(name, {}))
         entry = agreed or defined
         if entry is None:
@@ -77,7 +82,7 @@ class Accounts:
             },
             "models": list(entry.models),
             "in_pool": agreed is not None,
-            "held": any(each.id == name for each in pool.own.accounts),
+            "held": held,
             "since": _time(entry.since),
             **self._more(name),
         }

@@ -10,8 +10,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any, Protocol
 
 import msgspec
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response, StreamingResponse
 
 import gateway
@@ -25,6 +23,7 @@ from gateway.ops.keys import Keys
 from gateway.ops.live import EVENT_STREAM, MOST_RECENT
 from gateway.ops.management import account_routes, conversation_routes, key_routes
 from gateway.ops.routes import OPEN, Call, Good, Param, Route, json, known_query, whole_number
+from gateway.ops.scrapes import Encode, Scrapes
 from gateway.ops.usage import Usage
 from gateway.store.usage import GROUPS
 
@@ -36,7 +35,7 @@ class Live(Protocol):
     """What goes on now, as in ops.live."""
 
     async def overview(self) -> dict[str, Any]: ...
-    async def events(self, last_event_id: str = "") -> AsyncGenerator[bytes, None]: ...
+    async def events(self, last_event_id: str = "", who: str = "") -> AsyncGenerator[bytes, None]: ...
     def recent(
         self, limit: int = 100, key: str | None = None, account: str | None = None, outcome: str | None = None
     ) -> dict[str, Any]: ...
@@ -44,11 +43,10 @@ class Live(Protocol):
 
 
 class Desks(msgspec.Struct, frozen=True, kw_only=True):
-    """Who answers. `refresh` is awaited before each scrape of `registry`; `readiness` and `pool` give the bodies of
-    their paths; `metrics_open()` tells whether anybody may scrape, `clients()` how clients reach this gateway."""
+    """Who answers. `scrape` gives all metrics of now in an encoding; `readiness` and `pool` give the bodies of their
+    paths; `metrics_open()` tells whether anybody may scrape, `clients()` how clients reach this gateway."""
 
-    registry: CollectorRegistry
-    refresh: Callable[[], Awaitable[None]]
+    scrape: Callable[[Encode], Awaitable[bytes]]
     readiness: Answer
     pool: Answer
     accounts: Accounts
@@ -79,6 +77,8 @@ def api_routes(desks: Desks, access: Access) -> list[Route]:
 
 
 def _health(desks: Desks) -> list[Route]:
+    scrapes = Scrapes(desks.scrape)
+
     async def healthz(call: Call) -> Response:
         return json({"status": "ok"})
 
@@ -87,9 +87,10 @@ def _health(desks: Desks) -> list[Route]:
         return json(body, 200 if body["ready"] else 503)
 
     async def metrics(call: Call) -> Response:
-        await desks.refresh()
-        encode, content_type = choose_encoder(call.request.headers.get("accept", ""))
-        return Response(encode(desks.registry), headers={"content-type": content_type})
+        headers = call.request.headers
+        of_now = call.who is not None and "no-cache" in headers.get("cache-control", "").lower()
+        body, content_type = await scrapes.get(headers.get("accept", ""), of_now)
+        return Response(body, headers={"content-type": content_type})
 
     async def pool(call: Call) -> Response:
         return json(await desks.pool())
@@ -136,7 +137,7 @@ def _live(live: Live, access: Access) -> list[Route]:
         return json(await live.overview())
 
     async def events(call: Call) -> Response:
-        stream = await live.events(call.request.headers.get("last-event-id", "")[:100])
+        stream = await live.events(call.request.headers.get("last-event-id", "")[:100], call.known.id)
         return StreamingResponse(_while_allowed(stream, access, call.known), headers=EVENT_STREAM)
 
     async def recent(call: Call) -> Response:
@@ -158,7 +159,7 @@ def _live(live: Live, access: Access) -> list[Route]:
             good={200: Good("Numbers of now, and a history of 15 minutes", schemas.OVERVIEW)},
         ),
         Route(
-            method="GET", path="/admin/v1/live", handler=events, endless=True, may=(503,),
+            method="GET", path="/admin/v1/live", handler=events, endless=True, may=(429, 503),
             about="The same as server-sent events: overview, accounts, requests",
             good={200: Good("A stream without end", None, "text/event-stream")},
         ),

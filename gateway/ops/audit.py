@@ -11,14 +11,16 @@ import asyncio
 import os
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import msgspec
 import structlog
 
 from gateway.errors import ApiError
+from gateway.ops.repeats import Repeats
 from gateway.store.connection import StoreDown
 from gateway.store.redis_py import ask, open_redis
 
@@ -32,6 +34,10 @@ _FIELD = b"entry"
 _UNTOLD = 1000  # entries that wait for the store
 _AGAIN = 2.0  # seconds before it is tried again
 _WAIT = 2.0  # seconds for the store
+_REFUSED_EVERY = 60.0  # seconds: of refusals that are alike there is one entry in that time
+_SESSIONS = ("session.begin", "session.end")  # what those too may do who can change nothing
+_MOST_SESSIONS = 10  # entries of one kind of one token within _SESSIONS_EVERY
+_SESSIONS_EVERY = 3600.0  # seconds
 _CURSOR = re.compile(r"[1-9]\d{0,18}-\d{1,19}", re.ASCII)
 
 log = structlog.get_logger("gateway.admin")
@@ -91,18 +97,23 @@ class AuditFile:
 
 
 class Audit:
-    """The file, and the list in the store at `url`."""
+    """The file, and the list in the store at `url`. Who repeats what changes nothing does not push out what others did:
+    of that only so much is kept, and the log has how often. `now()` gives seconds."""
 
-    def __init__(self, url: str, file: AuditFile) -> None:
+    def __init__(self, url: str, file: AuditFile, now: Callable[[], float] = monotonic) -> None:
         self._redis = open_redis(url)
         self._file = file
         self._untold: deque[bytes] = deque(maxlen=_UNTOLD)
         self._due = asyncio.Event()
         self._telling = asyncio.Lock()
         self._writing = asyncio.Lock()
+        self._refused = Repeats[tuple[str, str, int]](_REFUSED_EVERY, _say_refused, now)
+        self._sessions = Repeats[tuple[str, str]](_SESSIONS_EVERY, _say_sessions, now)
 
     async def record(self, entry: Entry) -> None:
-        """Keep it: in the file when this returns, in the store soon after."""
+        """Keep it: in the file when this returns, in the store soon after. What repeats is counted instead."""
+        if self._repeated(entry):
+            return
         line = _encode(entry)
         log.info(
             "audit", who=entry.who, role=entry.role, action=entry.action, resource=entry.resource, status=entry.status,
@@ -112,6 +123,13 @@ class Audit:
         self._due.set()
         async with self._writing:
             await asyncio.to_thread(self._file.append, line)
+
+    def _repeated(self, entry: Entry) -> bool:
+        self._refused.look()
+        self._sessions.look()
+        if entry.action in _SESSIONS:
+            return self._sessions.add((entry.who, entry.action)) > _MOST_SESSIONS
+        return 400 <= entry.status < 500 and self._refused.add((entry.who, entry.action, entry.status)) > 1
 
     async def run(self) -> None:
         """Tell the store, through any outage, until cancelled."""
@@ -170,6 +188,16 @@ class Audit:
         except (StoreDown, TimeoutError):
             log.warning("changes not told to the store", entries=len(self._untold))
         await self._redis.aclose()
+
+
+def _say_refused(refusal: tuple[str, str, int], times: int) -> None:
+    who, action, status = refusal
+    log.info("audit: the same again", who=who, action=action, status=status, times=times)
+
+
+def _say_sessions(kind: tuple[str, str], times: int) -> None:
+    if times >= _MOST_SESSIONS:
+        log.info("audit: the same again", who=kind[0], action=kind[1], times=times + 1 - _MOST_SESSIONS)
 
 
 def _read(fields: Mapping[bytes, bytes]) -> Entry | None:

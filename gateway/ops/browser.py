@@ -4,6 +4,7 @@ the admin API for.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from urllib.parse import parse_qs
 
@@ -32,6 +33,7 @@ def browser_routes(access: Access) -> list[Route]:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
             raise ApiError(415, f"A token is sent as {FORM}")
         token, call.who = _token(await call.body()), None
+        await asyncio.sleep(access.tries.pause)
         try:
             call.who = access.login(request, token)
         except ApiError as error:

@@ -22,8 +22,8 @@ log = structlog.get_logger("gateway.admin")
 
 
 class Cached(Generic[T]):
-    """What `ask` answers, asked again no sooner than `every` seconds later, or 20 times as long as it took. `latest` is
-    the last answer, None before the first and once the store was away."""
+    """What `ask` answers, asked again no sooner than `every` seconds later, or 20 times as long as it took, answered or
+    given up. `latest` is the last answer, None before the first and once the store was away."""
 
     def __init__(self, ask: Callable[[], Awaitable[T]], every: float) -> None:
         self._ask = ask
@@ -47,7 +47,9 @@ class Cached(Generic[T]):
             async with asyncio.timeout(_TOO_LONG):
                 self.latest = await self._ask()
             pause = max(self._every, (monotonic() - began) / _AT_MOST)
-        except (StoreDown, TimeoutError):
+        except TimeoutError:  # to ask such a store again at once would make it slower still
+            pause = max(self._every, (monotonic() - began) / _AT_MOST)
+        except StoreDown:
             self.latest = None
         except Exception:  # nobody waits for what this raises
             self.latest = None

@@ -6,7 +6,8 @@ makes it and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -83,14 +84,19 @@ class Keys:
         self._config = config
         self._settled = settled
         self._now = now
+        self._listed: tuple[Caller, ...] = ()  # the file's callers, of which `_by_id` was made
+        self._by_id: dict[str, Caller] = {}
 
     # What there is.
 
     def all(self) -> list[dict[str, Any]]:
         """All callers by id, each with its keys, the oldest first; those of the file first."""
-        stored, in_file = self._table.stored, self._in_file()
-        names = in_file.keys() | stored.callers.keys() | {key.caller for key in stored.keys.values()}
-        return [{**self._caller(name), "keys": self._keys(name)} for name in sorted(names)]
+        stored = self._table.stored
+        made: defaultdict[str, list[str]] = defaultdict(list)  # one look at all keys, however many callers there are
+        for id_, key in stored.keys.items():
+            made[key.caller].append(id_)
+        names = self._in_file().keys() | stored.callers.keys() | made.keys()
+        return [{**self._caller(name), "keys": self._keys(name, made.get(name, []))} for name in sorted(names)]
 
     def find(self, key: str) -> dict[str, Any] | None:
         """The key of this id, if this gateway knows one."""
@@ -108,11 +114,15 @@ class Keys:
             "metadata": dict(found.metadata),
         }
 
-    def _keys(self, name: str) -> list[dict[str, Any]]:
-        configured = self._in_file().get(name)
+    def _shown_with_keys(self, name: str) -> dict[str, Any]:
+        made = [id_ for id_, key in self._table.stored.keys.items() if key.caller == name]
+        return {**self._caller(name), "keys": self._keys(name, made)}
+
+    def _keys(self, name: str, made: Iterable[str]) -> list[dict[str, Any]]:
+        """The caller's keys; `made` are the ids of those that were made at run time."""
+        configured, stored = self._in_file().get(name), self._table.stored.keys
         found = [] if configured is None else [self._file_key(configured, digest) for digest in configured.digests]
-        made = [(key.created_at, id_) for id_, key in self._table.stored.keys.items() if key.caller == name]
-        return [*found, *(self._key(id_) for _, id_ in sorted(made))]
+        return [*found, *(self._key(id_) for id_ in sorted(made, key=lambda id_: (stored[id_].created_at, id_)))]
 
     def _file_key(self, caller: Caller, digest: str) -> dict[str, Any]:
         over = caller.expires is not None and caller.expires <= self._now()
@@ -136,7 +146,10 @@ class Keys:
         return UNOWNED if state == ACTIVE and not owned else state
 
     def _in_file(self) -> dict[str, Caller]:
-        return {caller.id: caller for caller in self._config().keys}
+        callers = self._config().keys
+        if callers is not self._listed:
+            self._listed, self._by_id = callers, {caller.id: caller for caller in callers}
+        return self._by_id
 
     # What changes.
 
@@ -186,7 +199,7 @@ class Keys:
     def caller(self, name: str) -> dict[str, Any] | None:
         """The caller of this id with its keys, if this gateway knows one."""
         known = name in self._in_file() or name in self._table.stored.callers
-        return {**self._caller(name), "keys": self._keys(name)} if known else None
+        return self._shown_with_keys(name) if known else None
 
     async def change(self, name: str, body: bytes) -> dict[str, Any]:
         """Give a caller that was made at run time other models or notes, which take the place of all that was there,
@@ -213,7 +226,7 @@ class Keys:
                 continue
             await self._settled()
             log.info("caller changed", caller=name, fields=sorted({*wanted, *limits}))
-            return {**self._caller(name), "keys": self._keys(name)}
+            return self._shown_with_keys(name)
         raise ApiError(503, f"{name} changes faster than it can be agreed on")
 
     async def rotate(self, key: str, body: bytes) -> dict[str, Any]:

@@ -29,7 +29,7 @@ EVENT_STREAM = {"content-type": "text/event-stream", "cache-control": "no-store"
 MOST_RECENT = MOST  # requests that are remembered
 HISTORY = 900.0  # seconds
 POINT = 5.0  # seconds between two points of it, at least
-_TICK = 1.0  # seconds between looks at the accounts, while somebody watches
+_TICK = 1.0  # seconds between looks at the accounts' states, while somebody watches
 _LEVELS_EVERY = 15.0  # seconds between looks at the budgets of teams, for the metrics
 _AT_ONCE = 100  # requests in one event
 _UNKNOWN = dict.fromkeys(("today_usd", "saved_today_usd", "month_usd", "saved_month_usd"))
@@ -42,7 +42,7 @@ class Gateway(Protocol):
     """What it asks of its gateway."""
 
     def families(self) -> Iterable[Family]:
-        """The sum over all workers."""
+        """What rates are made of: the sum over all workers."""
 
     def workers(self) -> tuple[int, int]:
         """How many serve, and how many should."""
@@ -78,6 +78,7 @@ class Live:
         self._sent = 0  # the latest request that viewers were told of
         self._news = asyncio.Event()  # there are new numbers or requests, or it ends
         self._accounts = b""
+        self._states: Mapping[str, int] = {}  # of the accounts that viewers were told of
 
     # What comes in.
 
@@ -113,17 +114,21 @@ class Live:
 
     async def _tell(self) -> None:
         self._viewers.forget_idle()
-        if self._news.is_set():
+        states = self._gateway.states()
+        news = self._news.is_set()
+        if news:
             self._news.clear()
             self._viewers.tell(event("overview", _json(await self.overview(history=False))), "overview")
             rows = self._recent.since(self._sent, _AT_ONCE)
             if rows:
                 self._viewers.tell(self._requests(rows))
             self._sent = self._recent.number
-        accounts = _json({"data": self._gateway.accounts()})
-        if accounts != self._accounts:
-            self._accounts = accounts
-            self._viewers.tell(event("accounts", accounts), "accounts")
+        if news or states != self._states:  # showing all of many accounts takes its time
+            accounts = _json({"data": self._gateway.accounts()})
+            if accounts != self._accounts:
+                self._accounts = accounts
+                self._viewers.tell(event("accounts", accounts), "accounts")
+            self._states = states
 
     # What operators ask.
 
@@ -151,9 +156,10 @@ class Live:
         }
         return {**answer, "history": list(self._history)} if history else answer
 
-    async def events(self, last_event_id: str = "") -> AsyncGenerator[bytes, None]:
+    async def events(self, last_event_id: str = "", who: str = "") -> AsyncGenerator[bytes, None]:
         """Server-sent events without end, for a response with the headers EVENT_STREAM; `last_event_id` is that header
-        of a browser that comes back. Await it before the response begins: raises ApiError 503 where too many look."""
+        of a browser that comes back, `who` the id of the token that asks. Await it before the response begins: raises
+        ApiError 429 or 503 where too many look."""
         series, _, number = last_event_id.partition("-")
         first = [
             event("overview", _json(await self.overview(history=False))),
@@ -164,7 +170,7 @@ class Live:
             first += [self._requests(rows)] if rows else []
         if not self._viewers:
             self._sent = self._recent.number
-        return self._viewers.open(b"".join(first))
+        return self._viewers.open(b"".join(first), who)
 
     def recent(
         self, limit: int = 100, key: str | None = None, account: str | None = None, outcome: str | None = None

@@ -179,7 +179,7 @@ STORE_ERRORS = Measure(
 )
 LAG = Measure(
     "gateway_event_loop_lag_seconds",
-    "How late timers of the workers' event loops fire, measured ten times a second.",
+    "How late timers of the event loops fire, the workers' and the supervisor's, measured ten times a second.",
     buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
     known=((),),
 )

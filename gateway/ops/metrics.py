@@ -1,21 +1,17 @@
-"""Metrics: plain numbers in each worker, and one picture of all of them at the supervisor.
+"""Metrics: plain numbers in each worker, which travel as snapshots to where they are added up.
 
-A worker's numbers travel as snapshots; what a worker had counted when it ended is kept, so totals never fall. Labels
-are bounded: models that the catalogue does not know are `other`, teams beyond MAX_TEAMS too, and no label ever holds a
-key, user, conversation or request id.
+Labels are bounded: models that the catalogue does not know are `other`, teams beyond MAX_TEAMS too, and no label ever
+holds a key, user, conversation or request id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-
-import msgspec
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from collections.abc import Callable, Mapping
 
 from gateway.ops import measures
 from gateway.ops.measures import Measure
-from gateway.ops.tallies import Count, Counters, Distribution, Family, Gauges, Histograms, added
+from gateway.ops.tallies import Count, Counters, Distribution, Gauges, Histograms, Summed
+from gateway.ops.totals import snapshot_of
 from gateway.records import ITEMS, Finished
 
 OTHER = "other"
@@ -80,10 +76,15 @@ class WorkerMetrics:
         self._store = self._histograms(measures.STORE)
         self._store_errors = self._counters(measures.STORE_ERRORS)
         self.lag = self._histograms(measures.LAG).labels().observe
-        self._families += [
+        now = (
             Gauges("gateway_degraded", "Worker processes in a mode that is not normal.", "mode", degraded),
             Gauges("gateway_requests_in_flight", "Requests being served now.", "endpoint", in_flight),
-        ]
+        )
+        self._families += now
+        self._looked_at = (  # what ops.rates reads
+            Summed(self._requests, "code"), Summed(self._tokens, "type"), Summed(self._upstream, "account", "code"),
+            self._interrupted, self._ttft, self._overhead, *now,
+        )  # fmt: skip
         self._phases = tuple(self._overhead.labels(phase) for phase in ("admit", "choose", "relay", "total"))
 
     def _counters(self, measure: Measure) -> Counters:
@@ -245,7 +246,11 @@ class WorkerMetrics:
 
     def snapshot(self) -> bytes:
         """All numbers of this worker, for `Totals.replace`."""
-        return _encode([each.family() for each in self._families])
+        return snapshot_of([each.family() for each in self._families])
+
+    def sample(self) -> bytes:
+        """What `rates.sample_of` reads of them, likewise: small and quickly made, however many teams there are."""
+        return snapshot_of([each.family() for each in self._looked_at])
 
 
 def _token_update(tokens: Counters, model: str, whose: str) -> Update:
@@ -264,34 +269,3 @@ def _token_update(tokens: Counters, model: str, whose: str) -> Update:
         output.value += usage.output
 
     return count_tokens
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Family]).decode
-
-
-class Totals(Collector):
-    """The sum over all workers, those that have ended included (but for gauges, which end with them)."""
-
-    def __init__(self) -> None:
-        self._live: dict[int, list[Family]] = {}
-        self._ended: list[Family] = []
-
-    def replace(self, worker: int, snapshot: bytes) -> None:
-        """The latest numbers of a worker."""
-        self._live[worker] = _decode(snapshot)
-
-    def end(self, worker: int) -> None:
-        """A worker has ended: keep what it had counted."""
-        last = self._live.pop(worker, [])
-        for family in last:
-            if family.kind == "gauge":
-                family.children = []
-        self._ended = added([self._ended, last])
-
-    def families(self) -> list[Family]:
-        """The sums as plain data."""
-        return added([self._ended, *self._live.values()])
-
-    def collect(self) -> Iterator[Metric]:
-        return (family.metric() for family in self.families())

@@ -20,6 +20,7 @@ _WORDS = {
     404: "There is nothing of this id",
     409: "It contradicts what is there",
     413: "The body is too large",
+    429: "Too much at once: wrong tokens from one address, or streams with one token",
     503: "The store is away, or as much is done as can be",
 }
 _REFUSAL = {"$ref": "#/components/schemas/Error"}
@@ -69,7 +70,7 @@ def document(routes: Iterable[Route]) -> dict[str, Any]:
 def _operation(route: Route) -> dict[str, Any]:
     statuses = {400, *route.may}
     if not route.open():
-        statuses |= {401}
+        statuses |= {401, 429}
     if route.role == OPERATE:
         statuses |= {403}
     if route.body is not None:

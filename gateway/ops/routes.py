@@ -6,6 +6,7 @@ tokens nor what is behind a route.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
@@ -38,6 +39,7 @@ class Call:
         self.who: Who | None = None
         self.resource = ""
         self.changes: Changes = {}
+        self._body: bytes | ApiError | None = None
 
     @property
     def query(self) -> QueryParams:
@@ -56,8 +58,23 @@ class Call:
         self.resource = resource
         self.changes = {name: pair for name, pair in changes.items() if pair[0] != pair[1]}
 
+    async def arrived(self) -> None:
+        """Wait for the whole body, or until it is known what is wrong with it."""
+        with contextlib.suppress(ApiError):
+            await self.body()
+
     async def body(self) -> bytes:
         """The whole body. Raises ApiError 413."""
+        if self._body is None:
+            try:
+                self._body = await self._read()
+            except ApiError as error:
+                self._body = error
+        if isinstance(self._body, ApiError):
+            raise self._body
+        return self._body
+
+    async def _read(self) -> bytes:
         pieces, size = [], 0
         if int(self.request.headers.get("content-length", "0")) > MAX_BODY:
             raise _TOO_LARGE

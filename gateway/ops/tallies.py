@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 
 import msgspec
 from prometheus_client.metrics_core import Metric
@@ -77,20 +77,43 @@ class Counters:
     counted in units of which `per` are one."""
 
     def __init__(self, name: str, help: str, labels: Values, known: Iterable[Values] = (), per: float = 1.0) -> None:
-        self._family = (name, "counter", help, labels)
-        self._per = per
-        self._children: dict[Values, Count] = {values: Count() for values in known}
+        self.name = name
+        self.label_names = labels
+        self.per = per
+        self.children: dict[Values, Count] = {values: Count() for values in known}
+        self._help = help
 
     def labels(self, *values: str) -> Count:
         """The counter with these label values."""
-        child = self._children.get(values)
+        child = self.children.get(values)
         if child is None:
-            child = self._children[values] = Count()
+            child = self.children[values] = Count()
         return child
 
     def family(self) -> Family:
-        per = self._per
-        return Family(*self._family, [(values, [child.value / per]) for values, child in self._children.items()])
+        per = self.per
+        children = [(values, [child.value / per]) for values, child in self.children.items()]
+        return Family(self.name, "counter", self._help, self.label_names, children)
+
+
+class Summed:
+    """A family of counters by some of its labels, summed over the others."""
+
+    def __init__(self, of: Counters, *labels: str) -> None:
+        self._of = of
+        self._labels = labels
+        self._places = [of.label_names.index(label) for label in labels]
+        self._groups: dict[Values, list[Count]] = {}
+        self._grouped = 0  # children so far: they come and do not go
+
+    def family(self) -> Family:
+        children = self._of.children
+        for values, child in islice(children.items(), self._grouped, None):
+            self._groups.setdefault(tuple([values[place] for place in self._places]), []).append(child)
+        self._grouped = len(children)
+        per = self._of.per
+        sums = [(values, [sum([child.value for child in group]) / per]) for values, group in self._groups.items()]
+        return Family(self._of.name, "counter", "", self._labels, sums)
 
 
 class Distribution:

@@ -14,6 +14,7 @@ from time import monotonic
 from gateway.errors import ApiError
 
 MOST = 64  # at a time
+MOST_OF_ONE = 16  # of them with the same token
 PING = 15.0  # seconds after which an idle stream says that it is there
 GONE = 45.0  # seconds in which somebody who reads has taken something, if only a ping
 _RETRY = b"retry: 2000\n\n"  # ms after which a browser comes back
@@ -21,7 +22,8 @@ _BEHIND = 8  # pieces of one kind that wait for a slow one, where each matters
 
 
 class _Viewer:
-    def __init__(self) -> None:
+    def __init__(self, who: str) -> None:
+        self.who = who
         self.latest: dict[str, bytes] = {}
         self.each: deque[bytes] = deque(maxlen=_BEHIND)
         self.wake = asyncio.Event()
@@ -47,13 +49,17 @@ class Viewers:
     def __len__(self) -> int:
         return len(self._all)
 
-    def open(self, first: bytes) -> AsyncGenerator[bytes, None]:
-        """The stream of a new one, which begins with `first`. Raises ApiError 503 where there are too many."""
+    def open(self, first: bytes, who: str = "") -> AsyncGenerator[bytes, None]:
+        """The stream of a new one, which begins with `first`. `who` is the id of the token that it is opened with.
+        Raises ApiError: 429 where this token has too many, 503 where there are too many in all."""
         self.forget_idle()
         if self._closed or len(self._all) >= MOST:
             why = "is shutting down" if self._closed else f"is watched by {MOST} already"
             raise ApiError(503, f"This gateway {why}; please try again later", retry_after=5)
-        viewer = _Viewer()
+        if sum(each.who == who for each in self._all) >= MOST_OF_ONE:
+            why = f"This token watches {MOST_OF_ONE} times already; close one of its pages"
+            raise ApiError(429, why, retry_after=5)
+        viewer = _Viewer(who)
         self._all.add(viewer)
         return self._stream(viewer, first)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any, cast
 
 import msgspec
@@ -15,14 +16,18 @@ import redis.asyncio as redis
 import structlog
 
 from gateway.core.binding import unpack
+from gateway.core.news import Forget
 from gateway.store.connection import StoreDown
 from gateway.store.redis_py import FAILURES, open_redis
 
 EVERY = 5.0  # seconds between two looks
-AT_ONCE = 1000  # keys at a look, about: of the whole store, whosever they are
+AT_ONCE = 1000  # keys of one call, about: of the whole store, whosever they are
+ROUND = 300.0  # seconds that a round takes where that needs no more than MOST
+MOST = 20  # calls at a look
 _TRIP = 200  # conversations read together
 _OF_BINDINGS = b"}:b:"  # in the keys of conversations: see edge.admission.record_key
 
+_flushed = msgspec.msgpack.Decoder(Forget).decode
 log = structlog.get_logger("gateway.census")
 
 
@@ -63,21 +68,37 @@ class Census:
             if nodes is None:
                 nodes = self._nodes = await self._primaries()
                 self._size = sum([await node.execute_command("DBSIZE") for node in nodes])
-            self._cursor, keys = await nodes[0].execute_command("SCAN", self._cursor, "COUNT", AT_ONCE)
-            self._seen += len(keys)
-            conversations = [key for key in keys if _OF_BINDINGS in key]
-            for first in range(0, len(conversations), _TRIP):
-                await self._count(conversations[first : first + _TRIP])
+            for _ in range(min(MOST, ceil(self._size / AT_ONCE * EVERY / ROUND)) or 1):
+                await self._scan(nodes[0])
+                if not self._cursor:
+                    del nodes[0]
+                if not nodes:
+                    break
         except FAILURES as error:
             raise StoreDown(str(error) or type(error).__name__) from None
-        if not self._cursor:
-            del nodes[0]
         if not nodes:
             self.bound, self._whole = self._found, True
             self._begin()
         elif not self._whole and self._seen:
             part = min(1.0, self._seen / max(1, self._size))
             self.bound = {workspace: round(count / part) for workspace, count in self._found.items()}
+
+    async def _scan(self, node: Any) -> None:
+        self._cursor, keys = await node.execute_command("SCAN", self._cursor, "COUNT", AT_ONCE)
+        self._seen += len(keys)
+        conversations = [key for key in keys if _OF_BINDINGS in key]
+        for first in range(0, len(conversations), _TRIP):
+            await self._count(conversations[first : first + _TRIP])
+
+    def heard(self, data: bytes) -> None:
+        """News: where all bindings of a workspace were flushed, it has none."""
+        try:
+            workspace = _flushed(data).workspace
+        except msgspec.MsgspecError:  # other news
+            return
+        if workspace and self.bound is not None:
+            self.bound = {**self.bound, workspace: 0}
+        self._found.pop(workspace, None)
 
     async def _primaries(self) -> list[Any]:
         if isinstance(self._redis, redis.RedisCluster):

@@ -1,5 +1,6 @@
 """The manifests: valid by the schemas of Kubernetes, of one mind with each other, and under the restricted profile."""
 
+import ipaddress
 import re
 import shutil
 import subprocess
@@ -131,6 +132,31 @@ def test_the_admin_port_is_for_the_monitoring_namespace_alone(cluster):
     }
     out = {port["port"] for rule in cluster["NetworkPolicy"]["spec"]["egress"] for port in rule["ports"]}
     assert out == {53, 443, 6379}
+
+
+def test_names_can_be_asked_for_wherever_the_cluster_answers(cluster):
+    [places] = [
+        rule["to"]
+        for rule in cluster["NetworkPolicy"]["spec"]["egress"]
+        if {"protocol": "UDP", "port": 53} in rule["ports"]
+    ]
+    assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}} in places
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in places  # a cache on the node is no pod
+
+
+def test_traces_can_go_out_where_that_is_wanted():
+    text = (FOLDER / "base/networkpolicy.yaml").read_text()
+    wanted, count = re.subn(r"(?m)^    # (- to:|  .+)$", r"    \1", text)
+    assert count == 5
+    policy = yaml.safe_load(wanted)
+    kubernetes_validate.validate(policy, VERSIONS[0], strict=True)
+    [rule] = [each for each in policy["spec"]["egress"] if each not in yaml.safe_load(text)["spec"]["egress"]]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 4318}] and len(rule["to"]) == 1
+
+
+def test_few_addresses_are_believed_to_speak_for_others(tmp_path):
+    networks = [ipaddress.ip_network(each) for each in loaded("kubernetes", tmp_path).trusted_proxies]
+    assert networks and sum(each.num_addresses for each in networks) <= 256  # all pods are many more
 
 
 def test_the_monitor_finds_the_replicas_and_knows_the_token(cluster):

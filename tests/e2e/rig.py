@@ -386,7 +386,8 @@ class Gateway(Program):
             connection.close()
 
     def metrics(self) -> Series:
-        answer = self.get("/metrics", admin=True, headers={"authorization": f"Bearer {ADMIN_TOKEN}"})
+        headers = {"authorization": f"Bearer {ADMIN_TOKEN}", "cache-control": "no-cache"}
+        answer = self.get("/metrics", admin=True, headers=headers)
         assert answer.status == 200
         series = Series()
         series.families = {}

@@ -11,22 +11,26 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, BrowserContext, Page, Route, StorageState, ViewportSize, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, ViewportSize, expect
 from playwright.sync_api import sync_playwright as start_playwright
 
+from gateway.ops.viewers import MOST_OF_ONE
 from tests.e2e.rig import ADMIN_TOKEN, ALICE, BOB, CALLERS, MODEL, Gateway, Simulator, accounts_of, free_port, until
 
 VIEWER_TOKEN = "token-of-the-test-viewer"
+CROWD_TOKEN = "token-of-many-test-viewers"
 SECTIONS = ("overview", "accounts", "conversations", "keys", "spending", "requests", "audit", "connect")
 WIDE, NARROW = ViewportSize(width=1280, height=900), ViewportSize(width=390, height=844)
 FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+AXE = Axe().axe_script
 HOSTILE = "<img/src=x/onerror=window.hurt=1>"
 WAIT = 15_000  # milliseconds; a loaded machine may take its time
 # What a page's own policy refuses is said to the page; scripts of the test come before any of its own.
@@ -47,9 +51,12 @@ def watched(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> I
     simulator.clear()
     callers: list[dict[str, Any]] = [*CALLERS]  # type: ignore[list-item]
     limits = {"requests_per_minute": 600, "concurrency": 20}
-    viewer = {"id": "viewer", "token": VIEWER_TOKEN, "role": "read"}
+    tokens = [
+        {"id": "viewer", "token": VIEWER_TOKEN, "role": "read"},
+        {"id": "crowd", "token": CROWD_TOKEN, "role": "read"},
+    ]
     config = {
-        "admin": {"listen": f"127.0.0.1:{free_port()}", "token": ADMIN_TOKEN, "tokens": [viewer]},
+        "admin": {"listen": f"127.0.0.1:{free_port()}", "token": ADMIN_TOKEN, "tokens": tokens},
         "accounts": accounts_of(simulator, 3),
         "keys": [dict(each, limits=limits) if "alice" in each.values() else each for each in callers],
         "teams": [{"id": "research", "limits": {"budget_usd": {"day": 50, "month": 1000}}}],
@@ -83,20 +90,32 @@ def base(gateway: Gateway) -> str:
     return f"http://127.0.0.1:{gateway.admin_port}"
 
 
+class Watched:
+    """A page of which nothing may be complained: by its scripts, its console, or its policy."""
+
+    def __init__(self, context: BrowserContext) -> None:
+        context.set_default_timeout(WAIT)
+        self.page = context.new_page()
+        self.page.add_init_script(WATCH)
+        self._said: list[str] = []
+        self.page.on("pageerror", lambda error: self._said.append(str(error)))
+        self.page.on("console", lambda it: self._said.append(it.text) if it.type in ("error", "warning") else None)
+        self.page.on("dialog", lambda dialog: self._said.append(f"dialog: {dialog.message}"))
+
+    def check(self) -> None:
+        """Of all since the last check."""
+        said, self._said = self._said, []
+        assert [line for line in said if not MEANT.match(line)] == []
+        assert self.page.evaluate("window.refused") == []
+        assert self.page.evaluate("window.hurt") is None
+
+
 @contextmanager
 def watching(context: BrowserContext) -> Iterator[Page]:
-    """A page of which nothing may be complained: by its scripts, its console, or its policy."""
-    context.set_default_timeout(WAIT)
-    context.add_init_script(WATCH)
-    page = context.new_page()
-    said: list[str] = []
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("console", lambda it: said.append(it.text) if it.type in ("error", "warning") else None)
-    page.on("dialog", lambda dialog: said.append(f"dialog: {dialog.message}"))
-    yield page
-    assert [line for line in said if not MEANT.match(line)] == []
-    assert page.evaluate("window.refused") == []
-    assert page.evaluate("window.hurt") is None
+    """A page of that context, checked at its end."""
+    watched = Watched(context)
+    yield watched.page
+    watched.check()
 
 
 def signed_in(page: Page, gateway: Gateway, token: str = ADMIN_TOKEN) -> Page:
@@ -107,37 +126,56 @@ def signed_in(page: Page, gateway: Gateway, token: str = ADMIN_TOKEN) -> Page:
     return page
 
 
-@pytest.fixture(scope="module")
-def sessions(browser: Browser, watched: Gateway) -> dict[str, StorageState]:
-    """Cookies of a session, by the token it was begun with."""
-    found = {}
-    for token in (ADMIN_TOKEN, VIEWER_TOKEN):
-        context = browser.new_context(viewport=WIDE)
-        signed_in(context.new_page(), watched, token)
-        found[token] = context.storage_state()
-        context.close()
-    return found
-
-
-@pytest.fixture
-def page(browser: Browser, watched: Gateway, sessions: dict[str, StorageState]) -> Iterator[Page]:
-    """The dashboard of somebody who may operate."""
-    yield from dashboard(browser, watched, sessions[ADMIN_TOKEN])
-
-
-@pytest.fixture
-def viewer(browser: Browser, watched: Gateway, sessions: dict[str, StorageState]) -> Iterator[Page]:
-    """The dashboard of somebody who may look."""
-    yield from dashboard(browser, watched, sessions[VIEWER_TOKEN])
-
-
-def dashboard(browser: Browser, gateway: Gateway, session: StorageState) -> Iterator[Page]:
-    context = browser.new_context(viewport=WIDE, storage_state=session)
-    with watching(context) as page:
-        page.goto(base(gateway))
-        expect(page.locator("#live")).to_have_text("Live")
-        yield page
+@contextmanager
+def session(browser: Browser, gateway: Gateway, token: str = ADMIN_TOKEN) -> Iterator[BrowserContext]:
+    """A browser's profile with a session that was begun with this token."""
+    context = browser.new_context(viewport=WIDE)
+    assert context.request.post(f"{base(gateway)}/login", form={"token": token}).ok
+    yield context
     context.close()
+
+
+@pytest.fixture(scope="module")
+def shared(browser: Browser, watched: Gateway) -> Iterator[Watched]:
+    """The page of somebody who may operate, for all tests that can tidy up after themselves by loading it anew."""
+    with session(browser, watched) as context:
+        yield Watched(context)
+
+
+@pytest.fixture
+def page(shared: Watched, watched: Gateway) -> Iterator[Page]:
+    """The dashboard of somebody who may operate, as on the first visit."""
+    page = opened(shared.page, watched)
+    yield page
+    try:
+        shared.check()
+    finally:
+        page.unroute_all(behavior="ignoreErrors")
+        page.context.set_offline(False)
+        page.set_viewport_size(WIDE)
+        page.emulate_media(color_scheme="light", reduced_motion="no-preference")
+        page.evaluate("localStorage.clear(); sessionStorage.clear()")
+        page.goto("about:blank")
+
+
+@pytest.fixture
+def own(browser: Browser, watched: Gateway) -> Iterator[Page]:
+    """The same, for tests that change what a profile keeps."""
+    with session(browser, watched) as context, watching(context) as page:
+        yield opened(page, watched)
+
+
+@pytest.fixture
+def viewer(browser: Browser, watched: Gateway) -> Iterator[Page]:
+    """The dashboard of somebody who may look."""
+    with session(browser, watched, VIEWER_TOKEN) as context, watching(context) as page:
+        yield opened(page, watched)
+
+
+def opened(page: Page, gateway: Gateway) -> Page:
+    page.goto(base(gateway))
+    expect(page.locator("#live")).to_have_text("Live")
+    return page
 
 
 def open_section(page: Page, name: str) -> None:
@@ -154,6 +192,16 @@ def operator(gateway: Gateway, path: str) -> Any:
     """What the admin API says there."""
     headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
     return gateway.get(f"/admin/v1/{path}", admin=True, headers=headers).json()
+
+
+def operate(gateway: Gateway, method: str, path: str, **body: Any) -> Any:
+    """Change something by the admin API."""
+    headers = {"authorization": f"Bearer {ADMIN_TOKEN}", "content-type": "application/json"}
+    answer = gateway.get(
+        f"/admin/v1/{path}", method=method, admin=True, headers=headers, body=json.dumps(body).encode()
+    )
+    assert answer.status in (200, 201), answer.body
+    return answer.json()
 
 
 def state_of(gateway: Gateway, account: str) -> str:
@@ -178,18 +226,18 @@ def test_a_wrong_token_is_refused_in_words_and_the_right_one_opens_the_page(brow
     context.close()
 
 
-def test_a_session_that_ends_leads_to_the_login_and_back_to_where_one_was(page: Page, watched: Gateway):
-    open_section(page, "accounts")
-    page.context.clear_cookies()
-    page.evaluate("location.hash = 'audit'")
-    page.wait_for_url("**/login")
-    page.get_by_label("Admin token").fill(ADMIN_TOKEN)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", name="Audit")).to_be_visible()
-    page.get_by_role("button", name="Sign out").click()
-    page.wait_for_url("**/login")
-    page.goto(base(watched))
-    assert page.url.endswith("/login")
+def test_a_session_that_ends_leads_to_the_login_and_back_to_where_one_was(own: Page, watched: Gateway):
+    open_section(own, "accounts")
+    own.context.clear_cookies()
+    own.evaluate("location.hash = 'audit'")
+    own.wait_for_url("**/login")
+    own.get_by_label("Admin token").fill(ADMIN_TOKEN)
+    own.keyboard.press("Enter")
+    expect(own.get_by_role("heading", name="Audit")).to_be_visible()
+    own.get_by_role("button", name="Sign out").click()
+    own.wait_for_url("**/login")
+    own.goto(base(watched))
+    assert own.url.endswith("/login")
 
 
 def test_who_may_look_sees_everything_and_can_change_nothing(viewer: Page, watched: Gateway):
@@ -200,7 +248,11 @@ def test_who_may_look_sees_everything_and_can_change_nothing(viewer: Page, watch
     expect(card(viewer, account)).to_contain_text("available")
     expect(viewer.locator("#at-accounts .readonly")).to_contain_text("role read")
     expect(card(viewer, account).get_by_role("button")).to_have_count(0)
+    operate(watched, "POST", "keys", caller="nora")
     open_section(viewer, "keys")
+    viewer.get_by_role("button", name="nora").click()
+    expect(viewer.locator("#more-nora")).to_contain_text("its limits may change")
+    expect(viewer.locator("#more-nora").get_by_role("button")).to_have_count(0)
     expect(viewer.get_by_role("button", name="Create a key")).to_have_count(0)
     expect(viewer.locator("#at-keys .readonly")).to_be_visible()
     refused = viewer.evaluate(
@@ -212,27 +264,24 @@ def test_who_may_look_sees_everything_and_can_change_nothing(viewer: Page, watch
     assert state_of(watched, account) == "active"
 
 
+def test_whoever_opens_one_token_many_times_leaves_room_for_others(watched: Gateway):
+    def answer(token: str) -> HTTPConnection:
+        held.append(connection := HTTPConnection("127.0.0.1", watched.admin_port, timeout=20))
+        connection.request("GET", "/admin/v1/live", headers={"authorization": f"Bearer {token}"})
+        return connection
+
+    held: list[HTTPConnection] = []
+    try:
+        assert [answer(CROWD_TOKEN).getresponse().status for _ in range(MOST_OF_ONE)] == [200] * MOST_OF_ONE
+        refused = answer(CROWD_TOKEN).getresponse()
+        assert (refused.status, refused.headers["retry-after"]) == (429, "5")
+        assert answer(ADMIN_TOKEN).getresponse().status == 200
+    finally:
+        for connection in held:
+            connection.close()
+
+
 # -- What is shown --------------------------------------------------------------------------------------------------
-
-
-def test_live_numbers_move_with_the_traffic(page: Page, watched: Gateway):
-    requests = page.get_by_role("group", name="Requests", exact=True)
-    latest = page.locator("#brief-requests tbody tr").first
-    expect(latest).to_contain_text("alice")
-    send(watched, "from-bob", BOB)
-    expect(latest).to_contain_text("bob")
-    expect(requests.locator(".number")).not_to_have_text("0")
-    expect(page.get_by_role("img", name=re.compile("Requests a second. requests: .+, highest"))).to_be_visible()
-    open_section(page, "requests")
-    wanted = send(watched, "from-bob-again", BOB)
-    page.get_by_label("Request id").fill(wanted)
-    row = page.locator("#requests-table tbody tr")
-    expect(row).to_have_count(1)
-    row.get_by_role("button").click()
-    expect(page.get_by_role("dialog")).to_contain_text(wanted)
-    expect(page.get_by_role("dialog")).to_contain_text("first of its conversation")
-    page.keyboard.press("Escape")
-    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_a_list_of_requests_can_be_held_still_and_filters_are_in_the_address(page: Page, watched: Gateway):
@@ -299,6 +348,25 @@ def test_snippets_name_this_gateway_and_work(page: Page, watched: Gateway):
     assert done.returncode == 0 and done.stdout.strip(), done.stderr
     page.get_by_label("Base URL").fill('https://llm.example"; evil("')
     expect(page.get_by_role("region", name="Python example")).to_contain_text('base_url="https://llm.example;evil("')
+
+
+def test_live_numbers_move_with_the_traffic(page: Page, watched: Gateway):
+    requests = page.get_by_role("group", name="Requests", exact=True)
+    latest = page.locator("#brief-requests tbody tr").first
+    expect(latest).to_contain_text("alice")
+    wanted = send(watched, "from-bob", BOB)
+    expect(latest).to_contain_text("bob")
+    expect(requests.locator(".number")).not_to_have_text("0")
+    expect(page.get_by_role("img", name=re.compile("Requests a second. requests: .+, highest"))).to_be_visible()
+    open_section(page, "requests")
+    page.get_by_label("Request id").fill(wanted)
+    row = page.locator("#requests-table tbody tr")
+    expect(row).to_have_count(1)
+    row.get_by_role("button").click()
+    expect(page.get_by_role("dialog")).to_contain_text(wanted)
+    expect(page.get_by_role("dialog")).to_contain_text("first of its conversation")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 # -- What is changed ------------------------------------------------------------------------------------------------
@@ -384,10 +452,39 @@ def test_a_key_is_shown_once_works_and_ends(page: Page, watched: Gateway):
     expect(dialog).to_have_count(0)
     assert key not in page.content()
     until(lambda: ask_models(watched, key) == 200, "the new key")
-    page.get_by_role("button", name=re.compile("^Revoke")).click()
+    page.locator("#more-dana").get_by_role("button", name="Revoke").click()
     dialog.get_by_role("button", name="Revoke").click()
     expect(page.locator("#more-dana")).to_contain_text("revoked")
     until(lambda: ask_models(watched, key) == 401, "the end of the key")
+
+
+def test_limits_change_of_those_whom_no_file_defines_and_only_those_that_were_named(page: Page, watched: Gateway):
+    limits = {"concurrency": 5, "requests_per_minute": 7, "output_tokens_per_minute": 900}
+    operate(watched, "POST", "keys", caller="erin", limits=limits)
+    open_section(page, "keys")
+    for name in ("alice", "erin"):
+        page.get_by_role("button", name=name, exact=True).click()
+    expect(page.locator("#more-alice")).to_contain_text("Defined in the configuration file")
+    expect(page.locator("#more-alice").get_by_role("button")).to_have_count(0)
+    more, dialog = page.locator("#more-erin"), page.get_by_role("dialog")
+    more.get_by_role("button", name="Change limits").click()
+    expect(dialog.get_by_label("At the same time")).to_have_value("5")
+    dialog.get_by_role("button", name="Change").click()
+    expect(dialog.get_by_role("alert")).to_have_text("Nothing has been changed yet.")
+    operate(watched, "PATCH", "callers/erin", limits={"output_tokens_per_minute": 800})  # by somebody else meanwhile
+    dialog.get_by_label("At the same time").fill("")
+    dialog.get_by_label("Requests a minute").fill("9")
+    dialog.get_by_label("Dollars a day").fill("2.5")
+    assert violations(page, of="dialog") == []
+    dialog.get_by_role("button", name="Change").click()
+    expect(dialog).to_have_count(0)
+    expect(more).to_contain_text("of $2.50")
+    expect(more).to_contain_text("of 9")
+    [erin] = [each for each in operator(watched, "keys")["data"] if each["caller"] == "erin"]
+    left = {"requests_per_minute": 9, "output_tokens_per_minute": 800, "budget_usd": {"day": 2.5}}
+    assert erin["limits"] == left
+    open_section(page, "audit")
+    expect(page.locator("#audit-table tbody tr").first).to_contain_text(re.compile("changed callers/erin.*done"))
 
 
 def ask_models(gateway: Gateway, key: str) -> int:
@@ -397,10 +494,20 @@ def ask_models(gateway: Gateway, key: str) -> int:
 # -- Whatever comes -------------------------------------------------------------------------------------------------
 
 
-def violations(page: Page, *rules: str) -> list[str]:
-    """What axe has to say of the page as it stands, by some rules or all."""
-    found = Axe().run(page, options={"runOnly": list(rules)} if rules else None).response["violations"]
-    return [f"{each['id']}: {each['nodes'][0]['html'][:200]}" for each in found]
+ROWS = "tbody tr:nth-child(n+5), ul.brief li:nth-child(n+5)"  # the others of a long table: what holds for some, holds
+
+
+def violations(page: Page, *rules: str, of: str = "html") -> list[str]:
+    """What axe has to say of that part of the page as it stands, by some rules or all."""
+    if page.evaluate("typeof axe") == "undefined":
+        page.evaluate(AXE)
+    options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+    found: list[str] = page.evaluate(
+        "([of, rows, options]) => axe.run({include: of, exclude: [...document.querySelectorAll(rows)]}, options).then("
+        "({ violations }) => violations.map(({ id, nodes }) => `${id}: ${nodes[0].html.slice(0, 200)}`))",
+        [of, ROWS, options],
+    )
+    return found
 
 
 def test_every_section_is_accessible_in_light_and_dark(page: Page):
@@ -486,6 +593,46 @@ def test_a_lost_connection_is_said_and_comes_back(page: Page, watched: Gateway):
     page.context.set_offline(False)
     expect(page.locator("#live")).to_have_text("Live")
     expect(page.locator("#banners p")).to_have_count(0)
+
+
+def test_what_is_not_normal_is_said_once_and_each_mode_that_there_is_explained(page: Page, watched: Gateway):
+    scrape = watched.get("/metrics", admin=True, headers={"authorization": f"Bearer {ADMIN_TOKEN}"}).body.decode()
+    modes = set(re.findall(r'^gateway_degraded\{mode="(\w+)"\}', scrape, re.MULTILINE))
+    assert modes >= {"store", "workers"}
+    assert set(page.evaluate("import('/static/words.js').then((words) => Object.keys(words.DEGRADED))")) == modes
+    overview = operator(watched, "overview")
+    overview |= {"degraded": sorted(modes), "workers": {"alive": 1, "configured": 2}}
+    told = f"event: overview\ndata: {json.dumps(overview)}\n\n"
+    page.route("**/admin/v1/live", lambda route: route.fulfill(content_type="text/event-stream", body=told))
+    page.reload()
+    expect(page.locator("#banners")).to_contain_text("1 of 2 worker processes are alive")
+    expect(page.locator("#banners")).to_contain_text("cannot be written to data_dir")
+    expect(page.locator("#banners p", has_not_text="connection to the gateway")).to_have_count(len(modes))
+
+
+def test_keys_are_looked_at_again_when_the_look_before_has_ended_and_sums_once_a_minute(own: Page):
+    asked: list[str] = []
+    held: list[Route] = []
+    own.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
+    own.route("**/admin/v1/keys", lambda route: held.append(route))
+    own.clock.install()
+    open_section(own, "keys")
+    own.clock.run_for(15_000)  # less than a request may take
+    expect(own.locator("#callers-list table")).to_have_count(0)
+    assert asked.count("keys") == 1
+    held[0].continue_()
+    own.unroute("**/admin/v1/keys")
+    expect(own.locator("#callers-list table")).to_be_visible()
+    with own.expect_response("**/admin/v1/keys"):
+        own.clock.run_for(6_000)
+    assert [asked.count(f"usage?group_by={name}") for name in ("key", "team")] == [1, 1]
+    with own.expect_response("**/admin/v1/usage?group_by=key"), own.expect_response("**/usage?group_by=team"):
+        own.clock.fast_forward(60_000)
+    own.evaluate("location.hash = 'connect'")
+    expect(own.get_by_role("heading", name="Connect a client")).to_be_visible()
+    before = len(asked)
+    own.clock.run_for(15_000)
+    assert "keys" not in asked[before:]
 
 
 def test_numbers_are_told_as_people_read_them(page: Page):

@@ -631,12 +631,12 @@ async def settled(books: Books, before: list[dict[str, Any]], doubtful: int = 0)
         try:
             await asyncio.to_thread(books.read)
             whole = books.whole_answers_are_exact()
+            begun, produced, booked = books.broken_answers_are_estimated()
             break
         except AssertionError:
             if time.monotonic() - begin > 20:
                 raise
             await asyncio.sleep(0.5)
-    begun, produced, booked = books.broken_answers_are_estimated()
     report(
         books.scene, asked=len(books.traffic.told), whole=whole, broken=begun, produced=produced, booked=booked,
         provisional=books.provisional,

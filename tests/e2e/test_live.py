@@ -26,6 +26,7 @@ from tests.e2e.rig import (
     at_once,
     conversation,
     eventually,
+    free_port,
     message,
     runs,
     until,
@@ -92,9 +93,10 @@ def requests_of(gateway: Gateway, *answers: Answer, query: str = "limit=500") ->
 class Events:
     """One reader of the stream."""
 
-    def __init__(self, gateway: Gateway, last: str = "") -> None:
+    def __init__(self, gateway: Gateway, last: str = "", token: str = ADMIN_TOKEN) -> None:
         self.connection = http.client.HTTPConnection("127.0.0.1", gateway.admin_port, timeout=20)
-        self.connection.request("GET", "/admin/v1/live", headers={**HEADERS, "last-event-id": last})
+        headers = {"authorization": f"Bearer {token}", "last-event-id": last}
+        self.connection.request("GET", "/admin/v1/live", headers=headers)
         self.response = self.connection.getresponse()
         assert self.response.status == 200
         assert self.response.getheader("content-type") == "text/event-stream"
@@ -294,8 +296,13 @@ def test_while_the_store_is_away_what_it_knows_is_null_and_all_else_goes_on(live
 
 
 def test_watching_is_for_some_and_ends_with_the_gateway(limited, launch):
-    gateway = launch(**CONFIG, accounts=accounts_of(limited))
-    watching = [Events(gateway) for _ in range(64)]
+    port, tokens = free_port(), [f"token-of-viewer-{number}" for number in range(4)]
+    admin = {
+        "listen": f"127.0.0.1:{port}", "token": ADMIN_TOKEN,
+        "tokens": [{"id": f"viewer-{number}", "token": token} for number, token in enumerate(tokens)],
+    }  # fmt: skip
+    gateway = launch(**CONFIG, accounts=accounts_of(limited), admin=admin)
+    watching = [Events(gateway, token=token) for token in tokens for _ in range(16)]
     assert gateway.get("/admin/v1/live", admin=True, headers=HEADERS).status == 503
     watching.pop().close()
     until(lambda: _one_more(gateway, watching), "room")
@@ -307,7 +314,7 @@ def test_watching_is_for_some_and_ends_with_the_gateway(limited, launch):
 
 def _one_more(gateway: Gateway, watching: list[Events]) -> bool:
     try:
-        watching.append(Events(gateway))
+        watching.append(Events(gateway, token="token-of-viewer-3"))
     except AssertionError:
         return False
     return True

@@ -47,8 +47,9 @@ async def test_every_message_arrives_as_it_was_sent(ends):
     said: list[Message] = [
         Start(b"config", DOCUMENT, 4, "unix:///store", b"keys", "gateway.1"), Keys(b"keys"), Document(DOCUMENT, 4),
         Reload(b"config"), Reseed(),
-        News(b"\x00\xff"), News(b""), Scrape(), NotReady(), Drain(1.5), Ready(), Returned(5), Numbers(b"n" * 200_000),
-        Numbers(b"", {"a": 1}, [Finished("req_1", 1.5, "messages", usage=Usage(1, 2))]),
+        News(b"\x00\xff"), News(b""), Scrape(1), Scrape(2, True), NotReady(), Drain(1.5), Ready(), Returned(5),
+        Numbers(b"n", b"n" * 200_000, 2),
+        Numbers(b"", b"", 0, {"a": 1}, [Finished("req_1", 1.5, "messages", usage=Usage(1, 2))]),
     ]  # fmt: skip
     for message in said:
         here.send(message)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any, cast
 
 import pytest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.config import loads
 from gateway.core.document import PoolDocument
 from gateway.core.news import Report, Seen, encode
 from gateway.edge.board import Board
-from gateway.edge.gauges import Gauges, Whole
+from gateway.edge.gauges import Exposition, Gauges, Whole
 from gateway.edge.pool import entry_of
 from gateway.ops.levels import Levels
 
@@ -46,21 +49,58 @@ def values(metrics) -> dict[tuple[str, ...], float]:
     return found
 
 
-def test_the_supervisor_is_counted_among_the_processes_in_a_mode():
+def test_the_workers_are_counted_that_are_in_a_mode_and_those_that_are_missing():
     other = GaugeMetricFamily("gateway_other", "", value=5)
-    whole = Whole(cast(Any, Workers(degraded(store=2.0, journal=1.0), other)), lambda: {"store": 1, "workers": 0})
+    whole = Whole(cast(Any, Workers(degraded(store=2.0, journal=1.0), other)), {"store": 1, "workers": 0})
     families = list(whole.collect())
     assert [family.name for family in families] == ["gateway_other", "gateway_degraded"]
     assert values(families[1:]) == {
-        ("gateway_degraded", "store"): 3.0,
+        ("gateway_degraded", "store"): 2.0,
         ("gateway_degraded", "journal"): 1.0,
         ("gateway_degraded", "workers"): 0.0,
     }
 
 
 def test_before_any_worker_has_told_of_modes_the_supervisors_are_there():
-    whole = Whole(cast(Any, Workers()), lambda: {"store": 0, "workers": 2})
+    whole = Whole(cast(Any, Workers()), {"store": 0, "workers": 2})
     assert values(whole.collect()) == {("gateway_degraded", "store"): 0.0, ("gateway_degraded", "workers"): 2.0}
+
+
+async def test_the_workers_are_added_up_beside_the_loop_and_what_the_loop_changes_is_read_by_it():
+    here = threading.get_ident()
+    threads: dict[str, int] = {}
+
+    def noted(name: str, value: Any) -> Any:
+        threads[name] = threading.get_ident()
+        return value
+
+    class Own:
+        def collect(self):
+            return noted("own", iter([GaugeMetricFamily("gateway_own", "", value=7)]))
+
+    class Told(Workers):
+        def collect(self):
+            return noted("workers", super().collect())
+
+    async def refresh() -> None:
+        workers.families = (degraded(store=2.0), GaugeMetricFamily("gateway_other", "", value=5))
+
+    workers = Told()
+    exposition = Exposition(
+        cast(Any, workers), cast(Any, Own()), lambda: noted("modes", {"store": 1, "workers": 0}), refresh
+    )
+    text = await exposition.encoded(lambda collector: noted("encoding", generate_latest(collector)))
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+    assert found == {
+        ("gateway_own",): 7.0, ("gateway_other",): 5.0,
+        ("gateway_degraded", "store"): 2.0, ("gateway_degraded", "workers"): 0.0,
+    }  # fmt: skip
+    assert threads["own"] == threads["modes"] == here
+    assert here not in (threads["workers"], threads["encoding"])
 
 
 @pytest.fixture

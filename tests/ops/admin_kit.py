@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Callable
 from typing import Any, cast
 
-from prometheus_client import CollectorRegistry
-
 from gateway.config import Account, Admin, Config
 from gateway.ops.access import Access
 from gateway.ops.admin import AdminApp
@@ -15,6 +13,7 @@ from gateway.ops.api import Desks, api_routes
 from gateway.ops.browser import browser_routes
 from gateway.ops.openapi import documented
 from gateway.ops.routes import Route
+from gateway.ops.scrapes import Encode
 
 TOKEN = "token-of-the-operator"
 NOW = 1_800_000_000.0
@@ -26,16 +25,15 @@ def config_of(**changes: Any) -> Config:
 
 
 def routes_of(access: Access, **desks: Any) -> list[Route]:
-    async def nothing() -> None:
-        return
+    async def scrape(encode: Encode) -> bytes:
+        return b""
 
     async def empty() -> dict[str, Any]:
         return {"ready": True}
 
     absent = dict.fromkeys(("accounts", "conversations", "keys", "usage", "live", "audit"))
     common = {
-        "registry": CollectorRegistry(), "refresh": nothing, "readiness": empty, "pool": empty,
-        "metrics_open": lambda: False,
+        "scrape": scrape, "readiness": empty, "pool": empty, "metrics_open": lambda: False,
     }  # fmt: skip
     made = Desks(**cast(Any, {**absent, **common, **desks}))
     return documented([*browser_routes(access), *api_routes(made, access)])

@@ -11,7 +11,8 @@ from starlette.requests import Request
 
 from gateway.config import Admin, AdminToken, Config
 from gateway.errors import ApiError
-from gateway.ops.access import ALL_TRIES, COOKIE, OPERATE, READ, SESSION_SECONDS, TRIES, Access, Who
+from gateway.ops.access import COOKIE, OPERATE, READ, SESSION_SECONDS, Access, Who
+from gateway.ops.tries import MOST, MOST_OF_ALL, PAUSE
 from tests.ops.admin_kit import NOW, TOKEN, config_of
 
 VIEWER = "token-of-a-viewer"
@@ -183,48 +184,77 @@ def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites_and_secure_by_htt
 # -- Trying tokens ----------------------------------------------------------------------------------------------------
 
 
-def test_wrong_tokens_are_counted_by_address_and_even_the_right_one_must_wait_then(gate: Gate):
-    for _ in range(TRIES):
+def bearer(token: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {token}"}
+
+
+def test_wrong_tokens_are_counted_by_address_and_the_right_one_passes(gate: Gate):
+    for _ in range(MOST):
         assert gate.login("wrong-token") is None
     with pytest.raises(ApiError) as caught:
-        gate.login()
+        gate.login("wrong-token")
     assert caught.value.status == 429 and 0 < (caught.value.retry_after or 0) <= 60
-    assert gate.login(client="192.0.2.2") is not None
-    gate.now += 61
     assert gate.login() is not None
+    assert gate.login("wrong-token", client="192.0.2.2") is None
+    gate.now += 61
+    assert gate.login("wrong-token") is None
+
+
+def test_a_wrong_token_in_a_header_counts_as_one_in_the_form(gate: Gate):
+    for number in range(MOST):
+        assert gate.access.who(asked(**bearer("wrong"))) is None
+        assert gate.access.turned_away(asked(**bearer(f"wrong-{number}"))).status == 401
+    refusal = gate.access.turned_away(asked(**bearer("wrong")))
+    assert refusal.status == 429 and 0 < (refusal.retry_after or 0) <= 60
+    with pytest.raises(ApiError):
+        gate.login("wrong-token")
+    assert gate.access.who(asked(**bearer(TOKEN))) is not None  # whatever others do behind the same proxy
+    assert gate.access.turned_away(asked("192.0.2.2", **bearer("wrong"))).status == 401
+
+
+def test_whoever_sends_no_token_tries_none(gate: Gate):
+    for value in ("", "Bearer", "Bearer ", "Basic YTpi", TOKEN):
+        for _ in range(MOST):
+            assert gate.access.turned_away(asked(authorization=value)).status == 401
+            assert gate.access.turned_away(asked()).status == 401
+    assert gate.access.turned_away(asked(**bearer("wrong"))).status == 401
 
 
 def test_right_tokens_are_not_counted(gate: Gate):
-    for _ in range(3 * TRIES):
+    for _ in range(3 * MOST):
         gate.session()
+    assert gate.login("wrong-token") is None
 
 
-def test_wrong_tokens_from_everywhere_are_bounded_too(gate: Gate):
-    for number in range(ALL_TRIES):
+def test_wrong_tokens_from_everywhere_make_signing_in_slow_for_all(gate: Gate):
+    for number in range(MOST_OF_ALL):
+        assert gate.access.tries.pause == 0
         assert gate.login("wrong-token", f"198.51.100.{number}") is None
-    with pytest.raises(ApiError):
-        gate.login(client="203.0.113.1")
+    assert gate.access.tries.pause == PAUSE
+    assert gate.login(client="203.0.113.1") is not None
+    gate.now += 61
+    assert gate.access.tries.pause == 0
 
 
 @pytest.mark.parametrize("addresses", [("2001:db8::1", "2001:db8::ffff:2"), ("192.0.2.1", "::ffff:192.0.2.1")])
 def test_one_network_is_one_client(gate: Gate, addresses: tuple[str, str]):
-    for number in range(TRIES):
+    for number in range(MOST):
         gate.login("wrong-token", addresses[number % 2])
     with pytest.raises(ApiError):
-        gate.login(client=addresses[0])
+        gate.login("wrong-token", client=addresses[0])
 
 
 def test_behind_a_trusted_proxy_the_client_counts_and_cannot_choose_who_it_is(gate: Gate):
-    for number in range(TRIES):
+    for number in range(MOST):
         gate.login("wrong-token", x_forwarded_for=f"10.0.0.{number}")
     with pytest.raises(ApiError):
-        gate.login(x_forwarded_for="10.9.9.9")  # the proxy is nobody's that is trusted
+        gate.login("wrong-token", x_forwarded_for="10.9.9.9")  # the proxy is nobody's that is trusted
     gate.reload(trusted_proxies=("192.0.2.1",))
-    for number in range(TRIES):
+    for number in range(MOST):
         gate.login("wrong-token", x_forwarded_for=f"10.0.0.{number}, 203.0.113.7, 192.0.2.1")
     with pytest.raises(ApiError):
-        gate.login(x_forwarded_for="10.9.9.9, 203.0.113.7")
-    assert gate.login(x_forwarded_for="203.0.113.7, 203.0.113.8") is not None
+        gate.login("wrong-token", x_forwarded_for="10.9.9.9, 203.0.113.7")
+    assert gate.login("wrong-token", x_forwarded_for="203.0.113.7, 203.0.113.8") is None
 
 
 # -- Other people's pages ---------------------------------------------------------------------------------------------

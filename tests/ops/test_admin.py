@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -13,11 +14,13 @@ from structlog.testing import capture_logs
 
 from gateway.config import Admin, AdminToken, Config
 from gateway.errors import ApiError
-from gateway.ops import pages
+from gateway.ops import admin, pages
 from gateway.ops.access import COOKIE, OPERATE, READ, Access
 from gateway.ops.audit import Entry
 from gateway.ops.browser import FORM
 from gateway.ops.routes import OPEN, Route
+from gateway.ops.scrapes import Encode
+from gateway.ops.tries import MOST_OF_ALL, PAUSE
 from tests.ops.admin_kit import NOW, TOKEN, admin_app, config_of, routes_of
 from tests.ops.test_access import VIEWER, sha256
 
@@ -36,6 +39,8 @@ class Accounts:
     def __init__(self) -> None:
         self.state = "active"
         self.error: Exception | None = None
+        self.begun, self.may_go_on = asyncio.Event(), asyncio.Event()
+        self.may_go_on.set()
 
     def all(self) -> list[dict[str, Any]]:
         return [self.one("a")]
@@ -46,6 +51,8 @@ class Accounts:
         return {"id": name, "state": self.state, "weight": 1, "drain_until": None}
 
     async def change(self, name: str, body: bytes) -> dict[str, Any]:
+        self.begun.set()
+        await self.may_go_on.wait()
         if self.error is not None:
             raise self.error
         self.state = json.loads(body)["state"]
@@ -57,8 +64,12 @@ class Book:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.begun, self.may_write = asyncio.Event(), asyncio.Event()
+        self.may_write.set()
 
     async def record(self, entry: Entry) -> None:
+        self.begun.set()
+        await self.may_write.wait()
         self.entries.append(entry)
 
 
@@ -68,8 +79,10 @@ class Console:
     def __init__(self) -> None:
         self.config: Config = CONFIG
         self.accounts, self.book = Accounts(), Book()
-        app = admin_app(lambda: self.config, accounts=self.accounts, audit=self.book)
-        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.example:8081")
+        self.now = NOW
+        self.app = admin_app(lambda: self.config, lambda: self.now, accounts=self.accounts, audit=self.book)
+        transport = httpx.ASGITransport(self.app)
+        self.client = httpx.AsyncClient(transport=transport, base_url="http://gateway.example:8081")
 
     async def ask(self, method: str, path: str, token: str = "", **options: Any) -> httpx.Response:
         headers = {**({"authorization": f"Bearer {token}"} if token else {}), **options.pop("headers", {})}
@@ -118,9 +131,18 @@ async def test_the_role_read_changes_nothing_by_token_or_session(console: Consol
         )
         assert (answer.status_code, answer.json()["error"]["type"]) == (403, "permission_error")
         assert "needs the role operate" in answer.json()["error"]["message"]
-    assert [(entry.action, entry.status, entry.who) for entry in console.book.entries] == [
-        (route.action, 403, "viewer")
-    ] * 2
+    assert console.book.entries == []  # or it could fill the list with nothing
+
+
+async def test_who_has_not_the_role_is_said_in_the_log_once_a_minute(console: Console):
+    with capture_logs() as logs:
+        for _ in range(30):
+            await console.ask("POST", "/admin/v1/keys", VIEWER)
+        console.now += 60
+        await console.ask("GET", "/healthz")
+    first, others = logs
+    assert (first["event"], first["who"], first["action"]) == ("admin action refused", "viewer", "key.create")
+    assert (others["event"], others["who"], others["times"]) == ("more admin actions refused", "viewer", 29)
 
 
 def test_whatever_is_not_a_look_needs_the_role_operate_and_is_written_down():
@@ -260,10 +282,41 @@ async def test_a_form_that_is_none_signs_nobody_in(console: Console):
 async def test_too_many_wrong_tokens_are_a_page_that_says_when_to_come_back(console: Console):
     for _ in range(10):
         await console.ask("POST", "/login", data={"token": "wrong"}, headers=OURS)
-    answer = await console.ask("POST", "/login", data={"token": TOKEN}, headers=OURS)
+    answer = await console.ask("POST", "/login", data={"token": "wrong"}, headers=OURS)
     assert answer.status_code == 429 and 0 < int(answer.headers["retry-after"]) <= 60
     assert "Too many wrong tokens" in answer.text and "set-cookie" not in answer.headers
     assert (await console.ask("GET", "/admin/v1/me", TOKEN)).status_code == 200
+    await console.login()
+
+
+async def test_tokens_are_not_guessed_by_header_without_bound_or_unseen(console: Console):
+    async def guess(path: str = "/metrics", token: str = "wrong") -> int:
+        return (await console.ask("GET", path, token)).status_code
+
+    with capture_logs() as logs:
+        assert [await guess(token=f"guess-{number}") for number in range(20)] == [401] * 10 + [429] * 10
+        assert [await guess(path) for path in ("/", "/admin/v1/me", "/none")] == [429] * 3
+    assert [(line["event"], line["address"]) for line in logs] == [("admin token refused", "127.0.0.1")]
+    answer = await console.ask("GET", "/metrics", "wrong")
+    assert answer.json()["error"]["type"] == "rate_limit_error" and 0 < int(answer.headers["retry-after"]) <= 60
+    assert await guess(token=TOKEN) == await guess(token=VIEWER) == 200
+    assert (await console.ask("GET", "/metrics")).status_code == 401
+    assert await guess("/healthz") == 200
+    console.now += 60
+    assert await guess() == 401
+
+
+async def test_signing_in_is_slow_while_many_guess_and_not_refused(console: Console, monkeypatch: pytest.MonkeyPatch):
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    for _ in range(MOST_OF_ALL):
+        await console.ask("GET", "/admin/v1/me", "wrong")
+    await console.login()
+    assert slept == [PAUSE]
 
 
 # -- What is written down ---------------------------------------------------------------------------------------------
@@ -287,11 +340,101 @@ async def test_a_change_is_written_down_with_who_and_what(console: Console):
 async def test_what_was_refused_is_written_down_without_what_may_be_a_secret(console: Console):
     secret = "sk-pasted-in-the-wrong-place"
     await console.ask("PATCH", f"/admin/v1/accounts/{secret}", TOKEN, content=b'{"state":"disabled"}')
-    await console.ask("DELETE", f"/admin/v1/conversations/alice/{secret}", VIEWER)
-    await console.ask("POST", "/admin/v1/keys", VIEWER, content=secret.encode())
+    browser = await console.login()
+    del browser["x-csrf-token"]
+    console.book.entries.pop()
+    await console.ask("DELETE", f"/admin/v1/conversations/alice/{secret}", headers=browser)
+    await console.ask("POST", "/admin/v1/keys", headers=browser, content=secret.encode())
     console.accounts.error = ApiError(503, "The store is away")
     await console.ask("PATCH", "/admin/v1/accounts/a", TOKEN, content=b'{"state":"disabled"}')
     assert [(entry.resource, entry.status) for entry in console.book.entries] == [
         ("accounts/?", 404), ("conversations/?", 403), ("keys", 403), ("accounts/a", 503),
     ]  # fmt: skip
     assert secret not in repr(console.book.entries)
+
+
+# -- Whoever hangs up -------------------------------------------------------------------------------------------------
+
+
+async def disable(console: Console) -> asyncio.Task[httpx.Response]:
+    """A change under way, which waits until it may go on."""
+    console.accounts.may_go_on.clear()
+    body = b'{"state":"disabled"}'
+    asked = asyncio.create_task(console.ask("PATCH", "/admin/v1/accounts/a", TOKEN, content=body))
+    await console.accounts.begun.wait()
+    return asked
+
+
+async def test_who_hangs_up_leaves_no_change_half_done_or_unwritten(console: Console):
+    asked = await disable(console)
+    asked.cancel()
+    await asyncio.wait((asked,))
+    assert (console.accounts.state, console.book.entries) == ("active", [])
+    console.accounts.may_go_on.set()
+    await console.app.finish()
+    assert console.accounts.state == "disabled"
+    assert [(entry.action, entry.status, entry.changes) for entry in console.book.entries] == [
+        ("account.change", 200, {"state": ("active", "disabled")})
+    ]
+
+
+async def test_who_hangs_up_while_it_is_written_down_does_not_keep_it_from_being(console: Console):
+    console.book.may_write.clear()
+    asked = asyncio.create_task(console.ask("PATCH", "/admin/v1/accounts/a", TOKEN, content=b'{"state":"disabled"}'))
+    await console.book.begun.wait()
+    asked.cancel()
+    await asyncio.wait((asked,))
+    console.book.may_write.set()
+    await console.app.finish()
+    assert [entry.status for entry in console.book.entries] == [200]
+
+
+async def test_who_hangs_up_before_all_of_it_was_sent_has_asked_for_nothing(console: Console):
+    began = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"state":'
+        began.set()
+        await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as group:
+        request = httpx.Request(
+            "PATCH", "http://gateway.example/admin/v1/accounts/a", headers={"authorization": f"Bearer {TOKEN}"},
+            content=body(),
+        )  # fmt: skip
+        asked = group.create_task(console.client.send(request))
+        await began.wait()
+        asked.cancel()
+    await console.app.finish()
+    assert not console.accounts.begun.is_set() and console.book.entries == []
+
+
+async def test_what_does_not_end_when_the_gateway_does_is_written_down_as_unknown(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(admin, "_FINISH", 0.01)
+    asked = await disable(console)
+    await console.app.finish()
+    await asyncio.wait((asked,))
+    assert [(entry.resource, entry.status) for entry in console.book.entries] == [("accounts/a", 503)]
+
+
+# -- Metrics ----------------------------------------------------------------------------------------------------------
+
+
+async def test_metrics_are_scraped_once_for_many_and_anew_for_who_wants_those_of_now():
+    scraped: list[Encode] = []
+
+    async def scrape(encode: Encode) -> bytes:
+        scraped.append(encode)
+        return b"%d" % len(scraped)
+
+    app = admin_app(lambda: CONFIG, metrics_open=lambda: True, scrape=scrape)
+    of_now = {"cache-control": "no-cache"}
+    known = {"authorization": f"Bearer {VIEWER}", **of_now}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://admin") as client:
+        answers = await asyncio.gather(*(client.get("/metrics", headers=of_now) for _ in range(20)))
+        assert {answer.text for answer in answers} == {"1"}
+        assert (await client.get("/metrics")).text == "1"
+        assert (await client.get("/metrics", headers=of_now)).text == "1"  # that is for those who are known
+        assert (await client.get("/metrics", headers=known)).text == "2"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from gateway.ops import cached as module
 from gateway.ops.cached import Cached
 from gateway.store.connection import StoreDown
 
@@ -58,3 +61,51 @@ async def test_nobody_waits_long_for_an_answer_that_replaces_another(monkeypatch
             assert await cached.get() == 1
     assert cached.latest == 1
     cached.close()
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_what_takes_too_long_is_seldom_asked_for_and_leaves_the_last_answer(monkeypatch, own):
+    """Whether it was given up here or by whoever was asked."""
+    clock = [1000.0]
+    monkeypatch.setattr(module, "monotonic", lambda: clock[0])
+    asked: list[float] = []
+
+    async def ask() -> int:
+        asked.append(clock[0])
+        if len(asked) > 1:
+            clock[0] += 30.0
+            if own:
+                raise TimeoutError
+            await asyncio.Event().wait()
+        return 1
+
+    cached = Cached(ask, 2.0)
+    assert await cached.get() == 1
+    monkeypatch.setattr(module, "_TOO_LONG", 0.001)
+    clock[0] += 2.0
+    assert await cached.get() == 1
+    assert len(asked) == 2
+    for _ in range(599):
+        clock[0] += 1.0
+        assert await cached.get() == 1
+    assert len(asked) == 2
+    clock[0] += 2.0
+    assert await cached.get() == 1
+    assert len(asked) == 3
+
+
+async def test_a_store_that_is_away_is_asked_again_soon(monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(module, "monotonic", lambda: clock[0])
+    asked: list[float] = []
+
+    async def ask() -> int:
+        asked.append(clock[0])
+        clock[0] += 10.0
+        raise StoreDown("away")
+
+    cached = Cached(ask, 300.0)
+    assert await cached.get() is None
+    clock[0] += 2.0
+    assert await cached.get() is None
+    assert len(asked) == 2

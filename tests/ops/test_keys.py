@@ -217,6 +217,57 @@ async def test_keys_of_the_file_expire_too():
     assert desk.one("bob")["keys"][0]["state"] == "expired"
 
 
+class Looked(dict[str, KeyRecord]):
+    """A table of keys that counts how many of them those who go through it have looked at."""
+
+    looked = 0
+
+    def items(self) -> Any:
+        self.looked += len(self)
+        return super().items()
+
+    def values(self) -> Any:
+        self.looked += len(self)
+        return super().values()
+
+    def __iter__(self) -> Iterator[str]:
+        self.looked += len(self)
+        return super().__iter__()
+
+
+class Listed(tuple[Caller, ...]):
+    """The callers of a file, which count how often they are gone through."""
+
+    looked = 0
+
+    def __iter__(self) -> Iterator[Caller]:
+        type(self).looked += 1
+        return super().__iter__()
+
+
+def test_a_list_of_many_callers_looks_at_each_key_once(desk):
+    names = [f"caller-{number:03}" for number in range(200)]
+    kept = Looked({f"key_{name}_{turn}": KeyRecord(name, "c" * 64, "c" * 4, turn) for turn in (2, 1) for name in names})
+    desk.table.stored = Stored("", {name: CallerRecord() for name in names}, kept)
+    Listed.looked = 0
+    desk.config = msgspec.structs.replace(desk.config, keys=Listed(Caller(id=name) for name in names[:100]))
+    shown = desk.keys.all()
+    assert [(each["caller"], each["source"]) for each in shown] == [
+        (name, "file" if name in names[:100] else "store") for name in names
+    ]
+    assert [[key["id"] for key in each["keys"]] for each in shown] == [
+        [f"key_{name}_1", f"key_{name}_2"] for name in names
+    ]
+    assert kept.looked <= 2 * len(kept) and Listed.looked <= 2
+
+
+def test_a_list_follows_the_file(desk):
+    desk.config = msgspec.structs.replace(desk.config, keys=(ALICE, Caller(id="bob", team="blue")))
+    assert [(each["caller"], each["team"]) for each in desk.keys.all()] == [("alice", "research"), ("bob", "blue")]
+    desk.config = msgspec.structs.replace(desk.config, keys=(Caller(id="bob", team="green"),))
+    assert [(each["caller"], each["team"]) for each in desk.keys.all()] == [("bob", "green")]
+
+
 # -- What is changed --------------------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,8 @@ class Gateway:
         self.exchanges: list[tuple[str, str]] = []
         self.away: dict[str, int] = {}
         self.shown: list[dict[str, Any]] = [{"id": "a"}]
+        self.standing = {"available": 1}
+        self.asked = 0  # how often all accounts were
 
     def families(self) -> list[Family]:
         return [self.requests]
@@ -37,9 +39,10 @@ class Gateway:
         return self.away
 
     def states(self) -> Mapping[str, int]:
-        return {"available": 1}
+        return self.standing
 
     def accounts(self) -> list[dict[str, Any]]:
+        self.asked += 1
         return self.shown
 
     def exchanged(self, account: str, code: str) -> None:
@@ -148,11 +151,34 @@ async def test_events_begin_with_how_things_are_and_go_on_with_what_changes(runn
     told = await reader.next("requests")
     assert [row["request_id"] for row in told["data"]["data"]] == ["two", "one"]
     gateway.shown = [{"id": "b"}]
+    live.looked()
     assert (await reader.next("accounts"))["data"] == {"data": [{"id": "b"}]}
     live.close()
     with pytest.raises(StopAsyncIteration):
         while True:
             await reader.next("nothing")
+
+
+async def test_accounts_are_looked_at_when_one_stands_otherwise_and_else_with_the_numbers():
+    gateway = Gateway()
+    live = live_of(gateway)
+    reader = Reader(await live.events())
+    assert (await reader.next("accounts"))["data"] == {"data": [{"id": "a"}]}
+    live.looked()
+    await live._tell()
+    asked = gateway.asked
+    gateway.shown = [{"id": "b"}]  # a number of it, say
+    for _ in range(10):
+        await live._tell()
+    assert gateway.asked == asked
+    gateway.standing = {"out": 1}
+    await live._tell()
+    live.looked()
+    await live._tell()
+    assert gateway.asked == asked + 2
+    while (await reader.next("accounts"))["data"] != {"data": [{"id": "b"}]}:
+        continue
+    live.close()
 
 
 async def test_a_browser_that_comes_back_gets_the_requests_it_missed(running):

@@ -17,7 +17,9 @@ from prometheus_client.samples import Sample
 
 from gateway.data import load_catalogue
 from gateway.ops import measures, metrics
-from gateway.ops.metrics import OTHER, Totals, WorkerMetrics
+from gateway.ops.metrics import OTHER, WorkerMetrics
+from gateway.ops.rates import sample_of
+from gateway.ops.totals import Totals
 from gateway.records import Finished, Usage
 
 CATALOGUE = load_catalogue()
@@ -385,6 +387,43 @@ def test_nothing_of_a_request_but_its_kind_becomes_a_label():
     )  # fmt: skip
     of.observe(record(**dict.fromkeys(private, "canary")), 0.0)
     assert b"canary" not in of.snapshot()
+
+
+def busy(teams: int) -> WorkerMetrics:
+    """A worker that has seen these many teams, and all that may go wrong."""
+    rnd = random.Random(teams)
+    of = WorkerMetrics(known, lambda: {"messages": 3.0, "files": 0.0}, lambda: {"store": 1.0, "journal": 0.0})
+    for number in range(teams * 30):
+        each = record(
+            team=f"team-{number % teams}", model=rnd.choice(["claude-sonnet-4-5", "claude-opus-4-8", "unknown"]),
+            status=rnd.choice([200, 200, 200, 404, 429, 503, 0]), account=rnd.choice("abc"), ttft=rnd.expovariate(1.0),
+            overhead=rnd.expovariate(100.0), outcome=rnd.choice(["ok", "interrupted", "client_gone"]),
+            cause=rnd.choice(["upstream", "client", "drain"]), stream=rnd.random() < 0.8,
+            usage=Usage(rnd.randint(0, 9), rnd.randint(0, 9), rnd.randint(0, 9), rnd.randint(0, 9), rnd.randint(0, 9)),
+        )  # fmt: skip
+        of.observe(each, 0.0001)
+        of.upstream_answered(each.account, each.model, str(each.status))
+    return of
+
+
+def test_a_sample_says_all_of_now_that_the_whole_does():
+    workers = [busy(3), busy(20), worker()]
+    workers[2].sample()
+    for _ in range(2):  # children that come after a look count too
+        whole, small = totals_of(*workers), Totals()
+        for number, of in enumerate(workers):
+            small.replace(number, of.sample())
+        expected = sample_of(whole.families(), 1.0)
+        assert sample_of(small.families(), 1.0) == expected
+        assert all(msgspec.structs.astuple(expected))
+        workers[2].observe(record(team="late", status=502, account="late"), 0.0)
+        workers[2].upstream_answered("late", "unknown", "502")
+
+
+def test_a_sample_is_small_however_many_teams_there_are():
+    few, many = busy(3), busy(200)
+    assert len(many.sample()) < 1.5 * len(few.sample()) < 6000
+    assert len(many.snapshot()) > 10 * len(many.sample())
 
 
 # All workers.

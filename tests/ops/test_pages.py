@@ -8,7 +8,9 @@ from html.parser import HTMLParser
 import pytest
 
 from gateway.ops import pages
+from gateway.ops.access import Access
 from gateway.ops.pages import ASSETS, CSP, LOGIN_ASSETS, login_page, main_page
+from tests.ops.admin_kit import NOW, config_of, routes_of
 
 OWN = sorted(name for name in ASSETS if name.endswith(".js") and name != "uplot.js")
 NAMES = re.compile(r"""(?:src|href)="/static/([^"]+)\"""")
@@ -94,6 +96,12 @@ def test_a_script_makes_no_markup_of_strings(name: str):
 def test_what_a_script_imports_is_there(name: str):
     for wanted in IMPORTS.findall(ASSETS[name].body.decode()):
         assert wanted in ASSETS
+
+
+def test_every_action_of_the_audit_log_has_its_word():
+    actions = {route.action for route in routes_of(Access(config_of, lambda: NOW)) if route.action}
+    known = re.search(r"const ACTIONS = {(.+?)};", ASSETS["audit.js"].body.decode(), re.DOTALL)
+    assert known is not None and actions and actions <= set(re.findall(r'"([\w.]+)": "', known[1]))
 
 
 def test_assets_say_what_they_are():

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.errors import ApiError
 from gateway.ops import viewers as module
-from gateway.ops.viewers import MOST, Viewers, event
+from gateway.ops.viewers import MOST, MOST_OF_ONE, Viewers, event
 
 
 async def next_of(stream) -> bytes:
@@ -44,20 +44,35 @@ async def test_whoever_reads_slowly_misses_some_and_costs_little():
 
 async def test_there_are_no_more_than_so_many_and_room_comes_back():
     viewers = Viewers()
-    streams = [viewers.open(b"") for _ in range(MOST)]
+    streams = [viewers.open(b"", f"token-{number % 8}") for number in range(MOST)]
     for stream in streams:
         await next_of(stream)
     with pytest.raises(ApiError) as refused:
-        viewers.open(b"")
+        viewers.open(b"", "another")
     assert (refused.value.status, refused.value.retry_after) == (503, 5)
     await streams[0].aclose()
     await streams[1].aclose()
-    viewers.open(b"")
+    viewers.open(b"", "another")
     assert len(viewers) == MOST - 1
     viewers.close()
     for stream in streams[2:]:
         with pytest.raises(StopAsyncIteration):
             await next_of(stream)
+
+
+async def test_one_token_leaves_room_for_others():
+    viewers = Viewers()
+    streams = [viewers.open(b"", "one") for _ in range(MOST_OF_ONE)]
+    for stream in streams:
+        await next_of(stream)
+    with pytest.raises(ApiError) as refused:
+        viewers.open(b"", "one")
+    assert (refused.value.status, refused.value.retry_after) == (429, 5)
+    viewers.open(b"", "other")
+    await streams[0].aclose()
+    viewers.open(b"", "one")
+    assert len(viewers) == MOST_OF_ONE + 1
+    viewers.close()
 
 
 async def test_whoever_takes_nothing_is_forgotten(monkeypatch):

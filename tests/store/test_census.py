@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import redis
 
+from gateway.core import news
 from gateway.core.binding import Record, pack
 from gateway.store import census
 from gateway.store.census import Census
@@ -73,6 +74,47 @@ async def test_a_large_store_is_estimated_first_and_counted_then(server, connect
     fill(server.admin, 1200)
     await counted.look()
     assert counted.bound == {"w1": 1000, "w2": 500}  # until the next round is complete
+
+
+async def test_a_round_of_a_larger_store_takes_more_calls_at_a_look_and_no_more_looks(server, connect, monkeypatch):
+    monkeypatch.setattr(census, "AT_ONCE", 20)
+    monkeypatch.setattr(census, "ROUND", 10 * census.EVERY)
+    fill(server.admin, 300)
+    small = await looks_of_a_round(connect(server.url))
+    fill(server.admin, 1200)
+    large = await looks_of_a_round(connect(server.url))
+    assert max(small, large) <= 11
+    monkeypatch.setattr(census, "MOST", 2)
+    assert await looks_of_a_round(connect(server.url)) >= 40  # of 2,400 keys, 40 or so at a look
+
+
+async def looks_of_a_round(counted: Census) -> int:
+    looks = 0
+    while not counted._whole:
+        await counted.look()
+        looks += 1
+    return looks
+
+
+async def test_a_workspace_that_was_flushed_has_no_bindings(server, connect, monkeypatch):
+    monkeypatch.setattr(census, "AT_ONCE", 20)
+    fill(server.admin, 100)
+    counted = connect(server.url)
+    counted.heard(news.encode(news.Forget(workspace="w1")))
+    await looks_of_a_round(counted)
+    assert counted.bound == {"w1": 100, "w2": 50}
+    await counted.look()  # the next round has begun, and has seen some that are gone by now
+    for other in (news.Forget(key="{c:a}:b:00"), news.Forget(workspace="w3"), news.Hello()):
+        counted.heard(news.encode(other))
+    assert counted.bound == {"w1": 100, "w2": 50, "w3": 0}
+    counted.heard(news.encode(news.Forget(workspace="w1")))
+    assert counted.bound == {"w1": 0, "w2": 50, "w3": 0}
+    for key in server.admin.scan_iter("*:b:*"):
+        server.admin.hdel(key, "m1")
+    counted._whole = False
+    await looks_of_a_round(counted)
+    assert counted.bound is not None and counted.bound.get("w1", 0) == 0
+    counted.heard(b"\xc1 no news")
 
 
 async def test_a_store_that_went_away_leaves_no_number_and_comes_back(own_server, connect, monkeypatch):

@@ -109,7 +109,12 @@ JSON = dashboard(
             timeseries("Series", "Samples of each scrape. Bounded by design: models, teams, accounts, not callers.",
                        "short", Query(f"scrape_samples_post_metric_relabeling{UP}", "{{instance}}")),
             listing("Versions", "Two versions side by side are fine while a deploy rolls.",
-                    Query(select("build_info", ONE)), "instance", "version", width=24, height=5),
+                    Query(select("build_info", ONE)), "instance", "version", width=12, height=5),
+            timeseries(
+                "Wrong admin tokens",
+                "Refused a second on the admin listener, by replica: a stale script, or somebody who guesses.",
+                "reqps", Query(rate("admin_refused_total", "instance", ONE), "{{instance}}"), width=12, height=5,
+            ),
         ),
     ),
 )  # fmt: skip

@@ -60,11 +60,15 @@ function banners() {
   const found = [];
   const now = latest.overview;
   if (connection.state === "waiting") found.push(["away", "warn", `The connection to the gateway is lost${now ? `; what you see is of ${wall(Date.parse(now.at))}` : ""}. It is tried again by itself.`]);
-  for (const mode of now?.degraded ?? []) found.push([`mode ${mode}`, "warn", DEGRADED[mode] ?? `The gateway is in a mode that is not normal: ${mode}.`]);
+  const few = now?.workers && now.workers.alive < now.workers.configured;
+  for (const mode of now?.degraded ?? []) {
+    if (mode === "workers" && few) continue; // said below, with numbers
+    found.push([`mode ${mode}`, mode === "journal" ? "bad" : "warn", DEGRADED[mode] ?? `The gateway is in a mode that is not normal: ${mode}.`]);
+  }
   const { available = 0, limited = 0, draining = 0, ...rest } = now?.accounts ?? {};
   const all = available + limited + draining + (rest.disabled ?? 0) + (rest.out ?? 0);
   if (now?.accounts && all > 0 && available + limited + draining === 0) found.push(["none", "bad", "No account can serve: every request is refused. See under Accounts why."]);
-  if (now?.workers && now.workers.alive < now.workers.configured) found.push(["workers", "warn", `${now.workers.alive} of ${now.workers.configured} worker processes are alive; the others are started again.`]);
+  if (few) found.push(["workers", "warn", `${now.workers.alive} of ${now.workers.configured} worker processes are alive; the others are started again.`]);
   keyed(byId("banners"), found, ([key]) => key, ([, kind]) => {
     const words = h("span");
     return { node: h("p", { class: `banner ${kind}`, role: "status" }, icon(kind), words), update: ([, , text]) => setText(words, text) };

@@ -1,18 +1,24 @@
 // Teams and keys: what each has used this month, what is left of its limits, and making, rotating and revoking keys.
 
-import { get, mayOperate, part, post, remove } from "./api.js";
+import { get, mayOperate, part, patch, post, remove } from "./api.js";
 import { headroomBar, levelOf, levelRow } from "./bars.js";
 import { moment } from "./clock.js";
 import { ask, copier, tell, toast } from "./dialogs.js";
 import { badge, byId, empty, failed, h, icon, keyed, replace, scroller, setAttribute, setText } from "./dom.js";
 import { count, dollars, plural } from "./format.js";
+import { changedLimits, field, limitFields } from "./limits.js";
 import { modelWords } from "./words.js";
 
-const EVERY = 5000; // milliseconds between looks while the page is shown
+const EVERY = 5000; // milliseconds from the end of a look to the next, while the page is shown
+const SUMS_EVERY = 60_000; // the same of what was used, which the store has to add up
 const KEY_STATES = { active: ["good", "active"], expired: ["off", "expired"], revoked: ["off", "revoked"], unowned: ["warn", "counts for nobody: no file defines its caller"] };
 const open = new Set(); // callers whose keys are shown
-let known = { callers: [], limits: [], used: new Map(), teams: new Map() };
+let known = { callers: [], limits: [] };
+let sums = { used: null, teams: null }; // by key holder and by team; null while nobody knows
 let timer = 0;
+let looks = 0; // the number of the latest look: what an earlier one brings is old
+let summing = false;
+let summed = -Infinity; // when the sums were looked at
 let filter = "";
 
 export function start() {
@@ -26,22 +32,45 @@ export function start() {
 export function show() {
   byId("key-create").hidden = !mayOperate();
   load();
-  timer = setInterval(() => document.hidden || load(), EVERY);
 }
 
 export function hide() {
-  clearInterval(timer);
+  clearTimeout(timer);
+  looks += 1;
 }
 
 async function load() {
-  // Keys are known without the store; what is used and left is not, and then the rest is shown all the same.
-  const [callers, limits, used, teams] = await Promise.allSettled([get("keys"), get("limits"), get("usage", { group_by: "key" }), get("usage", { group_by: "team" })]);
+  clearTimeout(timer);
+  const look = (looks += 1);
+  sum();
+  // Keys are known without the store; what is left is not, and then the rest is shown all the same.
+  const [callers, limits] = await Promise.allSettled([get("keys"), get("limits")]);
+  if (look !== looks) return;
+  if (!byId("at-keys").hidden) timer = setTimeout(again, EVERY);
   if (callers.status === "rejected") return replace(byId("callers-list"), failed(callers.reason, load));
-  const data = (settled) => (settled.status === "fulfilled" ? settled.value.data : []);
-  const by = (rows, name) => new Map(rows.map((row) => [row[name] ?? "", row]));
-  known = { callers: callers.value.data, limits: data(limits), used: by(data(used), "key"), teams: by(data(teams), "team") };
+  known = { callers: callers.value.data, limits: limits.status === "fulfilled" ? limits.value.data : [] };
   draw();
 }
+
+function again() {
+  if (document.hidden) timer = setTimeout(again, EVERY);
+  else load();
+}
+
+/** Where it fails, the sums stay as they were, until the next time. */
+async function sum() {
+  if (summing || performance.now() - summed < SUMS_EVERY) return;
+  summing = true;
+  const [used, teams] = await Promise.allSettled([get("usage", { group_by: "key" }), get("usage", { group_by: "team" })]);
+  summing = false;
+  summed = performance.now();
+  const by = (settled, name, before) => (settled.status === "fulfilled" ? new Map(settled.value.data.map((row) => [row[name] ?? "", row])) : before);
+  sums = { used: by(used, "key", sums.used), teams: by(teams, "team", sums.teams) };
+  if (known.callers.length) draw();
+}
+
+/** What was used, by a map of `sums`; nothing for who is not in it, null while that is not known. */
+const usedOf = (map, id) => (map === null ? null : map.get(id) ?? { cost_usd: 0, savings_usd: 0, requests: 0 });
 
 function draw() {
   drawTeams();
@@ -64,9 +93,9 @@ function drawTeams() {
     return {
       node,
       update() {
-        const used = known.teams.get(name);
+        const used = usedOf(sums.teams, name);
         setText(members, plural(known.callers.filter((each) => each.team === name).length, "key holder"));
-        setText(spent, `${dollars(used?.cost_usd ?? 0)} spent, ${dollars(used?.savings_usd ?? 0)} saved by the cache`);
+        setText(spent, `${dollars(used?.cost_usd)} spent, ${dollars(used?.savings_usd)} saved by the cache`);
         const rows = limitsOf("team", name);
         keyed(levels, rows, (level) => level.key, levelRow);
         none.hidden = rows.length > 0;
@@ -107,9 +136,9 @@ function line({ caller }) {
       setText(words, active === each.keys.length ? plural(active, "key") : `${active} of ${plural(each.keys.length, "key")} active`);
       setText(cells.team, each.team || "–");
       setText(cells.models, modelWords(each.models));
-      const used = known.used.get(caller);
-      setText(cells.spent, dollars(used?.cost_usd ?? 0));
-      setText(cells.requests, count(used?.requests ?? 0));
+      const used = usedOf(sums.used, caller);
+      setText(cells.spent, dollars(used?.cost_usd));
+      setText(cells.requests, count(used?.requests));
       const levels = limitsOf("caller", caller).filter((level) => level.ratio !== null);
       bar.update(levels.length ? levels.reduce((least, level) => (level.ratio < least.ratio ? level : least)) : null);
       if (!levels.length) setText(bar.node.lastChild, "no limits");
@@ -121,7 +150,8 @@ function more({ caller }) {
   const levels = h("ul", { class: "levels" });
   const keys = h("ul", { class: "keys" });
   const source = h("p", { class: "muted" });
-  const cell = h("td", { colspan: 6 }, levels, keys, source);
+  const change = h("button", { type: "button", on: { click: () => changeLimits(caller) } }, "Change limits", h("span", { class: "offscreen" }, ` of ${caller}`));
+  const cell = h("td", { colspan: 6 }, levels, keys, h("div", { class: "source" }, source, change));
   const node = h("tbody", { id: `more-${caller}`, class: "more" }, h("tr", {}, cell));
   return {
     node,
@@ -130,7 +160,8 @@ function more({ caller }) {
       if (node.hidden) return;
       keyed(levels, limitsOf("caller", caller), (level) => level.key, levelRow);
       keyed(keys, each.keys, (key) => key.id ?? key.digest, keyRow);
-      setText(source, each.source === "file" ? "Defined in the configuration file; its team, models and limits change there." : each.source === "store" ? "Made here; its team, models and limits stay as they were set." : "No file defines it any more.");
+      change.hidden = !mayOperate() || each.source !== "store";
+      setText(source, each.source === "file" ? "Defined in the configuration file; its team, models and limits change there." : each.source === "store" ? "Made here; its limits may change, its team and models stay as they were set." : "No file defines it any more.");
     },
   };
 }
@@ -157,9 +188,6 @@ function keyRow(key) {
 
 // What an operator may do.
 
-const field = (label, name, props = {}, hint = "") => h("label", {}, label, h("input", { name, spellcheck: "false", autocomplete: "off", ...props }), hint ? h("span", { class: "hint" }, hint) : null);
-const whole = { type: "number", min: "1", step: "1", placeholder: "no limit" };
-const money = { type: "number", min: "0", step: "any", placeholder: "no limit" };
 const days = { type: "number", min: "0.01", step: "any", placeholder: "never" };
 
 async function create() {
@@ -171,10 +199,7 @@ async function create() {
       field("Key holder", "caller", { required: true, placeholder: "alice", list: "callers" }, "Stays the same while keys rotate. One that exists gets a further key; leave the rest empty then."),
       h("div", { class: "pair" }, field("Team", "team", { placeholder: "none", list: "dialog-teams" }), field("Expires after days", "days", days)),
       field("Models", "models", { placeholder: "all; or claude-haiku-*, claude-sonnet-*" }),
-      h("details", {}, h("summary", {}, "Limits and budgets"),
-        h("div", { class: "pair" }, field("Requests a minute", "requests_per_minute", whole), field("At the same time", "concurrency", whole)),
-        h("div", { class: "pair" }, field("Input tokens a minute", "input_tokens_per_minute", whole), field("Output tokens a minute", "output_tokens_per_minute", whole)),
-        h("div", { class: "pair" }, field("Dollars a day", "day", money), field("Dollars a month", "month", money))),
+      h("details", {}, h("summary", {}, "Limits and budgets"), ...limitFields()),
     ],
     act: (values) => post("keys", wantedKey(values)),
   });
@@ -187,11 +212,7 @@ function wantedKey(values) {
   const models = values.models.split(",").map((each) => each.trim()).filter(Boolean);
   if (models.length) body.models = models;
   if (values.days) body.expires_in = Number(values.days) * 86_400;
-  const limits = {};
-  for (const name of ["requests_per_minute", "concurrency", "input_tokens_per_minute", "output_tokens_per_minute"]) if (values[name]) limits[name] = Number(values[name]);
-  const budget = {};
-  for (const name of ["day", "month"]) if (values[name]) budget[name] = Number(values[name]);
-  if (Object.keys(budget).length) limits.budget_usd = budget;
+  const limits = changedLimits(values);
   if (Object.keys(limits).length) body.limits = limits;
   return body;
 }
@@ -206,6 +227,22 @@ function shown(made, title) {
     body: [h("p", {}, "This is the only time that the key of ", h("b", {}, made.caller), " is shown. Only its digest is kept."), h("div", { class: "secret-row" }, key, copier(() => made.key)),
       made.replaces ? h("p", { class: "muted" }, "The former key counts until ", moment(made.replaces.expires_at).node, ".") : null, h("p", {}, h("a", { href: "#connect" }, "How a client uses it"))].filter(Boolean),
   });
+}
+
+async function changeLimits(caller) {
+  const present = known.callers.find((each) => each.caller === caller)?.limits ?? {};
+  const done = await ask({
+    title: `Limits of ${caller}`, action: "Change",
+    body: [h("p", {}, "They count for all keys of ", h("b", {}, caller), " together, at every gateway within a second. An empty field is no limit."), ...limitFields(present)],
+    act: async (values) => {
+      const limits = changedLimits(values, present);
+      if (!Object.keys(limits).length) throw new Error("Nothing has been changed yet.");
+      return patch(`callers/${part(caller)}`, { limits });
+    },
+  });
+  if (!done) return;
+  toast("good", `The limits of ${caller} are changed`);
+  load();
 }
 
 async function rotate(key) {

@@ -73,9 +73,8 @@ export const REASONS = {
 
 export const DEGRADED = {
   store: "The store cannot be reached. Routing goes on by hash and from memory, limits by each process’s share, and usage waits in the journal; nothing is lost.",
-  ledger: "Usage cannot be settled; it waits in the journal, and sums on this page are too low until it is.",
-  pool: "The pool document is not current: changes of accounts may not be known here yet.",
-  keys: "The table of keys is not current: keys made or revoked lately may not be known here yet.",
+  journal: "Usage cannot be written to data_dir, which is full or gone. Whatever the store does not hold is lost with it: make room, or bring the folder back.",
+  workers: "Some worker processes do not serve; they are started again.",
 };
 
 // Of keys, teams and accounts: [what is limited, how it is counted].
