@@ -47,7 +47,8 @@ FAMILIES = {
     "gateway_store_operation_duration_seconds": "histogram", "gateway_store_errors": "counter",
     "gateway_event_loop_lag_seconds": "histogram", "gateway_degraded": "gauge", "gateway_account_state": "gauge",
     "gateway_account_ratelimit_remaining_ratio": "gauge", "gateway_build_info": "gauge",
-    "gateway_admin_refused": "counter", "gateway_config_last_reload_successful": "gauge", "gateway_config_last_reload_success_timestamp_seconds": "gauge",
+    "gateway_admin_refused": "counter", "gateway_config_last_reload_successful": "gauge",
+    "gateway_config_last_reload_success_timestamp_seconds": "gauge",
 }  # fmt: skip
 
 
