@@ -24,8 +24,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-_FRAMING = (b"connection", b"transfer-encoding")
-_line = b"%b: %b\r\n".__mod__
+_FRAMING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 
 log = structlog.get_logger("gateway.server")
 
@@ -100,15 +99,17 @@ class Cycle:
         self.response_started = True
         if self.waiting_for_100_continue:  # the body may come or not: what follows could not be told apart
             self.keep_alive = False
-        named = dict(headers)
-        length = named.get(b"content-length")
-        chunked = length is None and self.scope["method"] != "HEAD" and status not in (204, 304)
-        if length is not None:
-            self.remaining = int(length)
-        if b"connection" in named or b"transfer-encoding" in named:
-            self.keep_alive = self.keep_alive and named.get(b"connection", b"").lower() != b"close"
-            headers = [header for header in headers if header[0] not in _FRAMING]
-        lines = [STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status, *map(_line, headers)]
+        lines = [STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        chunked = self.scope["method"] != "HEAD" and status not in (204, 304)
+        for header in headers:
+            if header[0] in _FRAMING:
+                if header[0] == b"content-length":
+                    self.remaining = int(header[1])
+                    chunked = False
+                else:
+                    self.keep_alive = self.keep_alive and header != (b"connection", b"close")
+                    continue
+            lines.append(b"%b: %b\r\n" % header)
         if not self.keep_alive or self.connection.server_draining:
             self.keep_alive = False
             lines.append(b"connection: close\r\n")

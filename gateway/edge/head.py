@@ -6,8 +6,6 @@ It does not know callers or accounts.
 from __future__ import annotations
 
 from email.utils import parsedate_to_datetime
-from itertools import compress
-from operator import itemgetter
 from time import time
 
 from gateway.core.conversation import check_id
@@ -150,13 +148,11 @@ def _note(head: Head, name: bytes, value: bytes) -> None:
         head.tracestate = True
 
 
-_name_of = itemgetter(0)
-
 # Never shown to a client: the account's identity and limits, the upstream's front end, and framing made anew.
 _HIDDEN = frozenset(
     b"connection keep-alive proxy-connection transfer-encoding trailer upgrade content-length date server set-cookie "
     b"via alt-svc cf-ray cf-cache-status strict-transport-security x-envoy-upstream-service-time server-timing nel "
-    b"report-to retry-after retry-after-ms".split()
+    b"report-to".split()
 )
 _HIDDEN_PREFIXES = (b"x-gateway-",)
 # Hidden, and noted: they concern the account.
@@ -165,23 +161,25 @@ _NOTED_PREFIXES = (
     b"anthropic-workspace-id", b"x-ratelimit-",
 )  # fmt: skip
 LIMIT_KINDS = ("requests", "input", "output")
-_LIMITS = tuple(
-    b"anthropic-ratelimit-%b-%b" % (name, what)
-    for name in (b"requests", b"input-tokens", b"output-tokens")
-    for what in (b"limit", b"remaining")
-)
-_WAITS = (b"retry-after", b"retry-after-ms")
+_LIMITS = {
+    b"anthropic-ratelimit-%b-%b" % (name, what): index
+    for index, (name, what) in enumerate(
+        (name, what) for name in (b"requests", b"input-tokens", b"output-tokens") for what in (b"limit", b"remaining")
+    )
+}
 
-_SHOW, _HIDE, _NOTE = True, False, None
-_verdicts: dict[bytes, bool | None] = {}  # by header name, within bounds: upstreams use few
+_HIDE, _SHOW, _KIND, _REQUEST_ID, _WAIT, _NOTE = range(6)
+_verdicts: dict[bytes, int] = {}  # by header name, within bounds: upstreams use few
 
 
-def _verdict(name: bytes) -> bool | None:
-    verdict: bool | None
+def _verdict(name: bytes) -> int:
     if name.startswith(_NOTED_PREFIXES):
         verdict = _NOTE
+    elif name in _HIDDEN or name.startswith(_HIDDEN_PREFIXES):
+        verdict = _HIDE
     else:
-        verdict = not (name in _HIDDEN or name.startswith(_HIDDEN_PREFIXES))
+        special = {b"content-type": _KIND, b"request-id": _REQUEST_ID, b"retry-after": _WAIT, b"retry-after-ms": _WAIT}
+        verdict = special.get(name, _SHOW)
     if len(_verdicts) < _MAX_KNOWN and len(name) <= 64:
         _verdicts[name] = verdict
     return verdict
@@ -192,42 +190,54 @@ class AnswerHead:
     `request_id` the upstream's, `retry_after` seconds or None (kept from the client, whose SDK would sleep as long).
     `about` says that some concern the account; they are read when somebody asks."""
 
-    __slots__ = ("_headers", "_named", "about", "kind", "request_id", "retry_after", "visible")
+    __slots__ = ("_headers", "about", "kind", "request_id", "retry_after", "visible")
 
     def __init__(self, headers: HeaderList) -> None:
-        self._headers = headers
-        named = self._named = dict(headers)
-        try:
-            verdicts = [*map(_verdicts.__getitem__, map(_name_of, headers))]
-        except KeyError:
-            verdicts = [_verdicts[name] if name in _verdicts else _verdict(name) for name, _ in headers]
-        self.visible = [*compress(headers, verdicts)]
-        self.about = _NOTE in verdicts
-        self.kind = named.get(b"content-type", b"")
-        self.request_id = named.get(b"request-id", b"")
+        self.kind = self.request_id = b""
         self.retry_after: float | None = None
-        for name in _WAITS:
-            if name in named and self.retry_after is None:
-                self.retry_after = _seconds(name, named[name])
+        self.about = False
+        self._headers = headers
+        visible: HeaderList = []
+        self.visible = visible
+        for header in headers:
+            verdict = _verdicts.get(header[0])
+            if verdict is None:
+                verdict = _verdict(header[0])
+            if verdict == _SHOW:
+                visible.append(header)
+            elif verdict >= _NOTE:
+                self.about = True
+            elif verdict == _KIND:
+                self.kind = header[1]
+                visible.append(header)
+            elif verdict == _REQUEST_ID:
+                self.request_id = header[1]
+                visible.append(header)
+            elif verdict == _WAIT:
+                self._wait(*header)
 
     @property
     def limits(self) -> list[int | None]:
         """Limit and remaining of each of LIMIT_KINDS in turn, None where nothing was said."""
-        named = self._named
-        values = [named.get(name, b"") for name in _LIMITS]
-        return [int(value) if value.isdigit() and len(value) <= 15 else None for value in values]
+        found: list[int | None] = [None] * len(_LIMITS)
+        for name, value in self._headers:
+            index = _LIMITS.get(name)
+            if index is not None and value.isdigit() and len(value) <= 15:
+                found[index] = int(value)
+        return found
 
     @property
     def notes(self) -> HeaderList:
         """All headers that concern the account."""
         return [header for header in self._headers if header[0].startswith(_NOTED_PREFIXES)]
 
-
-def _seconds(name: bytes, value: bytes) -> float | None:
-    try:
-        return float(value) / (1000 if name == b"retry-after-ms" else 1)
-    except ValueError:
+    def _wait(self, name: bytes, value: bytes) -> None:
         try:
-            return max(0.0, parsedate_to_datetime(value.decode("latin-1")).timestamp() - time())
-        except (ValueError, OverflowError):
-            return None
+            seconds = float(value) / (1000 if name == b"retry-after-ms" else 1)
+        except ValueError:
+            try:
+                seconds = max(0.0, parsedate_to_datetime(value.decode("latin-1")).timestamp() - time())
+            except (ValueError, OverflowError):
+                return
+        if name == b"retry-after" or self.retry_after is None:
+            self.retry_after = seconds

@@ -67,10 +67,6 @@ def _split(url: bytes) -> tuple[bytes, bytes, str]:
     return raw_path, query, urllib.parse.unquote(path) if "%" in path else path
 
 
-def _expects(header: tuple[bytes, bytes]) -> bool:
-    return header[0] == b"expect" and header[1].lower() == b"100-continue"
-
-
 class Connection(HttpToolsProtocol):
     """One client connection. Phases: `idle`, `head` (arriving), `body` (arriving), `busy` (being answered), `linger`
     (answered before its body had arrived)."""
@@ -167,13 +163,17 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self.url = b""
+        self.expect_100_continue = False
         self.headers = []
 
     def on_url(self, url: bytes) -> None:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self.wide and sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.head_bytes:
@@ -195,14 +195,12 @@ class Connection(HttpToolsProtocol):
             "raw_path": raw_path,
             "query_string": query,
         }
-        named = dict(self.headers)
         self.headers = []  # trailers end here, not among the headers
         self.unparsed = 0
         self.scope = cast(Any, scope)
         previous = cast(Cycle | None, cast(Any, self.cycle))
         keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        waits = b"expect" in named and version == "1.1" and any(map(_expects, scope["headers"]))
-        cycle = Cycle(self, scope, keep_alive, waits)
+        cycle = Cycle(self, scope, keep_alive, self.expect_100_continue and version == "1.1")
         self.cycle = cast(Any, cycle)
         if previous is None or previous.response_complete:
             self._begin(cycle)

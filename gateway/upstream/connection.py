@@ -304,13 +304,12 @@ class Connection(asyncio.Protocol):
         if status < 200:
             return
         self.headers = headers
-        named = dict(headers)
-        self._framed = (
-            b"content-length" in named
-            or b"chunked" in named.get(b"transfer-encoding", b"").lower()
-            or self._origin_method == b"HEAD"
-            or status in (204, 304)
-        )
+        for name, value in headers:
+            if name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower()):
+                self._framed = True
+                break
+        if self._origin_method == b"HEAD" or status in (204, 304):
+            self._framed = True
         self.status = status
         self.phase = "body"
         self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
