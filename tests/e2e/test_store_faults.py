@@ -200,7 +200,21 @@ async def test_a_store_that_is_killed_for_seconds_is_missed_by_nobody(pair: Pair
     await all_at(new, pair.gateways, "bound")
 
 
-async def test_a_conversation_that_moves_while_the_store_is_away_stays_moved_everywhere(pair: Pair, sim: Simulator):
+@pytest.fixture
+def rested(simulator: Simulator, sim: Simulator, tmp_path: Path) -> Iterator[Pair]:
+    """A pair that has carried no load, for which a conversation might go back home."""
+    pair = Pair(tmp_path, simulator)
+    pair.store.start()
+    pair.start()
+    until(pair.well, "the store connected")
+    yield pair
+    for gateway in pair.gateways:
+        gateway.stop()
+    assert pair.store.end() == 0
+
+
+async def test_a_conversation_that_moves_while_the_store_is_away_stays_moved_everywhere(rested: Pair, sim: Simulator):
+    pair = rested
     homes = await begun(pair.gateways, 8)
     await all_at(homes, pair.gateways[::-1])
     pair.store.end(signal.SIGKILL)
