@@ -137,7 +137,7 @@ def facts(welcome: Welcome) -> list[tuple[str, str]]:
     rows = [
         ("Base URL", welcome.base_url),
         ("Key", welcome.key),
-        ("Admin URL", welcome.admin_url),
+        ("Dashboard", welcome.admin_url),
         ("Admin token", welcome.token),
         ("Accounts", f"{ACCOUNTS} simulated, in {WORKSPACES} workspaces of {ORGANIZATIONS} organizations"),
     ]
