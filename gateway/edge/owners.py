@@ -25,6 +25,7 @@ from gateway.store.owners import (
     Call as StoreCall,
 )
 from gateway.store.owners import (
+    Homes,
     Owner,
     OwnersJournal,
     homes_of,
@@ -66,7 +67,7 @@ class Owners:
         self._journal = journal
         self._tell = tell
         self._memory: dict[str, Owner] = {}
-        self._homes: dict[str, tuple[str, ...]] = {}
+        self._homes: dict[str, Homes] = {}
         self._owed: deque[StoreCall] = deque(maxlen=_OWED)
         self._callers: Mapping[str, Caller] = {}
         self.configure(config)
@@ -163,15 +164,15 @@ class Owners:
 
     async def _agree(self, group: str, present: str, proposed: str) -> tuple[str, ...]:
         try:
-            homes = homes_of(await self._store.call(*to_home(group, present, proposed)))
+            homes = homes_of(await self._store.call(*to_home(group, present, proposed, _now())))
         except (StoreDown, msgspec.MsgspecError):
             if not proposed and group in self._homes:
-                return self._homes[group]
+                return self._homes[group].workspaces
             raise ApiError(529, AWAY, retry_after=1) from None
-        if homes and homes != self._homes.get(group):
+        if homes.workspaces and homes != self._homes.get(group):
             self._homes[group] = homes
-            self.write(lambda journal: journal.home(group, homes, _now()))
-        return homes
+            self.write(lambda journal: journal.home(group, homes))
+        return homes.workspaces
 
     def _group(self, caller: Caller) -> str:
         return f"t:{caller.team}" if self._shares(caller) else _alone(caller)

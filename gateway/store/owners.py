@@ -35,9 +35,17 @@ class Owner(msgspec.Struct, frozen=True, array_like=True):
     at: int
 
 
+class Homes(msgspec.Struct, frozen=True, array_like=True):
+    """Where a share group has created objects: the present workspace, chosen `at` this time (Unix ms), then former
+    ones; none where it has not."""
+
+    at: int = 0
+    workspaces: tuple[str, ...] = ()
+
+
 pack = msgspec.msgpack.Encoder().encode
 unpack = msgspec.msgpack.Decoder(Owner).decode
-_homes = msgspec.msgpack.Decoder(tuple[str, ...]).decode
+_homes = msgspec.msgpack.Decoder(Homes).decode
 
 
 def owner_key(object_id: str) -> str:
@@ -79,15 +87,20 @@ def to_disown(object_id: str, tombstone: int = TOMBSTONE) -> Call:
     return DISOWN, (2, owner_key(object_id), metered_key(object_id), tombstone)
 
 
-def to_home(group: str, expected: str, proposed: str, former: Iterable[str] = ()) -> Call:
-    """Make `proposed` the group's home if that is still `expected` ("" for none) or there is none; an empty `proposed`
-    only asks. `former` are put behind it where they are missing."""
-    return HOME, (1, home_key(group), expected, proposed, *former)
+def to_home(group: str, expected: str, proposed: str, at: int) -> Call:
+    """Make `proposed` the group's home from `at` on (Unix ms) if that is still `expected` ("" for none) or there is
+    none; an empty `proposed` only asks."""
+    return HOME, (1, home_key(group), expected, proposed, at)
 
 
-def homes_of(reply: bytes | None) -> tuple[str, ...]:
-    """The group's present home, then former ones; empty if it has none."""
-    return () if reply is None else _homes(reply)
+def to_remember(group: str, homes: Homes) -> Call:
+    """Give back what the store may have lost: the later choice is the present home, and none is forgotten."""
+    return HOME, (1, home_key(group), "", homes.workspaces[0], homes.at, *homes.workspaces)
+
+
+def homes_of(reply: bytes | None) -> Homes:
+    """The group's homes as they now stand."""
+    return Homes() if reply is None else _homes(reply)
 
 
 def to_meter(object_id: str, known: int | None, lines: int, lifetime: int) -> Call:
@@ -208,9 +221,9 @@ class OwnersJournal:
         """As `to_disown`."""
         self._journal.append(_encode(_Disown(object_id, at)))
 
-    def home(self, group: str, workspaces: Iterable[str], at: int) -> None:
-        """The group's homes as the store said they are; the last word counts, and nothing that was a home is lost."""
-        self._journal.append(_encode(_Home(group, tuple(workspaces), at)))
+    def home(self, group: str, homes: Homes) -> None:
+        """The group's homes as the store said they are; the last choice counts, and nothing that was a home is lost."""
+        self._journal.append(_encode(_Home(group, homes.workspaces, homes.at)))
 
     def metered(self, object_id: str, lines: int, lifetime: int, at: int) -> None:
         """As `to_meter`."""
@@ -256,4 +269,4 @@ def _calls(live: _Live, now: int) -> Iterator[Call]:
         yield to_meter(each.id, None, each.lines, left(each))
     for home in live.homes.values():
         if home.workspaces:
-            yield to_home(home.group, "", home.workspaces[0], home.workspaces)
+            yield to_remember(home.group, Homes(home.at, home.workspaces))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from gateway.store.connection import Arg, StoreDown
 from gateway.store.owners import (
     TOMBSTONE,
     Call,
+    Homes,
     Owner,
     OwnersJournal,
     home_key,
@@ -33,6 +35,7 @@ from gateway.store.owners import (
     to_meter,
     to_own,
     to_read,
+    to_remember,
 )
 from gateway.store.scripts import Script
 
@@ -61,8 +64,11 @@ class Store:
     async def read(self, object_id: str = ID) -> Owner | None:
         return owner_of(await self.ask(to_read(object_id)))
 
-    async def home(self, expected: str, proposed: str, former: Iterable[str] = ()) -> tuple[str, ...]:
-        return homes_of(await self.ask(to_home("team", expected, proposed, former)))
+    async def home(self, expected: str, proposed: str, at: int = 0) -> tuple[str, ...]:
+        return homes_of(await self.ask(to_home("team", expected, proposed, at))).workspaces
+
+    async def remember(self, at: int, *workspaces: str) -> tuple[str, ...]:
+        return homes_of(await self.ask(to_remember("team", Homes(at, workspaces)))).workspaces
 
     async def meter(self, known: int | None, lines: int, lifetime: int = 0) -> tuple[bool, int]:
         advanced, present = await self.ask(to_meter(BATCH, known, lines, lifetime))
@@ -196,8 +202,10 @@ async def test_proposers_at_once_agree_on_one_home(server, connect):
         assert await client.start()
     present = ""
     for number in range(50):
-        replies = [client.call(*to_home("team", present, f"w{number}.{each}")) for each, client in enumerate(clients)]
-        (homes,) = {homes_of(reply) for reply in await asyncio.gather(*replies)}
+        replies = [
+            client.call(*to_home("team", present, f"w{number}.{each}", NOW)) for each, client in enumerate(clients)
+        ]
+        (homes,) = {homes_of(reply).workspaces for reply in await asyncio.gather(*replies)}
         assert homes[0] in {f"w{number}.{each}" for each in range(4)}
         assert homes[1:2] == ((present,) if present else ())
         assert len(homes) == number + 1
@@ -205,14 +213,38 @@ async def test_proposers_at_once_agree_on_one_home(server, connect):
 
 
 async def test_former_homes_are_added_behind(store):
-    assert await store.home("", "w1", ("w1", "w2", "w3")) == ("w1", "w2", "w3")
-    assert await store.home("", "w4", ("w4", "w2", "w5")) == ("w1", "w2", "w3", "w4", "w5")
-    assert await store.home("", "w4", ("w4", "w2", "w5")) == ("w1", "w2", "w3", "w4", "w5")
+    assert await store.remember(NOW, "w1", "w2", "w3") == ("w1", "w2", "w3")
+    assert await store.remember(NOW - 1, "w4", "w2", "w5") == ("w1", "w2", "w3", "w4", "w5")
+    assert await store.remember(NOW - 1, "w4", "w2", "w5") == ("w1", "w2", "w3", "w4", "w5")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+async def test_the_last_choice_is_the_home_again_in_whatever_order_it_is_given_back(store, tmp_path, order):
+    """Each gateway remembers what it saw of a group that went from w1 to w2 and back, then to w3."""
+    first, second = Homes(NOW, ("w1",)), Homes(NOW + 1, ("w2", "w1"))
+    third, last = Homes(NOW + 2, ("w1", "w2")), Homes(NOW + 3, ("w3", "w1", "w2"))
+    journals = []
+    for each, seen in enumerate(([first], [second, third], [first, last])):
+        journals.append(OwnersJournal(tmp_path / str(each)))
+        for homes in seen:
+            journals[-1].home("team", homes)
+        journals[-1].close()
+    for each in order:
+        await journals[each].replay(store.client.call, NOW)
+    homes = await store.home("", "")
+    assert homes[0] == "w3" and sorted(homes) == ["w1", "w2", "w3"]
+
+
+async def test_a_later_choice_is_later_whatever_the_clock_says(store):
+    await store.home("", "w1", NOW)
+    await store.home("w1", "w2", NOW - HOUR)
+    assert await store.remember(NOW, "w1") == ("w2", "w1")
 
 
 async def test_a_home_that_cannot_be_read_counts_as_none(store):
-    for odd in (b"", b"\xc1", b"\x01"):
+    for odd in (b"", b"\xc1", b"\x01", msgspec.msgpack.encode(["w2", "w3"])):
         store.admin.set(home_key("team"), odd)
+        assert await store.home("", "") == ()
         assert await store.home("", "w1") == ("w1",)
 
 
@@ -307,7 +339,7 @@ async def live_through_some(store: Store, journal: OwnersJournal, now: int) -> i
         journal.metered(BATCH, lines, HOUR, now)
         await store.meter(None, lines, HOUR)
     for expected, proposed in (("", "w1"), ("w1", "w2"), ("w2", "w3"), ("w3", "w1")):
-        journal.home("team", await store.home(expected, proposed), now)
+        journal.home("team", homes_of(await store.ask(to_home("team", expected, proposed, now))))
     return 100 - 10 + 1 + 1 + 1
 
 
@@ -356,10 +388,10 @@ async def test_a_replay_runs_over_redis_py_too(store, journal, server):
 async def test_what_others_say_wins_over_what_is_given_back(store, journal):
     journal.own(ID, ALICE, 0, NOW)
     journal.metered(BATCH, 5, 0, NOW)
-    journal.home("team", ("w1", "w0"), NOW)
+    journal.home("team", Homes(NOW, ("w1", "w0")))
     await store.own(BOB)
     await store.meter(None, 8)
-    await store.home("", "w2")
+    await store.home("", "w2", NOW + 1)
     await journal.replay(store.client.call, NOW)
     assert await store.read() == BOB
     assert await store.meter(None, 0) == (False, 8)
@@ -436,10 +468,10 @@ async def test_an_owner_is_extended_and_no_stranger_takes_over_in_the_journal_to
 
 async def test_homes_that_processes_told_at_the_same_time_are_all_kept(store, journal, folder):
     other = OwnersJournal(folder)
-    other.home("team", ("w2", "w1"), NOW)
-    journal.home("team", ("w3",), NOW)
-    other.home("team", (), NOW)
-    other.home("none", (), NOW)
+    other.home("team", Homes(NOW, ("w2", "w1")))
+    journal.home("team", Homes(NOW, ("w3",)))
+    other.home("team", Homes(NOW))
+    other.home("none", Homes(NOW))
     other.close()
     assert await journal.replay(store.client.call, NOW) == 1
     assert set(await store.home("", "")) == {"w1", "w2", "w3"}
