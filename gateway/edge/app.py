@@ -113,7 +113,7 @@ class Gateway:
             config, self.pool, self.router, self.admission, self.accounting, self._settlement, self.owners, self._tally,
             self.keyring, self.metrics.upstream_answered, bound_thinking, self.tracing.begin,
         )  # fmt: skip
-        self.owners.know(self.keyring.callers)
+        self._introduce()
         self.upkeep = Upkeep(config, self.proxy.live, self._settlement, self.accounting)
         self._by_model = (bound_thinking.cache_clear, limit_class.cache_clear, self.metrics.forget_models)
         self._cold = Starlette(
@@ -165,8 +165,13 @@ class Gateway:
     def _enrol(self) -> None:
         self.keyring = keyring_of(self.config.keys, self._made)
         self.proxy.know(self.keyring)
-        self.owners.know(self.keyring.callers)
         self.accounting.forget()
+        self._introduce()
+
+    def _introduce(self) -> None:
+        callers = self.keyring.callers
+        self.owners.know(callers)
+        self.metrics.know_teams(caller.team for caller in callers.values() if caller.team)
 
     def heard(self, data: bytes) -> None:
         """News from another process."""

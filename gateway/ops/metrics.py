@@ -6,7 +6,7 @@ holds a key, user, conversation or request id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from gateway.ops import measures
 from gateway.ops.measures import Measure
@@ -48,7 +48,7 @@ class WorkerMetrics:
     ) -> None:
         self._normal = normal
         self._models: dict[str, str] = {}
-        self._teams: dict[str, str] = {}
+        self._teams: frozenset[str] = frozenset()
         self._updates: dict[tuple[str | int | bool, ...], Update] = {}
         self._by_account: dict[tuple[str, str], Update] = {}
         self._by_team: dict[tuple[str, str], Update] = {}
@@ -108,11 +108,17 @@ class WorkerMetrics:
                 self._models[name] = label
         return label
 
+    def know_teams(self, names: Iterable[str]) -> None:
+        """These teams there are. The first MAX_TEAMS by name have a label each, the same ones in every process."""
+        named = frozenset(sorted(set(names))[:MAX_TEAMS])
+        if named != self._teams:
+            self._teams = named
+            self._updates.clear()
+            self._by_team.clear()
+
     def team(self, name: str) -> str:
-        """The label of a team: operators name them, and the first MAX_TEAMS that come here have one each."""
-        if len(self._teams) < MAX_TEAMS:
-            self._teams.setdefault(name, name)
-        return self._teams.get(name, OTHER)
+        """The label of a team, "" of none."""
+        return name if not name or name in self._teams else OTHER
 
     def forget_models(self) -> None:
         """The catalogue has changed: look names of models up again."""

@@ -33,7 +33,9 @@ def known(model: str) -> str:
 
 
 def worker(in_flight: int = 0, store_away: bool = False) -> WorkerMetrics:
-    return WorkerMetrics(known, lambda: {"messages": in_flight}, lambda: {"store": float(store_away)})
+    made = WorkerMetrics(known, lambda: {"messages": in_flight}, lambda: {"store": float(store_away)})
+    made.know_teams(["research", "blue", "red"])
+    return made
 
 
 def record(**fields: Any) -> Finished:
@@ -368,15 +370,24 @@ def test_a_hundred_thousand_models_users_paths_and_conversations_make_no_more_se
 
 
 def test_teams_beyond_a_bound_are_other():
-    of = worker()
+    of, another = worker(), worker()
+    names = [f"team-{number}" for number in range(metrics.MAX_TEAMS + 300)]
+    of.know_teams(names)
+    another.know_teams(reversed(names))
+    assert [of.team(name) for name in names] == [another.team(name) for name in names]
     for number in range(metrics.MAX_TEAMS + 300):
         of.observe(record(team=f"team-{number}", usage=Usage(input=1)), 0.0)
     tokens = counted(of, "gateway_team_tokens_total")
     assert len(tokens) == metrics.MAX_TEAMS + 1
     assert sum(tokens.values()) == metrics.MAX_TEAMS + 300
     assert tokens["input", "claude-sonnet-4-5", OTHER] == 300
-    of.observe(record(team="team-7", usage=Usage(input=1)), 0.0)
-    assert counted(of, "gateway_team_tokens_total")["input", "claude-sonnet-4-5", "team-7"] == 2
+    of.observe(record(team="team-100", usage=Usage(input=1)), 0.0)
+    assert counted(of, "gateway_team_tokens_total")["input", "claude-sonnet-4-5", "team-100"] == 2
+    of.know_teams(["team-9"])
+    for name in ("team-9", "team-100", ""):
+        of.observe(record(team=name, usage=Usage(input=1)), 0.0)
+    tokens = counted(of, "gateway_team_tokens_total")
+    assert [tokens["input", "claude-sonnet-4-5", name] for name in ("team-9", OTHER, "")] == [1, 301, 1]
 
 
 def test_nothing_of_a_request_but_its_kind_becomes_a_label():
@@ -393,6 +404,7 @@ def busy(teams: int) -> WorkerMetrics:
     """A worker that has seen these many teams, and all that may go wrong."""
     rnd = random.Random(teams)
     of = WorkerMetrics(known, lambda: {"messages": 3.0, "files": 0.0}, lambda: {"store": 1.0, "journal": 0.0})
+    of.know_teams(f"team-{number}" for number in range(teams))
     for number in range(teams * 30):
         each = record(
             team=f"team-{number % teams}", model=rnd.choice(["claude-sonnet-4-5", "claude-opus-4-8", "unknown"]),
