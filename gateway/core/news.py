@@ -1,4 +1,4 @@
-"""What processes tell each other of accounts and limits: small facts with an age, as MessagePack.
+"""What processes tell each other in passing: small facts with an age, as MessagePack.
 
 Times are relative (seconds from the telling), so that clocks need not agree.
 """
@@ -106,7 +106,15 @@ class Owned(msgspec.Struct, tag="owned", array_like=True, frozen=True):
     at: int = 0
 
 
-News = Owned | Hello | Bounds | Closed | Out | Back | ModelClosed | Report | Noted | Forget
+class Ended(msgspec.Struct, tag="ended", array_like=True, frozen=True):
+    """An operator's browser has signed out: `session` is the SHA-256 of its session in hex, which would have held for
+    so many seconds more."""
+
+    session: str
+    seconds: float
+
+
+News = Owned | Hello | Bounds | Closed | Out | Back | ModelClosed | Report | Noted | Forget | Ended
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(News).decode
 

@@ -105,6 +105,7 @@ class Supervisor:
         self._names = itertools.count(1)
         self._seen: dict[str, float] = {}  # processes of all gateways, and when they were last heard of
         self._newswire = Newswire(self.id, self._pool_store.publish)
+        self._access = Access(lambda: self.config, time.time, self._newswire.put)
         self._registry = CollectorRegistry(auto_describe=False)
         self._source = source
         self._reloader = Reloader(source, lambda: self.config, self._reload, self._registry)
@@ -283,6 +284,7 @@ class Supervisor:
             self._crew.tell(News(data))
             self.board.heard(data)
             self._census.heard(data)
+            self._access.heard(data)
 
     # The admin listener.
 
@@ -293,7 +295,7 @@ class Supervisor:
         conversations = Conversations(
             self._bindings, lambda: self.config, lambda: self._keyring().callers, self.board.router, self._forget
         )
-        access = Access(lambda: self.config, time.time)
+        access = self._access
         registry.register(access.tries)
         desks = Desks(
             scrape=self._exposition.encoded, readiness=self._readiness, pool=self._show_pool,

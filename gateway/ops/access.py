@@ -1,7 +1,7 @@
 """Who may use the admin listener: tokens with roles, and the sessions of browsers.
 
 A session is a cookie that the gateway signs and does not keep: it ends with its time, with its token, with a change of
-the token's role, and here at a logout. It knows neither routes nor pages.
+the token's role, and at a logout, of which gateways tell each other. It knows neither routes nor pages.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 from starlette.requests import Request
 
 from gateway.config import ADMIN, Config
+from gateway.core import news
 from gateway.edge.addresses import Addresses
 from gateway.errors import ApiError
 from gateway.ops.tries import Tries
@@ -61,9 +62,12 @@ class Who(msgspec.Struct, frozen=True):
 
 
 class Access:
-    """By the configuration that `config()` gives; `now()` gives Unix seconds."""
+    """By the configuration that `config()` gives; `now()` gives Unix seconds; `tell` spreads news to other gateways."""
 
-    def __init__(self, config: Callable[[], Config], now: Callable[[], float]) -> None:
+    def __init__(
+        self, config: Callable[[], Config], now: Callable[[], float], tell: Callable[[bytes], None] = lambda data: None
+    ) -> None:
+        self._tell = tell
         self.tries = Tries(now)
         self._config = config
         self._now = now
@@ -71,7 +75,7 @@ class Access:
         self._by_digest: dict[str, Grant] = {}
         self._keys: list[bytes] = []
         self._addresses = Addresses(())
-        self._ended: dict[str, float] = {}  # sessions ended before their time, and when that is
+        self._ended: dict[str, float] = {}  # digests of sessions ended before their time, and when that is
 
     def _follow(self) -> None:
         config = self._config()
@@ -101,7 +105,7 @@ class Access:
         self._follow()
         if self._by_digest.get(who.grant.digest) != who.grant:
             return False
-        return not who.session or (self._now() < who.until and who.session not in self._ended)
+        return not who.session or (self._now() < who.until and _digest(who.session) not in self._ended)
 
     def _grant(self, token: str) -> Grant | None:
         # How long a look for a digest takes tells nothing of the token that it is of.
@@ -133,13 +137,24 @@ class Access:
         return self._session(f"{cookie}:{_signature(self._keys[0], cookie, grant)}")
 
     def logout(self, who: Who) -> None:
-        """End the session here. Other gateways only see that its browser no longer has the cookie."""
+        """End the session, on this gateway at once and on those that can be told within milliseconds."""
         if who.session:
-            now = self._now()
-            self._ended = {session: until for session, until in self._ended.items() if until > now}
-            self._ended[who.session] = who.until
-            while len(self._ended) > _ENDED:
-                del self._ended[next(iter(self._ended))]
+            digest = _digest(who.session)
+            self._end(digest, who.until)
+            self._tell(news.encode(news.Ended(digest, who.until - self._now())))
+
+    def heard(self, data: bytes) -> None:
+        """News of another gateway."""
+        heard = news.decode(data)
+        if isinstance(heard, news.Ended):
+            self._end(heard.session, self._now() + min(heard.seconds, SESSION_SECONDS))
+
+    def _end(self, digest: str, until: float) -> None:
+        now = self._now()
+        self._ended = {ended: end for ended, end in self._ended.items() if end > now}
+        self._ended[digest] = until
+        while len(self._ended) > _ENDED:
+            del self._ended[next(iter(self._ended))]
 
     def _session(self, cookie: str) -> Who | None:
         self._follow()
@@ -147,7 +162,7 @@ class Access:
         name, until, *nonce = said.split(":")[:3] if said.count(":") == 2 else ("", "")
         if not nonce or not until.isascii() or not until.isdigit() or not self._now() < int(until[:15]):
             return None
-        if cookie in self._ended:
+        if _digest(cookie) in self._ended:
             return None
         for grant in self._by_digest.values():
             for key in self._keys if grant.id == name else ():

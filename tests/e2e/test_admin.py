@@ -287,6 +287,16 @@ async def test_a_session_of_one_gateway_counts_at_all_and_what_it_changes_is_kno
     assert took < 1.0
 
 
+def test_who_signs_out_of_one_gateway_is_out_of_all(pair: list[Gateway]):
+    one, other = pair
+    browser, stays = login(one), login(other)
+    assert change(other, "GET", "me", browser).status == 200
+    assert one.get("/logout", admin=True, headers=browser, method="POST").status == 303
+    assert change(one, "GET", "me", browser).status == 401
+    until(lambda: change(other, "GET", "me", browser).status == 401, "the end of the session")
+    assert change(one, "GET", "me", stays).status == 200
+
+
 async def test_no_secret_is_written_down(pair: list[Gateway], sim: Simulator):
     one, other = pair
     made = change(one, "POST", "keys", AUTHORIZED, {"caller": "mallory", "team": "red", "metadata": {"note": "canary"}})

@@ -163,6 +163,24 @@ def test_a_logout_ends_the_session(gate: Gate):
     assert gate.who(other.session) == other
 
 
+def test_a_logout_ends_the_session_on_other_gateways_too(gate: Gate):
+    told: list[bytes] = []
+    elsewhere = Gate()
+    elsewhere.access = Access(lambda: elsewhere.config, lambda: elsewhere.now, told.append)
+    one, other = gate.session(), gate.session()
+    elsewhere.access.logout(one)
+    (data,) = told
+    assert one.session.encode() not in data
+    gate.access.heard(data)
+    gate.access.heard(b"what nobody can read")
+    assert gate.who(one.session) is None and not gate.access.holds(one)
+    assert gate.who(other.session) == other
+    for _ in range(3):  # what is over is not kept
+        gate.now += SESSION_SECONDS
+        gate.access.logout(gate.session())
+    assert len(gate.access._ended) <= 2
+
+
 def test_a_planted_cookie_does_not_hide_the_real_one(gate: Gate):
     made = gate.session()
     request = asked(cookie=f"a=b; {COOKIE}=planted; {COOKIE}={made.session}; c")
