@@ -344,6 +344,11 @@ class Config(Frozen, frozen=True, kw_only=True):
     share: Annotated[
         Literal["caller", "team"], Choice(_SHARES), "who shares files, batches and other objects of accounts"
     ] = "caller"
+    public_url: Annotated[
+        str,
+        Text(check.public_url),
+        "where clients reach the gateway, for results_url and the dashboard; default: as each client writes it",
+    ] = ""
     trusted_proxies: Annotated[
         tuple[str, ...],
         Many(Text(check.network), or_one=True),

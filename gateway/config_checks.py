@@ -162,9 +162,17 @@ def _split(text: str, schemes: tuple[str, ...]) -> SplitResult:
 
 
 def base_url(text: str) -> str:
+    return _http_url(text, "; the credential is api_key")
+
+
+def public_url(text: str) -> str:
+    return _http_url(text, "")
+
+
+def _http_url(text: str, advice: str) -> str:
     parts = _split(text, ("http", "https"))
     if "@" in parts.netloc:
-        raise ValueError("must not contain a user name or password; the credential is api_key")
+        raise ValueError(f"must not contain a user name or password{advice}")
     if "?" in text or "#" in text:
         raise ValueError("must not have a query or fragment")
     if not re.fullmatch(r"[\x21-\x7e]+", text) or re.search(r"[\\<>\"{}|^`]", text):

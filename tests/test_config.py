@@ -531,6 +531,8 @@ def test_a_wrong_key_is_named_with_line_and_path(line, message):
             "trusted_proxies: [10.0.0.1/8]",
             "3: trusted_proxies[0]: must be an IP address, or a network without host bits such as 10.0.0.0/8",
         ),
+        ("public_url: llm.acme.test", "3: public_url: must begin with http:// or https://"),
+        ("public_url: https://a:b@c.test", "3: public_url: must not contain a user name or password"),
         ("limits: {max_held_mb: 0}", "3: limits.max_held_mb: must be greater than 0"),
         ("limits: {max_bach_mb: 1}", '3: limits.max_bach_mb: unknown key; did you mean "max_batch_mb"?'),
         ("workers: 1\nworkers: 2", "4: workers: given twice, first on line 3"),

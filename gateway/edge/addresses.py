@@ -12,13 +12,17 @@ _PREFIX = re.compile(rb"(?:/[A-Za-z0-9._~-]+)*/?\Z")
 
 
 class Addresses:
-    """`trusted` are networks whose `X-Forwarded-*` headers are believed."""
+    """`trusted` are networks whose `X-Forwarded-*` headers are believed; `public` is where clients reach the gateway,
+    "" for wherever each says that it did."""
 
-    def __init__(self, trusted: tuple[str, ...]) -> None:
+    def __init__(self, trusted: tuple[str, ...], public: str = "") -> None:
+        self._public = public.encode()
         self._trusted = [ip_network(each, strict=False) for each in trusted]
 
     def base_url(self, scope: Scope) -> bytes:
-        """`scheme://host[:port][/prefix]`, as the client wrote it."""
+        """`scheme://host[:port][/prefix]`, as the client wrote it or an operator did."""
+        if self._public:
+            return self._public
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         scheme: bytes = scope["scheme"].encode("ascii")
         host = headers.get(b"host", b"")

@@ -69,7 +69,7 @@ class Objects:
         self._total = config.timeouts.total
         self._patience = config.timeouts.client_body
         self._expose_account = config.expose_account
-        self._addresses = Addresses(config.trusted_proxies)
+        self._addresses = Addresses(config.trusted_proxies, config.public_url)
         self._secrets = tuple(secret.encode() for secret in config.secret)
         limits = config.limits
         self._limits = {

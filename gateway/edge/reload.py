@@ -28,7 +28,7 @@ _FRESH = 60.0  # seconds; a file that changed later than that before the start i
 _SHOWN = 20  # changes and problems that a log line names
 RELOADABLE = frozenset({
     "accounts", "keys", "teams", "admin.token", "admin.tokens", "admin.metrics_open", "affinity.remember",
-    "models.aliases", "models.catalogue", "models.default", "share", "trusted_proxies", "expose_account",
+    "models.aliases", "models.catalogue", "models.default", "share", "public_url", "trusted_proxies", "expose_account",
     "retry_ambiguous",
 })  # fmt: skip
 _LISTS = ("accounts", "keys", "teams", "admin.tokens")  # whose members are named one by one
@@ -64,6 +64,7 @@ def compare(running: Config, loaded: Config) -> Change:
             default=loaded.models.default,
         ),
         share=loaded.share,
+        public_url=loaded.public_url,
         trusted_proxies=loaded.trusted_proxies,
         expose_account=loaded.expose_account,
         retry_ambiguous=loaded.retry_ambiguous,

@@ -318,7 +318,11 @@ class Supervisor:
 
     def _for_clients(self) -> dict[str, Any]:
         host, port = self.address
-        return {"listen": {"host": host, "port": port}, "affinity_header": self.config.affinity.header}
+        return {
+            "listen": {"host": host, "port": port},
+            "public_url": self.config.public_url,
+            "affinity_header": self.config.affinity.header,
+        }
 
     async def _readiness(self) -> dict[str, Any]:
         workers = self._crew.states()

@@ -19,6 +19,7 @@ import anthropic
 import pytest
 
 from tests.e2e.rig import (
+    ADMIN_TOKEN,
     ALICE,
     ALICE_TOO,
     BOB,
@@ -213,6 +214,16 @@ async def test_results_are_where_the_client_reached_the_gateway(host: str, gatew
     batch = (await create(gateway))["id"]
     for headers in ({}, FORWARDED):  # nobody is believed here
         assert await addresses(gateway, batch, host, headers) == {f"http://{host}"}
+
+
+async def test_results_are_where_an_operator_says_that_clients_reach_the_gateway(launch: Launch, sim: Simulator):
+    url = "https://llm.acme.test/claude"
+    gateway = launch(accounts=accounts_of(sim, 1), public_url=f"{url}/", trusted_proxies="0.0.0.0/0")
+    batch = (await create(gateway))["id"]
+    for headers in ({}, FORWARDED):
+        assert await addresses(gateway, batch, "inside", headers) == {url}
+    me = gateway.get("/admin/v1/me", admin=True, headers={"authorization": f"Bearer {ADMIN_TOKEN}"}).json()
+    assert me["clients"]["public_url"] == url
 
 
 async def test_a_proxy_that_is_believed_says_where_the_client_reached_it(twin: Gateway):

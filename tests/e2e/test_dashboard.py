@@ -350,6 +350,23 @@ def test_snippets_name_this_gateway_and_work(page: Page, watched: Gateway):
     expect(page.get_by_role("region", name="Python example")).to_contain_text('base_url="https://llm.example;evil("')
 
 
+def test_snippets_name_the_address_that_an_operator_gave(page: Page, watched: Gateway):
+    file = watched.folder / "gateway.yaml"
+    before = file.read_text()
+    file.write_text(f"{before}public_url: https://llm.acme.test/claude\n")
+    try:
+        until(lambda: "public_url" in watched.line("config reloaded")["changed"], "the reload")
+        page.reload()
+        open_section(page, "connect")
+        expect(page.get_by_label("Base URL")).to_have_value("https://llm.acme.test/claude")
+        expect(page.get_by_role("region", name="curl example")).to_contain_text(
+            "https://llm.acme.test/claude/v1/messages"
+        )
+        expect(page.locator("#connect-hint")).not_to_contain_text("load balancer")
+    finally:
+        file.write_text(before)
+
+
 def test_live_numbers_move_with_the_traffic(page: Page, watched: Gateway):
     requests = page.get_by_role("group", name="Requests", exact=True)
     latest = page.locator("#brief-requests tbody tr").first

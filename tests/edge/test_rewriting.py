@@ -94,5 +94,11 @@ def test_what_is_no_host_scheme_or_prefix_is_not_taken_for_one(header, url):
     assert Addresses(("0.0.0.0/0",)).base_url(scope((b"host", b"inside"), header)) == url
 
 
+def test_an_operators_address_counts_whatever_clients_say():
+    assert Addresses((), "https://llm.acme.test/claude").base_url(scope()) == b"https://llm.acme.test/claude"
+    trusting = Addresses(("0.0.0.0/0",), "https://llm.acme.test")
+    assert trusting.base_url(scope(*FORWARDED)) == b"https://llm.acme.test"
+
+
 def test_without_a_host_the_address_is_the_listeners():
     assert Addresses(()).base_url(scope()) == b"http://192.0.2.1:8080"

@@ -89,7 +89,7 @@ claude`],
 export function start(facts) {
   form = byId("connect-form");
   header = facts.clients?.affinity_header ?? header;
-  const guess = guessed(facts.clients?.listen);
+  const guess = facts.clients?.public_url || guessed(facts.clients?.listen);
   form.elements.base.value = remembered() ?? guess;
   form.elements.model.value = MODEL;
   form.addEventListener("input", () => {
@@ -97,7 +97,7 @@ export function start(facts) {
     draw();
   });
   form.addEventListener("submit", (event) => event.preventDefault());
-  setText(byId("connect-hint"), "The address above is the gateway’s own data listener as seen from this browser. Behind a load balancer, write that one’s; it is remembered in this browser. Keep the key in the environment variable GATEWAY_KEY.");
+  setText(byId("connect-hint"), `${facts.clients?.public_url ? "" : "The address above is the gateway’s own data listener as seen from this browser. Behind a load balancer, set public_url, or write its address here; it is remembered in this browser. "}Keep the key in the environment variable GATEWAY_KEY.`);
 }
 
 export function show() {
