@@ -7,10 +7,13 @@ exact integer; only the half price of a batch is ever rounded.
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
-__all__ = ["UNKNOWN_DATE", "Above", "Catalogue", "Model", "Price"]
+from gateway.records import Usage
+
+__all__ = ["UNKNOWN_DATE", "Above", "Bill", "Catalogue", "Model", "Price"]
 
 UNKNOWN_DATE = "1970-01-01T00:00:00Z"
 """What Anthropic, too, gives as the date of a model whose date is not known."""
@@ -95,13 +98,14 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             cost = (cost * 11 + 5) // 10
         return (cost + 1) // 2 if batch else cost
 
-    def savings(self, cache_read: int, total_input: int = 0) -> int:
-        """Nano-dollars that `cache_read` tokens saved: their price as fresh input minus their price as reads.
 
-        `total_input` (tokens of every input class) selects the price of long requests; 0 means the reads alone.
-        """
-        price = self.price_for(max(total_input, cache_read))
-        return cache_read * (price.input - price.read)
+class Bill(NamedTuple):
+    """Nano-dollars of one request, and how much more it would have cost with its cache reads as fresh input.
+    `by_default`: nobody knows the price of its model."""
+
+    cost: int
+    savings: int
+    by_default: bool
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,6 +158,18 @@ class Catalogue:
                 if found is not None and len(self._dated) < _MAX_DATED:
                     self._dated[model] = found
         return found
+
+    def bill(self, model: str, usage: Usage, batch: bool = False) -> Bill:
+        """What one request of that model costs; nothing if neither it nor a default has a price."""
+        found = self.find(model)
+        priced = found or self.priced(model)
+        if priced is None:
+            return Bill(0, 0, True)
+        read, fresh, write_5m, write_1h = usage.cache_read, usage.input, usage.cache_write_5m, usage.cache_write_1h
+        rest = write_5m, write_1h, usage.output, batch, usage.us, usage.fast
+        cost = priced.cost(fresh, read, *rest)
+        savings = priced.cost(fresh + read, 0, *rest) - cost if read else 0
+        return Bill(cost, savings, found is None)
 
     def limit_class(self, model: str) -> str:
         """The rate-limit bucket that a model shares with its siblings; an unknown one has its own."""

@@ -6,15 +6,17 @@ It does not know which batch they belong to, nor prices.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 
 import msgspec
 
+from gateway.core.pricing import Bill
 from gateway.core.produced import Produced, hints, in_message
 from gateway.core.usage import UsageMeter
 from gateway.records import Usage
 
 MAX_LINE = 8 * 1024 * 1024  # bytes held of one line
-_WIDTH = 7  # numbers kept of one
+_WIDTH = 9  # numbers kept of one
 
 
 class _Result(msgspec.Struct):
@@ -29,21 +31,31 @@ class _Line(msgspec.Struct):
 _line = msgspec.json.Decoder(_Line).decode
 
 
+class Metered(msgspec.Struct):
+    """What results of one model used together, and nano-dollars of what each cost and saved by itself."""
+
+    usage: Usage
+    cost: int = 0
+    savings: int = 0
+
+
 class ResultsTap:
-    """Feed it what passes. The first `skip` lines were metered before, by an earlier download: they only count.
+    """Feed it what passes; `bill` says what one result cost. The first `skip` lines were metered before, by an earlier
+    download: they only count.
 
     `lines` are the whole lines seen; `unread` how many beyond `skip` may have used something that could not be read;
     `produced` are objects that the messages brought.
     """
 
-    __slots__ = ("_counts", "_held", "_long", "_models", "_skip", "lines", "produced", "unread")
+    __slots__ = ("_bill", "_counts", "_held", "_long", "_models", "_skip", "lines", "produced", "unread")
 
-    def __init__(self, skip: int = 0) -> None:
+    def __init__(self, bill: Callable[[str, Usage], Bill], skip: int = 0) -> None:
+        self._bill = bill
         self.lines = 0
         self.unread = 0
         self.produced: list[Produced] = []
         self._models: dict[str, int] = {}  # model -> its number
-        self._counts = array("q")  # of each succeeded line: its number, its model's, and tokens by class
+        self._counts = array("q")  # of each succeeded line: its number, its model's, tokens by class, cost and savings
         self._skip = skip
         self._held = bytearray()
         self._long = False
@@ -70,14 +82,17 @@ class ResultsTap:
             return
         self._read(rest)
 
-    def usages(self, skip: int = 0) -> dict[str, Usage]:
+    def metered(self, skip: int = 0) -> dict[str, Metered]:
         """The sum of every succeeded result beyond `skip` lines, by the model that answered."""
-        found: dict[str, Usage] = {}
+        found: dict[str, Metered] = {}
         names = list(self._models)
         for start in range(0, len(self._counts), _WIDTH):
-            line, model, fresh, read, write_5m, write_1h, output = self._counts[start : start + _WIDTH]
+            line, model, fresh, read, write_5m, write_1h, output, cost, saved = self._counts[start : start + _WIDTH]
             if line > skip:
-                total = found.setdefault(names[model], Usage())
+                sums = found.setdefault(names[model], Metered(Usage()))
+                sums.cost += cost
+                sums.savings += saved
+                total = sums.usage
                 total.input += fresh
                 total.cache_read += read
                 total.cache_write_5m += write_5m
@@ -112,6 +127,8 @@ class ResultsTap:
             self.unread += 1
             return
         model, used = self._models.setdefault(meter.model, len(self._models)), meter.usage
-        self._counts.extend(
-            (self.lines, model, used.input, used.cache_read, used.cache_write_5m, used.cache_write_1h, used.output)
-        )
+        cost, savings, _ = self._bill(meter.model, used)
+        self._counts.extend((
+            self.lines, model, used.input, used.cache_read, used.cache_write_5m, used.cache_write_1h, used.output,
+            cost, savings,
+        ))  # fmt: skip

@@ -14,7 +14,6 @@ from time import monotonic, perf_counter
 from urllib.parse import unquote
 
 from gateway.config import Caller, Config
-from gateway.core.results import ResultsTap
 from gateway.core.route import Route
 from gateway.core.router import Router
 from gateway.edge.accounting import Accounting
@@ -237,7 +236,7 @@ class Objects:
     async def _results(self, x: Exchange, response: Response, headers: HeaderList) -> None:
         """Results of a batch pass through, and what is read of them is metered, also if that is not all."""
         skip = await self._tally.metered(x.object)
-        tap = ResultsTap(skip)
+        tap = self._tally.tap(skip)
         try:
             await relay_through(x, response, headers, tap.feed)
             if x.outcome == "ok":

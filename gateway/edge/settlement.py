@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic, perf_counter
 
-from gateway.core.pricing import Catalogue
+from gateway.core.pricing import Bill, Catalogue
 from gateway.edge.accounting import Accounting
 from gateway.edge.admission import Admission
 from gateway.edge.exchange import Exchange
 from gateway.records import Finished
 from gateway.store.connection import Arg
 
+_NOTHING = Bill(0, 0, False)
 _BYTES_A_TOKEN = 4  # of a request body, for an estimate
 
 
@@ -80,27 +81,17 @@ class Settlement:
         bound = x.route is not None and x.route.bound
         return self._admission.renewal(binding, account.workspace, age, ttl, tokens, x.text_size, bound)
 
-    def _cost(self, x: Exchange) -> tuple[int, int, bool]:
-        """Nano-dollars of what the answer used, and what its cache reads saved; the model that answered sets the
-        price. And whether that is the default one."""
+    def _bill(self, x: Exchange) -> Bill:
+        """What the answer cost, by the model that answered."""
         usage = x.meter.usage
         if not x.endpoint.metered or not (usage.output or usage.total_input):
-            return 0, 0, False
-        name = x.meter.model or x.model
-        model = self._catalogue.priced(name)
-        if model is None:
-            return 0, 0, True
-        cost = model.cost(
-            usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output,
-            us=usage.us, fast=usage.fast,
-        )  # fmt: skip
-        savings = model.savings(usage.cache_read, usage.total_input) if usage.cache_read else 0
-        return cost, savings, self._catalogue.find(name) is None
+            return _NOTHING
+        return self._catalogue.bill(x.meter.model or x.model, usage)
 
     def _record(self, x: Exchange, now: float) -> Finished:
         first = x.first_byte or now
         caller, route, account, trace = x.caller, x.route, x.account, x.trace
-        cost, savings, by_default = self._cost(x)
+        cost, savings, by_default = self._bill(x)
         missed, missed_reason = x.missed() if x.cached else (0, "")
         return Finished(
             request_id=x.request_id,

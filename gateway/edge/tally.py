@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from time import time
 
 import structlog
@@ -47,6 +48,10 @@ class BatchTally:
     def configure(self, catalogue: Catalogue) -> None:
         """Other prices from now on."""
         self._catalogue = catalogue
+
+    def tap(self, skipped: int) -> ResultsTap:
+        """What reads results as they pass, of which the first `skipped` lines are metered already."""
+        return ResultsTap(partial(self._catalogue.bill, batch=True), skipped)
 
     async def metered(self, batch: str) -> int:
         """Lines of its results that were metered before."""
@@ -93,13 +98,7 @@ class BatchTally:
         """One record for each model of the lines beyond `mark`: whose batch it is has used it, whoever reads it."""
         batch, lines = x.object, tap.lines
         caller, account = x.caller, x.account
-        for model, usage in tap.usages(mark).items():
-            price = self._catalogue.priced(model)
-            cost = 0
-            if price is not None:
-                cost = price.cost(
-                    usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output, batch=True
-                )
+        for model, metered in tap.metered(mark).items():
             record = Finished(
                 request_id=f"{batch}/{mark}-{lines}/{model}",  # the same whoever reads it
                 at=x.at,
@@ -112,8 +111,10 @@ class BatchTally:
                 account=account.id if account is not None else "",
                 workspace=account.workspace if account is not None else "",
                 route="pinned",
-                usage=usage,
-                cost_nano_usd=cost,
+                usage=metered.usage,
+                cost_nano_usd=metered.cost,
+                savings_nano_usd=metered.savings,
+                priced_by_default=self._catalogue.find(model) is None,
             )
             self._accounting.items(record)
             self._observe(record, 0.0)

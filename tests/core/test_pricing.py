@@ -1,11 +1,14 @@
 """Prices: exact integers, the right band, the right model."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.pricing import Catalogue, Price
+from gateway.core.pricing import Bill, Catalogue, Model, Price
 from gateway.data import load_catalogue
+from gateway.records import Usage
 
 CATALOGUE = load_catalogue()
 TOKENS = st.integers(0, 2_000_000)
@@ -88,6 +91,10 @@ def test_a_model_is_found_by_id_alias_or_dated_form(name, found):
     assert (model and model.id) == found
 
 
+def bill(model: Model, *, batch: bool = False, **usage: Any) -> Bill:
+    return CATALOGUE.bill(model.id, Usage(**usage), batch)
+
+
 def test_cost_is_the_sum_of_the_token_classes_in_nano_dollars():
     model = CATALOGUE.find("claude-sonnet-4-5")
     assert model is not None
@@ -101,8 +108,8 @@ def test_a_long_prompt_costs_the_higher_price_for_the_whole_request():
     assert model.cost(100_000, 0, 0, 0, 10) == 100_000 * 100 + 10 * 500
     assert model.cost(100_001, 0, 0, 0, 10) == 100_001 * 500 + 10 * 2_500
     assert model.cost(1, 100_000, 0, 0, 0) == 500 + 100_000 * 50
-    assert model.savings(1_000) == 1_000 * 90
-    assert model.savings(1_000, total_input=100_001) == 1_000 * 450
+    assert bill(model, cache_read=1_000).savings == 1_000 * 90
+    assert bill(model, input=99_001, cache_read=1_000).savings == 1_000 * 450
 
 
 def test_a_batch_costs_half_and_half_a_nano_dollar_is_a_whole_one():
@@ -117,7 +124,18 @@ def test_a_batch_costs_half_and_half_a_nano_dollar_is_a_whole_one():
 def test_savings_are_fresh_price_minus_read_price():
     opus = CATALOGUE.find("claude-opus-4-6")
     assert opus is not None
-    assert opus.savings(1_000_000) == 4_500_000_000
+    assert bill(opus, cache_read=1_000_000).savings == 4_500_000_000
+    assert bill(opus, batch=True, cache_read=1_000_000).savings == 2_250_000_000
+    assert bill(opus, cache_read=1_000_000, us=True).savings == 4_950_000_000
+    assert bill(opus, input=5).savings == 0
+
+
+def test_a_bill_is_by_the_default_where_nobody_knows_the_price_and_nothing_without_one():
+    usage = Usage(input=10, output=1)
+    assert CATALOGUE.bill("claude-opus-4-6", usage) == (10 * 5_000 + 25_000, 0, False)
+    assert Catalogue(()).bill("llama", usage) == (0, 0, True)
+    price = Price(input=1, output=2, write_5m=3, write_1h=4, read=5)
+    assert Catalogue((), default=price).bill("llama", usage) == (12, 0, True)
 
 
 def test_an_unknown_model_gets_the_default_price_if_there_is_one():
@@ -154,8 +172,9 @@ def test_prices_keep_the_order_read_fresh_write_and_cost_never_falls_with_more_t
     assert isinstance(cost, int)
     assert cost <= model.cost(i + 1, r, w5, w1, o)
     assert cost <= 2 * model.cost(i, r, w5, w1, o, batch=True) <= cost + 1
-    # Reading instead of sending afresh saves exactly what `savings` says.
-    assert model.cost(i + r, 0, w5, w1, o) - cost == model.savings(r, i + r + w5 + w1)
+    # Reading instead of sending afresh saves exactly what the bill says.
+    told = bill(model, input=i, cache_read=r, cache_write_5m=w5, cache_write_1h=w1, output=o)
+    assert told == (cost, model.cost(i + r, 0, w5, w1, o) - cost, False)
 
 
 def test_inference_in_the_united_states_costs_a_tenth_more_where_the_model_says_so():

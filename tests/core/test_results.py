@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.core.pricing import Bill
 from gateway.core.results import MAX_LINE, ResultsTap
+from gateway.data import load_catalogue
 from gateway.records import Usage
 
 RUNS = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
@@ -27,8 +30,20 @@ def line(result: dict[str, Any]) -> bytes:
 ERRORED = line({"type": "errored", "error": {"type": "error", "error": {"type": "overloaded_error"}}})
 
 
+def bill(model: str, usage: Usage) -> Bill:
+    """As many nano-dollars as there are tokens, of which those read saved nine each."""
+    return Bill(usage.total_input + usage.output, usage.cache_read * 9, False)
+
+
+def usages(tap: ResultsTap) -> dict[str, Usage]:
+    metered = tap.metered()
+    for model, each in metered.items():
+        assert (each.cost, each.savings, False) == bill(model, each.usage)
+    return {model: each.usage for model, each in metered.items()}
+
+
 def tapped(pieces: list[bytes], skip: int = 0) -> ResultsTap:
-    tap = ResultsTap(skip)
+    tap = ResultsTap(bill, skip)
     for piece in pieces:
         tap.feed(piece)
     tap.finish()
@@ -77,7 +92,7 @@ def test_sums_are_the_same_for_any_pieces_and_skipped_lines_only_count(told, whe
             usage.output += used.get("output_tokens", 0)
             usage.cache_read += used.get("cache_read_input_tokens", 0)
             usage.cache_write_5m += used.get("cache_creation_input_tokens", 0)
-    assert tap.usages() == expected
+    assert usages(tap) == expected
     assert tap.unread == sum(each == b"not json\n" for each in told[skip:]) - (broken_end and len(told) > skip)
 
 
@@ -90,19 +105,35 @@ def test_downloads_in_parts_meter_each_line_once(told, first, second):
     for until in (first, second, len(told)):
         tap = tapped([b"".join(told[:until])], skip)
         skip = max(skip, tap.lines)
-        for model, usage in tap.usages().items():
+        for model, usage in usages(tap).items():
             total = sums.setdefault(model, Usage())
             for name in Usage.__struct_fields__:
                 setattr(total, name, getattr(total, name) + getattr(usage, name))
-    assert sums == whole.usages()
+    assert sums == usages(whole)
 
 
 def test_cache_writes_are_split_by_lifetime_as_in_any_answer():
     creation = {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 90}
     body = succeeded(input_tokens=1, output_tokens=2, cache_creation_input_tokens=100, cache_creation=creation)
-    assert tapped([body, body]).usages() == {
+    assert usages(tapped([body, body])) == {
         "claude-opus-5-5": Usage(input=2, output=4, cache_write_5m=20, cache_write_1h=180)
     }
+
+
+def test_each_result_is_billed_as_a_request_of_its_own():
+    """A hundred short ones are no long one, and only what was served in the United States costs more."""
+    catalogue = load_catalogue()
+    haiku, opus = catalogue.find("claude-haiku-5-5"), catalogue.find("claude-opus-5")
+    assert haiku is not None and haiku.above is not None and opus is not None
+    tap = ResultsTap(partial(catalogue.bill, batch=True))
+    tap.feed(succeeded(haiku.id, input_tokens=90_000, output_tokens=10, cache_read_input_tokens=10_000) * 5)
+    tap.feed(succeeded(opus.id, input_tokens=1000, inference_geo="us") + succeeded(opus.id, input_tokens=1000))
+    found = tap.metered()
+    price = haiku.price
+    assert found[haiku.id].cost == 5 * (90_000 * price.input + 10 * price.output + 10_000 * price.read) // 2
+    assert found[haiku.id].savings == 5 * 10_000 * (price.input - price.read) // 2
+    assert found[opus.id].cost == 1000 * opus.price.input * 21 // 20
+    assert tap.metered(6)[opus.id].cost == 1000 * opus.price.input // 2
 
 
 def test_a_download_that_broke_off_in_a_line_has_not_seen_it():
@@ -116,12 +147,12 @@ def test_a_download_that_broke_off_in_a_line_has_not_seen_it():
 def test_blank_lines_are_none_and_carriage_returns_do_no_harm():
     tap = tapped([b"\n", succeeded(input_tokens=5)[:-1] + b"\r\n", b"  \r\n\n"])
     assert (tap.lines, tap.unread) == (1, 0)
-    assert tap.usages()["claude-opus-5-5"].input == 5
+    assert usages(tap)["claude-opus-5-5"].input == 5
 
 
 def test_a_line_of_megabytes_is_read():
     body = succeeded(text="x" * (MAX_LINE - 1000), input_tokens=5)
-    assert tapped([body[i : i + 65536] for i in range(0, len(body), 65536)]).usages()["claude-opus-5-5"].input == 5
+    assert usages(tapped([body[i : i + 65536] for i in range(0, len(body), 65536)]))["claude-opus-5-5"].input == 5
 
 
 @pytest.mark.parametrize("size", [65536, 1 << 30])
@@ -131,13 +162,13 @@ def test_a_line_too_long_to_hold_counts_but_its_usage_is_unknown(size, newline):
     if not newline:
         body = body[:-1]
     pieces = [body[i : i + size] for i in range(0, len(body), size)]
-    tap = ResultsTap()
+    tap = ResultsTap(bill)
     for piece in pieces:
         tap.feed(piece)
         assert len(tap._held) <= MAX_LINE
     tap.finish()
     assert (tap.lines, tap.unread) == (2, 1)
-    assert tap.usages() == {"claude-opus-5-5": Usage(input=7)}
+    assert usages(tap) == {"claude-opus-5-5": Usage(input=7)}
     tap = tapped(pieces, skip=1)
     assert (tap.lines, tap.unread) == (2, 0)
 
@@ -154,4 +185,4 @@ def test_a_line_too_long_to_hold_counts_but_its_usage_is_unknown(size, newline):
 )
 def test_a_result_that_cannot_be_read_is_counted_as_unread(result):
     tap = tapped([line(result)])
-    assert (tap.lines, tap.unread, tap.usages()) == (1, 1, {})
+    assert (tap.lines, tap.unread, usages(tap)) == (1, 1, {})
