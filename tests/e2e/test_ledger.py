@@ -58,7 +58,7 @@ PRICES = {
 CLASSES = ("input_tokens", "cache_read_input_tokens", "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens",
            "output_tokens")  # fmt: skip
 Tokens = tuple[int, ...]  # by CLASSES
-SCENES = ("mixed", "killed", "away", "flushed", "unheard")
+SCENES = ("mixed", "killed", "away", "frozen", "flushed", "unheard")
 WIDE = {"requests_per_minute": 100_000, "input_tokens_per_minute": 10_000_000, "output_tokens_per_minute": 10_000_000,
         "concurrency": 1000, "budget_usd": {"day": 10_000, "month": 100_000}}  # fmt: skip
 
@@ -593,6 +593,28 @@ async def test_a_store_that_is_killed_and_comes_back_loses_nothing(world: World,
         await eventually(lambda: gateway.get("/readyz").json()["store"] == "connected", "the store")  # noqa: B023
     await all_ended(gateways, world.store, seconds=60)
     await settled(Books("away", gateways, sim, traffic, since), before)
+
+
+async def test_a_store_that_hangs_and_goes_on_counts_nothing_twice(world: World, scale: int):
+    """What it was sent before it hung it does when it goes on, after it was taken for dead and told by others."""
+    sim, gateways = world.sim, world.gateways
+    before, since = sim.control("GET", "usage")["data"], sim.mark()
+    traffic = Traffic("frozen", gateways, seed=6)
+    work = asyncio.create_task(traffic.send(600 * scale))
+    for _ in range(3):
+        begun = len(traffic.told)
+        await eventually(lambda: len(traffic.told) > begun + 80, "traffic")  # noqa: B023
+        os.kill(world.store.pid, signal.SIGSTOP)
+        try:
+            begun = len(traffic.told)
+            await eventually(lambda: len(traffic.told) > begun + 80, "traffic without a store")  # noqa: B023
+        finally:
+            os.kill(world.store.pid, signal.SIGCONT)
+    await work
+    for gateway in gateways:
+        await eventually(lambda: gateway.get("/readyz").json()["store"] == "connected", "the store")  # noqa: B023
+    await all_ended(gateways, world.store, seconds=60)
+    await settled(Books("frozen", gateways, sim, traffic, since), before)
 
 
 async def test_a_store_that_forgets_everything_is_told_again(world: World, scale: int):
