@@ -58,9 +58,10 @@ _usage = msgspec.json.Decoder(_Usage).decode
 
 
 def _text_size(delta: bytes) -> int:
-    """Bytes of the text that a delta brings: its last string. An escaped quote is not followed by a plain colon."""
+    """Bytes of the text that a delta brings: its last string. An escaped quote is not followed by a plain colon; what
+    follows the text are braces, perhaps with blanks between them."""
     begin = delta.rfind(b'":"')
-    return len(delta) - begin - len(b'":""}}') if begin >= 0 else 0
+    return delta.rfind(b'"') - begin - len(b'":"') if begin >= 0 else 0
 
 
 class UsageMeter:
@@ -114,7 +115,7 @@ class UsageMeter:
         if not ready.startswith(b"event: "):
             self.passed_bytes += len(ready)
         elif ready.startswith(_DELTA) and ready.rfind(b"event: ") == 0:
-            self.passed_bytes += _text_size(ready) - 2  # its blank line
+            self.passed_bytes += _text_size(ready)
             self.passed_deltas += 1
         else:
             for name, data, _ in events(ready):

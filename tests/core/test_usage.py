@@ -331,6 +331,19 @@ def test_an_estimate_is_a_quarter_of_the_text_that_passed():
     assert 400 <= meter.usage.output <= 600
 
 
+@pytest.mark.parametrize("text", ["", "a", "Hello", 'say \\"hi\\": \\":\\"', "}} }"])
+@pytest.mark.parametrize("pad", [0, 1, 15])
+@pytest.mark.parametrize("several", [False, True])
+def test_blanks_behind_a_text_are_not_of_it(text, pad, several):
+    event = (
+        b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":'
+        b'{"type":"text_delta","text":"%b"}%b}\n\n' % (text.encode(), b" " * pad)
+    )
+    meter = UsageMeter()
+    meter.count(event * (2 if several else 1))
+    assert meter.passed_bytes == len(text) * (2 if several else 1)
+
+
 @RUNS
 @given(st.lists(JUNK, max_size=5), COUNT)
 def test_an_estimate_is_never_less_than_what_was_told_nor_below_zero(passed, told):
