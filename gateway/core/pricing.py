@@ -94,9 +94,13 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             + write_1h * price.write_1h
             + output * price.output
         )
-        if us and self.us_surcharge:
-            cost = (cost * 11 + 5) // 10
+        if us:
+            cost = self.in_us(cost)
         return (cost + 1) // 2 if batch else cost
+
+    def in_us(self, cost: int) -> int:
+        """Nano-dollars of what costs so many elsewhere, if it is served in the United States."""
+        return (cost * 11 + 5) // 10 if self.us_surcharge else cost
 
 
 class Bill(NamedTuple):

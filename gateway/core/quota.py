@@ -138,7 +138,8 @@ class Refused(msgspec.Struct, frozen=True):
         """What the client is told."""
         whose = "your team's" if self.row.subject.startswith("t:") else "your"
         if self.budget:
-            what = f"budget of ${self.row.limit / 1e9:,.2f}"
+            dollars, _, parts = f"{self.row.limit / 1e9:,.9f}".partition(".")
+            what = f"budget of ${dollars}.{parts[:2]}{parts[2:].rstrip('0')}"
         else:
             what = f"limit of {self.row.limit:,}"
         return f"This request would exceed {whose} {what} {self.row.kind.name}."
@@ -328,8 +329,14 @@ def _utc(second: int) -> datetime:
 # Money.
 
 
-def estimate_cost(price: Price, input_tokens: int, warm_tokens: int, max_tokens: int, strict: bool = False) -> int:
+def estimate_cost(
+    price: Price, input_tokens: int, warm_tokens: int, max_tokens: int, strict: bool = False, write_ttl: int = 0
+) -> int:
     """Nano-dollars to reserve for a request of `input_tokens`, of which `warm_tokens` are in the cache, that asked for
-    at most `max_tokens` of output: EXPECTED_OUTPUT of them at most, unless `strict`."""
+    at most `max_tokens` of output: EXPECTED_OUTPUT of them at most, unless `strict`. What is fresh may all be written
+    to a cache for `write_ttl` seconds (0: to none)."""
     output = max_tokens if strict else min(max_tokens, EXPECTED_OUTPUT)
-    return max(0, input_tokens - warm_tokens) * price.input + output * price.output
+    fresh = price.input
+    if write_ttl:
+        fresh = max(fresh, price.write_1h if write_ttl == 3600 else price.write_5m)
+    return max(0, input_tokens - warm_tokens) * fresh + output * price.output

@@ -15,11 +15,10 @@ from typing import Any
 
 import msgspec
 import structlog
-from msgspec import structs
 
 from gateway.config import Caller, CallerLimits, Config
 from gateway.core.peek import Peek
-from gateway.core.pricing import Catalogue, Price
+from gateway.core.pricing import Catalogue, Model, Price
 from gateway.core.quota import COUNT, MESSAGE, Headers, Limits, Plan, Quota, Refused, estimate_cost, labels
 from gateway.core.share import Share
 from gateway.edge.endpoints import Endpoint
@@ -36,12 +35,16 @@ from gateway.store.ledger import (
     pack,
     refused_of,
     sums_of,
+    tenant_of,
     to_admit,
+    to_enroll,
     to_renew,
     to_settle,
 )
 
-_FREE = Price(input=0, output=0, write_5m=0, write_1h=0, read=0)
+_FREE = Model(
+    id="", display_name="", limit_class="", price=Price(input=0, output=0, write_5m=0, write_1h=0, read=0)
+)  # fmt: skip
 _NANO = 1_000_000_000
 OTHER = "other"
 _MOST_OUTPUT = 128_000
@@ -53,13 +56,11 @@ log = structlog.get_logger("gateway.accounting")
 
 class _Model(msgspec.Struct, frozen=True):
     """What a request's reservation needs of its model; `name` is OTHER where nobody knows it: clients may write
-    anything. What is fresh may all be `written` to a cache."""
+    anything. `priced` is as the catalogue has it, or free."""
 
     name: str
     max_output: int
-    price: Price
-    written_5m: Price
-    written_1h: Price
+    priced: Model
 
 
 class Asked:
@@ -143,6 +144,7 @@ class Accounting:
         self._process = process
         self._plans: dict[str, tuple[Caller, Plan]] = {}
         self.full = False  # the journal's disk
+        self._enrolled: set[str] = set()  # tenants of whom the store was told
         self._models: dict[str, _Model] = {}
         self.configure(config, catalogue)
 
@@ -170,16 +172,13 @@ class Accounting:
         return known[1]
 
     def _model(self, name: str) -> _Model:
-        found, priced = self._catalogue.find(name), self._catalogue.priced(name)
-        price = _FREE if priced is None else priced.price
+        found = self._catalogue.find(name)
         if len(self._models) > 4096:
             self._models.clear()
         model = self._models[name] = _Model(
             OTHER if found is None else name,
             _MOST_OUTPUT if found is None else found.max_output,
-            price,
-            structs.replace(price, input=max(price.input, price.write_5m)),
-            structs.replace(price, input=max(price.input, price.write_1h)),
+            self._catalogue.priced(name) or _FREE,
         )
         return model
 
@@ -196,18 +195,19 @@ class Accounting:
             return Asked(self, plan, limits, request_id, b"", 0, arrived) if limits.packed else None
         limits = plan.limits(MESSAGE)
         model = self._models.get(peeked.model) or self._model(peeked.model)
-        cost = 0
+        price, cost = model.priced.price, 0
         if limits.reserved:
-            price = model.price
-            if peeked.cache_ttl == 3600:
-                price = model.written_1h
-            elif b'"cache_control"' in peeked.body:
-                price = model.written_5m
-            cost = estimate_cost(price, tokens, warm, _most(endpoint, peeked, model.max_output), self._strict)
+            most = _most(endpoint, peeked, model.max_output)
+            fast = "speed" in peeked.fields and peeked.value("speed") == "fast"
+            price = model.priced.price_for(tokens, fast)
+            writes = 3600 if peeked.cache_ttl == 3600 else 300 if b'"cache_control"' in peeked.body else 0
+            cost = estimate_cost(price, tokens, warm, most, self._strict, writes)
+            if "inference_geo" in peeked.fields and peeked.value("inference_geo") == "us":
+                cost = model.priced.in_us(cost)
         when = labels(arrived)
         reservation = Reservation(
             self._process, arrived, when.hour, caller.id, caller.team or "", model.name, "", endpoint.name, tokens,
-            tokens * model.price.input, cost, limits.leases, limits.reserved,
+            tokens * price.input, cost, limits.leases, limits.reserved,
         )  # fmt: skip
         return Asked(self, plan, limits, request_id, pack(reservation), cost, arrived)
 
@@ -270,6 +270,10 @@ class Accounting:
                 log.error("the journal of usage cannot be written", reason=str(error))
         with suppress(StoreDown):  # the journal tells it
             self._store.post(*to_settle(entry, packed, debits, renewal))
+            tenant = tenant_of(record.caller, record.team)
+            if tenant not in self._enrolled:  # readers need not wait for the next sweep
+                self._enrolled.add(tenant)
+                self._store.post(*to_enroll((tenant,)))
         return entry
 
     def renew(self, running: Iterable[Asked]) -> None:

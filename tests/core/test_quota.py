@@ -141,6 +141,12 @@ def test_a_refusal_names_the_limit_and_whose_it_is(field, subject, message):
     assert refused(field, 1, subject).message == message
 
 
+@pytest.mark.parametrize(("nano", "words"), [(55_500_000, "$0.0555"), (4_000_000, "$0.004"), (0, "$0.00")])
+def test_a_budget_is_named_as_it_was_set(nano, words):
+    refusal = plan(Quota(day_nano=nano)).message.refused(1, 2000, AT)
+    assert refusal.message == f"This request would exceed your budget of {words} per day."
+
+
 def test_a_refusal_to_count_tokens_says_so():
     refusal = plan(Quota(requests=30)).count.refused(1, 2000, AT)
     assert refusal.message == "This request would exceed your limit of 30 token counting requests per minute."
@@ -251,6 +257,11 @@ def test_dollars_are_reserved_for_cold_input_and_some_output():
     assert estimate_cost(PRICE, 1000, 900, 100) == 100 * 3000 + 100 * 15_000
     assert estimate_cost(PRICE, 1000, 1200, 0) == 0
     assert estimate_cost(PRICE, 0, 0, 128_000) == 8192 * 15_000
+
+
+def test_what_may_be_written_to_a_cache_is_reserved_as_a_write():
+    assert estimate_cost(PRICE, 1000, 900, 0, write_ttl=300) == 100 * PRICE.write_5m
+    assert estimate_cost(PRICE, 1000, 900, 0, write_ttl=3600) == 100 * PRICE.write_1h
 
 
 def test_strict_budgets_reserve_all_of_the_output_that_may_come():

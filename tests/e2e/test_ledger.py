@@ -819,7 +819,7 @@ async def test_a_model_that_nobody_knows_costs_what_the_default_does(launch: Lau
         await asyncio.to_thread(gateway.ready)
         answer: Answer = await ask(gateway, message(model=name))
         assert (answer.status, answer.json()["model"]) == (200, name)
-        await eventually(lambda: admin(gateway, "usage", group_by="model")["data"], "its record")
+        await eventually(lambda: admin(gateway, "usage", group_by="model")["data"], "its record", 4)
         [row] = admin(gateway, "usage", group_by="model")["data"]
         assert (row["model"], row["input_tokens"], row["output_tokens"]) == (name, 1000, 100)
         assert nano(row["cost_usd"]) == 1000 * 5000 + 100 * 25_000  # as claude-opus-5
