@@ -38,9 +38,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_chunks", "_error", "_framed", "_full", "_head_size", "_lines", "_origin_method", "_parser", "_paused",
-        "_pool", "_room", "_size", "_transport", "_waiter", "_whole", "deadline", "headers", "idle_since", "phase",
-        "served", "status",
+        "_chunks", "_error", "_framed", "_full", "_head_size", "_incoming", "_lines", "_origin_method", "_parser",
+        "_paused", "_pool", "_room", "_size", "_transport", "_waiter", "_whole", "deadline", "headers", "idle_since",
+        "phase", "served", "status",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
         self._framed = False
         self._whole = True  # of the request, all is written
         self._full = False  # the socket takes no more for now
+        self._incoming: select.poll | None = None
         self._room: asyncio.Future[None] | None = None
         self.phase = "idle"
         self.served = 0
@@ -105,8 +106,6 @@ class Connection(asyncio.Protocol):
         self._whole = False
         self.deadline = FOREVER
         self._transport.set_write_buffer_limits(high=1)  # one piece at a time
-        incoming = select.poll()
-        incoming.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         over = self._waiter = loop.create_future()
 
         def strike(_: object) -> None:
@@ -117,7 +116,7 @@ class Connection(asyncio.Protocol):
         try:
             async with asyncio.timeout(None) as scope:  # ends a read as well as the wait for room
                 async for piece in Pieces(upload, framed=upload.size is None):
-                    await self._hear(incoming)
+                    await self._hear()
                     if self.phase != "head":
                         break
                     await self._put(piece)
@@ -131,10 +130,10 @@ class Connection(asyncio.Protocol):
         if self.phase == "head":
             self.deadline = loop.time() + first_byte
 
-    async def _hear(self, incoming: select.poll) -> None:
+    async def _hear(self) -> None:
         """Let the loop read what has come already: a write into a connection that was reset would throw it away."""
         for _ in range(4):
-            if self.phase == "head" and incoming.poll(0):
+            if self.phase == "head" and self.unread:
                 await asyncio.sleep(0)
 
     async def _put(self, piece: bytes) -> None:
@@ -343,3 +342,11 @@ class Connection(asyncio.Protocol):
     def reusable(self) -> bool:
         """Whether another request may follow on this connection."""
         return self._framed and self._whole and not self._transport.is_closing()
+
+    @property
+    def unread(self) -> bool:
+        """Whether the socket holds what the loop has not read: on an idle connection its end, as good as always."""
+        if self._incoming is None:
+            self._incoming = select.poll()
+            self._incoming.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(self._incoming.poll(0))

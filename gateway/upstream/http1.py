@@ -57,7 +57,7 @@ class Pool:
         horizon = self.loop.time() - self.timeouts.keep_alive
         while self.idle:
             connection = self.idle.pop()
-            if connection.idle_since >= horizon and connection.reusable:
+            if connection.idle_since >= horizon and connection.reusable and not connection.unread:
                 return connection
             connection._close()
         return None

@@ -35,6 +35,8 @@ from gateway.upstream.transport import (
     Upload,
 )
 
+_REFUSED_STREAM = 7  # by RFC 9113, 8.7: nothing was done with it
+
 
 class Target(httpx.URL):
     """A URL whose path goes out as it came; httpx would resolve its dots and quote what it finds odd."""
@@ -96,6 +98,8 @@ class Line:
             return FirstByteTimeout("no response head in time")
         if isinstance(problem, httpx.LocalProtocolError) and self._event == "send_request_headers.failed":
             return NotSent(f"the request is not HTTP: {reason}")  # it was judged before anything was written
+        if _refused(problem):
+            return NotSent("the upstream has not taken the request")
         return Unanswered(f"the upstream did not answer: {reason}")
 
     async def _trace(self, name: str, info: dict[str, Any]) -> None:
@@ -115,6 +119,12 @@ class Line:
         """Abort the connection. httpx alone would forget one whose TLS or SOCKS handshake was given up."""
         if self._stream is not None:
             await self._stream.aclose()
+
+
+def _refused(problem: Exception) -> bool:
+    """Whether an HTTP/2 peer has given the stream back untouched."""
+    event = problem.__cause__.args[0] if problem.__cause__ is not None and problem.__cause__.args else None
+    return getattr(event, "stream_id", 0) > 0 and getattr(event, "error_code", 0) == _REFUSED_STREAM
 
 
 class Exchange:

@@ -349,3 +349,33 @@ async def test_trailers_are_not_kept_however_many_come(pool):
     connection.data_received(b"\r\n")
     assert await connection.read() == b"hi" and connection.complete
     connection.close()
+
+
+async def test_a_connection_that_was_closed_unnoticed_is_not_used_again(serve):
+    """Its end is in the socket, and the loop was too busy to read it."""
+    close, closed = threading.Event(), threading.Event()
+
+    def once(peer: Peer) -> None:
+        peer.request()
+        peer.send(OK)
+        if len(peer.server.peers) == 1:
+            assert close.wait(PATIENCE)
+            peer.sock.close()
+            closed.set()
+        else:
+            peer.request()
+
+    server = serve(once)
+    pool = Pool(Origin.parse(server.url), Timeouts())
+    try:
+        for number in range(2):
+            response = await pool.send(b"POST", b"/v1/messages", b"", b"{}")
+            assert await response.read() == b"hello"
+            response.close()
+            assert len(pool.idle) == 1
+            if not number:
+                close.set()
+                assert closed.wait(PATIENCE)  # nothing else runs in this loop meanwhile
+        assert len(server.requests) == len(server.peers) == 2
+    finally:
+        await pool.aclose()

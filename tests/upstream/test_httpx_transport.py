@@ -197,9 +197,11 @@ async def test_the_environment_sets_no_proxy(connect, serve, monkeypatch):
 
 class Second:
     """The server's side of HTTP/2: answers every request whose path does not end in `half`, and that one by half. It
-    takes no more of a body than fits into the window it began with, where the path ends in `full`."""
+    takes no more of a body than fits into the window it began with, where the path ends in `full`. With a `reset` code
+    it answers nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, reset: int | None = None) -> None:
+        self.reset = reset
         self.requests: list[list[tuple[bytes, bytes]]] = []
         self.bodies: dict[int, bytes] = {}
 
@@ -225,6 +227,9 @@ class Second:
                         state.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 elif isinstance(event, h2.events.StreamEnded):
                     assert event.stream_id is not None
+                    if self.reset is not None:
+                        state.reset_stream(event.stream_id, self.reset)
+                        continue
                     state.send_headers(event.stream_id, [(":status", "200"), ("x-a", "1"), ("set-cookie", "a=1")])
                     state.send_data(event.stream_id, b"hello", end_stream=not paths[event.stream_id].endswith(b"half"))
 
@@ -249,6 +254,14 @@ async def test_http2_carries_the_same_exchange_and_keeps_its_connection(connect,
         (b"x-api-key", b"k"),
         (b"content-length", b"2"),
     ]
+
+
+@pytest.mark.parametrize(("code", "problem"), [(7, NotSent), (2, Unanswered)])
+async def test_an_http2_stream_that_was_refused_was_not_sent(code, problem, connect, serve, authority, ca_file):
+    server = serve(Second(reset=code), tls=second_tls(identity(authority, "localhost")))
+    transport = connect(server.url, ca_file=ca_file, http2=True)
+    with pytest.raises(problem):
+        await transport.send(b"POST", b"/v1/messages", b"", b"{}")
 
 
 async def test_giving_up_an_http2_exchange_ends_it_at_the_upstream_and_no_other(connect, serve, authority, ca_file):
