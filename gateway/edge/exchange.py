@@ -117,6 +117,7 @@ class Exchange:
     upstream_request_id = ""
     began = False  # the request is on its way to an upstream
     started = False  # the head of the answer is out
+    pinged = False  # it is, by a ping, and no more than pings: any account's stream may follow
     ended = False
     raw = False  # in the middle of an event that passes in pieces
     body_time = admit_time = choose_time = waited = first_byte = response_began = 0.0
@@ -205,7 +206,8 @@ class Exchange:
         self.first_byte = perf_counter()
 
     async def start(self, status: int, headers: HeaderList) -> None:
-        """Send the head of the answer. From here on no other account can serve this request."""
+        """Send the head of the answer. From here on, or from the first event after pings, no other account can serve
+        this request."""
         self.started = True
         self.status = status
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
@@ -213,6 +215,7 @@ class Exchange:
     async def write(self, body: bytes, more: bool) -> None:
         """Send body bytes; `more` is False with the last ones."""
         self.ended = not more
+        self.pinged = False
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
         self.last_sent = perf_counter()
         if not self.first_byte:
@@ -238,6 +241,7 @@ class Exchange:
             return
         self.last_sent = perf_counter()
         if not self.started:
+            self.pinged = True
             await self.start(200, headers)
         if self.quiet:  # still: the head may have waited for a slow client
             ping = CHAT_PING if self.endpoint.chat else PING

@@ -180,7 +180,9 @@ class Proxy:
         """Ask accounts, step by step, until one answers for good, while nothing has reached the client."""
         failure: tuple[int, str] | Refusal | None = None  # no exception: a kept one would keep its frames
         refuse: Refuse | None = None
-        while not x.started and not x.interrupted:  # else a ping has committed the head, or this process stops
+        while (
+            not x.started or x.pinged
+        ) and not x.interrupted:  # else the client has some of it, or this process stops
             step = route.next(monotonic(), random())
             if isinstance(step, Wait):
                 await self._pause(x, step.seconds)

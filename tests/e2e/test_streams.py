@@ -259,11 +259,38 @@ async def test_a_first_event_that_is_long_in_coming_is_awaited_with_pings(gatewa
     for answer in answers[:2]:  # patience is rewarded
         seen = [name for name in names(answer) if name != "ping"]
         assert (seen[0], seen[-1]) == ("message_start", "message_stop")
-    for answer in answers[2:]:  # and where it is not, no other account is asked any more
+    for answer in answers[2:]:  # and where nobody has anything else to say, that is an event
         assert names(answer)[-1] == "error" and "message_start" not in names(answer)
         assert b"org-sim" not in answer.body
     assert unstreamed.status == 200 and unstreamed.json()["type"] == "message"  # no ping has its place there
-    assert len(sim.records(since)) == len(faults) + 1
+    assert len(sim.records(since)) >= len(faults) + 1
+
+
+async def test_pings_keep_no_stream_from_being_served_by_another_account(gateway: Gateway, sim: Simulator):
+    refusals: list[dict[str, Any]] = [
+        {"kind": "first_event_error"},
+        {"kind": "status", "value": 529},
+        {"kind": "status", "value": 500},
+        {"kind": "status", "value": 401},
+        {"kind": "status", "value": 429, "retry_after": 30},
+    ]
+    try:
+        for refusal in refusals:
+            name = conversation()
+            home = (await ask(gateway, message(), name)).account
+            since = sim.mark()
+            answer = await ask(gateway, STREAM, name, fault=[
+                {**refusal, "account": home}, {"kind": "silence", "value": 2, "account": home},
+            ])  # fmt: skip
+            seen = names(answer)
+            assert answer.status == 200 and seen[0] == "ping", refusal
+            told = [each for each in seen if each != "ping"]
+            assert (told[0], told[-1], "error" in told) == ("message_start", "message_stop", False), refusal
+            served = [record["account"] for record in sim.records(since) if record["path"] == "/v1/messages"]
+            assert served[0] == home and len(served) == len(set(served)) == 2
+            gateway.mend()
+    finally:
+        gateway.mend()
 
 
 async def test_silence_inside_a_stream_is_filled_with_pings_and_no_longer_than_the_client_is_there(
