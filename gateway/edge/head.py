@@ -101,6 +101,8 @@ def _take(head: Head, header: tuple[bytes, bytes], affinity: bytes) -> bytes:
                 head.bearer = value[7:].strip()
         elif name == b"content-length":
             head.content_length = int(value)
+        elif name == b"transfer-encoding" and value.lower() != b"chunked":
+            raise ApiError(400, "Transfer-Encoding: only chunked is understood; use Content-Encoding")
         elif name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
             head.connection += b"," + value
         elif name in _IDLE:
@@ -186,9 +188,9 @@ def _verdict(name: bytes) -> int:
 
 
 class AnswerHead:
-    """What an upstream's response headers said: `visible` ones for the client in their order, `kind` the content type,
-    `request_id` the upstream's, `retry_after` seconds or None (kept from the client, whose SDK would sleep as long).
-    `about` says that some concern the account; they are read when somebody asks."""
+    """What an upstream's response headers said: `visible` ones for the client in their order, `kind` the content type
+    in lower case, `request_id` the upstream's, `retry_after` seconds or None (kept from the client, whose SDK would
+    sleep as long). `about` says that some concern the account; they are read when somebody asks."""
 
     __slots__ = ("_headers", "about", "kind", "request_id", "retry_after", "visible")
 
@@ -208,7 +210,7 @@ class AnswerHead:
             elif verdict >= _NOTE:
                 self.about = True
             elif verdict == _KIND:
-                self.kind = header[1]
+                self.kind = header[1].lower()
                 visible.append(header)
             elif verdict == _REQUEST_ID:
                 self.request_id = header[1]

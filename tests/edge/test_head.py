@@ -41,13 +41,21 @@ def test_headers_that_the_upstream_may_want_go_on_as_they_came(name):
 
 @pytest.mark.parametrize(
     "name",
-    b"host connection keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer transfer-encoding "
+    b"host connection keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer "
     b"upgrade expect x-api-key authorization cookie forwarded via x-real-ip x-forwarded-for x-forwarded-host "
     b"x-forwarded-anything x-gateway-request-id x-gateway-x accept-encoding anthropic-workspace-id "
     b"x-conversation-id".split(),
 )
 def test_headers_that_are_the_gateways_business_do_not(name):
     assert read((name, b"close")).lines == OWN
+
+
+def test_a_body_comes_in_chunks_and_in_no_other_coding_of_its_transfer():
+    assert read((b"transfer-encoding", b"Chunked")).lines == OWN
+    for value in (b"gzip, chunked", b"gzip", b"identity", b""):
+        with pytest.raises(ApiError, match="Transfer-Encoding") as caught:
+            read((b"transfer-encoding", value))
+        assert caught.value.status == 400
 
 
 def test_the_length_of_the_body_is_read_and_made_anew():
@@ -95,17 +103,14 @@ def test_a_connection_header_that_names_nothing_drops_nothing(value):
 NAMES = st.sampled_from(sorted(DROPPED)) | st.sampled_from(
     [b"x-gateway-a", b"x-forwarded-for", b"x-a", b"anthropic-beta", AFFINITY]
 )
+FIT = {b"content-length": b"7", AFFINITY: b"7", b"transfer-encoding": b"chunked"}
 VALUES = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=10).map(str.encode)
 
 
 @RUNS
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=10))
 def test_nothing_that_must_be_dropped_ever_goes_on(headers):
-    headers = [
-        (name, b"7" if name in (b"content-length", AFFINITY) else value)
-        for name, value in headers
-        if name != b"connection"
-    ]
+    headers = [(name, FIT.get(name, value)) for name, value in headers if name != b"connection"]
     head = read(*headers)
     gone = {*DROPPED, AFFINITY}
     assert all(name not in gone and not name.startswith((b"x-gateway-", b"x-forwarded-")) for name in names(head))
