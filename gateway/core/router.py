@@ -189,6 +189,15 @@ class Router(Standing):
         self._means[model] = (now + _MEAN_FOR, mean)
         return mean
 
+    def working(self, key: bytes, now: float) -> str | None:
+        """The first workspace by rank that may serve something now, or else as soon as a limit has passed; without any,
+        the first that is meant to."""
+        for workspace in self.ring.rank(key):
+            for entry in self.ring.members(workspace, key):
+                if self.state(entry, "", "", 0.0, False, now)[0] in (OPEN, LIMITED):
+                    return workspace
+        return self.ranked(key, "")
+
     def ranked(self, key: bytes, model: str) -> str | None:
         """Where a conversation goes by rank alone: the same on every replica that has seen the same pool."""
         for workspace in self.ring.rank(key):

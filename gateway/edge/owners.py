@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from time import time
+from time import monotonic, time
 
 import msgspec
 import structlog
@@ -34,6 +34,7 @@ from gateway.store.owners import (
     to_home,
     to_own,
     to_read,
+    to_remember,
 )
 
 MEMORY = 100_000  # objects a process remembers
@@ -147,7 +148,7 @@ class Owners:
             present = homes[0] if homes else ""
             if present and self._takes(present):
                 return present
-            proposed = self._router.ranked(group.encode()[:64], "")
+            proposed = self._router.working(group.encode()[:64], monotonic())
             if proposed is None:
                 break
             homes = await self._agree(group, present, proposed)
@@ -163,13 +164,16 @@ class Owners:
         return tuple(each for each in homes if each in self._router.ring)
 
     async def _agree(self, group: str, present: str, proposed: str) -> tuple[str, ...]:
+        known = self._homes.get(group)
         try:
             homes = homes_of(await self._store.call(*to_home(group, present, proposed, _now())))
+            if known is not None and not homes.workspaces:  # it has lost its data
+                homes = homes_of(await self._store.call(*to_remember(group, known)))
         except (StoreDown, msgspec.MsgspecError):
-            if not proposed and group in self._homes:
-                return self._homes[group].workspaces
+            if not proposed and known is not None:
+                return known.workspaces
             raise ApiError(529, AWAY, retry_after=1) from None
-        if homes.workspaces and homes != self._homes.get(group):
+        if homes.workspaces and homes != known:
             self._homes[group] = homes
             self.write(lambda journal: journal.home(group, homes))
         return homes.workspaces

@@ -395,6 +395,21 @@ def test_a_clock_ahead_of_this_one_does_not_turn_the_bound_negative():
     assert over.bound("home", MODEL, NOW) == pytest.approx(6_250 * 0.1)
 
 
+def test_what_is_made_first_is_made_where_somebody_works():
+    over = router(HOME, OTHER, THIRD)
+    ranked = over.ring.rank(b"key")
+    assert over.working(b"key", NOW) == ranked[0]
+    entries = {entry.workspace: entry for entry in (HOME, OTHER, THIRD)}
+    learn(over, entries[ranked[0]], Outcome.LIMITED, 5.0)
+    assert over.working(b"key", NOW) == ranked[0]  # a limit passes
+    learn(over, entries[ranked[0]], Outcome.UNAUTHORIZED)
+    assert over.working(b"key", NOW) == ranked[1]
+    for workspace in ranked[1:]:
+        learn(over, entries[workspace], Outcome.UNAUTHORIZED)
+    assert over.working(b"key", NOW) == ranked[0]  # nobody does: where it belongs
+    assert router(account("a", state="disabled")).working(b"key", NOW) is None
+
+
 def test_by_rank_alone_health_and_load_do_not_count():
     over = router(account("home", models=("claude-opus-*",)), account("other", state="draining"), THIRD)
     learn(over, THIRD, Outcome.UNAUTHORIZED)

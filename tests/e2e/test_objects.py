@@ -37,6 +37,7 @@ from tests.e2e.rig import (
     conversation,
     events,
     eventually,
+    free_port,
     message,
     request,
     until,
@@ -770,6 +771,35 @@ async def test_owners_and_homes_come_back_to_a_store_that_forgot_them(pair: Pair
             assert_error(await ask(gateway, path=f"/v1/files/{file}", key=BOB), 404, "not_found_error")
             assert (await upload(gateway, key=key)).account == account
         assert_error(await ask(gateway, path=f"/v1/files/{gone}", key=made[0][0]), 404, "not_found_error")
+
+
+async def test_right_after_a_flush_a_list_still_shows_what_there_is(pair: Pair, sim: Simulator):
+    for gateway in pair.gateways:
+        _, key = pair.caller()
+        file = (await upload(gateway, key=key)).json()["id"]
+        pair.flush()
+        listed = await ask(gateway, path="/v1/files", key=key)
+        assert [each["id"] for each in listed.json()["data"]] == [file]
+        assert (await upload(gateway, key=key)).account == listed.account
+        told(pair.gateways)
+
+
+async def test_the_first_objects_are_made_where_something_can_be_made(launch: Callable[..., Gateway], sim: Simulator):
+    accounts = accounts_of(sim, 3)
+    accounts[0]["base_url"] = f"http://127.0.0.1:{free_port()}"
+    keys: list[dict[str, Any]] = [{"id": f"new-{n}", "key": f"sk-new-{n}-{'x' * 36}"} for n in range(20)]
+    gateway = launch(accounts=accounts, keys=[*CALLERS, *keys])
+    for _ in range(60):  # until somebody has been sent there
+        await ask(gateway, message(), conversation())
+    path = f"/admin/v1/accounts/{accounts[0]['id']}"
+
+    def out() -> bool:
+        answer = gateway.get(path, admin=True, headers={"authorization": f"Bearer {ADMIN_TOKEN}"})
+        return bool(answer.json()["health"]["state"] == "out")
+
+    await eventually(out, "an account out")
+    homes = [(await upload(gateway, key=each["key"])).account for each in keys]
+    assert accounts[0]["id"] not in homes and len(set(homes)) == 2
 
 
 # -- Processes --------------------------------------------------------------------------------------------------------
