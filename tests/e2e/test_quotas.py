@@ -439,7 +439,7 @@ async def test_a_monthly_budget_is_refused_until_the_month_ends(replicas: list[G
     await not_across_midnight()
     answer = await ask(replicas[0], message(max_tokens=100), key=key_of("monthly"))
     said = assert_error(answer, 429, "billing_error")
-    assert said == "This request would exceed your budget of $0.00 per month."
+    assert said == "This request would exceed your budget of $0.0004 per month."
     now = datetime.now(UTC)
     end = (now.replace(day=28) + timedelta(days=4)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     assert abs(int(answer["retry-after"]) - (end - now).total_seconds()) <= 5
