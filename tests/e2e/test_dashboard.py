@@ -11,6 +11,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from typing import Any
 
@@ -386,6 +387,95 @@ def test_live_numbers_move_with_the_traffic(page: Page, watched: Gateway):
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
+def test_each_account_says_what_it_waits_for_and_one_out_of_service_why(page: Page, watched: Gateway):
+    key, credit = "The upstream does not accept its key. Give it a valid key.", "It is out of credit. It is tried then."
+    told = [
+        standing("drains", "draining", until=3600, drain=3600),
+        standing("drained", "draining", drain=-90),
+        standing("key", "out", why=key, until=600),
+        standing("credit", "out", why=credit, until=-5),
+        standing("limit", "limited", until=60),
+    ]
+    tell(page, watched, told)
+    open_section(page, "accounts")
+    said = {each["id"]: card(page, each["id"]).locator(".times") for each in told}
+    expect(said["drains"]).to_have_text(
+        re.compile(r"^for \d+ s\s*drain ends in (1 h|59 min \d+ s)$"), use_inner_text=True
+    )
+    expect(said["drained"]).to_have_text(re.compile(r"^for \d+ s\s*drain ended \d min ago$"), use_inner_text=True)
+    expect(said["key"]).to_have_text(
+        re.compile(r"^for \d+ s\s*tried again in (10|9) min( \d+ s)?$"), use_inner_text=True
+    )
+    expect(said["credit"]).to_have_text(re.compile(r"^for \d+ s$"), use_inner_text=True)
+    expect(said["limit"]).to_have_text(re.compile(r"^for \d+ s\s*back in (1 min|\d+ s)$"), use_inner_text=True)
+    open_section(page, "overview")
+    brief = {each["id"]: page.locator("#brief-accounts li").filter(has_text=each["id"]) for each in told}
+    expect(page.locator("#brief-accounts .why:visible")).to_have_text(
+        ["It is out of credit.", "The upstream does not accept its key."]
+    )
+    assert {name: row.get_by_role("meter").count() for name, row in brief.items()} == {
+        "drains": 1, "drained": 0, "key": 0, "credit": 0, "limit": 1
+    }  # fmt: skip
+    assert violations(page, of="#brief-accounts") == []
+
+
+def test_of_many_classes_of_models_a_card_shows_the_tightest_and_the_others_on_demand(page: Page, watched: Gateway):
+    rows = [
+        {"class": f"class-{number:02}", "limit": limit, "remaining": 100 - number, "of": 100, "resets_at": None}
+        for number in range(60)
+        for limit in ("requests", "input_tokens", "output_tokens")
+    ]
+    tell(
+        page, watched, [standing("many", "available", headroom=rows), standing("few", "available", headroom=rows[:18])]
+    )
+    open_section(page, "accounts")
+    levels = card(page, "many").get_by_role("listitem")
+    expect(levels).to_have_count(18)
+    expect(levels.first).to_contain_text("class-59 · requests")
+    more = card(page, "many").get_by_text("and 54 more")
+    more.focus()
+    page.keyboard.press("Enter")
+    expect(levels).to_have_count(180)
+    expect(levels.last).to_contain_text("class-00 · output tokens")
+    assert violations(page, of="#accounts-list") == []
+    page.keyboard.press("Enter")
+    expect(levels).to_have_count(18)
+    expect(card(page, "few").get_by_role("listitem").first).to_contain_text("class-00")
+    expect(card(page, "few").get_by_text("more classes")).to_be_hidden()
+
+
+def standing(name: str, state: str, why: str = "", until: float = 0, drain: float = 0, **fields: Any) -> dict[str, Any]:
+    """An account as the API has it, with moments in seconds from now, 0 for none."""
+    account = {"id": name, "state": state if state == "draining" else "active", "weight": 1, "models": ["*"]}
+    health = {"state": state, "why": why, "since": at(-3), "until": at(until) if until else None}
+    headroom = [{"class": "haiku", "limit": "requests", "remaining": 9, "of": 9, "resets_at": None}]
+    times = {"drain_until": at(drain) if drain else None}
+    return {**account, **times, "health": health, "headroom": headroom, "in_flight": 0, "bindings": 0, **fields}
+
+
+def at(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+def tell(page: Page, gateway: Gateway, accounts: list[dict[str, Any]]) -> None:
+    """Load the page anew, and let it hear of these accounts alone, over and over."""
+    overview = json.dumps(operator(gateway, "overview"))
+    told = f"event: overview\ndata: {overview}\n\nevent: accounts\ndata: {json.dumps({'data': accounts})}\n\n"
+    page.route("**/admin/v1/live", lambda route: route.fulfill(content_type="text/event-stream", body=told))
+    page.reload()
+    expect(page.locator("#brief-accounts li")).to_have_count(len(accounts))
+
+
+def test_a_dialog_ends_where_one_goes_elsewhere(page: Page):
+    open_section(page, "connect")
+    open_section(page, "requests")
+    page.locator("#requests-table tbody button").first.click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("heading", name="Connect a client")).to_be_focused()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
 # -- What is changed ------------------------------------------------------------------------------------------------
 
 
@@ -464,7 +554,10 @@ def test_a_key_is_shown_once_works_and_ends(page: Page, watched: Gateway):
     key = dialog.get_by_label("The key").input_value()
     assert re.fullmatch(r"sk-\w{48}", key)
     page.keyboard.press("Escape")
+    page.go_back()
+    expect(page.get_by_role("heading", name="Overview", include_hidden=True)).to_be_visible()
     expect(dialog.get_by_label("The key")).to_be_visible()  # one does not lose it by a slip
+    page.go_forward()
     dialog.get_by_role("button", name="I have stored it").click()
     expect(dialog).to_have_count(0)
     assert key not in page.content()
@@ -563,6 +656,31 @@ def test_nothing_scrolls_sideways_on_a_narrow_screen(page: Page):
         open_section(page, name)
         assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], name
         assert page.evaluate("scrollY") == 0, name  # the navigation is in sight
+
+
+def test_nothing_is_cut_on_a_narrow_screen(page: Page, watched: Gateway):
+    page.set_viewport_size(NARROW)
+    cut = "(all) => all.filter((each) => each.scrollWidth > each.clientWidth).length"
+    expect(page.locator("#brief-requests tbody tr").first).to_be_visible()
+    now = datetime.now(UTC)
+    long = {"account": "account-of-production-1", "key": "somebody", "outcome": "interrupted", "duration_seconds": 754}
+    listed = [{**long, "request_id": "long", "at": (now - timedelta(hours=3, minutes=30)).isoformat()}]
+    page.evaluate(
+        "(listed) => import('/static/requests.js').then("
+        "(requests) => requests.list(document.getElementById('brief-requests'), listed))",
+        listed,
+    )
+    expect(page.locator("#brief-requests")).to_contain_text("12 min 34 s")
+    assert page.locator("#brief-requests .scroller").evaluate_all(cut) == 0
+    open_section(page, "spending")
+    for name in ("Hit rate", "Saved", "Cost"):
+        expect(page.get_by_role("columnheader", name=name)).to_be_visible()
+    assert page.locator("#spending-table .scroller").evaluate_all(cut) == 0
+    page.context.set_offline(True)
+    page.evaluate("import('/static/live.js').then((live) => live.connect())")
+    expect(page.locator("#live")).to_contain_text("Reconnecting")
+    right = page.get_by_role("button", name="Sign out").evaluate("(it) => it.getBoundingClientRect().right")
+    assert right <= NARROW["width"]
 
 
 def test_what_strangers_wrote_stays_text(page: Page, watched: Gateway):

@@ -10,6 +10,9 @@ import { latest, on } from "./live.js";
 import { modelWords, stateOf, stateWords, whyOf } from "./words.js";
 
 const DRAINS = [["900", "15 minutes"], ["3600", "1 hour"], ["14400", "4 hours"], ["86400", "1 day"], ["", "no end: until I say otherwise"]];
+const WAITS = { limited: "back", out: "again" }; // what one waits for in a state that ends by itself
+const CLASSES = 6; // of models, whose limits a card shows at once
+const CLOSED = 6; // models that it names
 let wanted = "";
 
 export function start() {
@@ -64,9 +67,9 @@ function card(account) {
   const until = moment(null, "back");
   const sinceLine = h("span", {}, since.node);
   const untilLine = h("span", {}, until.node);
-  const drainEnd = moment(null);
-  const drainLine = h("span", {}, "drain ends ", drainEnd.node);
-  const levels = h("ul", { class: "levels" });
+  const drainEnd = moment(null, "drained");
+  const drainLine = h("span", {}, drainEnd.node);
+  const levels = levelList();
   const none = h("p", { class: "muted" }, "No limits are known yet: the upstream tells them with its answers.");
   const facts = factList();
   const errorAt = moment(null);
@@ -78,7 +81,7 @@ function card(account) {
   const node = h("article", { class: "card panel", data: { id: account.id }, "aria-label": `Account ${account.id}` },
     h("header", {}, h("h2", { tabindex: "-1" }, account.id), state.node),
     why, h("p", { class: "times muted" }, sinceLine, untilLine, drainLine), facts.node,
-    levels, none, closed, lastError, held, buttons.node);
+    ...levels.nodes, none, closed, lastError, held, buttons.node);
   return {
     node,
     update(next) {
@@ -88,17 +91,19 @@ function card(account) {
       setText(why, whyOf(next));
       sinceLine.hidden = !next.health?.since;
       since.update(next.health?.since);
-      untilLine.hidden = !next.health?.until;
+      untilLine.hidden = !WAITS[present] || !next.health?.until;
+      until.how = WAITS[present] ?? "back";
       until.update(next.health?.until);
       drainLine.hidden = present !== "draining" || !next.drain_until;
       drainEnd.update(next.drain_until);
       facts.update(next);
       const rows = (next.headroom ?? []).map(levelOf);
-      keyed(levels, rows, (level) => level.key, levelRow);
+      levels.update(rows);
       none.hidden = rows.length > 0;
       const models = Object.entries(next.health?.models_closed_for ?? {});
+      const more = models.length > CLOSED ? ` and ${count(models.length - CLOSED)} more` : "";
       closed.hidden = !models.length;
-      setText(closed, `Not for: ${models.map(([model, left]) => `${model} (for ${span(left)})`).join(", ")}.`);
+      setText(closed, `Not for: ${models.slice(0, CLOSED).map(([model, left]) => `${model} (for ${span(left)})`).join(", ")}${more}.`);
       lastError.hidden = !next.last_error;
       errorAt.update(next.last_error?.at);
       setText(errorWhat, next.last_error?.what);
@@ -107,6 +112,30 @@ function card(account) {
     },
   };
 }
+
+/** All limits of an account; where its classes of models are many, the tightest ones, and the others on demand. */
+function levelList() {
+  const first = h("ul", { class: "levels" });
+  const others = h("ul", { class: "levels" });
+  const summary = h("summary", {});
+  const more = h("details", { class: "more-levels", on: { toggle: () => fill() } }, summary, others);
+  let rest = [];
+  const fill = () => keyed(others, more.open ? rest : [], (level) => level.key, levelRow);
+  return {
+    nodes: [first, more],
+    update(rows) {
+      const groups = Object.values(Object.groupBy(rows, (level) => level.group));
+      if (groups.length > CLASSES) groups.sort((a, b) => least(a) - least(b));
+      keyed(first, groups.slice(0, CLASSES).flat(), (level) => level.key, levelRow);
+      rest = groups.slice(CLASSES).flat();
+      more.hidden = !rest.length;
+      setText(summary, `and ${plural(groups.length - CLASSES, "more class of models", "more classes of models")}`);
+      fill();
+    },
+  };
+}
+
+const least = (levels) => Math.min(...levels.map((level) => level.ratio ?? 1));
 
 function factList() {
   const cells = {};

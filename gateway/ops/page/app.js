@@ -5,6 +5,7 @@ import { cameFrom, mayOperate, signOut, whoAmI } from "./api.js";
 import * as audit from "./audit.js";
 import * as connect from "./connect.js";
 import * as conversations from "./conversations.js";
+import { leave } from "./dialogs.js";
 import { byId, h, icon, keyed, setAttribute, setText } from "./dom.js";
 import { wall } from "./format.js";
 import * as keys from "./keys.js";
@@ -23,6 +24,7 @@ let connection = { state: "connecting" };
 function route() {
   const [, name, query] = /^#?([a-z]*)\??(.*)$/s.exec(location.hash) ?? [];
   if (name === "main") return;
+  leave();
   const wanted = Object.hasOwn(sections, name) ? name : "overview";
   const moved = wanted !== present;
   if (moved) {
@@ -48,10 +50,11 @@ function title() {
 
 function stateShown() {
   const { state, again } = connection;
-  const words = { live: "Live", connecting: "Connecting…", waiting: `Reconnecting in ${Math.ceil((again ?? 0) / 1000)} s` }[state];
+  const words = { live: "Live", connecting: "Connecting…", waiting: "Reconnecting" }[state];
   const node = byId("live");
   node.dataset.state = state;
-  setText(node.querySelector(".words"), words);
+  const left = state === "waiting" ? h("span", { class: "p3" }, ` in ${Math.ceil((again ?? 0) / 1000)} s`) : "";
+  node.querySelector(".words").replaceChildren(words, left);
   banners();
 }
 

@@ -21,13 +21,15 @@ const WORDS = {
   since: (at) => `for ${relative(Math.min(at, now()), now()).replace(/ ago$/, "")}`,
   resets: (at) => (at > now() + 500 ? `resets in ${left(at)}` : "has reset"),
   back: (at) => (at > now() ? `back in ${left(at)}` : "back any moment"),
+  again: (at) => (at > now() ? `tried again in ${left(at)}` : ""), // when it is over, nobody knows what comes of it
+  drained: (at) => `drain ${at > now() ? "ends" : "ended"} ${relative(at, now())}`,
   lasting: (at) => (at > now() ? `for another ${left(at)}` : `since ${relative(at, now())}`),
   warm: (at) => (at > now() ? `warm for another ${left(at)}` : `cold since ${relative(at, now())}`),
 };
 
 const left = (at) => span((at - now()) / 1000);
 
-/** A <time> that tells `iso`, in the way `how` of WORDS: {node, update(iso)}. */
+/** A <time> that tells `iso`, in the way `how` of WORDS, which may change before an update: {node, how, update(iso)}. */
 export function moment(iso, how = "relative") {
   const node = h("time", { class: "moment" });
   const it = {

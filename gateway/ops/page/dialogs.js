@@ -16,12 +16,14 @@ export function ask({ title, body = [], action, danger = false, act = null }) {
       event.preventDefault();
       const values = Object.fromEntries(new FormData(form));
       go.disabled = true;
+      dialog.classList.add("stays"); // nobody else tells what comes of it
       problem.textContent = "";
       try {
         answer = act ? ((await act(values)) ?? values) : values;
         dialog.close();
       } catch (error) {
         problem.textContent = error.message;
+        dialog.classList.remove("stays");
         go.disabled = false;
         go.focus();
       }
@@ -31,10 +33,10 @@ export function ask({ title, body = [], action, danger = false, act = null }) {
   });
 }
 
-/** Show something until it is closed. `careful`: not by Escape, for what is shown once. */
+/** Show something until it is closed. `careful`: not by Escape, nor by going elsewhere, for what is shown once. */
 export function tell({ title, body, close = "Close", careful = false, wide = false }) {
   return new Promise((resolve) => {
-    const dialog = h("dialog", { "aria-labelledby": "dialog-title", class: wide ? "wide" : "" },
+    const dialog = h("dialog", { "aria-labelledby": "dialog-title", class: wide ? "wide" : careful ? "stays" : "" },
       h("div", { class: "sheet" }, h("h2", { id: "dialog-title" }, title), h("div", { class: "body" }, ...body),
         h("div", { class: "buttons" }, h("button", { type: "button", class: "primary", on: { click: () => dialog.close() } }, close))));
     if (careful) dialog.addEventListener("keydown", (event) => event.key === "Escape" && event.preventDefault());
@@ -50,6 +52,11 @@ function show(dialog, closed) {
   });
   document.body.append(dialog);
   dialog.showModal();
+}
+
+/** Close what belongs to where one was. */
+export function leave() {
+  for (const dialog of document.querySelectorAll("dialog[open]:not(.stays)")) dialog.close();
 }
 
 /** A note at the edge that goes by itself; read out by screen readers. */

@@ -7,7 +7,7 @@ import { count, dollars, percent, plural, rate, seconds, span } from "./format.j
 import { latest, on } from "./live.js";
 import { changed, list as requestList } from "./requests.js";
 import { headroomBar, tightest } from "./bars.js";
-import { stateOf, stateWords, whyOf } from "./words.js";
+import { idle, stateOf, stateWords, whyOf } from "./words.js";
 
 const STEP = 5; // seconds between points
 const KEPT = 900; // seconds of them
@@ -145,14 +145,18 @@ function briefAccount(account) {
   const state = badge(...stateWords(stateOf(account)));
   const bar = headroomBar();
   const flight = h("span", { class: "num muted" });
+  const why = h("span", { class: "why muted" });
   const name = h("a", { class: "id", href: `#accounts?id=${encodeURIComponent(account.id)}` }, account.id);
-  const node = h("li", {}, name, state.node, bar.node, flight);
+  const node = h("li", {}, name, state.node, bar.node, flight, why);
   return {
     node,
     update(next) {
       state.update(...stateWords(stateOf(next)));
       setAttribute(state.node, "title", whyOf(next));
+      setClass(bar.node, idle(next) ? "headroom none" : "headroom"); // what is left of its limits is of no use now
       bar.update(tightest(next));
+      why.hidden = stateOf(next) !== "out";
+      setText(why, whyOf(next).replace(/(?<=\.)\s.*$/s, "")); // its first sentence; the card has all
       setText(flight, `${count(next.in_flight ?? 0)} in flight`);
     },
   };

@@ -117,20 +117,20 @@ function draw() {
 }
 
 const HEADS = [["When", "", ""], ["Key", "clip", ""], ["Model", "clip", "p3"], ["Account", "clip", ""], ["Route", "", "p3"], ["Outcome", "", ""], ["Cached", "num", "p2"], ["Input", "num", "p2"], ["Output", "num", "p3"], ["Cost", "num", "p3"], ["First token", "num", "p2"], ["Took", "num", "p3"], ["Request", "", "p1"]];
-const BRIEF = new Set(["When", "Key", "Account", "Outcome", "Took"]);
+const BRIEF = [["When", "", ""], ["Key", "clip", "p3"], ["Account", "clip", ""], ["Outcome", "", ""], ["Took", "num", ""]];
 
 /** A table of requests in `place`, kept up to date row by row; brief ones have fewer columns. */
 export function list(place, requests, full = false) {
   if (!requests.length) return replace(place, empty("None yet.", h("a", { href: "#connect" }, "Connect a client"), " to see some."));
-  const heads = HEADS.filter(([name]) => full || BRIEF.has(name));
+  const heads = full ? HEADS : BRIEF;
   if (!place.querySelector("tbody")) {
-    const table = h("table", { class: "rows" }, h("thead", {}, h("tr", {}, ...heads.map(([name, kind, less]) => h("th", { scope: "col", class: `${kind} ${full ? less : ""}` }, name)))), h("tbody"));
+    const table = h("table", { class: full ? "rows" : "rows few" }, h("thead", {}, h("tr", {}, ...heads.map(([name, kind, less]) => h("th", { scope: "col", class: `${kind} ${less}` }, name)))), h("tbody"));
     replace(place, scroller("Table of requests", table));
   }
-  keyed(place.querySelector("tbody"), requests, (each) => each.request_id, (request) => ({ node: row(request, heads, full) }));
+  keyed(place.querySelector("tbody"), requests, (each) => each.request_id, (request) => ({ node: row(request, heads) }));
 }
 
-function row(request, heads, full) {
+function row(request, heads) {
   const { tokens = {} } = request;
   const when = moment(ended(request)).node;
   const open = h("button", { type: "button", class: "link", on: { click: () => details(request) } }, when, h("span", { class: "offscreen" }, `, details of request ${request.request_id}`));
@@ -146,7 +146,7 @@ function row(request, heads, full) {
     Request: h("code", {}, request.request_id),
   };
   const whole = { Key: [request.key, request.team].filter(Boolean).join(", "), Model: request.model, Account: request.account };
-  return h("tr", {}, ...heads.map(([name, kind, less]) => h("td", { class: `${kind} ${full ? less : ""}`, title: whole[name] || null }, ...[cells[name]].flat())));
+  return h("tr", {}, ...heads.map(([name, kind, less]) => h("td", { class: `${kind} ${less}`, title: whole[name] || null }, ...[cells[name]].flat())));
 }
 
 /** When it ended, which is what the list is ordered by (ISO). */

@@ -13,8 +13,8 @@ const COLUMNS = [
   ["cache_creation_input_tokens", "Cache writes", count, "p2"],
   ["cache_read_input_tokens", "Cache reads", count, "p2"],
   ["output_tokens", "Output", count, "p2"],
-  ["hit", "Hit rate", percent, "p3"],
-  ["savings_usd", "Saved", dollars, "p3"],
+  ["hit", "Hit rate", percent, ""],
+  ["savings_usd", "Saved", dollars, ""],
   ["cost_usd", "Cost", dollars, ""],
 ];
 const NUMBERS = ["requests", "input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens", "savings_usd", "cost_usd", "estimated_requests"];

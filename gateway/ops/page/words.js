@@ -30,6 +30,13 @@ export function whyOf(account) {
   return reason ? `${said} Reason: ${reason}.` : said;
 }
 
+/** Whether nothing goes to an account until somebody, or its next try, changes that. */
+export function idle(account) {
+  const state = stateOf(account);
+  const drained = state === "draining" && account.drain_until && !account.health?.until;
+  return state === "out" || state === "disabled" || Boolean(drained);
+}
+
 export const ROUTES = {
   bound: "It stayed at the workspace where the conversation lives, and could read its cache.",
   new: "It was the first of its conversation, or one that had gone cold and was placed anew.",
