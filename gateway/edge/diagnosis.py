@@ -8,17 +8,30 @@ import msgspec
 
 from gateway.config_rules import moment_text
 from gateway.core.document import Entry
-from gateway.core.health import Cause
-from gateway.core.router import LIMITED, OUT, Router
+from gateway.core.health import Cause, Outage
+from gateway.core.router import LIMITED, Router
 
 STATES = ("available", "limited", "draining", "disabled", "out")
 KINDS = {"requests": "requests", "input": "input_tokens", "output": "output_tokens"}  # of limits, as labels have them
 
+# By cause: what is wrong and what helps; how it is tried again; how once its pause is over, and nobody has tried yet.
 _OUT = {
-    Cause.CREDENTIAL: "The upstream does not accept its key. Give it a valid key; it is asked again now and then.",
-    Cause.BILLING: "The upstream says that its organization is out of credit, over its spending limit or on hold. One "
-    "request tries it again then.",
-    Cause.UNREACHABLE: "No connection to it can be had. It is tried every few seconds.",
+    Cause.CREDENTIAL: (
+        "The upstream does not accept its key. Give it a valid key; ",
+        "it is asked again now and then.",
+        "the next probe or request tries it.",
+    ),
+    Cause.BILLING: (
+        "The upstream says that its organization is out of credit, over its spending limit or on hold: settle that in "
+        "its console. ",
+        "One request tries it again when its pause is over.",
+        "The next request tries it.",
+    ),
+    Cause.UNREACHABLE: (
+        "No connection to it can be had. ",
+        "It is tried every few seconds.",
+        "The next probe or request tries it.",
+    ),
 }
 # What an exchange was that ended so: by status, or by the word for what went wrong before one came.
 _FAULTS = {
@@ -54,13 +67,14 @@ def diagnose(router: Router, entry: Entry, now: float, wall: float) -> Diagnosis
         return Diagnosis("draining", _SET, why, until)
     if entry.state != "active":
         return Diagnosis(entry.state, _SET, "It is switched off, by configuration or an operator: nothing goes there.")
+    outage = _outage(router, entry)
+    if outage is not None and outage.cause is not None:
+        # Also once its time has come: it is not back before an answer has shown that.
+        what, pausing, due = _OUT[outage.cause]
+        if outage.until > now:
+            return Diagnosis("out", outage.cause, what + pausing, outage.until)
+        return Diagnosis("out", outage.cause, what + due)
     state, _ = router.state(entry, "", "", 0.0, True, now)
-    if state == OUT:
-        outage = router.health(entry.id).outage
-        if outage.until <= now:
-            outage = router.organization(entry.organization)
-        cause = outage.cause
-        return Diagnosis("out", str(cause or ""), _OUT[cause] if cause else "It cannot be used.", outage.until)
     closed = router.closed_classes(entry.organization, now)
     if state == LIMITED or closed:
         until = min((router.domain(entry.organization, name).closed_until for name in closed), default=0.0)
@@ -73,6 +87,12 @@ def diagnose(router: Router, entry: Entry, now: float, wall: float) -> Diagnosis
 
 
 _SET = "by configuration or an operator"
+
+
+def _outage(router: Router, entry: Entry) -> Outage | None:
+    """The account's own or its organization's: the one that lasts longer; None where it is not out."""
+    outages = (router.health(entry.id).outage, router.organization(entry.organization))
+    return max((each for each in outages if each.cause is not None), key=lambda each: each.until, default=None)
 
 
 def _and(names: list[str]) -> str:

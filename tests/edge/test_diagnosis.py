@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.health import Cause
+from gateway.core.health import TRIAL, Cause
 from gateway.core.news import Closed, Out
 from gateway.core.routing import Outcome
 from gateway.edge.diagnosis import STATES, diagnose, fault, full_in, headroom
@@ -32,6 +32,35 @@ def test_the_cause_that_still_lasts_is_the_one_that_is_named():
     over.heard(Out("home", Cause.UNREACHABLE, 10.0), NOW)
     over.heard(Out("home", Cause.BILLING, 60.0), NOW)
     assert diagnose(over, HOME, NOW + 30.0, WALL + 30.0).reason == Cause.BILLING
+
+
+@pytest.mark.parametrize("cause", list(Cause))
+def test_an_account_whose_pause_is_over_is_out_until_an_answer_shows_otherwise(cause):
+    over = router()
+    over.heard(Out("home", cause, 60.0), NOW)
+    during, after = diagnose(over, HOME, NOW + 59.0, WALL), diagnose(over, HOME, NOW + 60.0, WALL)
+    assert (after.state, after.reason, after.until) == ("out", cause, 0.0)
+    assert "request tries it" in after.why and after.why != during.why
+    assert over.state(HOME, "", "", 0.0, True, NOW + 60.0)[0] == "", "it may be tried all the same"
+    over.try_again(HOME, NOW + 61.0)
+    assert diagnose(over, HOME, NOW + 62.0, WALL).until == NOW + 61.0 + TRIAL
+    over.served(HOME, None, NOW + 63.0)
+    assert diagnose(over, HOME, NOW + 63.0, WALL).state == "available"
+
+
+def test_of_two_causes_whose_pauses_are_over_the_later_one_is_named():
+    over = router()
+    over.heard(Out("home", Cause.UNREACHABLE, 10.0), NOW)
+    over.heard(Out("home", Cause.BILLING, 60.0), NOW)
+    assert {diagnose(over, HOME, NOW + at, WALL).reason for at in (5.0, 61.0, 4000.0)} == {Cause.BILLING}
+
+
+@pytest.mark.parametrize("state", ["disabled", "draining"])
+def test_what_an_operator_has_set_is_said_rather_than_an_outage(state):
+    entry = account("home", state=state)
+    over = router(entry)
+    over.heard(Out("home", Cause.BILLING, 60.0), NOW)
+    assert {diagnose(over, entry, NOW + at, WALL).state for at in (0.0, 61.0)} == {state}
 
 
 def test_a_limit_that_is_reached_names_the_models_and_when_the_first_opens():
