@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
 
 from gateway.commands import completion
-from gateway.commands.client import ConfigOption, JsonOption, ask, print_json
+from gateway.commands.client import Admin, ConfigOption, JsonOption, TokenFileOption, UrlOption, admin_of, print_json
 from gateway.commands.terminal import console, plain_table
 from gateway.commands.top_view import headroom, health, number, why
 from gateway.config import load_default_path
@@ -26,9 +25,14 @@ _COLUMNS = (
 
 
 @app.command("list")
-def list_accounts(config: ConfigOption = load_default_path, as_json: JsonOption = False) -> None:
+def list_accounts(
+    config: ConfigOption = load_default_path,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show all accounts: how each is and why, and what is left of its limits."""
-    accounts = ask(config, "GET", "accounts")["data"]
+    accounts = admin_of(config, url, token_file).ask("GET", "accounts")["data"]
     if as_json:
         print_json(accounts)
     else:
@@ -41,6 +45,8 @@ def drain(
     seconds: Annotated[float | None, typer.Option(min=0, help="How long; 3600 if not given.")] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="A deadline, 2030-01-31T18:00:00Z.")] = None,
     config: ConfigOption = load_default_path,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """No new conversations; those that are warm stay until they are cold, or until the deadline."""
@@ -49,19 +55,31 @@ def drain(
         body["drain_seconds"] = seconds
     if until is not None:
         body["drain_until"] = until
-    _change(config, account, body, as_json)
+    _change(admin_of(config, url, token_file), account, body, as_json)
 
 
 @app.command()
-def enable(account: AccountId, config: ConfigOption = load_default_path, as_json: JsonOption = False) -> None:
+def enable(
+    account: AccountId,
+    config: ConfigOption = load_default_path,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Serve with it again."""
-    _change(config, account, {"state": "active"}, as_json)
+    _change(admin_of(config, url, token_file), account, {"state": "active"}, as_json)
 
 
 @app.command()
-def disable(account: AccountId, config: ConfigOption = load_default_path, as_json: JsonOption = False) -> None:
+def disable(
+    account: AccountId,
+    config: ConfigOption = load_default_path,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Send it nothing more; its conversations move at their next request."""
-    _change(config, account, {"state": "disabled"}, as_json)
+    _change(admin_of(config, url, token_file), account, {"state": "disabled"}, as_json)
 
 
 @app.command()
@@ -69,14 +87,16 @@ def weight(
     account: AccountId,
     value: Annotated[float | None, typer.Argument(metavar="[WEIGHT]", help="Above 0; the file's if left out.")] = None,
     config: ConfigOption = load_default_path,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Change its share of new conversations."""
-    _change(config, account, {"weight": value}, as_json)
+    _change(admin_of(config, url, token_file), account, {"weight": value}, as_json)
 
 
-def _change(config: Path, account: str, body: dict[str, Any], as_json: bool) -> None:
-    changed = ask(config, "PATCH", f"accounts/{quote(account, safe='')}", body)
+def _change(admin: Admin, account: str, body: dict[str, Any], as_json: bool) -> None:
+    changed = admin.ask("PATCH", f"accounts/{quote(account, safe='')}", body)
     if as_json:
         print_json(changed)
     else:

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 import typer
 
-from gateway.commands.client import ConfigOption, JsonOption, ask, print_json
+from gateway.commands.client import ConfigOption, JsonOption, TokenFileOption, UrlOption, admin_of, print_json
 from gateway.commands.terminal import console, plain_table
 from gateway.config import load_default_path
 
@@ -20,14 +20,17 @@ _PAGE = 500  # entries asked for at a time
 def audit(
     limit: Annotated[int, typer.Option(min=1, max=100_000, metavar="N", help="So many, the latest.")] = 50,
     config: ConfigOption = load_default_path,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show who changed what by the admin API or the dashboard, on all gateways of the pool, the latest first."""
+    admin = admin_of(config, url, token_file)
     entries: list[dict[str, Any]] = []
     before: str | None = ""
     while before is not None and len(entries) < limit:
         query = {"limit": min(_PAGE, limit - len(entries)), **({"before": before} if before else {})}
-        answer = ask(config, "GET", f"audit?{urlencode(query)}")
+        answer = admin.ask("GET", f"audit?{urlencode(query)}")
         entries += answer["data"]
         before = answer.get("next")
     if as_json:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 from urllib.parse import urlsplit
 
+import msgspec
 import typer
 
 from gateway.config import Config, ConfigError, load, parse_listen
@@ -35,35 +36,54 @@ TOKEN_VARIABLE = "GATEWAY_ADMIN_TOKEN"  # noqa: S105 - where to look for one
 TIMEOUT = 10.0  # seconds
 
 
-def ask(path: Path, method: str, resource: str, body: dict[str, Any] | None = None, timeout: float = TIMEOUT) -> Any:
-    """What the admin API of the gateway that runs with the file at `path` answers about `resource`, which is the URL
-    after /admin/v1/, percent-encoded; ends the command where it does not."""
-    import httpx  # here, because `gateway serve` loads this module too and should be ready soon
+class Admin(msgspec.Struct, frozen=True):
+    """The admin listener of a gateway: of the one that runs with a file that is here, or of one that is `elsewhere`."""
 
-    base, token = admin_of(path)
-    headers = {"authorization": f"Bearer {token}"}
-    url = f"{base}/admin/v1/{resource}"
-    try:
-        answer = httpx.request(method, url, json=body, headers=headers, timeout=timeout, trust_env=False)
-        said = answer.json()
-        if answer.status_code in (200, 201):
-            return said
-        reason = said["error"]["message"]
-    except httpx.TransportError as error:
-        fail(f"no gateway answers at {base}; is it running, with this configuration? ({error})", 1)
-    except (ValueError, LookupError, TypeError):
-        fail(f"what answers at {base} is not this gateway", 1)
-    if answer.status_code == 401:
-        reason = "the running gateway has another admin.token"
-    fail(reason, 2 if answer.status_code == 400 else 1)
+    base: str  # its URL
+    token: str
+    elsewhere: bool = False
+
+    def ask(self, method: str, resource: str, body: dict[str, Any] | None = None, timeout: float = TIMEOUT) -> Any:
+        """What the admin API answers about `resource`, which is the URL after /admin/v1/, percent-encoded; ends the
+        command where it does not."""
+        import httpx  # here, because `gateway serve` loads this module too and should be ready soon
+
+        headers = {"authorization": f"Bearer {self.token}"}
+        url = f"{self.base}/admin/v1/{resource}"
+        times = httpx.Timeout(timeout, connect=TIMEOUT)
+        try:
+            answer = httpx.request(method, url, json=body, headers=headers, timeout=times, trust_env=False)
+            said = answer.json()
+            if answer.status_code in (200, 201):
+                return said
+            reason = str(said["error"]["message"])
+        except httpx.TransportError as error:
+            hint = "" if self.elsewhere else "; is it running, with this configuration?"
+            fail(f"no gateway answers at {self.base}{hint} ({error})", 1)
+        except (ValueError, LookupError, TypeError):
+            fail(f"what answers at {self.base} is not the admin listener of a gateway", 1)
+        if answer.status_code == 401:
+            reason = self.wrong_token
+        fail(reason, 2 if answer.status_code == 400 else 1)
+
+    @property
+    def wrong_token(self) -> str:
+        """What to say where the token is not accepted."""
+        if self.elsewhere:
+            return f"that gateway has another admin.token; give it with --token-file or in {TOKEN_VARIABLE}"
+        return "the running gateway has another admin.token"
 
 
-def admin_of(path: Path) -> tuple[str, str]:
-    """The URL of the admin listener and its token, as the file at `path` says; ends the command where it does not."""
+def admin_of(path: Path, url: str | None = None, token_file: Path | None = None) -> Admin:
+    """The one at `url`, else that of the file at `path`; ends the command where there is no such."""
+    if url is not None:
+        if not _usable(url):
+            fail("--url must be that of an admin listener, such as http://127.0.0.1:8081", 2)
+        return Admin(url.rstrip("/"), _token_of(token_file), elsewhere=True)
     config = read_config(path)
     if not parse_listen(config.admin.listen)[1]:
         fail("admin.listen has port 0, so the gateway cannot be found; give it a port", 1)
-    return base_url(config.admin.listen), config.admin.token
+    return Admin(base_url(config.admin.listen), config.admin.token)
 
 
 def read_config(path: Path) -> Config:
@@ -74,17 +94,24 @@ def read_config(path: Path) -> Config:
         fail(str(error), 2)
 
 
-def token_of(file: Path | None) -> str:
+def _token_of(file: Path | None) -> str:
     """The admin token of a gateway whose configuration is not here. Never an argument: those are seen by everybody."""
-    if file is None:
-        return os.environ.get(TOKEN_VARIABLE, "")
     try:
-        return (sys.stdin.read() if str(file) == "-" else file.read_text()).strip()
+        if file is None:
+            token = os.environ.get(TOKEN_VARIABLE, "")
+        else:
+            token = sys.stdin.read() if str(file) == "-" else file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         fail(f"cannot read {file}: {getattr(error, 'strerror', None) or 'it is no text'}", 2)
+    token = token.strip()
+    if not token:
+        fail(f"--url needs that gateway's admin.token: give it with --token-file or in {TOKEN_VARIABLE}", 2)
+    if not (token.isascii() and token.isprintable()):  # no header could carry it
+        fail(f"what {file or TOKEN_VARIABLE} holds is no token", 2)
+    return token
 
 
-def usable(url: str) -> bool:
+def _usable(url: str) -> bool:
     """Whether it may be that of an admin listener."""
     try:
         parts = urlsplit(url)

@@ -11,7 +11,16 @@ from urllib.parse import quote, urlencode
 import typer
 
 from gateway.commands import completion
-from gateway.commands.client import ConfigOption, JsonOption, ask, fail, print_json
+from gateway.commands.client import (
+    TIMEOUT,
+    ConfigOption,
+    JsonOption,
+    TokenFileOption,
+    UrlOption,
+    admin_of,
+    fail,
+    print_json,
+)
 from gateway.commands.terminal import console
 from gateway.config import load_default_path
 
@@ -51,10 +60,13 @@ def show(
     kind: KindOption = None,
     agent: AgentOption = None,
     config: ConfigOption = load_default_path,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Where a conversation lives, why there, and how warm its cache is."""
-    found = ask(config, "GET", _resource(key_id, conversation_id, kind, agent))
+    resource = _resource(key_id, conversation_id, kind, agent)
+    found = admin_of(config, url, token_file).ask("GET", resource)
     if as_json:
         print_json(found)
     else:
@@ -78,17 +90,20 @@ def flush(
     kind: KindOption = None,
     agent: AgentOption = None,
     config: ConfigOption = load_default_path,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Forget where a conversation lives, or all of an account's: they are placed anew at their next request."""
     if account is not None:
         if key_id is not None or kind is not None or agent is not None:
             fail("give KEY_ID and CONVERSATION_ID, or --account alone", 2)
-        gone = ask(config, "DELETE", f"accounts/{_quoted(account)}/bindings", timeout=_FLUSH_SECONDS)
+        resource, seconds = f"accounts/{_quoted(account)}/bindings", _FLUSH_SECONDS
     elif key_id is None or conversation_id is None:
         fail("give KEY_ID and CONVERSATION_ID, or --account", 2)
     else:
-        gone = ask(config, "DELETE", _resource(key_id, conversation_id, kind, agent))
+        resource, seconds = _resource(key_id, conversation_id, kind, agent), TIMEOUT
+    gone = admin_of(config, url, token_file).ask("DELETE", resource, timeout=seconds)
     if as_json:
         print_json(gone)
         return

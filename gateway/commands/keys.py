@@ -13,7 +13,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.commands import completion
-from gateway.commands.client import ConfigOption, JsonOption, ask, fail, print_json
+from gateway.commands.client import ConfigOption, JsonOption, TokenFileOption, UrlOption, admin_of, fail, print_json
 from gateway.commands.terminal import console, plain_table
 from gateway.config import load_default_path
 
@@ -67,6 +67,8 @@ def create(
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A note about a new caller; may be repeated.")
     ] = None,
     config: ConfigOption = load_default_path,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a key, and the caller if it is new. The key is shown only this once."""
@@ -86,7 +88,7 @@ def create(
         "metadata": dict(_pair(each) for each in meta or ()) or None,
         "expires_in": expires,
     }
-    made = ask(config, "POST", "keys", _given(body))
+    made = admin_of(config, url, token_file).ask("POST", "keys", _given(body))
     _hand_out(made, f"{made['id']} of {made['caller']}", as_json)
 
 
@@ -105,6 +107,8 @@ def limit(
         list[str] | None, typer.Option(metavar="MODEL", help="Model it may use instead; may be repeated.")
     ] = None,
     config: ConfigOption = load_default_path,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Change what a caller may use, on all gateways; what is not named stays, `none` takes a limit away."""
@@ -116,7 +120,7 @@ def limit(
     if budget:
         limits["budget_usd"] = {name: _amount(value) for name, value in budget.items()}
     changes = _given({"limits": limits or None, "models": model})
-    changed = ask(config, "PATCH", f"callers/{quote(caller, safe='')}", changes)
+    changed = admin_of(config, url, token_file).ask("PATCH", f"callers/{quote(caller, safe='')}", changes)
     if as_json:
         print_json(changed)
     else:
@@ -136,9 +140,14 @@ def _amount(text: str) -> float | None:
 
 
 @app.command("list")
-def list_keys(config: ConfigOption = load_default_path, as_json: JsonOption = False) -> None:
+def list_keys(
+    config: ConfigOption = load_default_path,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Show all callers and their keys."""
-    callers = ask(config, "GET", "keys")["data"]
+    callers = admin_of(config, url, token_file).ask("GET", "keys")["data"]
     if as_json:
         print_json(callers)
     else:
@@ -146,9 +155,15 @@ def list_keys(config: ConfigOption = load_default_path, as_json: JsonOption = Fa
 
 
 @app.command()
-def revoke(key_id: KeyId, config: ConfigOption = load_default_path, as_json: JsonOption = False) -> None:
+def revoke(
+    key_id: KeyId,
+    config: ConfigOption = load_default_path,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """End a key now, on all gateways and for good."""
-    revoked = ask(config, "DELETE", f"keys/{quote(key_id, safe='')}")
+    revoked = admin_of(config, url, token_file).ask("DELETE", f"keys/{quote(key_id, safe='')}")
     if as_json:
         print_json(revoked)
     else:
@@ -167,11 +182,14 @@ def rotate(
         float | None, typer.Option(parser=_duration, metavar="TIME", help="How long both count; 24h if not given.")
     ] = None,
     config: ConfigOption = load_default_path,
+    url: UrlOption = None,
+    token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a successor of a key, which itself ends after the overlap. The new key is shown only this once."""
-    key_id = _key_of(key, ask(config, "GET", "keys")["data"])
-    made = ask(config, "POST", f"keys/{quote(key_id, safe='')}/rotate", _given({"overlap": overlap}))
+    admin = admin_of(config, url, token_file)
+    key_id = _key_of(key, admin.ask("GET", "keys")["data"])
+    made = admin.ask("POST", f"keys/{quote(key_id, safe='')}/rotate", _given({"overlap": overlap}))
     _hand_out(made, f"{made['id']} of {made['caller']}; {key_id} ends at {made['replaces']['expires_at']}", as_json)
 
 

@@ -12,16 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.commands.client import (
-    ConfigOption,
-    TokenFileOption,
-    UrlOption,
-    admin_of,
-    fail,
-    print_json,
-    token_of,
-    usable,
-)
+from gateway.commands.client import Admin, ConfigOption, TokenFileOption, UrlOption, admin_of, fail, print_json
 from gateway.commands.terminal import console
 from gateway.commands.top_view import Picture
 from gateway.config import load_default_path
@@ -43,14 +34,9 @@ def top(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and end.")] = False,
 ) -> None:
     """Watch the running gateway: traffic, accounts, latest requests. q quits."""
-    if url is None:
-        base, token = admin_of(config)
-    elif not usable(url):
-        fail("--url must be that of an admin listener, such as http://127.0.0.1:8081", 2)
-    else:
-        base, token = url.rstrip("/"), token_of(token_file)
+    admin = admin_of(config, url, token_file)
     if once or as_json:
-        picture = asyncio.run(_look_once(base, token))
+        picture = asyncio.run(_look_once(admin))
         if picture.trouble:
             fail(picture.trouble, 1)
         if as_json:
@@ -58,52 +44,52 @@ def top(
         else:
             from gateway.commands.top_view import view
 
-            console().print(view(picture, base, None))
+            console().print(view(picture, admin.base, None))
         return
     if not sys.stdout.isatty():
         fail("this is no terminal; use --once or --json", 2)
     with _keys():
-        asyncio.run(_watch(base, token, interval))
+        asyncio.run(_watch(admin, interval))
 
 
 # Asking.
 
 
-async def _look_once(base: str, token: str) -> Picture:
-    async with _client(base, token) as client:
-        return await _look(client, base)
+async def _look_once(admin: Admin) -> Picture:
+    async with _client(admin) as client:
+        return await _look(client, admin)
 
 
-def _client(base: str, token: str) -> httpx.AsyncClient:
+def _client(admin: Admin) -> httpx.AsyncClient:
     import httpx  # here, because `gateway serve` loads this module too and should be ready soon
 
-    headers = {"authorization": f"Bearer {token}"}
-    return httpx.AsyncClient(base_url=f"{base}/admin/v1/", headers=headers, timeout=TIMEOUT, trust_env=False)
+    headers = {"authorization": f"Bearer {admin.token}"}
+    return httpx.AsyncClient(base_url=f"{admin.base}/admin/v1/", headers=headers, timeout=TIMEOUT, trust_env=False)
 
 
-async def _look(client: httpx.AsyncClient, base: str) -> Picture:
+async def _look(client: httpx.AsyncClient, admin: Admin) -> Picture:
     """What is now; with `trouble` where that cannot be known."""
     import httpx
 
     try:
         overview, accounts, requests = await asyncio.gather(
-            _get(client, "overview"), _get(client, "accounts"), _get(client, f"requests?limit={_RECENT}")
+            *(_get(client, admin, each) for each in ("overview", "accounts", f"requests?limit={_RECENT}"))
         )
         return Picture(overview, accounts["data"], requests["data"])
     except httpx.TransportError as error:
-        return Picture(trouble=f"no gateway answers at {base} ({str(error) or type(error).__name__})")
+        return Picture(trouble=f"no gateway answers at {admin.base} ({str(error) or type(error).__name__})")
     except PermissionError as error:
         return Picture(trouble=str(error))
     except (ValueError, LookupError, TypeError):
-        return Picture(trouble=f"what answers at {base} is not this gateway, or one of another version")
+        return Picture(trouble=f"what answers at {admin.base} is not this gateway, or one of another version")
 
 
-async def _get(client: httpx.AsyncClient, resource: str) -> Any:
+async def _get(client: httpx.AsyncClient, admin: Admin, resource: str) -> Any:
     """Raises PermissionError, with words, where the gateway refuses."""
     answer = await client.get(resource)
     said = answer.json()
     if answer.status_code == 401:
-        raise PermissionError("the gateway that answers has another admin token")
+        raise PermissionError(admin.wrong_token)
     if answer.status_code != 200:
         raise PermissionError(str(said["error"]["message"]))
     return said
@@ -112,7 +98,7 @@ async def _get(client: httpx.AsyncClient, resource: str) -> Any:
 # Watching.
 
 
-async def _watch(base: str, token: str, interval: float) -> None:
+async def _watch(admin: Admin, interval: float) -> None:
     """Show it until q, Ctrl-C or SIGTERM; a gateway that is away is waited for."""
     from rich.console import Console
     from rich.live import Live
@@ -137,17 +123,17 @@ async def _watch(base: str, token: str, interval: float) -> None:
     loop.add_signal_handler(signal.SIGWINCH, redraw.set)
     if sys.stdin.isatty():
         loop.add_reader(sys.stdin.fileno(), typed)
-    last = Picture(trouble=f"asking {base}")
-    async with _client(base, token) as client:
+    last = Picture(trouble=f"asking {admin.base}")
+    async with _client(admin) as client:
         with Live(console=screen, screen=True, auto_refresh=False) as live:
 
             def draw() -> None:
-                live.update(view(last, base, screen.size), refresh=True)
+                live.update(view(last, admin.base, screen.size), refresh=True)
 
             async def ask() -> None:
                 nonlocal last
                 while True:
-                    found = await _look(client, base)
+                    found = await _look(client, admin)
                     last = found if not found.trouble else last.troubled(found.trouble)
                     redraw.set()
                     await asyncio.sleep(interval)

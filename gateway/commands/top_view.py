@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from rich.console import ConsoleDimensions, RenderableType
     from rich.table import Table
 
+    from gateway.ops.measures import Measure
+
 Row = dict[str, Any]
 STATES = ("available", "limited", "draining", "disabled", "out")
 _COLOURS = {"available": "green", "limited": "yellow", "draining": "cyan", "disabled": "dim", "out": "bold red"}
@@ -106,6 +108,8 @@ def _figures(overview: Row) -> Iterable[RenderableType]:
     from rich.table import Table
     from rich.text import Text
 
+    from gateway.ops.measures import OVERHEAD, TTFT
+
     ttft, overhead = overview.get("ttft_seconds") or {}, overview.get("overhead_seconds") or {}
     tokens, spent = overview.get("tokens_per_second") or {}, overview.get("spent") or {}
     grid = Table.grid(padding=(0, 3))
@@ -118,10 +122,10 @@ def _figures(overview: Row) -> Iterable[RenderableType]:
         f"cache hit rate {percent(overview.get('cache_hit_rate'))}",
     )
     grid.add_row(
-        f"first token p50 {seconds(ttft.get('p50'))}",
-        f"p95 {seconds(ttft.get('p95'))}",
-        f"overhead p50 {seconds(overhead.get('p50'))}",
-        f"p99 {seconds(overhead.get('p99'))}",
+        f"first token p50 {percentile(ttft.get('p50'), TTFT)}",
+        f"p95 {percentile(ttft.get('p95'), TTFT)}",
+        f"overhead p50 {percentile(overhead.get('p50'), OVERHEAD)}",
+        f"p99 {percentile(overhead.get('p99'), OVERHEAD)}",
     )
     grid.add_row(
         f"tokens/s input {number(tokens.get('input'))}",
@@ -230,6 +234,12 @@ def seconds(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value * 1000:.1f} ms" if value < 0.1 else f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
+
+
+def percentile(value: float | None, of: Measure) -> str:
+    """Seconds, as far as the buckets tell: where in the first one they lie is not known."""
+    first = of.buckets[0]
+    return f"< {first * 1000:g} ms" if value is not None and value < first else seconds(value)
 
 
 def dollars(value: float | None) -> str:

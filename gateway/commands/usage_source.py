@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 import msgspec
 import typer
 
-from gateway.commands.client import TIMEOUT, TOKEN_VARIABLE, ask, fail, token_of, usable
-from gateway.config import ConfigError, catalogue_of, load
+from gateway.commands.client import Admin, admin_of, fail, read_config
+from gateway.config import catalogue_of
 from gateway.config_rules import moment_text
 from gateway.core.pricing import Catalogue
 from gateway.data import load_catalogue
@@ -30,55 +30,24 @@ ToOption = Annotated[str, typer.Option("--to", metavar="TIME", help="End, likewi
 
 
 class Source(msgspec.Struct, frozen=True):
-    """The gateway of the configuration file `config`, or the one at `url`, which `token` opens."""
+    """The gateway behind `admin`, whose file is `config`, or None where that is not here."""
 
-    config: Path
-    url: str | None
-    token: str
+    admin: Admin
+    config: Path | None
 
     def get(self, resource: str, query: dict[str, Any] | None = None) -> Any:
         """What the admin API answers; ends the command where it does not. Empty values of `query` are left out."""
         words = urlencode({name: value for name, value in (query or {}).items() if value}, doseq=True)
-        path = f"{resource}?{words}" if words else resource
-        if self.url is None:
-            return ask(self.config, "GET", path, timeout=_SECONDS)
-        return _get(self.url.rstrip("/"), path, self.token)
+        return self.admin.ask("GET", f"{resource}?{words}" if words else resource, timeout=_SECONDS)
 
     def catalogue(self) -> Catalogue:
         """The models it knows, as far as they are known here."""
-        if self.url is not None:
-            return load_catalogue()
-        try:
-            return catalogue_of(load(self.config))
-        except ConfigError as error:
-            fail(str(error), 2)
-
-
-def _get(base: str, path: str, token: str) -> Any:
-    import httpx  # here, as in the module that all commands share
-
-    if not usable(base):
-        fail("--url must be that of an admin listener, such as http://127.0.0.1:8081", 2)
-    headers = {"authorization": f"Bearer {token}"}
-    try:
-        timeout = httpx.Timeout(_SECONDS, connect=TIMEOUT)
-        answer = httpx.get(f"{base}/admin/v1/{path}", headers=headers, timeout=timeout, trust_env=False)
-        said = answer.json()
-        if answer.status_code == 200:
-            return said
-        reason = str(said["error"]["message"])
-    except httpx.TransportError as error:
-        fail(f"no gateway answers at {base} ({error})", 1)
-    except (ValueError, LookupError, TypeError):
-        fail(f"what answers at {base} is not an admin listener", 1)
-    if answer.status_code == 401:
-        reason = f"it has another admin.token; give it with --token-file or in {TOKEN_VARIABLE}"
-    fail(reason, 2 if answer.status_code == 400 else 1)
+        return load_catalogue() if self.config is None else catalogue_of(read_config(self.config))
 
 
 def source_of(config: Path, url: str | None, token_file: Path | None) -> Source:
-    """The one that these options name; ends the command where the token cannot be read."""
-    return Source(config, url, "" if url is None else token_of(token_file))
+    """The one that these options name; ends the command where there is no such."""
+    return Source(admin_of(config, url, token_file), config if url is None else None)
 
 
 def read_period(start: str, end: str) -> Span:

@@ -173,7 +173,8 @@ def _more(now: Counts[_T], before: Counts[_T]) -> dict[_T, float]:
 
 def quantile(share: float, buckets: Counts[float]) -> float | None:
     """The value below which this share of what was observed lies, straight within a bucket, as Prometheus reckons it;
-    the last finite bound for what lies beyond. None where nothing was observed."""
+    the last finite bound for what lies beyond. Within the first bucket it is but a guess. None where nothing was
+    observed."""
     bounds = sorted(buckets)
     if not bounds or bounds[-1] != inf or buckets[inf] <= 0.0:
         return None

@@ -9,6 +9,7 @@ import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from gateway.commands.checkup.store import clock, size
 from gateway.config import Account
 from gateway.data import load_catalogue
 from tests.commands.conftest import Run
-from tests.e2e.rig import ADMIN_TOKEN, ALICE, SECRET, Gateway, Simulator, Store, accounts_of, free_port, until
+from tests.e2e.rig import ADMIN_TOKEN, ALICE, SECRET, Gateway, Simulator, Store, accounts_of, free_port, message, until
 
 Findings = dict[tuple[str, str], dict[str, Any]]
 
@@ -154,6 +155,43 @@ def test_accounts_that_do_not_work_say_what_to_do(examine: Any, plan: dict[str, 
         assert secret not in said
 
 
+@pytest.mark.parametrize("fault", ["low_credit", "billing_error", "usage_limit", "enforced_spend_limit_reached"])
+def test_an_account_whose_organization_has_no_money_has_a_key_that_works(
+    examine: Any, simulator: Simulator, fault: str
+):
+    simulator.fault(fault, account="sim-account-2", path="/v1/models")
+    try:
+        code, found = examine()
+    finally:
+        simulator.clear()
+    assert (code, bad(found)) == (1, {("account sim-account-2", "credit"): "failed"})
+    assert found["account sim-account-2", "credential"]["message"] == "accepted"
+    assert "add credit" in found["account sim-account-2", "credit"]["advice"]
+
+
+def test_what_the_running_gateway_holds_out_is_told_though_its_key_is_accepted(
+    run: Run, gateway: Gateway, file: Path, simulator: Simulator
+):
+    account = gateway.config["accounts"][0]["id"]
+    simulator.fault("low_credit", account=account, path="/v1/messages")
+
+    def told() -> list[dict[str, Any]]:
+        body = json.dumps(message(f"Hello {time()}")).encode()
+        gateway.get("/v1/messages", headers={"x-api-key": ALICE}, method="POST", body=body)
+        code, out, _ = run("doctor", "--json", "--config", file)
+        found = [each for each in json.loads(out)["findings"] if each["about"] == f"account {account}"]
+        return found if code == 0 and any(each["check"] == "health" for each in found) else []
+
+    try:
+        found = {each["check"]: each for each in until(told, "the account that is out")}
+    finally:
+        simulator.clear()
+        assert run("accounts", "enable", account, "--config", file)[0] == 0
+    assert (found["credential"]["level"], found["health"]["level"]) == ("ok", "warning")
+    assert "holds it out (billing) since 20" in found["health"]["message"]
+    assert "out of credit" in found["health"]["advice"]
+
+
 def test_an_organization_that_the_file_has_otherwise_is_a_failure(examine: Any, plan: dict[str, Any]):
     plan["accounts"][1]["organization"] = plan["accounts"][0]["organization"]
     code, found = examine()
@@ -202,6 +240,10 @@ def test_each_finding_is_one_line_where_there_is_no_terminal(run: Run, file: Pat
         (Answer(403), Level.failed, "Messages API"),
         (Answer(404), Level.failed, "base_url"),
         (Answer(418), Level.failed, "base_url"),
+        (Answer(400), Level.failed, "base_url"),
+        (Answer(400, spent=True), Level.failed, "add credit"),
+        (Answer(402, spent=True), Level.failed, "add credit"),
+        (Answer(429, spent=True), Level.failed, "raise the limit"),
         (Answer(429), Level.warning, "later"),
         (Answer(529), Level.warning, "later"),
         (Answer(200, models=None), Level.failed, "base_url"),

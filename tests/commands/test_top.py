@@ -24,6 +24,7 @@ from rich.console import Console, ConsoleDimensions
 
 from gateway.commands import top_view
 from gateway.commands.top_view import Picture, view
+from gateway.ops.measures import OVERHEAD, TTFT
 from tests.commands.conftest import Run
 from tests.e2e.rig import ADMIN_TOKEN, ALICE, SECRET, WAIT_SECONDS, Gateway, free_port, message, until
 
@@ -66,7 +67,7 @@ def test_everything_that_matters_is_in_the_picture():
     text = "\n".join(drawn(Picture(OVERVIEW, accounts, [REQUEST])))
     for part in (
         "up 1d 2h", "workers 1/2", "degraded: store", "requests/s 12.3", "errors/s 0.25", "in flight 7", "97%",
-        "p50 0.80 s", "p95 -", "p50 0.4 ms", "cache read 45,000", "today -", "▁▅ █", "haiku 12% input_tokens",
+        "p50 0.80 s", "p95 -", "p50 < 0.5 ms", "cache read 45,000", "today -", "▁▅ █", "haiku 12% input_tokens",
         "The upstream does not accept its key", "alice", "529", "$0.000100", "1.50 s",
     ):  # fmt: skip
         assert part in text, part
@@ -101,6 +102,12 @@ def test_numbers_are_for_people():
     assert [top_view.span(value) for value in (0, 59, 61, 3600, 90_061)] == ["0s", "59s", "1m 1s", "1h", "1d 1h"]
 
 
+def test_a_percentile_within_the_first_bucket_is_no_more_exact_than_that():
+    shown = [top_view.percentile(value, TTFT) for value in (None, 0.0, 0.05, 0.095, 0.1, 0.3)]
+    assert shown == ["-", "< 100 ms", "< 100 ms", "< 100 ms", "0.10 s", "0.30 s"]
+    assert top_view.percentile(0.00025, OVERHEAD) == "< 0.5 ms"
+
+
 # On a gateway that runs.
 
 
@@ -128,7 +135,7 @@ def test_a_gateway_whose_file_is_elsewhere_is_watched_by_its_address(run: Run, g
     assert run(*words, env={"GATEWAY_ADMIN_TOKEN": ADMIN_TOKEN})[0] == 0
     assert run(*words, "--token-file", "-", stdin=f"{ADMIN_TOKEN}\n")[0] == 0
     code, out, err = run(*words, env={"GATEWAY_ADMIN_TOKEN": "another-token-entirely"})
-    assert (code, out) == (1, "") and "admin token" in err
+    assert (code, out) == (1, "") and "another admin.token" in err
     code, out, err = run(*words, "--token-file", tmp_path / "none")
     assert (code, out) == (2, "") and "cannot read" in err
     code, out, err = run("top", "--json", "--url", "127.0.0.1:8081")

@@ -190,7 +190,9 @@ def test_a_gateway_whose_file_is_elsewhere_is_asked_by_its_address(run, admin, t
     assert code == 1 and "another admin.token" in err  # the listener, which is in this process, logs to stdout
     code, out, err = run(*words, "--token-file", tmp_path / "none", file=None)
     assert (code, out) == (2, "") and "cannot read" in err
-    code, out, err = run("--url", f"http://127.0.0.1:{free_port()}", file=None)
+    code, out, err = run(
+        "--url", f"http://127.0.0.1:{free_port()}", file=None, env={"GATEWAY_ADMIN_TOKEN": ADMIN_TOKEN}
+    )
     assert (code, out) == (1, "") and "no gateway answers at http://127.0.0.1" in err
     for bad in ("127.0.0.1:8081", "ftp://x", "http://[", "https://"):
         code, out, err = run("--url", bad, file=None)
@@ -240,7 +242,8 @@ def test_an_export_takes_in_no_other_time(run, tmp_path):
 def test_an_export_that_fails_leaves_what_was_there(run, tmp_path):
     out = tmp_path / "usage.jsonl"
     out.write_text("of last month")
-    code, _, _ = run("export", "--out", out, "--url", f"http://127.0.0.1:{free_port()}", file=None)
+    words = ["export", "--out", out, "--url", f"http://127.0.0.1:{free_port()}"]
+    code, _, _ = run(*words, file=None, env={"GATEWAY_ADMIN_TOKEN": ADMIN_TOKEN})
     assert (code, out.read_text(), len(list(tmp_path.iterdir()))) == (1, "of last month", 1)
     code, _, err = run("export", "--out", tmp_path / "none" / "usage.jsonl")
     assert code == 1 and "cannot write" in err

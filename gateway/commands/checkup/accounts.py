@@ -15,6 +15,8 @@ from gateway.commands.checkup.store import clock
 from gateway.config import Account as AccountConfig
 from gateway.config import Config, catalogue_of
 from gateway.core.pricing import Catalogue
+from gateway.core.routing import Outcome, judge_body
+from gateway.core.routing import judge as judge_status
 from gateway.edge.pool import Account, Pool
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, NotSent, TransportError
@@ -39,14 +41,15 @@ class _Models(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """What one account said. `status` 0: nothing, and `problem` says why; `skew` is how many seconds its clock is
-    ahead, within a second, None where it sent no time."""
+    """What one account said. `status` 0: nothing, and `problem` says why; `spent`: it was about the organization's
+    money; `skew` is how many seconds its clock is ahead, within a second, None where it sent no time."""
 
     status: int = 0
     problem: str = ""
     models: tuple[str, ...] | None = None
     identity: dict[str, str] = {}
     skew: float | None = None
+    spent: bool = False
 
 
 async def check_accounts(config: Config) -> list[Finding]:
@@ -91,9 +94,9 @@ async def _ask(account: Account) -> Answer:
         return Answer(problem=f"gave no whole answer ({error})")
     headers = dict(response.headers)
     identity = {what: headers[name].decode("latin-1") for what, name in _IDENTITY if name in headers}
-    return Answer(
-        response.status, "", _models(body), identity, _skew(headers.get(b"date", b""), (began + answered) / 2)
-    )
+    skew = _skew(headers.get(b"date", b""), (began + answered) / 2)
+    spent = judge_body(judge_status(response.status), body) is Outcome.SPENT
+    return Answer(response.status, "", _models(body), identity, skew, spent)
 
 
 def _models(body: bytes) -> tuple[str, ...] | None:
@@ -119,7 +122,11 @@ def judge(account: AccountConfig, answer: Answer, catalogue: Catalogue) -> Itera
     about = f"account {account.id}"
     if account.state != "active":
         yield warning(about, "state", f"the file says {account.state}", "take state out of it to serve with it again")
-    if answer.status != 200:
+    if answer.spent:
+        yield ok(about, "credential", "accepted")
+        what = f"its organization is out of credit, over its spending limit or on hold ({answer.status})"
+        yield failed(about, "credit", what, "add credit or raise the limit in its console")
+    elif answer.status != 200:
         yield _refused(account, about, answer)
     elif answer.models is None:
         yield failed(about, "credential", "what answered is no Messages API", "check base_url")

@@ -16,6 +16,7 @@ from gateway.config import Config, parse_listen
 
 SECONDS = 5.0
 ABOUT = "gateway"
+_IN_NEED = ("out", "limited")  # states of accounts that are worth a word
 
 
 def check_running(config: Config) -> Iterator[Finding]:
@@ -83,6 +84,17 @@ def _ask(config: Config) -> Iterator[Finding]:
     metrics = _get(listen, "/metrics", config.admin.token)
     if metrics is not None and "\ngateway_config_last_reload_successful 0" in metrics.text:
         yield failed(ABOUT, "file", "it could not use the file it was given last", "gateway config check says why")
+    for account in _json(_get(listen, "/admin/v1/accounts", config.admin.token)).get("data") or ():
+        yield from _health(account)
+
+
+def _health(account: dict[str, Any]) -> Iterator[Finding]:
+    """How the gateway holds an account that it would not send everything now."""
+    health = account.get("health") or {}
+    state, since = health.get("state"), health.get("since")
+    if state in _IN_NEED:
+        message = f"the running gateway holds it {state} ({health.get('reason')}) since {since}"
+        yield warning(f"account {account.get('id')}", "health", message, str(health.get("why")))
 
 
 def _version(version: object) -> Finding:
