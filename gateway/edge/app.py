@@ -124,6 +124,7 @@ class Gateway:
             ],
             exception_handlers={HTTPException: cast(Callable[..., Response], self._not_served)},
         )
+        self._cold.router.redirect_slashes = False
         self._ticker: asyncio.Task[None] | None = None
         self._rest_at = monotonic() + REST_EVERY
 

@@ -225,10 +225,10 @@ class Board:
         return any(model.limit_class == limit_class for model in self._catalogue)
 
     def view(self, account: str) -> dict[str, Any]:
-        """What is known of an account beyond its configuration."""
+        """What is known of an account beyond its configuration: nothing while it is not in the pool."""
         entry = self._router.ring.accounts.get(account)
         if entry is None:
-            return {}
+            return {"health": None, "last_error": None, "headroom": [], "limits": {}, "headers": {}}
         now, wall = monotonic(), time()
         health = self._look_at(entry)
         closed = self._router.health(account).models

@@ -59,12 +59,9 @@ class Watch:
 
     def view(self, account: str) -> dict[str, Any]:
         """What is known of an account beyond its configuration."""
-        entry = self._board.router.ring.accounts.get(account)
-        if entry is None:
-            return {}
-        bound = self._census.bound
+        entry, bound = self._board.router.ring.accounts.get(account), self._census.bound
         return {
             **self._board.view(account),
             "in_flight": self._crew.in_flight().get(account, 0),
-            "bindings": None if bound is None else bound.get(entry.workspace, 0),
+            "bindings": None if bound is None or entry is None else bound.get(entry.workspace, 0),
         }

@@ -420,6 +420,13 @@ async def test_another_method_than_the_one_served_is_a_405(method: str, path: st
     assert sim.records(since) == []
 
 
+@pytest.mark.parametrize("path", ["/healthz/", "/readyz/", "/api/hello/", "/healthz/x", "/v2/messages", "/"])
+async def test_a_path_that_is_nowhere_is_not_found_and_leads_nowhere_else(path: str, gateway: Gateway):
+    answer = await ask(gateway, path=path)
+    assert_error(answer, 404, "not_found_error")
+    assert answer["location"] == ""
+
+
 async def test_a_body_declared_too_large_is_refused_before_it_comes(tight: Gateway):
     async with Wire.open(tight) as wire:
         await wire.send(request(b"", method="POST").replace(b"length: 0", b"length: 1048577"))
