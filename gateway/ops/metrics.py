@@ -109,10 +109,11 @@ class WorkerMetrics:
         return label
 
     def know_teams(self, names: Iterable[str]) -> None:
-        """These teams there are. The first MAX_TEAMS by name have a label each, the same ones in every process."""
-        named = frozenset(sorted(set(names))[:MAX_TEAMS])
-        if named != self._teams:
-            self._teams = named
+        """These teams there are. The first MAX_TEAMS by name have a label each, the same ones in every process; who has
+        one keeps it."""
+        new = sorted(set(names) - self._teams)[: MAX_TEAMS - len(self._teams)]
+        if new:
+            self._teams = self._teams.union(new)
             self._updates.clear()
             self._by_team.clear()
 

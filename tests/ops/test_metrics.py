@@ -370,7 +370,7 @@ def test_a_hundred_thousand_models_users_paths_and_conversations_make_no_more_se
 
 
 def test_teams_beyond_a_bound_are_other():
-    of, another = worker(), worker()
+    of, another = WorkerMetrics(known, dict, dict), WorkerMetrics(known, dict, dict)
     names = [f"team-{number}" for number in range(metrics.MAX_TEAMS + 300)]
     of.know_teams(names)
     another.know_teams(reversed(names))
@@ -383,11 +383,20 @@ def test_teams_beyond_a_bound_are_other():
     assert tokens["input", "claude-sonnet-4-5", OTHER] == 300
     of.observe(record(team="team-100", usage=Usage(input=1)), 0.0)
     assert counted(of, "gateway_team_tokens_total")["input", "claude-sonnet-4-5", "team-100"] == 2
-    of.know_teams(["team-9"])
-    for name in ("team-9", "team-100", ""):
-        of.observe(record(team=name, usage=Usage(input=1)), 0.0)
+    for number in range(metrics.MAX_TEAMS):  # teams that come and go
+        of.know_teams([f"team-of-a-day-{number}"])
+        of.observe(record(team=f"team-of-a-day-{number}", usage=Usage(input=1)), 0.0)
+    of.observe(record(team="team-100", usage=Usage(input=1)), 0.0)
+    of.observe(record(team="", usage=Usage(input=1)), 0.0)
     tokens = counted(of, "gateway_team_tokens_total")
-    assert [tokens["input", "claude-sonnet-4-5", name] for name in ("team-9", OTHER, "")] == [1, 301, 1]
+    assert len(tokens) == metrics.MAX_TEAMS + 2
+    assert [tokens["input", "claude-sonnet-4-5", name] for name in ("team-100", OTHER, "")] == [3, 800, 1]
+
+
+def test_a_new_team_has_a_label_as_long_as_there_are_some():
+    of = worker()
+    of.know_teams(["red", "zoo"])
+    assert [of.team(name) for name in ("research", "zoo", "nobody", "")] == ["research", "zoo", OTHER, ""]
 
 
 def test_nothing_of_a_request_but_its_kind_becomes_a_label():
