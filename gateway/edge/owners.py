@@ -167,7 +167,8 @@ class Owners:
         known = self._homes.get(group)
         try:
             homes = homes_of(await self._store.call(*to_home(group, present, proposed, _now())))
-            if known is not None and not homes.workspaces:  # it has lost its data
+            if known is not None and (known.at > homes.at or not set(known.workspaces) <= set(homes.workspaces)):
+                # It has lost its data, or some of it.
                 homes = homes_of(await self._store.call(*to_remember(group, known)))
         except (StoreDown, msgspec.MsgspecError):
             if not proposed and known is not None:

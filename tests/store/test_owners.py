@@ -235,6 +235,15 @@ async def test_the_last_choice_is_the_home_again_in_whatever_order_it_is_given_b
     assert homes[0] == "w3" and sorted(homes) == ["w1", "w2", "w3"]
 
 
+async def test_homes_written_without_a_time_are_older_than_any(store):
+    for ask in (lambda: store.home("", ""), lambda: store.home("w9", "w8", NOW)):
+        store.admin.set(home_key("team"), msgspec.msgpack.encode(["w2", "w1"]))
+        assert await ask() == ("w2", "w1")
+    assert await store.home("w2", "w3", NOW) == ("w3", "w2", "w1")
+    store.admin.set(home_key("team"), msgspec.msgpack.encode(["w2", "w1"]))
+    assert await store.remember(NOW, "w1") == ("w1", "w2")
+
+
 async def test_a_later_choice_is_later_whatever_the_clock_says(store):
     await store.home("", "w1", NOW)
     await store.home("w1", "w2", NOW - HOUR)
@@ -242,7 +251,7 @@ async def test_a_later_choice_is_later_whatever_the_clock_says(store):
 
 
 async def test_a_home_that_cannot_be_read_counts_as_none(store):
-    for odd in (b"", b"\xc1", b"\x01", msgspec.msgpack.encode(["w2", "w3"])):
+    for odd in (b"", b"\xc1", b"\x01", msgspec.msgpack.encode([1, "w3"])):
         store.admin.set(home_key("team"), odd)
         assert await store.home("", "") == ()
         assert await store.home("", "w1") == ("w1",)

@@ -7,6 +7,10 @@
 -- returns  the homes as they now stand; false where there are none
 local stored = redis.call('GET', KEYS[1])
 local read, value = pcall(cmsgpack.unpack, stored or '')
+if read and type(value) == 'table' and type(value[1]) == 'string' then -- as it was once written: the workspaces alone
+  value = { 0, value }
+  stored = cmsgpack.pack(value)
+end
 if not stored or not read or type(value) ~= 'table' or type(value[1]) ~= 'number' or type(value[2]) ~= 'table' then
   stored, value = false, { 0, {} }
 end
