@@ -107,11 +107,9 @@ class Owned(msgspec.Struct, tag="owned", array_like=True, frozen=True):
 
 
 class Ended(msgspec.Struct, tag="ended", array_like=True, frozen=True):
-    """An operator's browser has signed out: `session` is the SHA-256 of its session in hex, which would have held for
-    so many seconds more."""
+    """An operator's browser has signed out: `session` is the SHA-256 of its session, in hex."""
 
     session: str
-    seconds: float
 
 
 News = Owned | Hello | Bounds | Closed | Out | Back | ModelClosed | Report | Noted | Forget | Ended

@@ -27,6 +27,7 @@ COOKIE = "gateway_session"
 CSRF_HEADER = "x-csrf-token"
 SESSION_SECONDS = 12 * 3600
 _COOKIES = 4  # of our name that one request may bring
+_SKEW = 3600  # seconds by which clocks of gateways may differ
 _ENDED = 10_000  # sessions ended early that are remembered
 
 SIGN_IN = "The admin listener needs the header: Authorization: Bearer <admin.token>"
@@ -141,13 +142,13 @@ class Access:
         if who.session:
             digest = _digest(who.session)
             self._end(digest, who.until)
-            self._tell(news.encode(news.Ended(digest, who.until - self._now())))
+            self._tell(news.encode(news.Ended(digest)))
 
     def heard(self, data: bytes) -> None:
         """News of another gateway."""
         heard = news.decode(data)
         if isinstance(heard, news.Ended):
-            self._end(heard.session, self._now() + min(heard.seconds, SESSION_SECONDS))
+            self._end(heard.session, self._now() + SESSION_SECONDS + _SKEW)
 
     def _end(self, digest: str, until: float) -> None:
         now = self._now()
