@@ -195,19 +195,19 @@ class Accounting:
             return Asked(self, plan, limits, request_id, b"", 0, arrived) if limits.packed else None
         limits = plan.limits(MESSAGE)
         model = self._models.get(peeked.model) or self._model(peeked.model)
-        price, cost = model.priced.price, 0
+        fields, cost = peeked.fields, 0
+        price = model.priced.price_for(tokens, "speed" in fields and peeked.value("speed") == "fast")
+        fresh = tokens * price.input
         if limits.reserved:
             most = _most(endpoint, peeked, model.max_output)
-            fast = "speed" in peeked.fields and peeked.value("speed") == "fast"
-            price = model.priced.price_for(tokens, fast)
             writes = 3600 if peeked.cache_ttl == 3600 else 300 if b'"cache_control"' in peeked.body else 0
             cost = estimate_cost(price, tokens, warm, most, self._strict, writes)
-            if "inference_geo" in peeked.fields and peeked.value("inference_geo") == "us":
-                cost = model.priced.in_us(cost)
+        if "inference_geo" in fields and peeked.value("inference_geo") == "us":
+            fresh, cost = model.priced.in_us(fresh), model.priced.in_us(cost)
         when = labels(arrived)
         reservation = Reservation(
             self._process, arrived, when.hour, caller.id, caller.team or "", model.name, "", endpoint.name, tokens,
-            tokens * price.input, cost, limits.leases, limits.reserved,
+            fresh, cost, limits.leases, limits.reserved,
         )  # fmt: skip
         return Asked(self, plan, limits, request_id, pack(reservation), cost, arrived)
 
