@@ -35,7 +35,6 @@ class Upkeep:
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
         self._timeouts = config.timeouts
-        self._expose_account = config.expose_account
 
     def tick(self) -> None:
         """Look at every request once."""
@@ -72,9 +71,12 @@ class Upkeep:
         if not task.cancelled() and task.exception() is not None:
             log.debug("a ping came too late", reason=str(task.exception()))
 
-    def _ping_headers(self, x: Exchange) -> HeaderList:
+    @staticmethod
+    def _ping_headers(x: Exchange) -> HeaderList:
+        """Without the account: another one may serve it in the end."""
         return [
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"request-id", x.request_id.encode()),
-            *x.gateway_headers(self._expose_account),
+            (b"x-gateway-request-id", x.request_id.encode()),
+            *(x.asked.headers() if x.asked is not None else ()),
         ]

@@ -286,6 +286,7 @@ async def test_pings_keep_no_stream_from_being_served_by_another_account(gateway
             assert answer.status == 200 and seen[0] == "ping", refusal
             told = [each for each in seen if each != "ping"]
             assert (told[0], told[-1], "error" in told) == ("message_start", "message_stop", False), refusal
+            assert (answer.account, answer["x-gateway-attempts"]) == ("", "")  # nobody knew when the head went out
             served = [record["account"] for record in sim.records(since) if record["path"] == "/v1/messages"]
             assert served[0] == home and len(served) == len(set(served)) == 2
             gateway.mend()
