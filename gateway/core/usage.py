@@ -18,7 +18,7 @@ _BYTES_A_TOKEN = 4.4
 
 
 # A count that is none makes its event unreadable: better no usage, and an estimate, than a ledger gone wrong.
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)] | None
 
 
 class _Creation(msgspec.Struct):

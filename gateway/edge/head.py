@@ -101,7 +101,7 @@ def _take(head: Head, header: tuple[bytes, bytes], affinity: bytes) -> bytes:
                 head.bearer = value[7:].strip()
         elif name == b"content-length":
             head.content_length = int(value)
-        elif name == b"transfer-encoding" and value.lower() != b"chunked":
+        elif name == b"transfer-encoding" and value.strip(b" \t,").lower() != b"chunked":
             raise ApiError(400, "Transfer-Encoding: only chunked is understood; use Content-Encoding")
         elif name == b"connection" and value.lower() not in (b"keep-alive", b"close"):
             head.connection += b"," + value

@@ -136,6 +136,12 @@ def test_each_result_is_billed_as_a_request_of_its_own():
     assert tap.metered(6)[opus.id].cost == 1000 * opus.price.input // 2
 
 
+def test_a_count_that_cannot_be_is_not_billed():
+    tap = tapped([succeeded(input_tokens=2**53), succeeded(output_tokens=2**40), succeeded(input_tokens=5)])
+    assert (tap.lines, tap.unread) == (3, 1)
+    assert usages(tap)["claude-opus-5-5"].input == 5
+
+
 def test_a_download_that_broke_off_in_a_line_has_not_seen_it():
     body = succeeded(input_tokens=5)
     for size in range(1, len(body) - 1):
