@@ -19,7 +19,8 @@ from gateway.store.connection import Arg, StoreDown
 from gateway.store.scripts import Script
 from gateway.store.topology import Address, Topology, read_url
 
-FAILURES = (RedisError, RedisClusterException, OSError)  # what a store that is away raises
+# What a store that is away raises; the last where one task closes a connection on which another begins to write.
+FAILURES = (RedisError, RedisClusterException, OSError, AttributeError)
 Client = redis.Redis | redis.RedisCluster
 _COMMON: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1, "protocol": 2}
 _SENTINEL_WAIT = 0.3  # seconds for one sentinel; they are asked one after the other

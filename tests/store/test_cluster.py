@@ -405,3 +405,26 @@ async def test_the_agreed_pool_and_its_news_live_in_a_cluster_too(cluster):
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
         await store.close()
+
+
+async def test_connections_that_another_task_closes_are_a_store_that_is_away(cluster):
+    """As when one command has found a node gone, and others are about to connect to it."""
+    client: Any = open_redis(cluster.url)
+
+    async def one(number: int) -> str:
+        try:
+            await ask(client, "GET", f"k{number}")
+        except StoreDown:
+            return "away"
+        return "served"
+
+    seen = set()
+    for round_ in range(70):
+        work = [asyncio.create_task(one(number)) for number in range(30)]
+        for _ in range(round_ % 7):
+            await asyncio.sleep(0)
+        for node in client.get_nodes():
+            await node.disconnect()
+        seen |= set(await asyncio.gather(*work))
+    assert seen == {"served", "away"}
+    await client.aclose()
