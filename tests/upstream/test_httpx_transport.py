@@ -210,8 +210,11 @@ class Second:
         state.initiate_connection()
         paths: dict[int, bytes] = {}
         while True:
-            peer.sock.sendall(state.data_to_send())
-            data = peer.sock.recv(1 << 16)
+            try:
+                peer.sock.sendall(state.data_to_send())
+                data = peer.sock.recv(1 << 16)
+            except OSError:  # also while it is being told something
+                raise Gone from None
             if not data:
                 raise Gone
             for event in state.receive_data(data):
