@@ -177,12 +177,10 @@ class Proxy:
     # Send and judge.
 
     async def _serve(self, x: Exchange, route: Route, call: Call) -> None:
-        """Ask accounts, step by step, until one answers for good, while nothing has reached the client."""
+        """Ask accounts, step by step, until one answers for good, while nothing but pings has reached the client."""
         failure: tuple[int, str] | Refusal | None = None  # no exception: a kept one would keep its frames
         refuse: Refuse | None = None
-        while (
-            not x.started or x.pinged
-        ) and not x.interrupted:  # else the client has some of it, or this process stops
+        while (not x.started or x.pinged) and not x.interrupted:  # else there is an answer, or this process stops
             step = route.next(monotonic(), random())
             if isinstance(step, Wait):
                 await self._pause(x, step.seconds)
