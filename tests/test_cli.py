@@ -17,7 +17,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from gateway.config import config_warnings, load
+from gateway.config.schema import config_warnings, load
 from tests.e2e.rig import free_port, until
 
 ROOT = Path(__file__).parents[1]

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from gateway.commands.config_reference import reference
-from gateway.config import schema
-from gateway.edge.reload import RELOADABLE
+from gateway.config.schema import schema
+from gateway.supervisor.reload import RELOADABLE
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

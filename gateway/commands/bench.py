@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gateway.commands.terminal import steps
-from gateway.config_checks import without_password
+from gateway.config.checks import without_password
 from gateway.lab.bench.plan import Settings
 from gateway.lab.bench.processes import BenchError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from gateway.config import load_default_path
-from gateway.config_source import ConfigError, Node, Problem, parse, read_text
+from gateway.config.schema import load_default_path
+from gateway.config.source import ConfigError, Node, Problem, parse, read_text
 
 
 def accounts(context: typer.Context, incomplete: str) -> list[str]:

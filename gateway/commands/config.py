@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from gateway import config as configuration
 from gateway.commands.client import ConfigOption, JsonOption, fail, print_json
 from gateway.commands.config_reference import reference
-from gateway.config import Config, ConfigError
+from gateway.config import schema as configuration
+from gateway.config.schema import Config, ConfigError
 
 app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
 
@@ -62,7 +62,7 @@ def schema(
     if as_markdown and as_json:
         fail("give --json or --markdown, not both", WRONG_CONFIGURATION)
     if as_markdown:
-        from gateway.edge.reload import RELOADABLE  # here, as no other command should wait for what it imports
+        from gateway.supervisor.reload import RELOADABLE  # here, as no other command should wait for what it imports
 
         typer.echo(reference(configuration.schema(), RELOADABLE), nl=False)
     else:

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from gateway.lab.demo_world import DemoError, check_store
+from gateway.lab.demo.world import DemoError, check_store
 
 NO_SDK = "the demo talks through the Anthropic SDK: install conversation-gateway[demo], or anthropic"
 
@@ -33,15 +33,15 @@ def _demo(conversations: int, seed: int, as_json: bool) -> None:
     # Here, as no other command should wait for what they import.
     from rich.console import Console
 
-    from gateway.lab.demo_plan import make_plan
-    from gateway.lab.demo_report import bars, conclude, introduce
+    from gateway.lab.demo.plan import make_plan
+    from gateway.lab.demo.report import bars, conclude, introduce
 
     out, messages = Console(highlight=False), Console(stderr=True, highlight=False)
     plan = make_plan(seed, conversations)
     if not as_json:
         introduce(out, plan)
     with bars(messages, plan) as progress:
-        from gateway.lab.demo_run import compare  # a second or two: the SDK
+        from gateway.lab.demo.run import compare  # a second or two: the SDK
 
         found = compare(plan, progress)
     if as_json:

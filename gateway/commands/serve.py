@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gateway.commands.client import ConfigOption
-from gateway.config import ConfigError, load, load_default_path
+from gateway.config.schema import ConfigError, load, load_default_path
 
 
 def serve(
@@ -16,11 +16,11 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="Simulated accounts, a key made up now: needs no file.")] = False,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C."""
-    from gateway.edge.foreground import CannotStart, run  # no other command should wait for what this imports
+    from gateway.supervisor.run import CannotStart, run  # no other command should wait for what this imports
 
     try:
         if demo:
-            from gateway.lab.demo import serve_demo  # what only the demo needs, only the demo imports
+            from gateway.lab.demo.serve_demo import serve_demo  # what only the demo needs, only the demo imports
 
             serve_demo()
         else:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import ConsoleDimensions, RenderableType
     from rich.table import Table
 
-    from gateway.ops.measures import Measure
+    from gateway.telemetry.metric_table import Measure
 
 Row = dict[str, Any]
 STATES = ("available", "limited", "draining", "disabled", "out")
@@ -108,7 +108,7 @@ def _figures(overview: Row) -> Iterable[RenderableType]:
     from rich.table import Table
     from rich.text import Text
 
-    from gateway.ops.measures import OVERHEAD, TTFT
+    from gateway.telemetry.metric_table import OVERHEAD, TTFT
 
     ttft, overhead = overview.get("ttft_seconds") or {}, overview.get("overhead_seconds") or {}
     tokens, spent = overview.get("tokens_per_second") or {}, overview.get("spent") or {}

@@ -17,8 +17,8 @@ from gateway.commands.terminal import console
 from gateway.commands.usage_export import Tenant, write_records
 from gateway.commands.usage_reconcile import compare
 from gateway.commands.usage_source import FromOption, ToOption, read_period, source_of, times
-from gateway.config import load_default_path
-from gateway.store.usage import GROUPS, Span
+from gateway.config.schema import load_default_path
+from gateway.store.ledger.usage import GROUPS, Span
 
 app = typer.Typer(help="What was used and what it cost.", invoke_without_command=True)
 app.command("reconcile")(compare)
@@ -81,7 +81,7 @@ def show(
     if as_json:
         print_json(rows)
     elif as_csv:
-        from gateway.ops.usage import dollars  # here, as no other command should wait for what it imports
+        from gateway.admin.desks.usage import dollars  # here, as no other command should wait for what it imports
 
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow([*groups, *_COUNTS, *_MONEY])
@@ -102,7 +102,7 @@ def export(
     token_file: TokenFileOption = None,
 ) -> None:
     """Write down every single request, as far back as the ledger keeps them."""
-    from gateway.ops.usage import MOST_RECORDS
+    from gateway.admin.desks.usage import MOST_RECORDS
 
     source, span = source_of(config, url, token_file), times(read_period(start, end))
 

@@ -13,10 +13,10 @@ from gateway.commands import completion
 from gateway.commands.client import ConfigOption, JsonOption, TokenFileOption, UrlOption, fail, print_json
 from gateway.commands.terminal import console
 from gateway.commands.usage_source import Source, source_of, times
-from gateway.config import load_default_path
-from gateway.core.reconcile import DEFAULT, Ours, Report, Row, Scope, read_report, reconcile
+from gateway.config.schema import load_default_path
+from gateway.core.spending.reconcile import DEFAULT, Ours, Report, Row, Scope, read_report, reconcile
 from gateway.records import Usage
-from gateway.store.usage import HOUR, HOURS_KEPT, Span
+from gateway.store.ledger.usage import HOUR, HOURS_KEPT, Span
 
 _CAUSES = {"other": "other keys", "batch": "batches", "estimated": "estimates", "edges": "under way at the edges"}
 Names = list[str] | None

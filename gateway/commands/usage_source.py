@@ -10,13 +10,13 @@ from urllib.parse import urlencode
 import msgspec
 import typer
 
+from gateway.admin.desks.period import period
 from gateway.commands.client import Admin, admin_of, fail, read_config
-from gateway.config import catalogue_of
-from gateway.config_rules import moment_text
-from gateway.core.pricing import Catalogue
+from gateway.config.rules import moment_text
+from gateway.config.schema import catalogue_of
+from gateway.core.spending.pricing import Catalogue
 from gateway.data import load_catalogue
-from gateway.ops.period import period
-from gateway.store.usage import Span
+from gateway.store.ledger.usage import Span
 
 _SECONDS = 120.0  # for the sums of a year
 

@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-from gateway.core.pricing import Catalogue
+from gateway.core.spending.pricing import Catalogue
 
 __all__ = ["load_catalogue"]
 

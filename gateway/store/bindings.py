@@ -9,14 +9,19 @@ import asyncio
 
 import msgspec
 
-from gateway.core.binding import Record, unpack
-from gateway.store.connection import StoreDown
-from gateway.store.redis_py import open_redis, run, scan
+from gateway.core.routing.binding import Record, unpack
+from gateway.store.client.connection import StoreDown
+from gateway.store.client.redis_py import open_redis, run, scan
 from gateway.store.scripts import FLUSH, INSPECT
 
-ALL = "{*}:b:*"  # the keys of all conversations: see edge.admission.record_key
+ALL = "{*}:b:*"  # the keys of all conversations: see record_key
 BATCH = 500  # conversations that one script goes through at most
 PATIENCE = 2.0  # seconds for one conversation
+
+
+def record_key(tenant: str, conversation: bytes) -> str:
+    """Where the store keeps a conversation's bindings."""
+    return f"{{{tenant}}}:b:{conversation.hex()}"
 
 
 class Stored(msgspec.Struct, frozen=True):

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.store.connection import Arg
-from gateway.store.journal import Journal, compact, read
+from gateway.store.client.connection import Arg
+from gateway.store.ledger.journal import Journal, compact, read
 from gateway.store.scripts import DISOWN, HOME, METER, OWN, Script
 
 TOMBSTONE = 86_400_000  # ms

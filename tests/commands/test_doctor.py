@@ -20,7 +20,7 @@ from gateway.commands.checkup import accounts, machine, running
 from gateway.commands.checkup.accounts import Answer
 from gateway.commands.checkup.finding import Finding, Level
 from gateway.commands.checkup.store import clock, size
-from gateway.config import Account
+from gateway.config.schema import Account
 from gateway.data import load_catalogue
 from tests.commands.conftest import Run
 from tests.e2e.rig import ADMIN_TOKEN, ALICE, SECRET, Gateway, Simulator, Store, accounts_of, free_port, message, until

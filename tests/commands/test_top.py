@@ -24,7 +24,7 @@ from rich.console import Console, ConsoleDimensions
 
 from gateway.commands import top_view
 from gateway.commands.top_view import Picture, view
-from gateway.ops.measures import OVERHEAD, TTFT
+from gateway.telemetry.metric_table import OVERHEAD, TTFT
 from tests.commands.conftest import Run
 from tests.e2e.rig import ADMIN_TOKEN, ALICE, SECRET, WAIT_SECONDS, Gateway, free_port, message, until
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from gateway.config import Config, load
+from gateway.config.schema import Config, load
 from tests.e2e.rig import blunt
 
 ROOT = Path(__file__).parents[2]

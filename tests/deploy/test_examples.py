@@ -12,7 +12,7 @@ import trustme
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from gateway.config import catalogue_of, config_warnings
+from gateway.config.schema import catalogue_of, config_warnings
 from tests.deploy.deployed import CONFIGS, DEPLOY, furnished, loaded, said
 from tests.e2e import rig
 from tests.e2e.rig import ALICE, WAIT_SECONDS, Gateway, Simulator, free_port, message, until

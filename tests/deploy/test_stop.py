@@ -6,9 +6,9 @@ import re
 import pytest
 import yaml
 
-from gateway.config import Timeouts
-from gateway.edge import worker
+from gateway.config.schema import Timeouts
 from gateway.store import embedded
+from gateway.worker import process as worker
 from tests.deploy.deployed import CLOSING, CONFIGS, DEPLOY, ROOT, documents, loaded, stop_seconds
 
 _LISTENERS = 3 + 1  # the admin listener's last answers, and results that are still being metered

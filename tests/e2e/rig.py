@@ -359,7 +359,7 @@ class Gateway(Program):
         found = []
         for pid in family(self.pid)[1:]:
             with contextlib.suppress(OSError):
-                if b"gateway.edge.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"gateway.worker.process" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.append(pid)
         return found
 

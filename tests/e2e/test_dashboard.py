@@ -20,7 +20,7 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import Browser, BrowserContext, Page, Route, ViewportSize, expect
 from playwright.sync_api import sync_playwright as start_playwright
 
-from gateway.ops.viewers import MOST_OF_ONE
+from gateway.admin.dashboard.viewers import MOST_OF_ONE
 from tests.e2e.rig import ADMIN_TOKEN, ALICE, BOB, CALLERS, MODEL, Gateway, Simulator, accounts_of, free_port, until
 
 VIEWER_TOKEN = "token-of-the-test-viewer"

@@ -23,7 +23,7 @@ from tests.e2e.rig import (
     message,
     request,
 )
-from tests.ops.test_tracing import Collector
+from tests.telemetry.test_tracing import Collector
 
 Launch = Callable[..., Gateway]
 SPAN = "b7ad6b7169203331"

@@ -20,13 +20,13 @@ import redis
 import uvicorn
 from typer.testing import CliRunner
 
+from gateway.admin.desks.usage import Usage
 from gateway.commands.usage import app
-from gateway.config import load
-from gateway.ops.usage import Usage
-from gateway.store.ledger import Entry
-from gateway.store.usage import UsageReader
+from gateway.config.schema import load
+from gateway.store.ledger.ledger import Entry
+from gateway.store.ledger.usage import UsageReader
+from tests.admin.admin_kit import admin_app
 from tests.e2e.rig import ADMIN_TOKEN, SECRET, Store, free_port, until
-from tests.ops.admin_kit import admin_app
 
 DATABASE = 9
 RECORDS = 2500

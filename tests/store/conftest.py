@@ -19,7 +19,7 @@ import pytest
 import redis
 import uvloop
 
-from gateway.store.client import StoreClient
+from gateway.store.client.client import StoreClient
 from gateway.store.embedded import _follow_parent, servers_of_this_machine, version_problem
 
 BINARY = next((binary for binary in servers_of_this_machine() if version_problem(binary) is None), None)

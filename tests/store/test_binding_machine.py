@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from gateway.core.binding import YOUNG, Move, Record, moved, pack, unpack
+from gateway.core.routing.binding import YOUNG, Move, Record, moved, pack, unpack
 from gateway.lab.replay import production
 from gateway.store.scripts import ADMIT, REBIND, RECALL, SETTLE, Script
 

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import redis
 
-from gateway.core.binding import Move, Record, pack
+from gateway.core.routing.binding import Move, Record, pack
 from gateway.store.bindings import BATCH, Bindings
-from gateway.store.client import StoreDown
+from gateway.store.client.client import StoreDown
 from tests.store.topologies import ClusterOf
 
 KEY = "{t:team}:b:00ff"

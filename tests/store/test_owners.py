@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from gateway.store import journal as journals
-from gateway.store import owners, redis_py
-from gateway.store.client import StoreClient
-from gateway.store.connection import Arg, StoreDown
+from gateway.store import owners
+from gateway.store.client import redis_py
+from gateway.store.client.client import StoreClient
+from gateway.store.client.connection import Arg, StoreDown
+from gateway.store.ledger import journal as journals
 from gateway.store.owners import (
     TOMBSTONE,
     Call,

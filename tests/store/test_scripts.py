@@ -10,8 +10,9 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from gateway.core.binding import YOUNG, Move, Record, pack, unpack
-from gateway.store import pool_store, scripts
+from gateway.core.routing.binding import YOUNG, Move, Record, pack, unpack
+from gateway.store import scripts
+from gateway.store.pool import pool_store
 from gateway.store.scripts import ADMIT, ANNOUNCE, FLUSH, INSPECT, PUBLISH, REBIND, RECALL, SETTLE, Script
 
 KEY = "{t:team}:b:00ff"

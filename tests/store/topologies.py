@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import redis
 
-from gateway.store.client import StoreClient, StoreDown
+from gateway.store.client.client import StoreClient, StoreDown
 from gateway.store.embedded import _follow_parent, servers_of_this_machine, version_problem
 from gateway.store.scripts import Script
 

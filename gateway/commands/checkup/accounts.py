@@ -12,14 +12,14 @@ import msgspec
 
 from gateway.commands.checkup.finding import Finding, failed, ok, warning
 from gateway.commands.checkup.store import clock
-from gateway.config import Account as AccountConfig
-from gateway.config import Config, catalogue_of
-from gateway.core.pricing import Catalogue
-from gateway.core.routing import Outcome, judge_body
-from gateway.core.routing import judge as judge_status
-from gateway.edge.pool import Account, Pool
+from gateway.config.schema import Account as AccountConfig
+from gateway.config.schema import Config, catalogue_of
+from gateway.core.routing.outcomes import Outcome, judge_body
+from gateway.core.routing.outcomes import judge as judge_status
+from gateway.core.spending.pricing import Catalogue
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, NotSent, TransportError
+from gateway.worker.accounts import Account, Pool
 
 SECONDS = 15.0  # for an account's whole answer
 AT_ONCE = 8

@@ -8,7 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from gateway.config import Config
+from gateway.config.schema import Config
 
 _SHORTEST = 4  # characters of what is taken for a secret in a text
 

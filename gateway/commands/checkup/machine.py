@@ -17,7 +17,7 @@ from pathlib import Path
 from gateway import __version__
 from gateway.commands.checkup.finding import Finding, failed, ok, warning
 from gateway.commands.checkup.store import size
-from gateway.config import Config
+from gateway.config.schema import Config
 
 ABOUT = "machine"
 LITTLE, TOO_LITTLE = 2_000_000_000, 200_000_000  # bytes free

@@ -12,7 +12,7 @@ import httpx
 from gateway import __version__
 from gateway.commands.checkup.finding import Finding, failed, ok, warning
 from gateway.commands.client import base_url
-from gateway.config import Config, parse_listen
+from gateway.config.schema import Config, parse_listen
 
 SECONDS = 5.0
 ABOUT = "gateway"

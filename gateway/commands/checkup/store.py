@@ -17,9 +17,9 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import NoScriptError
 
 from gateway.commands.checkup.finding import Finding, failed, ok, warning
-from gateway.store.connection import StoreDown
+from gateway.store.client.connection import StoreDown
+from gateway.store.client.redis_py import FAILURES, Client, ask, open_redis
 from gateway.store.embedded import FLOORS, servers_of_this_machine, version_problem
-from gateway.store.redis_py import FAILURES, Client, ask, open_redis
 
 ABOUT = "store"
 SECONDS = 10.0  # for everything together

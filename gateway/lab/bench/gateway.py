@@ -57,7 +57,7 @@ def configuration(upstreams: Iterable[Upstream], *, key: str, data: Path, redis:
 
 def worker_of(gateway: Child) -> int:
     """The process id of the one worker."""
-    workers = [pid for pid in children(gateway.pid) if b"gateway.edge.worker" in command_of(pid)]
+    workers = [pid for pid in children(gateway.pid) if b"gateway.worker.process" in command_of(pid)]
     if len(workers) != 1:
         raise BenchError(f"the gateway has {len(workers)} workers; {gateway.last_words()}")
     return workers[0]

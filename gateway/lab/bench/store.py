@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import redis
 
 from gateway.lab.bench.processes import BenchError
-from gateway.store.client import redis_url
+from gateway.store.client.client import redis_url
 
 
 class Store:

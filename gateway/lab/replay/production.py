@@ -12,15 +12,15 @@ from hashlib import blake2b
 
 import msgspec
 
-from gateway.core import news
-from gateway.core.binding import YOUNG, Record, moved
-from gateway.core.document import Entry, PoolDocument
-from gateway.core.route import Refuse as CoreRefuse
-from gateway.core.route import Route
-from gateway.core.route import Send as CoreSend
-from gateway.core.route import Wait as CoreWait
-from gateway.core.router import Router
-from gateway.core.routing import Outcome, retry_after
+from gateway.core.routing import broadcast as news
+from gateway.core.routing.binding import YOUNG, Record, moved
+from gateway.core.routing.document import Entry, PoolDocument
+from gateway.core.routing.outcomes import Outcome, retry_after
+from gateway.core.routing.route import Refuse as CoreRefuse
+from gateway.core.routing.route import Route
+from gateway.core.routing.route import Send as CoreSend
+from gateway.core.routing.route import Wait as CoreWait
+from gateway.core.routing.router import Router
 from gateway.lab.replay.events import Event
 from gateway.lab.replay.policy import Account, Answer, Refuse, Request, Send, Step, Wait
 

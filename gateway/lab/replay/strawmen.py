@@ -10,8 +10,8 @@ import random
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from gateway.core.document import Entry, PoolDocument
-from gateway.core.ring import Ring
+from gateway.core.routing.document import Entry, PoolDocument
+from gateway.core.routing.ring import Ring
 from gateway.lab.replay.events import Event
 from gateway.lab.replay.policy import Account, Answer, Refuse, Request, Send, Step
 

@@ -4,7 +4,7 @@ import random
 from hashlib import sha256
 from math import log
 
-from gateway.core.pricing import Catalogue, Model
+from gateway.core.spending.pricing import Catalogue, Model
 from gateway.lab.simulator import answer, trouble
 from gateway.lab.simulator.answer import Composition
 from gateway.lab.simulator.cache import CachePlan, PromptCache

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.pricing import Catalogue, Model
+from gateway.core.spending.pricing import Catalogue, Model
 from gateway.lab.simulator.errors import ApiError
 from gateway.lab.simulator.world import Account
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.pricing import Catalogue
+from gateway.core.spending.pricing import Catalogue
 from gateway.data import load_catalogue
 from gateway.lab.simulator import control
 from gateway.lab.simulator.faults import Faults

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from hashlib import sha256
 from urllib.parse import parse_qs, unquote
 
-from gateway.core.pricing import Catalogue, Model
+from gateway.core.spending.pricing import Catalogue, Model
 from gateway.lab.simulator import faults, trouble
 from gateway.lab.simulator.call import Call
 from gateway.lab.simulator.carried import Carried

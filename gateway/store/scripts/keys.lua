@@ -1,6 +1,6 @@
 -- Callers and keys made at run time: read them, or change one thing about them and tell the others.
 --
--- KEYS     1 callers (hash id -> JSON, as core/keyring.py's CallerRecord), 2 keys (hash id -> flat JSON, as core/keyring.py's KeyRecord),
+-- KEYS     1 callers (hash id -> JSON, as core/spending/keyring.py's CallerRecord), 2 keys (hash id -> flat JSON, as core/spending/keyring.py's KeyRecord),
 --          3 version of both (string, another one after every change), 4 schema version (string)
 -- ARGV     now (ms, 0 = this server's clock), schema version of the caller, channel, a word never used before, what to
 --          do, and its own arguments, below

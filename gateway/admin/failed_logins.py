@@ -1,0 +1,70 @@
+"""Wrong tokens on the admin listener: how many come from where, when that is too many, and who is told.
+
+It never sees a token. The right one always passes, or whoever sends wrong ones could lock out everybody behind the same
+address; that tokens are long is what keeps them from being found.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Callable, Iterator
+
+import structlog
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway.telemetry.repeats import Repeats
+
+MOST = 10  # a minute from one address
+MOST_OF_ALL = 100  # a minute from all together, beyond which signing in is slow
+PAUSE = 1.0  # seconds that it takes then
+_MINUTE = 60.0
+
+log = structlog.get_logger("gateway.admin")
+
+
+class Tries(Collector):
+    """All of them; `now()` gives seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._by_network = Repeats[str](_MINUTE, self._again, now)
+        self._count = 0
+
+    def add(self, address: str) -> int:
+        """There was one from there: seconds until the next may be tried, 0 for none."""
+        self._count += 1
+        network = network_of(address)
+        times = self._by_network.add(network)
+        if times == 1 and self._by_network.total <= MOST_OF_ALL:
+            log.warning("admin token refused", address=address)
+        return 0 if times <= MOST else max(1, math.ceil(self._by_network.left(network)))
+
+    def _again(self, network: str, times: int) -> None:
+        if self._by_network.total <= MOST_OF_ALL:
+            log.warning("more admin tokens refused", address=network, times=times)
+
+    def look(self) -> None:
+        """Say what is due; call it now and then."""
+        self._by_network.look()
+
+    @property
+    def pause(self) -> float:
+        """Seconds that signing in must take now."""
+        self.look()
+        return PAUSE if self._by_network.total >= MOST_OF_ALL else 0.0
+
+    def collect(self) -> Iterator[Metric]:
+        """Their number, for Prometheus."""
+        yield CounterMetricFamily("gateway_admin_refused", "Wrong tokens on the admin listener.", value=self._count)
+
+
+def network_of(address: str) -> str:
+    """What one client has: an IPv4 address, or a whole IPv6 network."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is None:
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return str(getattr(found, "ipv4_mapped", None) or found)

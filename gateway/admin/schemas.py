@@ -1,0 +1,249 @@
+"""What the admin API takes and gives, as JSON Schema (draft 2020-12). It describes and checks nothing.
+
+Answers may gain fields: their schemas name what is always there, and are open. Requests are closed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.admin.desks import accounts, keys
+from gateway.config.checks import ID_PATTERN, NOTE_LENGTH
+from gateway.config.schema import ROLES
+from gateway.core.routing.document import STATES
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+FLAG: Schema = {"type": "boolean"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+NUMBER: Schema = {"type": "number"}
+TIME: Schema = {"type": "string", "format": "date-time"}
+ANY_OBJECT: Schema = {"type": "object"}
+
+
+def maybe(schema: Schema) -> Schema:
+    """The same, or null."""
+    if "enum" in schema:
+        return {**schema, "enum": [*schema["enum"], None]}
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def record(**fields: Schema) -> Schema:
+    """An object that always has these fields."""
+    return {"type": "object", "properties": fields, "required": list(fields)}
+
+
+def many(item: Schema) -> Schema:
+    return {"type": "array", "items": item}
+
+
+def page(item: Schema) -> Schema:
+    """A list as the API gives them."""
+    return record(data=many(item))
+
+
+def choice(*words: str) -> Schema:
+    return {"type": "string", "enum": list(words)}
+
+
+def _number(least: float | None = None, most: float | None = None, above: float | None = None) -> Schema:
+    bounds = {"minimum": least, "maximum": most, "exclusiveMinimum": above}
+    return {"type": ["number", "null"], **{name: bound for name, bound in bounds.items() if bound is not None}}
+
+
+def _closed(required: tuple[str, ...] = (), **fields: Schema) -> Schema:
+    schema: Schema = {"type": "object", "properties": fields, "additionalProperties": False}
+    return {**schema, "required": list(required)} if required else schema
+
+
+ERROR = record(
+    type={"const": "error"},
+    error=record(type=TEXT, message=TEXT),
+    request_id=TEXT,
+)
+
+# Requests.
+
+_CONTROL = r"\x00-\x1f\x7f-\x9f"
+_IDENTIFIER: Schema = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
+_MODEL: Schema = {"type": "string", "pattern": rf"^[^\s{_CONTROL}]{{1,256}}$"}
+_LIMIT: Schema = {"type": ["integer", "null"], "minimum": 1, "maximum": 2**53}
+_DOLLARS = _number(least=0, most=1_000_000_000)
+_LIFETIME = _number(above=0, most=keys.MOST_SECONDS)
+_MOMENT: Schema = {
+    "type": ["string", "null"],
+    "pattern": r"^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}(\.[0-9]{1,6})?"
+    r"(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])$",
+}
+
+# Queries.
+
+SPAN: Schema = {"type": "string"}
+CURSOR: Schema = {"type": "string", "pattern": "^([1-9][0-9]{0,18}-[0-9]{1,19})?$"}
+CONVERSATION_ID: Schema = {"type": "string", "pattern": r"^[^\x00-\x1f\x7f]+$"}
+
+
+def groups(*words: str) -> Schema:
+    one = "|".join(words)
+    return {"type": "string", "pattern": f"^(({one})(,({one}))*)?$"}
+
+
+# Bodies.
+
+_LIMITS = {
+    **_closed(
+        requests_per_minute=_LIMIT,
+        input_tokens_per_minute=_LIMIT,
+        output_tokens_per_minute=_LIMIT,
+        concurrency=_LIMIT,
+        budget_usd={**_closed(day=_DOLLARS, month=_DOLLARS), "type": ["object", "null"]},
+    ),
+    "type": ["object", "null"],
+}
+_DRAINING: Schema = {"required": ["state"], "properties": {"state": {"const": "draining"}}}
+
+ACCOUNT_CHANGE: Schema = {
+    **_closed(
+        state={"enum": [*STATES, None], "description": "null: as in the configuration file"},
+        weight={**_number(above=0, most=accounts.MOST_WEIGHT), "description": "null: as in the configuration file"},
+        drain_until={**_MOMENT, "description": "when a drain ends; null: never"},
+        drain_seconds={**_number(0, accounts.MOST_SECONDS), "description": "how long it lasts; null: for ever"},
+    ),
+    "minProperties": 1,
+    "dependentSchemas": {
+        "drain_until": {**_DRAINING, "not": {"required": ["drain_seconds"]}},
+        "drain_seconds": _DRAINING,
+    },
+}
+_CHANGING: Schema = {
+    "models": {"anyOf": [_MODEL, {**many(_MODEL), "minItems": 1}, {"type": "null"}]},
+    "limits": _LIMITS,
+    "metadata": {
+        "type": ["object", "null"],
+        "propertyNames": _IDENTIFIER,
+        "additionalProperties": {"type": "string", "pattern": f"^[^{_CONTROL}]{{1,{NOTE_LENGTH}}}$"},
+    },
+}
+KEY_CREATE = _closed(
+    ("caller",),
+    caller={**_IDENTIFIER, "description": "who calls: an id that stays while its keys rotate"},
+    team=maybe(_IDENTIFIER),
+    **_CHANGING,
+    expires_in={**_LIFETIME, "description": "seconds"},
+)
+# Models and notes take the place of all that was there; of limits, those not named stay, and those that are null go.
+CALLER_CHANGE = {
+    **_closed(**_CHANGING),
+    "anyOf": [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in _CHANGING],
+}
+KEY_ROTATE = _closed(
+    overlap={**_number(0, keys.MOST_SECONDS), "description": "seconds for which the former key still counts"},
+    expires_in={**_LIFETIME, "description": "seconds; without it as long as the former key"},
+)
+
+# Answers.
+
+ME = record(id=TEXT, role=choice(*ROLES), csrf=maybe(TEXT), expires_at=maybe(TIME), version=TEXT, clients=ANY_OBJECT)
+READY = record(
+    ready=FLAG,
+    draining=FLAG,
+    workers={"type": "object", "additionalProperties": FLAG},
+    pool=record(epoch=COUNT, accounts=COUNT),
+    keys=COUNT,
+    store=choice("connected", "away"),
+)
+POOL = record(epoch=COUNT, accounts=many(ANY_OBJECT))
+ACCOUNT = record(
+    id=TEXT,
+    workspace=TEXT,
+    organization=TEXT,
+    weight=NUMBER,
+    state=choice(*STATES),
+    drain_until=maybe(TIME),
+    configured=maybe(ANY_OBJECT),
+    overridden=ANY_OBJECT,
+    models=many(TEXT),
+    in_pool=FLAG,
+    held=FLAG,
+    since=maybe(TIME),
+)
+FLUSHED_ACCOUNT = record(account=TEXT, workspace=TEXT, accounts=many(TEXT), flushed=COUNT)
+CONVERSATION = record(
+    conversation={**TEXT, "description": "a short digest of it, as in the log"},
+    caller=TEXT,
+    team=maybe(TEXT),
+    kind=choice("header", "session"),
+    home=ANY_OBJECT,
+    bindings=many(ANY_OBJECT),
+)
+FLUSHED_CONVERSATION = record(
+    conversation=TEXT, caller=TEXT, team=maybe(TEXT), kind=choice("header", "session"), flushed=COUNT
+)
+_CALLER = {
+    "caller": TEXT,
+    "source": maybe(choice("file", "store")),
+    "team": maybe(TEXT),
+    "models": many(TEXT),
+    "limits": ANY_OBJECT,
+    "metadata": {"type": "object", "additionalProperties": TEXT},
+}
+_KEY = {
+    "id": maybe(TEXT),
+    "source": choice("file", "store"),
+    "state": TEXT,
+    "hint": maybe(TEXT),
+    "digest": TEXT,
+    "created_at": maybe(TIME),
+    "expires_at": maybe(TIME),
+    "revoked_at": maybe(TIME),
+    "replaced_by": maybe(TEXT),
+}
+CALLER = record(**_CALLER, keys=many(record(**_KEY)))
+KEY = record(**{**_CALLER, **_KEY})
+_SHOWN_ONCE = {**TEXT, "description": "the key itself, which is shown this once"}
+NEW_KEY = record(**{**_CALLER, **_KEY}, key=_SHOWN_ONCE)
+ROTATED_KEY = record(**{**_CALLER, **_KEY}, key=_SHOWN_ONCE, replaces=record(**_KEY))
+_TOKENS = {
+    "requests": COUNT,
+    "input_tokens": COUNT,
+    "cache_read_input_tokens": COUNT,
+    "output_tokens": COUNT,
+    "cost_usd": NUMBER,
+    "savings_usd": NUMBER,
+}
+USAGE = record(**_TOKENS, cache_creation_input_tokens=COUNT, estimated_requests=COUNT)
+USAGE_RECORD = record(
+    **_TOKENS, request_id=TEXT, at=TIME, ended=TIME, key=TEXT, team=maybe(TEXT), model=TEXT, account=TEXT,
+    endpoint=TEXT, estimated=FLAG, provisional=FLAG, cache_creation=ANY_OBJECT,
+)  # fmt: skip
+AUDIT_ENTRY = record(
+    id=TEXT, at=TIME, who=TEXT, role=TEXT, by=choice("token", "session"), address=TEXT, action=TEXT, method=TEXT,
+    resource=TEXT, status={"type": "integer"},
+    changes={"type": "object", "additionalProperties": {**many({}), "minItems": 2, "maxItems": 2}},
+)  # fmt: skip
+_SECONDS = maybe(NUMBER)
+OVERVIEW = record(
+    at=TIME,
+    uptime_seconds=NUMBER,
+    workers=record(alive=COUNT, configured=COUNT),
+    requests_per_second=NUMBER,
+    errors_per_second=NUMBER,
+    refused_per_second=NUMBER,
+    in_flight=NUMBER,
+    tokens_per_second={"type": "object", "additionalProperties": NUMBER},
+    ttft_seconds=record(p50=_SECONDS, p95=_SECONDS),
+    overhead_seconds=record(p50=_SECONDS, p99=_SECONDS),
+    cache_hit_rate=maybe(NUMBER),
+    spent={"type": "object", "additionalProperties": maybe(NUMBER)},
+    degraded=many(TEXT),
+    accounts={"type": "object", "additionalProperties": COUNT},
+    history=many(ANY_OBJECT),
+)
+REQUEST = record(
+    request_id=TEXT, at=TIME, key=maybe(TEXT), team=maybe(TEXT), endpoint=TEXT, model=maybe(TEXT), account=maybe(TEXT),
+    route=TEXT, attempts=COUNT, status=maybe(COUNT), outcome=TEXT, cause=maybe(TEXT), limit=maybe(TEXT),
+    cost_usd=NUMBER, tokens={"type": "object", "additionalProperties": COUNT}, duration_seconds=NUMBER,
+    ttft_seconds=_SECONDS,
+)  # fmt: skip
+LEVEL = record(kind=choice("caller", "team"), id=TEXT, team=maybe(TEXT), limits=many(ANY_OBJECT))

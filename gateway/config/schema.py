@@ -1,0 +1,474 @@
+"""The configuration: what `gateway.yaml` may say, read once, frozen, and passed on explicitly.
+
+`load` is the only place of the program that reads the environment. The structs below are the whole truth about keys,
+defaults, checks and help: the reader, `describe` and `schema` are all made from their annotations. Relative paths in
+the file start at the working directory.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from gateway.config import checks as check
+from gateway.config.catalogue import MODELS, ModelEntry, Models, merged, model_warnings
+from gateway.config.rules import Choice, Flag, Many, Moment, Number, Reader, Table, Text
+from gateway.config.sections import Derived, Expression, Field, Frozen, Section, redacted
+from gateway.config.source import ConfigError, Node, Problem, parse, read_text
+from gateway.core.routing.document import STATES
+from gateway.core.spending.pricing import Catalogue
+
+__all__ = [
+    "ADMIN", "ROLES", "Account", "Admin", "AdminToken", "Affinity", "Budget", "Caller", "CallerLimits", "Config",
+    "ConfigError", "Limits", "Log", "ModelEntry", "Models", "Team", "Timeouts", "Tracing", "catalogue_of",
+    "config_warnings", "decode", "describe", "encode", "load", "load_default_path", "parse_listen", "schema",
+]  # fmt: skip
+
+load_default_path = Path("gateway.yaml")
+parse_listen = check.parse_listen
+
+_GOOD_TOKEN_LENGTH = 16
+_ID = Text(check.identifier, check.ID_PATTERN)
+_LISTEN = Text(check.listen, r".*:[0-9]{1,5}")
+_SECONDS = Number(above=0, most=86_400)
+_COUNT = Number(whole=True, least=1, most=2**53)
+_DOLLARS = Number(least=0, most=1_000_000_000)
+_SHARES = ("caller", "team")
+ROLES = ("read", "operate")  # of admin tokens
+ADMIN = "admin"  # whoever has admin.token
+_PATTERNS = Many(Text(check.model), least=1, or_one=True)
+_METADATA = Table(Text(check.identifier), Text(check.note))
+
+
+class AdminToken(Frozen, frozen=True, kw_only=True):
+    """A further token of the admin listener. `digests` are lower-case SHA-256 hex digests; tokens are not kept."""
+
+    id: Annotated[
+        str, Text(check.identifier, check.ID_PATTERN, once="admin token id"), "who has it; named in the audit log"
+    ]
+    digests: Annotated[tuple[str, ...], Derived(check.shortened)] = ()
+    role: Annotated[Literal["read", "operate"], Choice(ROLES), "read may look at everything, operate may change it"] = (
+        "read"
+    )
+
+
+def _admin_token(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
+    digests = (*values.pop("token"), *values.pop("token_sha256"))
+    if not digests:
+        return reader.fail(node.line, path, "needs token or token_sha256")
+    return {**values, "digests": digests}
+
+
+_TOKENS = Many(Text(check.token_digest, once="admin token"), or_one=True)
+_TOKEN_DIGESTS = Many(Text(check.digest, check.DIGEST_PATTERN, once="admin token"), or_one=True)
+_ADMIN_TOKEN = Section(
+    AdminToken,
+    extra=(
+        Field("token", _TOKENS, "the token or tokens, each of at least 8 characters; only digests are kept", ()),
+        Field("token_sha256", _TOKEN_DIGESTS, "SHA-256 of the token", ()),
+    ),
+    finish=_admin_token,
+)
+
+
+class Admin(Frozen, frozen=True, kw_only=True):
+    """The operator's listener: metrics, admin API, dashboard."""
+
+    listen: Annotated[str, _LISTEN, "address of the admin listener, host:port"] = "127.0.0.1:8081"
+    token: Annotated[
+        str,
+        Text(check.token, hide=check.hidden),
+        Expression("${GATEWAY_ADMIN_TOKEN}"),
+        "token of the admin listener, at least 8 characters; its role is operate",
+    ]
+    tokens: Annotated[tuple[AdminToken, ...], Many(_ADMIN_TOKEN), "further tokens, each with a role"] = ()
+    metrics_open: Annotated[bool, Flag(), "answer /metrics without the token"] = False
+
+
+def _admin(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
+    own = check.token_digest(values["token"])
+    for index, each in enumerate(values["tokens"]):
+        place = f"{path}.tokens[{index}]"
+        line = node.value["tokens"].node.value[index].line
+        if each.id == ADMIN:
+            return reader.fail(line, f"{place}.id", f"{ADMIN} is who has admin.token; choose another name")
+        if own in each.digests:
+            return reader.fail(line, place, "the same token as admin.token; each must be different")
+    return values
+
+
+_ADMIN = Section(Admin, finish=_admin)
+
+
+class Account(Frozen, frozen=True, kw_only=True):
+    """One upstream credential. `organization` and `workspace` are its `id` where not given; `drain_until` is in Unix
+    seconds."""
+
+    id: Annotated[str, Text(check.identifier, check.ID_PATTERN, once="account id"), "name in logs and metrics"]
+    provider: Annotated[str, Choice(("anthropic",)), "who answers"] = "anthropic"
+    base_url: Annotated[str, Text(check.base_url), "where requests go; may have a path prefix"] = (
+        "https://api.anthropic.com"
+    )
+    api_key: Annotated[str, Text(check.credential, hide=check.hidden), "the provider's key"]
+    weight: Annotated[float, Number(above=0, most=1e9), "share of conversations, relative to the others"] = 1.0
+    organization: Annotated[str, _ID, "limit domain; default: the account id"] = ""
+    workspace: Annotated[str, _ID, "cache domain; default: the account id"] = ""
+    models: Annotated[tuple[str, ...], _PATTERNS, "models it serves, * matches anything"] = ("*",)
+    max_concurrency: Annotated[int | None, _COUNT, "requests in flight at most, over all processes"] = None
+    state: Annotated[str, Choice(STATES), "draining takes no new conversations, disabled serves nothing"] = "active"
+    drain_until: Annotated[float | None, Moment(), "when draining ends and it is as if disabled"] = None
+    ca_file: Annotated[
+        str | None, Text(check.authorities), "PEM file of the authorities to trust, not the system's"
+    ] = None
+    proxy: Annotated[str | None, Text(check.proxy_url, hide=check.without_password), "outbound proxy URL"] = None
+    http2: Annotated[bool, Flag(), "speak HTTP/2 to the upstream"] = False
+
+    def __post_init__(self) -> None:
+        for name in ("organization", "workspace"):
+            if not getattr(self, name):
+                msgspec.structs.force_setattr(self, name, self.id)
+
+
+class Budget(Frozen, frozen=True, kw_only=True):
+    """US dollars of a UTC day and a UTC calendar month; None is no limit."""
+
+    day: Annotated[float | None, _DOLLARS, "US dollars a day"] = None
+    month: Annotated[float | None, _DOLLARS, "US dollars a calendar month"] = None
+
+
+class CallerLimits(Frozen, frozen=True, kw_only=True):
+    """What one caller, or a team's callers together, may use; None is no limit."""
+
+    requests_per_minute: Annotated[int | None, _COUNT, "requests a minute"] = None
+    input_tokens_per_minute: Annotated[int | None, _COUNT, "uncached input tokens a minute"] = None
+    output_tokens_per_minute: Annotated[int | None, _COUNT, "output tokens a minute"] = None
+    concurrency: Annotated[int | None, _COUNT, "requests in flight at most"] = None
+    budget_usd: Annotated[Budget, "spending limits in US dollars"] = Budget()
+
+
+class Caller(Frozen, frozen=True, kw_only=True):
+    """Who calls: a stable principal. `digests` are lower-case SHA-256 hex digests of its keys, which count until
+    `expires` (Unix seconds); keys are not kept."""
+
+    id: Annotated[str, Text(check.identifier, check.ID_PATTERN, once="caller id"), "name; it stays while keys rotate"]
+    digests: Annotated[tuple[str, ...], Derived(check.shortened)] = ()
+    team: Annotated[str | None, _ID, "team that shares tenancy and budgets' reports"] = None
+    models: Annotated[tuple[str, ...], _PATTERNS, "models it may use, * matches anything"] = ("*",)
+    limits: Annotated[CallerLimits, "limits of this caller"] = CallerLimits()
+    share: Annotated[
+        Literal["caller", "team"] | None, Choice(_SHARES), "who shares its files and batches; default: the top level's"
+    ] = None
+    expires: Annotated[float | None, Moment(), "when the keys given here end"] = None
+    metadata: Annotated[dict[str, str], _METADATA, "short notes about it, for people"] = msgspec.field(
+        default_factory=dict
+    )
+
+    @property
+    def tenant(self) -> str:
+        """`t:<team>`, or `c:<id>` without a team: a team and a caller of one name stay apart."""
+        return f"c:{self.id}" if self.team is None else f"t:{self.team}"
+
+
+class Team(Frozen, frozen=True, kw_only=True):
+    """What the callers of one team may use together; each caller's own limits hold besides."""
+
+    id: Annotated[str, Text(check.identifier, check.ID_PATTERN, once="team id"), "the `team` of its callers"]
+    limits: Annotated[CallerLimits, "limits of all its callers together"] = CallerLimits()
+
+
+class Affinity(Frozen, frozen=True, kw_only=True):
+    """How conversations are recognised; `remember` in seconds."""
+
+    header: Annotated[str, Text(check.affinity_header), "header with the conversation id"] = "X-Conversation-Id"
+    remember: Annotated[float, Number(above=0, most=31 * 86_400), "seconds an idle conversation is kept"] = 86_400.0
+
+
+class Timeouts(Frozen, frozen=True, kw_only=True):
+    """All in seconds."""
+
+    connect: Annotated[float, _SECONDS, "TCP and TLS connection to an upstream"] = 5.0
+    first_byte: Annotated[float, _SECONDS, "request sent until the upstream's first byte"] = 580.0
+    idle: Annotated[float, _SECONDS, "silence of an upstream within an answer"] = 240.0
+    total: Annotated[float, _SECONDS, "until the first event, over all attempts and waits"] = 590.0
+    drain: Annotated[float, _SECONDS, "open answers may take this long after a stop was asked for"] = 600.0
+    drain_delay: Annotated[float, Number(least=0, most=86_400), "not ready, yet accepting, before the drain"] = 5.0
+    client_head: Annotated[float, _SECONDS, "a client's request head"] = 10.0
+    client_body: Annotated[float, _SECONDS, "silence of a client within its request body"] = 30.0
+    client_idle: Annotated[float, _SECONDS, "an unused connection of a client"] = 120.0
+    ping: Annotated[float, _SECONDS, "silence of a stream before the gateway sends a ping"] = 60.0
+    write: Annotated[float, _SECONDS, "a client that does not read"] = 60.0
+
+
+class Limits(Frozen, frozen=True, kw_only=True):
+    """Bounds on what clients may send; connections are per worker, sizes in MiB and KiB."""
+
+    max_body_mb: Annotated[float, Number(above=0, most=1024), "request body in MiB"] = 32.0
+    max_batch_mb: Annotated[float, Number(above=0, most=1024), "request body that creates a batch, in MiB"] = 256.0
+    max_file_mb: Annotated[float, Number(above=0, most=65_536), "upload of a file or a skill, in MiB"] = 500.0
+    max_held_mb: Annotated[
+        float, Number(above=0, most=1_048_576), "request bodies a worker holds for retries, all together, in MiB"
+    ] = 512.0
+    max_connections: Annotated[int, Number(whole=True, least=1, most=1_000_000), "client connections a worker"] = 10_000
+    max_head_kb: Annotated[int, Number(whole=True, least=1, most=1024), "request head in KiB"] = 64
+
+
+class Log(Frozen, frozen=True, kw_only=True):
+    """Log lines; `auto` is human on a terminal and JSON elsewhere."""
+
+    level: Annotated[str, Choice(("debug", "info", "warning", "error")), "least severe line written"] = "info"
+    format: Annotated[Literal["auto", "json", "human"], Choice(("auto", "json", "human")), "shape of a line"] = "auto"
+    sample: Annotated[
+        float, Number(least=0, most=1), "share of requests that is logged of those without any trouble; others always"
+    ] = 1.0
+    no_color: Annotated[
+        str, Text(empty=True), Expression("${NO_COLOR:-}"), "any text here: lines for people have no colour"
+    ] = ""
+
+
+def _collector(text: str) -> str:
+    if "@" in text:
+        raise ValueError("must not contain a user name or password; tracing.headers may hold a credential")
+    return check.base_url(text)
+
+
+def _header_value(text: str) -> str:
+    if not re.fullmatch("[ -~]{1,4096}", text):
+        raise ValueError("must be printable ASCII")
+    return text
+
+
+def _header_name(text: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", text):
+        raise ValueError("is not a valid header name")
+    return text
+
+
+class Tracing(Frozen, frozen=True, kw_only=True):
+    """OpenTelemetry: one span a request, sent by OTLP over HTTP."""
+
+    endpoint: Annotated[
+        str,
+        Text(_collector, empty=True),
+        Expression("${OTEL_EXPORTER_OTLP_ENDPOINT:-}"),
+        "collector's base URL for OTLP over HTTP, to which /v1/traces is added; empty: no spans",
+    ] = ""
+    headers: Annotated[
+        dict[str, str], Table(Text(_header_name), Text(_header_value, hide=check.hidden)), "headers of each export"
+    ] = msgspec.field(default_factory=dict)
+    sample: Annotated[
+        float,
+        Number(least=0, most=1),
+        "share of requests that have a span, where the client's traceparent does not say",
+    ] = 1.0
+
+
+def _tracing(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
+    if not values["endpoint"] or _can_trace():
+        return values
+    given = node.value.get("endpoint")
+    message = "needs the extra otel: pip install 'conversation-gateway[otel]'"
+    if given is None:
+        message += ' (it comes from OTEL_EXPORTER_OTLP_ENDPOINT; `endpoint: ""` would ignore that)'
+    return reader.fail(node.line if given is None else given.line, f"{path}.endpoint", message)
+
+
+def _can_trace() -> bool:
+    try:
+        return None not in map(find_spec, ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"))
+    except ModuleNotFoundError:  # a parent of it
+        return False
+
+
+_TRACING = Section(Tracing, finish=_tracing)
+
+
+def _caller(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
+    digests = (*values.pop("key"), *values.pop("key_sha256"))
+    listed = [node.value[name].node.value for name in ("key", "key_sha256") if name in node.value]
+    if not digests and [] not in listed:
+        return reader.fail(node.line, path, "needs key or key_sha256; `key: []` if all are made at run time")
+    return {**values, "digests": digests}
+
+
+def _many(item: Text) -> Many:
+    return Many(item, or_one=True)
+
+
+_CALLER = Section(
+    Caller,
+    extra=(
+        Field("key", _many(Text(check.key_digest, once="key")), "the caller's key or keys; only digests are kept", ()),
+        Field("key_sha256", _many(Text(check.digest, check.DIGEST_PATTERN, once="key")), "SHA-256 of the key", ()),
+    ),
+    finish=_caller,
+)
+
+
+class Config(Frozen, frozen=True, kw_only=True):
+    """The whole configuration. `redis` is "" for the embedded store; `secret` is the current one, then perhaps the
+    previous one, which is still accepted."""
+
+    listen: Annotated[str, _LISTEN, "address of the data listener, host:port"] = "0.0.0.0:8080"
+    admin: Annotated[Admin, _ADMIN, "the operator's listener"]
+    workers: Annotated[int, Number(whole=True, least=1, most=256), "worker processes"] = 1
+    redis: Annotated[
+        str,
+        Text(check.redis_url, hide=check.without_password, empty=True),
+        Expression("${REDIS_URL:-}"),
+        "URL of the store; empty: an embedded one in data_dir",
+    ] = ""
+    data_dir: Annotated[str, Text(), "directory of the journal and the embedded store"] = "./data"
+    secret: Annotated[
+        tuple[str, ...],
+        Many(Text(check.secret, hide=check.hidden), least=1, most=2, or_one=True),
+        Expression("${GATEWAY_SECRET}"),
+        "key of every HMAC, at least 32 characters; a second one is still accepted",
+    ]
+    accounts: Annotated[tuple[Account, ...], Many(Section(Account), least=1), "the pool of upstream accounts"]
+    keys: Annotated[tuple[Caller, ...], Many(_CALLER), "the callers and their gateway keys"] = ()
+    teams: Annotated[tuple[Team, ...], Many(Section(Team)), "teams that have limits of their own"] = ()
+    affinity: Annotated[Affinity, "how conversations are recognised"] = Affinity()
+    models: Annotated[Models, MODELS, "model names, and entries for the catalogue"] = Models()
+    timeouts: Annotated[Timeouts, "timeouts in seconds"] = Timeouts()
+    limits: Annotated[Limits, "bounds on what clients may send"] = Limits()
+    share: Annotated[
+        Literal["caller", "team"], Choice(_SHARES), "who shares files, batches and other objects of accounts"
+    ] = "caller"
+    public_url: Annotated[
+        str,
+        Text(check.public_url),
+        "where clients reach the gateway, for results_url and the dashboard; default: as each client writes it",
+    ] = ""
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Many(Text(check.network), or_one=True),
+        "addresses and networks whose X-Forwarded-* headers are believed",
+    ] = ()
+    expose_account: Annotated[bool, Flag(), "send x-gateway-account in answers"] = True
+    retry_ambiguous: Annotated[bool, Flag(), "repeat requests left unanswered; they may be billed twice"] = False
+    budget_mode: Annotated[
+        Literal["capped", "strict"],
+        Choice(("capped", "strict")),
+        "output reserved against budgets: at most 8192 tokens (capped) or all of max_tokens (strict)",
+    ] = "capped"
+    on_store_loss: Annotated[
+        Literal["allow", "deny"],
+        Choice(("allow", "deny")),
+        "callers with a budget while the store is away: counted later (allow), or answered 529 (deny)",
+    ] = "allow"
+    log: Annotated[Log, "log lines"] = Log()
+    tracing: Annotated[Tracing, _TRACING, "OpenTelemetry spans, with the extra otel"] = Tracing()
+
+
+def _config(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
+    address, admin = values["listen"], values["admin"].listen
+    if address == admin and parse_listen(address)[1]:
+        line = next((node.value[name].line for name in ("listen", "admin") if name in node.value), node.line)
+        return reader.fail(line, "listen", "the same address as admin.listen; the two listeners need one each")
+    return values
+
+
+_ROOT = Section(Config, finish=_config)
+_decoder = msgspec.msgpack.Decoder(Config)
+
+
+def load(path: str | os.PathLike[str] = load_default_path, environ: Mapping[str, str] | None = None) -> Config:
+    """The configuration in a file, `environ` (default: the process's) filling its expressions.
+
+    Raises ConfigError with every problem found."""
+    source = os.fspath(path)
+    text = read_text(Path(source))
+    return loads(text, environ, source=source)
+
+
+def loads(text: str, environ: Mapping[str, str] | None = None, *, source: str = "gateway.yaml") -> Config:
+    """As `load`, from a text; `source` names it in errors."""
+    problems: list[Problem] = []
+    root = parse(text, source, problems)
+    if root.value is None:
+        raise ConfigError(source, [Problem(0, "", "the file is empty")])
+    reader = Reader(os.environ if environ is None else environ, problems)
+    config = _ROOT.read(reader, root, "")
+    if not isinstance(config, Config) or problems:
+        raise ConfigError(source, problems)
+    return config
+
+
+def encode(config: Config) -> bytes:
+    """The configuration as bytes for a process of ours; they hold every secret."""
+    return msgspec.msgpack.encode(config)
+
+
+def decode(data: bytes) -> Config:
+    """What `encode` made."""
+    return _decoder.decode(data)
+
+
+def describe(config: Config) -> dict[str, Any]:
+    """The configuration for people to read: secrets are `***`, passwords in URLs too, key digests are shortened."""
+    return redacted(config)
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the file, with help and defaults."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "gateway.yaml",
+        **_ROOT.schema(),
+        "$defs": {"expression": {"type": "string", "pattern": r"\$\{.+\}", "description": "${NAME} or ${file:PATH}"}},
+    }
+
+
+def catalogue_of(config: Config) -> Catalogue:
+    """Every model this configuration knows: the built-in ones and its own."""
+    return merged(config.models)
+
+
+def config_warnings(config: Config) -> list[str]:
+    """What is allowed and yet hardly meant, one line each, without secrets."""
+    warnings = []
+    if len(config.admin.token) < _GOOD_TOKEN_LENGTH:
+        warnings.append(f"admin.token is shorter than {_GOOD_TOKEN_LENGTH} characters and may be guessed")
+    if config.admin.metrics_open and not check.loopback(parse_listen(config.admin.listen)[0]):
+        warnings.append("admin.metrics_open: anyone who reaches the admin listener can read team and model names")
+    if not config.keys:
+        warnings.append("keys is empty: only keys made with `gateway keys create` are accepted")
+    patterns = {pattern for account in config.accounts for pattern in account.models}
+    warnings += model_warnings(config.models, lambda model: any(fnmatchcase(model, pattern) for pattern in patterns))
+    if any(ipaddress.ip_network(each).prefixlen == 0 for each in config.trusted_proxies):
+        warnings.append("trusted_proxies: anybody is believed, so that callers can choose the address that is logged")
+    if config.tracing.endpoint.endswith(":4317"):
+        warnings.append(
+            "tracing.endpoint: 4317 is a collector's usual port for gRPC; spans are sent over HTTP, to 4318"
+        )
+    if config.limits.max_held_mb < config.limits.max_body_mb:
+        warnings.append("limits.max_held_mb is less than max_body_mb: a large request is more than a worker holds")
+    for caller in config.keys:
+        if caller.share == "team" and caller.team is None:
+            warnings.append(f"key {caller.id}: it has no team to share with")
+    holders: dict[str, str] = {}
+    organizations: defaultdict[str, set[str]] = defaultdict(set)
+    for account in config.accounts:
+        parts = urlsplit(account.base_url)
+        if parts.scheme == "http" and not check.loopback(parts.hostname):
+            warnings.append(f"account {account.id}: its key is sent unencrypted, base_url is http")
+        if account.drain_until is not None and account.state != "draining":
+            warnings.append(f"account {account.id}: drain_until means nothing unless its state is draining")
+        first = holders.setdefault(account.api_key, account.id)
+        if first != account.id:
+            warnings.append(f"account {account.id}: it has the same api_key as account {first}")
+        organizations[account.workspace].add(account.organization)
+    for workspace, names in organizations.items():
+        if len(names) > 1:
+            warnings.append(f"workspace {workspace}: a workspace has one organization, here {', '.join(sorted(names))}")
+    return warnings

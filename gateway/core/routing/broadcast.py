@@ -1,0 +1,125 @@
+"""What processes tell each other in passing: small facts with an age, as MessagePack.
+
+Times are relative (seconds from the telling), so that clocks need not agree.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from gateway.core.routing.health import Cause
+
+
+class Closed(msgspec.Struct, tag="closed", array_like=True, frozen=True):
+    """A 429: nothing more to this organization for this class of models."""
+
+    organization: str
+    limit_class: str
+    seconds: float
+
+
+class Out(msgspec.Struct, tag="out", array_like=True, frozen=True):
+    """`name` is an account, or an organization where the cause is billing. `account` is the one that showed it."""
+
+    name: str
+    cause: Cause
+    seconds: float
+    account: str = ""
+
+
+class Back(msgspec.Struct, tag="back", array_like=True, frozen=True):
+    """An account answers again; with it its organization, if it was something `paid`. `wholly`: an operator says so,
+    and that all else which keeps the account closed is to be forgotten as well."""
+
+    account: str
+    wholly: bool = False
+    paid: bool = False
+
+
+class ModelClosed(msgspec.Struct, tag="model", array_like=True, frozen=True):
+    """The account may not use this model, though another may."""
+
+    account: str
+    model: str
+    seconds: float
+
+
+class Seen(msgspec.Struct, tag="seen", array_like=True, frozen=True):
+    """One domain as one process sees it: what it has reserved, and the buckets it observed since it last told:
+    kind -> (limit, left, seconds since)."""
+
+    organization: str
+    limit_class: str
+    reserved: float
+    asked: int
+    buckets: dict[str, tuple[float, float, float]]
+
+
+class Report(msgspec.Struct, tag="report", array_like=True, frozen=True):
+    """Every second: fresh tokens added by workspace, and the domains in use. `process` names the teller."""
+
+    process: str
+    loads: dict[str, float]
+    domains: list[Seen]
+
+
+class Noted(msgspec.Struct, tag="noted", array_like=True, frozen=True):
+    """The latest headers by which an account has told of its limits and itself: for operators."""
+
+    account: str
+    headers: dict[str, str]
+
+
+class Forget(msgspec.Struct, tag="forget", array_like=True, frozen=True):
+    """Bindings were flushed: of one conversation (`key`, as in the store), or all in `workspace`."""
+
+    key: str = ""
+    workspace: str = ""
+
+
+class Hello(msgspec.Struct, tag="hello", array_like=True, frozen=True):
+    """A process has begun, and asks what is closed."""
+
+
+class Bound(msgspec.Struct, array_like=True, frozen=True):
+    """A conversation was bound; `record` is core.binding's, packed."""
+
+    key: str
+    model: str
+    record: bytes
+
+
+class Bounds(msgspec.Struct, tag="bounds", array_like=True, frozen=True):
+    """Conversations that were bound lately."""
+
+    bound: list[Bound]
+
+
+class Owned(msgspec.Struct, tag="owned", array_like=True, frozen=True):
+    """An account-bound object is this caller's and lives in this workspace; without one it is nobody's any more. `at`
+    is when it was created, in Unix milliseconds."""
+
+    object: str
+    workspace: str = ""
+    caller: str = ""
+    team: str = ""
+    at: int = 0
+
+
+class Ended(msgspec.Struct, tag="ended", array_like=True, frozen=True):
+    """An operator's browser has signed out: `session` is the SHA-256 of its session, in hex."""
+
+    session: str
+
+
+News = Owned | Hello | Bounds | Closed | Out | Back | ModelClosed | Report | Noted | Forget | Ended
+encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(News).decode
+
+
+def decode(data: bytes) -> News | None:
+    """The news, None where a newer version tells what this one does not understand."""
+    try:
+        return _decode(data)  # type: ignore[no-any-return]
+    except msgspec.MsgspecError:
+        return None

@@ -1,0 +1,297 @@
+"""The pool as one process sees it, and the choices over it: who may serve, and where to go.
+
+One predicate, `state`, decides eligibility for every path. Nothing here waits, sends or reads a clock: `now` is an
+argument (seconds of one monotonic clock). What one request goes through is the business of `route`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from math import inf
+
+from gateway.core.routing import broadcast as say
+from gateway.core.routing.document import Entry, PoolDocument
+from gateway.core.routing.health import Classify
+from gateway.core.routing.ring import Ring
+from gateway.core.routing.standing import MANY, Standing
+
+BOUND = 1.25  # of the mean load, up to which a workspace takes new conversations
+RAMP = 300.0  # seconds over which an account that joined a running pool comes up to that bound
+_RAMP_FROM = 0.1
+_MEAN_FOR = 0.2  # seconds that the mean load is reckoned for
+
+# Why an account cannot serve. The empty string: it can.
+OPEN = ""
+LIMITED = "limited"
+OUT = "out"
+DISABLED = "disabled"
+DRAINING = "draining"
+REMOVED = "removed"
+MODEL = "model"
+CREDENTIAL = "credential"  # this process does not hold it (yet)
+FULL = "full"
+
+State = tuple[str, float]  # why not, seconds until it may be otherwise (infinity: nobody knows)
+_OPEN: State = (OPEN, 0.0)
+
+
+class Router(Standing):
+    """`classify(model)` names the class whose limits a model shares; `tell` spreads news to other processes; `free`
+    says whether an account has a slot now. `held` are the accounts whose credentials this process has."""
+
+    def __init__(
+        self,
+        classify: Classify,
+        tell: Callable[[say.News], None] = lambda news: None,
+        free: Callable[[str], bool] = lambda account: True,
+    ) -> None:
+        super().__init__(tell)
+        self.classify = classify
+        self.free = free
+        self.held: frozenset[str] | None = None  # None: all of them
+        self._wall = 0.0  # Unix seconds less this process's clock
+        self._serves: dict[tuple[str, str], bool] = {}
+        self._ramps: dict[str, list[tuple[float, float]]] = {}
+        self._means: dict[str, tuple[float, float]] = {}
+
+    def apply(self, document: PoolDocument, now: float, wall: float = 0.0) -> None:
+        """Route over this document from now on; `wall` is `now` in Unix seconds, the document's clock."""
+        self.ring = Ring(document)
+        self._serves.clear()
+        self._means.clear()
+        self._wall = wall - now
+        self._ramps = {}
+        for entry in document.accounts:
+            if entry.since > 0.0 and wall - entry.since < RAMP:
+                for member in self.ring.members(entry.workspace, b"\0"):
+                    self._ramps.setdefault(entry.workspace, []).append((member.weight, member.since))
+
+    # Who may serve.
+
+    def serves(self, entry: Entry, model: str) -> bool:
+        """Whether the account is meant to serve `model` ("" for any)."""
+        known = self._serves.get((entry.id, model))
+        if known is None:
+            known = not model or any(fnmatchcase(model, pattern) for pattern in entry.models)
+            if len(self._serves) >= MANY:
+                self._serves.clear()
+            self._serves[entry.id, model] = known
+        return known
+
+    def state(self, entry: Entry, model: str, limit_class: str, fresh: float, warm: bool, now: float) -> State:
+        """Whether an account may get a request of `fresh` input tokens now; `warm` says that the conversation's cache
+        is there, which a draining account still serves."""
+        if entry.state != "active":
+            if entry.state != "draining":
+                return DISABLED, inf
+            if not warm or 0.0 < entry.drain_until < now + self._wall:
+                return DRAINING, inf
+        if not self.serves(entry, model):
+            return MODEL, inf
+        if self.held is not None and entry.id not in self.held:
+            return CREDENTIAL, inf
+        health = self._health.get(entry.id)
+        if health is not None:
+            if health.outage.cause is not None and health.outage.until > now:
+                return OUT, health.outage.until - now
+            if health.models and health.models.get(model, 0.0) > now:
+                return OUT, health.models[model] - now
+        outage = self._organizations.get(entry.organization)
+        if outage is not None and outage.until > now:
+            return OUT, outage.until - now
+        domain = self._domains.get((entry.organization, limit_class))
+        if domain is not None:
+            wait = domain.wait(fresh, now)
+            if wait > 0.0:
+                return LIMITED, wait
+        return _OPEN
+
+    def pick(
+        self,
+        workspace: str,
+        key: bytes,
+        model: str,
+        limit_class: str,
+        fresh: float,
+        warm: bool,
+        now: float,
+        tried: Iterable[str] = (),
+    ) -> tuple[Entry | None, State]:
+        """The account of `workspace` to ask: the first by rank that may serve, has a slot, and does not stand out by
+        errors; (None, why) if none may. `full` comes with the account whose slot to wait for."""
+        best: State = (REMOVED, inf)
+        full: Entry | None = None
+        failing: Entry | None = None
+        unheld = False
+        members = self.ring.members(workspace, key)
+        for entry in members:
+            if entry.id in tried:
+                continue
+            state = self.state(entry, model, limit_class, fresh, warm, now)
+            if state is not _OPEN:
+                unheld = unheld or state[0] == CREDENTIAL
+                # What will pass, soonest first; else rather that only this process cannot.
+                if state[1] < best[1] or (best[1] == inf and (best[0] in (REMOVED, MODEL) or state[0] == CREDENTIAL)):
+                    best = state
+            elif not self.free(entry.id):
+                full = full or entry
+            elif len(members) > 1 and self.failing(entry.id, now):
+                failing = failing or entry
+            else:
+                return entry, _OPEN
+        if failing is not None:
+            return failing, _OPEN
+        if full is not None:
+            return full, (FULL, 0.0)
+        if unheld and best[0] == OUT:
+            return None, (CREDENTIAL, inf)  # another process may serve it there
+        return None, best
+
+    # Where to.
+
+    def within_bound(self, workspace: str, model: str, now: float) -> bool:
+        """Whether the workspace's load leaves room for new conversations."""
+        load = self.loads.of(workspace, now)
+        if not load:
+            return True
+        return load <= self.bound(workspace, model, now)
+
+    def bound(self, workspace: str, model: str, now: float) -> float:
+        """The load (fresh tokens a minute) up to which a workspace takes new conversations."""
+        bound = BOUND * self._mean(model, now) * self.ring.weight(workspace) + self.loads.p95
+        ramps = self._ramps.get(workspace)
+        if ramps:
+            wall = now + self._wall
+            share = sum(
+                weight * (min(1.0, _RAMP_FROM + (1.0 - _RAMP_FROM) * max(0.0, wall - since) / RAMP) if since else 1.0)
+                for weight, since in ramps
+            )
+            bound *= share / sum(weight for weight, _ in ramps)
+        return bound
+
+    def _mean(self, model: str, now: float) -> float:
+        """Load by weight, over the workspaces that may take new conversations for `model`."""
+        known = self._means.get(model)
+        if known is not None and known[0] > now:
+            return known[1]
+        limit_class = self.classify(model)
+        load = weights = 0.0
+        for workspace in self.ring:
+            for entry in self.ring.members(workspace, b"\0"):
+                if self.state(entry, model, limit_class, 0.0, False, now)[0] in (OPEN, LIMITED):
+                    load += self.loads.of(workspace, now)
+                    weights += self.ring.weight(workspace)
+                    break
+        mean = load / weights if weights else 0.0
+        if len(self._means) > MANY:
+            self._means.clear()
+        self._means[model] = (now + _MEAN_FOR, mean)
+        return mean
+
+    def working(self, key: bytes, now: float) -> str | None:
+        """The first workspace by rank that may serve something now, or else as soon as a limit has passed; without any,
+        the first that is meant to."""
+        for workspace in self.ring.rank(key):
+            for entry in self.ring.members(workspace, key):
+                if self.state(entry, "", "", 0.0, False, now)[0] in (OPEN, LIMITED):
+                    return workspace
+        return self.ranked(key, "")
+
+    def ranked(self, key: bytes, model: str) -> str | None:
+        """Where a conversation goes by rank alone: the same on every replica that has seen the same pool."""
+        for workspace in self.ring.rank(key):
+            if any(
+                entry.state == "active" and self.serves(entry, model) for entry in self.ring.members(workspace, key)
+            ):
+                return workspace
+        return None
+
+    def place(
+        self,
+        key: bytes,
+        model: str,
+        limit_class: str,
+        tokens: float,
+        now: float,
+        *,
+        group: str = "",
+        cached: dict[str, float] | None = None,
+        tried: Iterable[str] = (),
+        avoid: str = "",
+    ) -> tuple[str | None, bool]:
+        """The workspace for a conversation that has to go somewhere, None if nobody may serve it, and whether it has
+        room.
+
+        Room means that the workspace's load is within its bound, and that limits allow what is not in a cache there.
+        Where part of it is `cached` (workspace -> tokens) comes first, the larger part before. A conversation of no
+        `group` then gets the first by rank that has room; another the least busy one that has, of those in which the
+        group's prefix is warm if there are any. If none has room, it is one that limits allow, the least busy, else the
+        one that lacks least.
+        """
+        roomiest: tuple[bool, float, float] = (False, -inf, -inf)
+        fallback: str | None = None
+        best: tuple[bool, float] | None = None
+        chosen: str | None = None
+        order = self.ring.rank(key)
+        if cached:
+            order = [*sorted(cached, key=lambda name: -cached[name]), *(name for name in order if name not in cached)]
+        for workspace in order:
+            if workspace == avoid or workspace not in self.ring:
+                continue
+            own = cached.get(workspace, 0.0) if cached else 0.0
+            shared = self.groups.shared(group, workspace, now) if group else None
+            fresh = max(0.0, tokens - max(own, shared or 0.0))
+            entry, (why, _) = self.pick(workspace, key, model, limit_class, fresh, False, now, tried)
+            room = own > 0.0 or self.within_bound(workspace, model, now)
+            if room and entry is not None and why == OPEN and not self.failing(entry.id, now):
+                if own > 0.0 or not group:
+                    return workspace, True
+                # Of those that hold the group's prefix, else of all: the least busy.
+                rank = (shared is None, self.loads.of(workspace, now) / self.ring.weight(workspace))
+                if best is None or rank < best:
+                    best, chosen = rank, workspace
+                continue
+            if best is not None:
+                continue
+            if entry is None:
+                entry = self.reckoned(workspace, key, model, limit_class, now, tried)
+                if entry is None:
+                    continue
+            domain = self._domains.get((entry.organization, limit_class))
+            left = inf if domain is None else domain.headroom(now)
+            load = self.loads.of(workspace, now) / self.ring.weight(workspace)
+            much = (why == OPEN, 0.0 if why == OPEN else -1e12 if why == FULL else left, -load)
+            if much > roomiest:
+                roomiest, fallback = much, workspace
+        if chosen is not None:
+            return chosen, True
+        return fallback, False
+
+    def reckoned(
+        self, workspace: str, key: bytes, model: str, limit_class: str, now: float, tried: Iterable[str]
+    ) -> Entry | None:
+        """An account that at most lacks room, and that only by reckoning: no answer has closed it."""
+        for entry in self.ring.members(workspace, key):
+            if entry.id not in tried and self.state(entry, model, limit_class, 0.0, False, now)[0] in (OPEN, LIMITED):
+                domain = self._domains.get((entry.organization, limit_class))
+                if domain is None or domain.closed_until <= now:
+                    return entry
+        return None
+
+    def opens_in(self, model: str, limit_class: str, now: float, fresh: float = 0.0) -> tuple[float, bool]:
+        """Seconds until any account may serve `model` again, with `fresh` tokens of input, and whether a limit is what
+        keeps that one closed."""
+        limited = out = inf
+        for workspace in self.ring:
+            for entry in self.ring.members(workspace, b"\0"):
+                why, wait = self.state(entry, model, limit_class, fresh, False, now)
+                if why == LIMITED:
+                    limited = min(limited, wait)
+                elif why == OUT:
+                    out = min(out, wait)
+        return (limited, True) if limited < inf else (out, False)
+
+    def offers(self, model: str) -> bool:
+        """Whether any account of the pool is meant to serve `model` ("" for any)."""
+        return any(entry.state != "disabled" and self.serves(entry, model) for entry in self.ring.accounts.values())

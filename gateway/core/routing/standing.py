@@ -1,0 +1,252 @@
+"""How the pool's accounts stand, as one process knows it: outages, limits, failures, and the load they carry.
+
+What answers change, what processes tell each other, and what is told to whom. It chooses nothing: the router does.
+`now` is an argument everywhere (seconds of one monotonic clock).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.core.routing import broadcast as say
+from gateway.core.routing.document import Entry, PoolDocument
+from gateway.core.routing.groups import Groups
+from gateway.core.routing.health import (
+    FAILURES,
+    MODEL_PAUSE,
+    PAUSES,
+    TRIAL,
+    Cause,
+    Errors,
+    Health,
+    Outage,
+    RetryBudget,
+    stands_out,
+)
+from gateway.core.routing.load import Loads
+from gateway.core.routing.outcomes import Outcome
+from gateway.core.routing.rate_limits import KINDS, Domain
+from gateway.core.routing.ring import Ring
+
+MANY = 4096  # entries of a table that clients' inventions may fill
+_NEWS = 0.5  # seconds that a closure must have grown by to be worth telling
+_MEASURABLE = 1000  # tokens from which on a body tells how many bytes make one
+
+
+class Standing:
+    """`tell` spreads news to other processes."""
+
+    def __init__(self, tell: Callable[[say.News], None]) -> None:
+        self.tell = tell
+        self.loads = Loads()
+        self.groups = Groups()
+        self.retries = RetryBudget()
+        self.waiting = 0  # requests that wait for a limit
+        self.bytes_a_token = 4.0  # of request bodies, as lately seen
+        self.ring = Ring(PoolDocument())
+        self._health: dict[str, Health] = {}
+        self._organizations: dict[str, Outage] = {}
+        self._domains: dict[tuple[str, str], Domain] = {}
+        self._classes: dict[str, dict[str, Domain]] = {}  # the same, by organization
+
+    def health(self, account: str) -> Health:
+        health = self._health.get(account)
+        if health is None:
+            health = self._health[account] = Health()
+        return health
+
+    def organization(self, name: str) -> Outage:
+        outage = self._organizations.get(name)
+        if outage is None:
+            outage = self._organizations[name] = Outage()
+        return outage
+
+    def domain(self, organization: str, limit_class: str) -> Domain:
+        domain = self._domains.get((organization, limit_class))
+        if domain is None:
+            if len(self._domains) >= MANY:  # models of clients' own invention
+                self._forget_one()
+            domain = self._domains[organization, limit_class] = Domain()
+            self._classes.setdefault(organization, {})[limit_class] = domain
+        return domain
+
+    def _forget_one(self) -> None:
+        """The oldest domain that nothing is known of."""
+        idle = (
+            place
+            for place, domain in self._domains.items()
+            if not domain.asked and domain.input is None and domain.closed_until == 0.0
+        )
+        organization, limit_class = next(idle, None) or next(iter(self._domains))
+        del self._domains[organization, limit_class]
+        del self._classes[organization][limit_class]
+
+    def failing(self, account: str, now: float) -> bool:
+        """Whether an account's failures stand out from the pool's."""
+        health = self._health.get(account)
+        if health is None or health.errors.recent(now)[0] < FAILURES:
+            return False
+        others: list[Errors] = [each.errors for each in self._health.values()]
+        return stands_out(health.errors, others, now)
+
+    # What answers change.
+
+    def learn(
+        self, entry: Entry, model: str, limit_class: str, outcome: Outcome, asked: float | None, now: float
+    ) -> None:
+        """An exchange with an account has ended so, and not well; `asked` is its retry-after in seconds."""
+        health = self.health(entry.id)
+        if outcome is Outcome.LIMITED:
+            domain = self.domain(entry.organization, limit_class)
+            before = domain.closed_until
+            seconds = domain.close(asked, now)
+            if domain.closed_until > before + _NEWS or before <= now:
+                self.tell(say.Closed(entry.organization, limit_class, seconds))
+        elif outcome is Outcome.SPENT:
+            seconds = self.organization(entry.organization).begin(Cause.BILLING, now)
+            self.tell(say.Out(entry.organization, Cause.BILLING, seconds, entry.id))
+        elif outcome is Outcome.UNAUTHORIZED:
+            seconds = health.outage.begin(Cause.CREDENTIAL, now)
+            self.tell(say.Out(entry.id, Cause.CREDENTIAL, seconds, entry.id))
+        elif outcome is Outcome.UNSENT:
+            health.errors.count(True, now)
+            if health.never_sent(now) or health.outage.cause is Cause.UNREACHABLE:
+                seconds = health.outage.begin(Cause.UNREACHABLE, now)
+                self.tell(say.Out(entry.id, Cause.UNREACHABLE, seconds, entry.id))
+        else:
+            health.errors.count(outcome is Outcome.FAILED or outcome is Outcome.BROKEN, now)
+
+    def served(self, entry: Entry, domain: Domain | None, now: float, paid: bool = True) -> None:
+        """An account has answered well; `paid` says that it was something that costs money."""
+        health = self._health.get(entry.id)
+        if health is None:
+            health = self._health[entry.id] = Health()
+        health.errors.count(False, now)
+        back = health.outage.cause is not None and health.outage.end()
+        outage = self._organizations.get(entry.organization)
+        if paid and outage is not None and outage.cause is not None:
+            back = outage.end()
+        if back:
+            self.tell(say.Back(entry.id, paid=paid))
+        if domain is not None:
+            domain.pause = 0.0
+
+    def try_again(self, entry: Entry, now: float, paid: bool = True) -> None:
+        """A request goes to an account. If its outage has run out this is the trial: nobody else asks meanwhile. What
+        is not `paid` cannot show whether there is money again."""
+        health = self._health.get(entry.id)
+        if health is not None and health.outage.cause is not None and health.outage.until <= now:
+            health.outage.try_out(now)
+            self.tell(say.Out(entry.id, health.outage.cause, TRIAL))
+        outage = self._organizations.get(entry.organization)
+        if paid and outage is not None and outage.cause is not None and outage.until <= now:
+            outage.try_out(now)
+            self.tell(say.Out(entry.organization, outage.cause, TRIAL))
+
+    def no_model(self, entry: Entry, model: str, now: float) -> None:
+        """Another account has served what this one denied: it is not asked for the model for a while."""
+        models = self.health(entry.id).models
+        if len(models) >= MANY:
+            models.clear()  # of clients' own invention, most of them
+        models[model] = now + MODEL_PAUSE
+        self.tell(say.ModelClosed(entry.id, model, MODEL_PAUSE))
+
+    # What others tell, and what they are told.
+
+    def heard(self, news: say.News, now: float) -> None:
+        """News of another process."""
+        if isinstance(news, say.Report):
+            self._report(news, now)
+        elif isinstance(news, say.Closed):
+            domain = self.domain(news.organization, news.limit_class)
+            domain.closed_until = max(domain.closed_until, now + news.seconds)
+        elif isinstance(news, say.Out):
+            billing = news.cause is Cause.BILLING
+            outage = self.organization(news.name) if billing else self.health(news.name).outage
+            if outage.cause is not news.cause and outage.until > now + news.seconds:
+                return  # out for longer, and for another reason
+            outage.cause, outage.until, outage.trial = news.cause, now + news.seconds, False
+            outage.pause = max(outage.pause, news.seconds, PAUSES[news.cause].first)
+        elif isinstance(news, say.Back):
+            self._back(news)
+        elif isinstance(news, say.ModelClosed):
+            self.health(news.account).models[news.model] = now + news.seconds
+
+    def _back(self, news: say.Back) -> None:
+        health = self.health(news.account)
+        health.outage.end()
+        health.unsent.clear()
+        entry = self.ring.accounts.get(news.account)
+        if entry is not None and (news.paid or news.wholly):
+            self.organization(entry.organization).end()
+        if news.wholly:
+            self.retries = RetryBudget()
+            self._health[news.account] = Health()
+            for domain in self._classes.get(entry.organization, {}).values() if entry is not None else ():
+                domain.reset()
+
+    def picture(self, now: float) -> list[say.News]:
+        """Everything that is closed or out, as it would be told to a process that has just begun."""
+        told: list[say.News] = []
+        for name, health in self._health.items():
+            if health.outage.cause is not None:
+                told.append(say.Out(name, health.outage.cause, health.outage.wait(now)))
+            told += [say.ModelClosed(name, model, until - now) for model, until in health.models.items() if until > now]
+        for name, outage in self._organizations.items():
+            if outage.cause is not None:
+                told.append(say.Out(name, outage.cause, outage.wait(now)))
+        for (organization, limit_class), domain in self._domains.items():
+            if domain.closed_until > now:
+                told.append(say.Closed(organization, limit_class, domain.closed_until - now))
+        return told
+
+    def limits(self, organization: str, now: float) -> dict[str, dict[str, float]]:
+        """What is known of an organization's limits: class -> limits, what is left of them, seconds it is closed."""
+        found: dict[str, dict[str, float]] = {}
+        for limit_class, domain in self._classes.get(organization, {}).items():
+            row: dict[str, float] = {}
+            for kind in KINDS:
+                bucket = getattr(domain, kind)
+                if bucket is not None:
+                    row[f"{kind}_limit"] = bucket.limit
+                    row[f"{kind}_left"] = max(0.0, round(bucket.left(now)))
+            if domain.closed_until > now:
+                row["closed_for"] = round(domain.closed_until - now, 1)
+            if row:
+                found[limit_class] = row
+        return found
+
+    def closed_classes(self, organization: str, now: float) -> list[str]:
+        """The classes of models for which a 429 has closed an organization."""
+        return [name for name, domain in self._classes.get(organization, {}).items() if domain.closed_until > now]
+
+    def _report(self, news: say.Report, now: float) -> None:
+        for workspace, tokens in news.loads.items():
+            self.loads.add_others(workspace, tokens, now)
+        for seen in news.domains:
+            domain = self.domain(seen.organization, seen.limit_class)
+            domain.others[news.process] = (seen.reserved, seen.asked, now)
+            for kind, (limit, left, age) in seen.buckets.items():
+                domain.heard(kind, limit, left, now - age)
+
+    def measured(self, size: int, tokens: float) -> None:
+        """A body of `size` bytes was `tokens` of input."""
+        if tokens > _MEASURABLE:
+            ratio = min(8.0, max(1.0, size / tokens))
+            self.bytes_a_token += (ratio - self.bytes_a_token) * 0.02
+
+    def report(self, process: str, now: float) -> say.Report | None:
+        """What others should know by now, None if nothing."""
+        domains = []
+        for (organization, limit_class), domain in self._domains.items():
+            if domain.news or domain.asked:
+                buckets = {}
+                if domain.news:
+                    for kind in KINDS:
+                        bucket = getattr(domain, kind)
+                        if bucket is not None:
+                            buckets[kind] = (bucket.limit, bucket.level, now - bucket.at)
+                domain.news = False
+                domains.append(say.Seen(organization, limit_class, domain.reserved, domain.asked, buckets))
+        loads = self.loads.take_report()
+        return say.Report(process, loads, domains) if loads or domains else None

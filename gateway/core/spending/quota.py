@@ -1,0 +1,342 @@
+"""The limits of callers and teams: one row a kind, what a request must find there, and what it is told if it does not.
+
+A caller's limits are compiled once into what quota.lua and ledger.lua read; what is left of them, only the store knows.
+Times are Unix milliseconds, money is integer nano-dollars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+import msgspec
+
+from gateway.core.spending.pricing import Price
+
+# Classes of endpoints: those that are metered, counting tokens, and creating a batch, which is metered later.
+MESSAGE, COUNT, BATCH = "message", "count", "batch"
+LEASE = 45_000  # ms that a concurrency slot outlives its process; renew it several times as often
+EXPECTED_OUTPUT = 8192  # tokens of output for which dollars are reserved, unless budgets are strict
+SUMS = ("requests", "estimated", "input", "cache_read", "write_5m", "write_1h", "output", "cost_nano", "savings_nano")
+BUCKET, MONEY, LEASES = 1, 2, 3  # forms of limits, as the scripts know them
+_HOUR = 3_600_000
+_AT_ONCE = 1  # second to wait for a slot: nobody knows when one is free
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Quota(msgspec.Struct, frozen=True):
+    """What one subject, a caller or a team, may use; None is no limit, counts are 1 at least. `requests`,
+    `input_tokens` and `output_tokens` are a minute's, budgets those of a UTC day and a UTC calendar month."""
+
+    requests: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    concurrency: int | None = None
+    day_nano: int | None = None
+    month_nano: int | None = None
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """A kind of limit: `name` for people, `label` for metrics; `field` where the store keeps it; `limit` the Quota's
+    attribute. A bucket admits at a level of `need` (0: above 0), gives `take` then, and at settlement the sum of
+    `debits` (of SUMS); `header` is what it is called in rate-limit headers."""
+
+    name: str
+    label: str
+    form: int
+    field: str
+    limit: str
+    endpoints: tuple[str, ...] = (MESSAGE,)
+    need: int = 0
+    take: int = 0
+    debits: tuple[str, ...] = ()
+    header: str = ""
+
+
+# Whoever refuses for longest speaks; of equals, the first.
+KINDS = (
+    Kind(
+        name="per month",
+        label="budget_month",
+        form=MONEY,
+        field="month",
+        limit="month_nano",
+        endpoints=(MESSAGE, BATCH),
+    ),
+    Kind(name="per day", label="budget_day", form=MONEY, field="day", limit="day_nano", endpoints=(MESSAGE, BATCH)),
+    Kind(
+        name="requests per minute",
+        label="requests_per_minute",
+        form=BUCKET,
+        field="requests",
+        limit="requests",
+        endpoints=(MESSAGE, BATCH),
+        need=1,
+        take=1,
+        header="requests",
+    ),
+    Kind(
+        name="token counting requests per minute",
+        label="requests_per_minute",
+        form=BUCKET,
+        field="counts",
+        limit="requests",
+        endpoints=(COUNT,),
+        need=1,
+        take=1,
+        header="requests",
+    ),
+    Kind(
+        name="input tokens per minute",
+        label="input_tokens_per_minute",
+        form=BUCKET,
+        field="input",
+        limit="input_tokens",
+        debits=("input", "write_5m", "write_1h"),
+        header="input-tokens",
+    ),
+    Kind(
+        name="output tokens per minute",
+        label="output_tokens_per_minute",
+        form=BUCKET,
+        field="output",
+        limit="output_tokens",
+        debits=("output",),
+        header="output-tokens",
+    ),
+    Kind(name="concurrent requests", label="concurrency", form=LEASES, field="concurrency", limit="concurrency"),
+)
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One limit of one subject."""
+
+    subject: str
+    kind: Kind
+    limit: int
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """A request that `row` does not admit for `wait` more seconds; always status 429."""
+
+    row: Row
+    wait: int
+
+    @property
+    def budget(self) -> bool:
+        """Whether money is short: it is a `billing_error` then, else a `rate_limit_error`."""
+        return self.row.kind.form == MONEY
+
+    @property
+    def error_type(self) -> str:
+        return "billing_error" if self.budget else "rate_limit_error"
+
+    @property
+    def message(self) -> str:
+        """What the client is told."""
+        whose = "your team's" if self.row.subject.startswith("t:") else "your"
+        if self.budget:
+            dollars, _, parts = f"{self.row.limit / 1e9:,.9f}".partition(".")
+            what = f"budget of ${dollars}.{parts[:2]}{parts[2:].rstrip('0')}"
+        else:
+            what = f"limit of {self.row.limit:,}"
+        return f"This request would exceed {whose} {what} {self.row.kind.name}."
+
+
+class _Header(msgspec.Struct, frozen=True):
+    """A bucket in the rate-limit headers: its place among the levels, the names, and the first header as it is."""
+
+    place: int
+    limit: int
+    stated: tuple[bytes, bytes]
+    remaining: bytes
+    reset: bytes
+
+
+class Limits:
+    """All limits of one caller for one class of endpoints. `keys` and `packed` are what quota.lua is given; `leases`
+    and `reserved` say which subjects (1 the first) hold a slot and reserve dollars for each request."""
+
+    __slots__ = ("_headers", "keys", "leases", "packed", "reserved", "rows")
+
+    def __init__(self, tenant: str, subjects: Sequence[tuple[str, Quota]], endpoints: str) -> None:
+        keys, packed = [reservations_key(tenant)], list[object]()
+        rows: list[Row] = []
+        leases, reserved = list[int](), list[int]()
+        for number, (subject, quota) in enumerate(subjects, 1):
+            mine = [Row(subject, kind, limit) for kind, limit in _kinds(quota) if endpoints in kind.endpoints]
+            if mine:
+                keys += subject_keys(tenant, subject)
+                packed += _compiled(mine)
+                rows += mine
+                forms = {row.kind.form for row in mine}
+                leases += [number] * (LEASES in forms)
+                reserved += [number] * (MONEY in forms)
+        self.keys = tuple(keys)
+        self.packed = msgspec.msgpack.encode(packed) if packed else b""
+        self.rows = tuple(rows)
+        self.leases = tuple(leases)
+        self.reserved = tuple(reserved)
+        self._headers = _headers([row for row in rows if row.kind.form == BUCKET])
+
+    def __repr__(self) -> str:
+        return f"<Limits {', '.join(f'{row.subject} {row.limit} {row.kind.name}' for row in self.rows) or 'none'}>"
+
+    def refused(self, number: int, wait: int, at: int) -> Refused:
+        """What quota.lua means that refused at row `number` (1 the first), `wait` ms before it would admit (-1 where it
+        does not know), `at` this time."""
+        row = self.rows[number - 1]
+        if row.kind.form == MONEY:
+            wait = _end(row.kind.field, at) - at
+        return Refused(row, max(1, -(-wait // 1000)) if wait >= 0 else _AT_ONCE)
+
+    def headers(self, levels: Sequence[int], now: int) -> Headers:
+        """The `anthropic-ratelimit-` headers, where the levels of the buckets are these; of a caller and its team the
+        one that has less left speaks."""
+        headers: Headers = []
+        for each in self._headers:
+            tightest = each[0]
+            if len(each) > 1:
+                tightest = min(each, key=lambda header: levels[header.place])
+            level, limit = levels[tightest.place], tightest.limit
+            full_at = now + (limit - level) * 60_000 // limit
+            headers += (
+                tightest.stated,
+                (tightest.remaining, b"%d" % (level if level > 0 else 0)),
+                (tightest.reset, _rfc3339(-(-full_at // 1000))),
+            )
+        return headers
+
+
+class Plan:
+    """The limits of one caller, compiled: `subjects` are whom they bind, the caller first (`c:<id>`), then its team
+    (`t:<team>`) if it has one. `debits` is what ledger.lua takes from their buckets at settlement."""
+
+    __slots__ = ("batch", "count", "debits", "message", "subjects", "tenant")
+
+    def __init__(self, tenant: str, subjects: Sequence[tuple[str, Quota]]) -> None:
+        self.tenant = tenant
+        self.subjects = tuple(subject for subject, _ in subjects)
+        self.message = Limits(tenant, subjects, MESSAGE)
+        self.count = Limits(tenant, subjects, COUNT)
+        self.batch = Limits(tenant, subjects, BATCH)
+        self.debits = _debits(subjects)
+
+    def limits(self, endpoints: str) -> Limits:
+        """Those of this class of endpoints."""
+        return self.count if endpoints == COUNT else self.batch if endpoints == BATCH else self.message
+
+
+def reservations_key(tenant: str) -> str:
+    """Where the store keeps a tenant's open reservations."""
+    return f"{{{tenant}}}:r"
+
+
+def subject_keys(tenant: str, subject: str) -> tuple[str, str]:
+    """Where the store keeps a subject's buckets and money, and its leases."""
+    return f"{{{tenant}}}:q:{subject}", f"{{{tenant}}}:c:{subject}"
+
+
+def _kinds(quota: Quota) -> list[tuple[Kind, int]]:
+    """The kinds that are limited, and to what."""
+    limits = [(kind, getattr(quota, kind.limit)) for kind in KINDS]
+    return [(kind, limit) for kind, limit in limits if limit is not None]
+
+
+def _compiled(rows: Sequence[Row]) -> list[str | int]:
+    """Fields and rows of one subject as quota.lua reads them."""
+    fields = ["reserved"] * any(row.kind.form == MONEY for row in rows)
+    compiled: list[str | int] = []
+    for row in rows:
+        kind, place = row.kind, len(fields) + 1
+        if kind.form == BUCKET:
+            fields.append(kind.field)
+            compiled += (BUCKET, place, row.limit, kind.need, kind.take)
+        elif kind.form == MONEY:
+            fields += (kind.field, f"{kind.field}_spent")
+            compiled += (MONEY, place, row.limit, 4 if kind.field == "day" else 5, 1)
+        else:
+            compiled += (LEASES, 0, row.limit, LEASE, 0)
+    return [len(fields), *fields, len(rows), *compiled]
+
+
+def _debits(subjects: Sequence[tuple[str, Quota]]) -> bytes:
+    """The buckets of each subject that are debited, as ledger.lua reads them."""
+    compiled: list[str | int] = []
+    for _, quota in subjects:
+        rows = [(kind, limit) for kind, limit in _kinds(quota) if kind.debits]
+        compiled += (len(rows), *(kind.field for kind, _ in rows))
+        for kind, limit in rows:
+            places = [SUMS.index(name) + 1 for name in kind.debits]
+            compiled += (limit, *places, *[0] * (4 - len(places)))
+    return msgspec.msgpack.encode(compiled) if any(compiled) else b""
+
+
+def _headers(buckets: Sequence[Row]) -> list[list[_Header]]:
+    """The buckets by header."""
+    found: dict[str, list[_Header]] = {}
+    for place, row in enumerate(buckets):
+        name = f"anthropic-ratelimit-{row.kind.header}-".encode()
+        header = _Header(place, row.limit, (name + b"limit", b"%d" % row.limit), name + b"remaining", name + b"reset")
+        found.setdefault(row.kind.header, []).append(header)
+    return list(found.values())
+
+
+# Time.
+
+
+class Labels(msgspec.Struct, frozen=True):
+    """The UTC hour, day and month of a time, as keys and fields have them: 2026112214, 20261122, 202611."""
+
+    hour: str
+    day: str
+    month: str
+
+
+def labels(at: int) -> Labels:
+    """Those of a time."""
+    return _labels(at // _HOUR)
+
+
+@lru_cache(maxsize=2048)
+def _labels(hour: int) -> Labels:
+    text = _utc(hour * 3600).strftime("%Y%m%d%H")
+    return Labels(text, text[:8], text[:6])
+
+
+def _end(period: str, at: int) -> int:
+    """When the day or the month of `at` ends."""
+    day = _utc(at // 1000).replace(hour=0, minute=0, second=0)
+    if period == "month":
+        day = day.replace(day=28) + timedelta(days=4)
+        end = day.replace(day=1)
+    else:
+        end = day + timedelta(days=1)
+    return int(end.timestamp()) * 1000
+
+
+@lru_cache(maxsize=1024)
+def _rfc3339(second: int) -> bytes:
+    return _utc(second).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+
+
+def _utc(second: int) -> datetime:
+    return datetime.fromtimestamp(second, UTC)
+
+
+# Money.
+
+
+def estimate_cost(
+    price: Price, input_tokens: int, warm_tokens: int, max_tokens: int, strict: bool = False, write_ttl: int = 0
+) -> int:
+    """Nano-dollars to reserve for a request of `input_tokens`, of which `warm_tokens` are in the cache, that asked for
+    at most `max_tokens` of output: EXPECTED_OUTPUT of them at most, unless `strict`. What is fresh may all be written
+    to a cache for `write_ttl` seconds (0: to none)."""
+    output = max_tokens if strict else min(max_tokens, EXPECTED_OUTPUT)
+    fresh = price.input
+    if write_ttl:
+        fresh = max(fresh, price.write_1h if write_ttl == 3600 else price.write_5m)
+    return max(0, input_tokens - warm_tokens) * fresh + output * price.output

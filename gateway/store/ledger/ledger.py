@@ -1,0 +1,454 @@
+"""The ledger: what requests reserve, and one record of what each has used.
+
+The store counts a record once, however often it is told, together with the aggregates and the money of the caller and
+its team. A journal has every record too, for a store that was away or lost its data: lately written ones as they are,
+older ones as totals of an hour. It does not know limits, prices or requests. Times are Unix milliseconds, money is
+integer nano-dollars.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from operator import add, attrgetter
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, TypeVar
+
+import msgspec
+
+from gateway.core.spending.quota import LEASE as LEASE_FOR
+from gateway.core.spending.quota import SUMS, Labels, Limits, Refused, labels, reservations_key, subject_keys
+from gateway.store.client.connection import Arg
+from gateway.store.ledger.journal import Journal, compact, read
+from gateway.store.scripts import ADMIT, ENROLL, KNOWN, LEASE, RESTORE, SETTLE, SPEND, SWEEP, TAKE, TENANT_LIST, Script
+
+RECORDS = 100_000  # of a tenant, in its stream
+SETTLED_FOR = 3 * 86_400_000  # ms that the store knows which requests are settled
+TOTALS_FOR = 35 * 24  # hours
+STALE = 30_000  # ms after which a reservation without its process is an estimate
+TENANTS = "{pool}:tenants"
+AT_ONCE = 32  # scripts that a replay has under way
+_ROWS = 50  # totals that one script restores, about
+_ASKED = 500  # entries that a replay asks for in one go
+_HOUR = 3_600_000
+Call = tuple[Script, tuple[Arg, ...]]  # what StoreClient.call and redis_py.run are called with
+Run = Callable[[Script, tuple[Arg, ...]], Awaitable[Any]]
+
+
+class Reservation(msgspec.Struct, frozen=True, array_like=True):
+    """The intent of a request that arrived `at` (in `hour`, as Labels), held by `process`; `team` is "" for none.
+    `input` tokens for `input_nano` are what is recorded should nobody settle it, `cost_nano` is what it reserves.
+    `leases` and `reserved` are those of its Limits."""
+
+    process: str
+    at: int
+    hour: str
+    caller: str
+    team: str
+    model: str
+    account: str
+    endpoint: str
+    input: int
+    input_nano: int
+    cost_nano: int
+    leases: tuple[int, ...] = ()
+    reserved: tuple[int, ...] = ()
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, tag="entry"):
+    """What a request that arrived `at` has used, as it was known when it `ended`; "" for no team and no account. The
+    nine numbers are core.quota's SUMS: `requests` is 1, or 0 where none was sent upstream, `estimated` 1 or 0.
+    `provisional` is what stands for a settlement that never came, until it comes."""
+
+    id: str
+    at: int
+    ended: int
+    caller: str
+    team: str
+    model: str
+    account: str
+    endpoint: str
+    provisional: bool = False
+    requests: int = 1
+    estimated: int = 0
+    input: int = 0
+    cache_read: int = 0
+    write_5m: int = 0
+    write_1h: int = 0
+    output: int = 0
+    cost_nano: int = 0
+    savings_nano: int = 0
+
+
+class Total(msgspec.Struct, frozen=True, array_like=True, tag="total"):
+    """Entries of one `hour` (since 1970) together; `sums` as core.quota's SUMS."""
+
+    hour: int
+    caller: str
+    team: str
+    model: str
+    account: str
+    sums: tuple[int, ...]
+
+
+sums_of = attrgetter(*SUMS)  # an entry's nine numbers
+pack = msgspec.msgpack.Encoder().encode
+unpack = msgspec.msgpack.Decoder(Entry | Total).decode
+unpack_reservation = msgspec.msgpack.Decoder(Reservation).decode
+
+
+def tenant_of(caller: str, team: str) -> str:
+    """Whose slot has the records of a caller (of `team`, "" for none)."""
+    return f"t:{team}" if team else f"c:{caller}"
+
+
+def subjects_of(caller: str, team: str) -> tuple[str, ...]:
+    """Whom its requests are charged to, as core.quota.Plan has them."""
+    return (f"c:{caller}", f"t:{team}") if team else (f"c:{caller}",)
+
+
+@lru_cache(maxsize=8192)
+def _keys(caller: str, team: str, hour: int) -> tuple[str, ...]:
+    """What ledger.lua is given for a request of this hour."""
+    tenant, when = tenant_of(caller, team), labels(hour * _HOUR)
+    keys = [
+        reservations_key(tenant),
+        f"{{{tenant}}}:x:{when.hour}",
+        f"{{{tenant}}}:u:h:{when.hour}",
+        f"{{{tenant}}}:u:d:{when.day}",
+        f"{{{tenant}}}:s",
+    ]
+    for subject in subjects_of(caller, team):
+        keys += subject_keys(tenant, subject)
+    return tuple(keys)
+
+
+# The calls, and what their replies say. `now` 0 is the store's own clock.
+
+
+def to_admit(
+    limits: Limits, request_id: str, reservation: bytes, cost_nano: int, when: Labels,
+    binding: tuple[Arg, ...] | None = None, now: int = 0,
+) -> Call:  # fmt: skip
+    """Reserve what a request's limits ask. `reservation` is packed, b"" for none (a request that nobody settles);
+    `binding` is (conversation key, model, proposed binding, generation, lifetime) as of admit.lua, for a request that
+    has a conversation."""
+    keys, asked = limits.keys, (request_id, reservation, limits.packed, cost_nano, when.day, when.month)
+    if binding is None:
+        return TAKE, (len(keys), *keys, now, *asked)
+    return ADMIT, (1 + len(keys), binding[0], *keys, now, *binding[1:], *asked)
+
+
+def refused_of(reply: list[Any], limits: Limits, at: int) -> Refused | None:
+    """Why a request that was to be admitted `at` was not; None if it was."""
+    return limits.refused(reply[1], reply[2], at) if reply[0] == 2 else None
+
+
+def levels_of(reply: list[Any]) -> Sequence[int]:
+    """The buckets' levels, for `Limits.headers`, of a request that was admitted."""
+    return reply[3] if len(reply) > 3 else ()
+
+
+def to_settle(
+    entry: Entry, packed: bytes, debits: bytes = b"", renewal: tuple[Arg, ...] | None = None, now: int = 0,
+    records: int = RECORDS,
+) -> Call:  # fmt: skip
+    """Count a request, whose entry is also `packed`, and release what it reserved; `debits` are its Plan's. `renewal`
+    is (conversation key, model, ... lifetime) as of settle.lua, for a request that has a conversation; the reply is
+    then [as without, this], else this: 1 if it was counted, 2 if it took the place of an estimate, 0 if it had been
+    counted, 3 if it is provisional and had been."""
+    hour = entry.at // _HOUR
+    keys, when = _keys(entry.caller, entry.team, hour), labels(entry.at)
+    counted = (packed, when.day, when.month, records, debits)
+    if renewal is None:
+        return SPEND, (len(keys), *keys, now, *counted)
+    return SETTLE, (1 + len(keys), renewal[0], *keys, now, *renewal[1:], *counted)
+
+
+def to_renew(tenant: str, subject: str, request_ids: Iterable[str], now: int = 0) -> Call:
+    """Keep the leases that running requests (thousands at most) hold of one subject; the reply is how many it has."""
+    return LEASE, (1, subject_keys(tenant, subject)[1], now, LEASE_FOR, *request_ids)
+
+
+def to_sweep(
+    tenant: str, alive: Iterable[str], at: int, cursor: str = "0", subjects: Iterable[str] = (), now: int = 0,
+    count: int = 500,
+) -> Call:  # fmt: skip
+    """Look at `count` reservations of a tenant, about, for those that no process `alive` will settle, `at` this time;
+    and let go the leases of these subjects that have expired."""
+    settled = [f"{{{tenant}}}:x:{labels(at - hours * _HOUR).hour}" for hours in range(3)]
+    keys = [reservations_key(tenant), *settled, *(subject_keys(tenant, subject)[1] for subject in subjects)]
+    return SWEEP, (len(keys), *keys, now, cursor, count, STALE, *alive)
+
+
+def swept_of(reply: list[Any]) -> tuple[str, list[tuple[str, Reservation]]]:
+    """(cursor to go on with, "0" at the end; request ids and reservations to settle by `estimate_of`)."""
+    cursor, flat = reply
+    pairs = zip(flat[::2], flat[1::2], strict=True)
+    return cursor.decode(), [(request_id.decode(), unpack_reservation(packed)) for request_id, packed in pairs]
+
+
+def estimate_of(request_id: str, held: Reservation, now: int) -> Entry:
+    """What is recorded of a request that nobody settled: its input. Journal it once the store has counted it."""
+    return Entry(
+        request_id, held.at, now, held.caller, held.team, held.model, held.account, held.endpoint, provisional=True,
+        estimated=1, input=held.input, cost_nano=held.input_nano,
+    )  # fmt: skip
+
+
+def to_list_tenants() -> Call:
+    """All tenants that were ever enrolled."""
+    return TENANT_LIST, (1, TENANTS)
+
+
+def to_enroll(tenants: Iterable[str]) -> Call:
+    """Note that there are these tenants, in TENANTS."""
+    return ENROLL, (1, TENANTS, *tenants)
+
+
+# The journal.
+
+Place = tuple[str, int]  # tenant, hour
+_Written = tuple[Entry, bytes]
+
+
+class UsageJournal:
+    """Every entry that this gateway's processes told the store of, in `folder`, which they share. Each is appended
+    before the store is told; only an estimate afterwards, if it was counted. One process does the rest, one thing at a
+    time: what gives something to the store raises what `run` does, with a part of it given, and OSError."""
+
+    def __init__(self, folder: Path, records: int = RECORDS) -> None:
+        self._folder = folder
+        self._journal = Journal(folder)
+        self._records = records
+
+    def append(self, packed: bytes) -> None:
+        """Keep a packed entry. Raises OSError."""
+        self._journal.append(packed)
+
+    def close(self) -> None:
+        """Let what this process has written be compacted; the next entry begins anew. For every process, at its end
+        and every few minutes."""
+        self._journal.close()
+
+    async def replay(self, run: Run, now: int, since: int = 0) -> int:
+        """Tell the store of every entry that ended `since`; how many it had not counted. What is so old that it would
+        not know it again is left out: it was counted long ago."""
+        return await self._tell(run, lambda entry: entry.ended >= since, now)
+
+    async def restore(self, run: Run, now: int) -> int:
+        """Give back the totals of all hours that the store has lost; how many hours of tenants those were. After each
+        start, and after each flush."""
+        found = await asyncio.to_thread(_look, self._folder, now, 0)
+        return len(await self._restore(run, found.totals))
+
+    async def compact(self, run: Run, now: int, safe_before: int) -> None:
+        """Fold what ended before `safe_before` (the store has had it for ten minutes by now) into totals, and forget
+        totals that are too old. An hour is marked in the store before its entries are folded, so that a store without
+        the mark is one that has lost them."""
+        found = await asyncio.to_thread(_look, self._folder, now, safe_before)
+        new = await self._restore(run, {place: found.totals.get(place, []) for place in found.folded})
+        if new:
+            await self._tell(run, lambda entry: _place(entry) in new, now)
+        settled: set[str] = set()  # estimates that gave way, perhaps to an entry in another gateway's journal
+        for part in _parts([each for each in found.estimates if not _forgotten(each[0], now)]):
+            statuses = await self._settle(run, part, now)
+            settled.update(entry.id for (entry, _), status in zip(part, statuses, strict=True) if status == 0)
+
+        def fold(records: Iterable[bytes]) -> Iterator[bytes]:
+            return _fold(records, found.folded, settled, now, safe_before)
+
+        await asyncio.to_thread(compact, self._folder, fold)
+
+    async def _tell(self, run: Run, wanted: Callable[[Entry], bool], now: int) -> int:
+        """Settle entries that the store does not know, a few at a time; how many those were."""
+        entries = (each for each in _entries(self._folder) if wanted(each[0]) and not _forgotten(each[0], now))
+        counted = 0
+        while many := await asyncio.to_thread(lambda: list(islice(entries, _ASKED))):
+            for part in _parts(await _unknown(run, many)):
+                counted += sum(status in (1, 2) for status in await self._settle(run, part, now))
+        return counted
+
+    async def _settle(self, run: Run, entries: Sequence[_Written], now: int) -> list[int]:
+        return await _together(run, [to_settle(*each, now=now, records=self._records) for each in entries])
+
+    async def _restore(self, run: Run, totals: dict[Place, list[Total]]) -> set[Place]:
+        """The places that were not marked."""
+        name = await asyncio.to_thread(_name, self._folder)
+        new: set[Place] = set()
+        for places, call in _restoring(name, totals):  # one at a time: each keeps the store busy for a while
+            new.update(places[number - 1] for number in await run(*call))
+        return new
+
+
+class _Found(msgspec.Struct):
+    """What is in a journal: totals by place, estimates, and the places of entries that can be folded."""
+
+    totals: dict[Place, list[Total]]
+    estimates: list[_Written]
+    folded: set[Place]
+
+
+def _look(folder: Path, now: int, safe_before: int) -> _Found:
+    found = _Found({}, [], set())
+    for packed in read(folder):
+        with contextlib.suppress(msgspec.MsgspecError):
+            record = unpack(packed)
+            if type(record) is Total:
+                found.totals.setdefault((tenant_of(record.caller, record.team), record.hour), []).append(record)
+            elif type(record) is Entry:
+                if record.provisional:
+                    found.estimates.append((record, packed))
+                if _folds(record, now, safe_before):
+                    found.folded.add(_place(record))
+    oldest = now // _HOUR - TOTALS_FOR
+    found.totals = {place: totals for place, totals in found.totals.items() if place[1] >= oldest}
+    return found
+
+
+def _entries(folder: Path) -> Iterator[_Written]:
+    for packed in read(folder):
+        with contextlib.suppress(msgspec.MsgspecError):
+            record = unpack(packed)
+            if type(record) is Entry:
+                yield record, packed
+
+
+def _place(entry: Entry) -> Place:
+    return tenant_of(entry.caller, entry.team), entry.at // _HOUR
+
+
+def _forgotten(entry: Entry, now: int) -> bool:
+    """Whether the store may not know any more that it has counted the entry."""
+    return entry.at // _HOUR * _HOUR + SETTLED_FOR <= now + _HOUR
+
+
+def _folds(entry: Entry, now: int, safe_before: int) -> bool:
+    return _forgotten(entry, now) or (entry.ended < safe_before and not entry.provisional)
+
+
+def _fold(
+    records: Iterable[bytes], places: set[Place], settled: set[str], now: int, safe_before: int
+) -> Iterator[bytes]:
+    """The records that are kept as they are, and totals of the others."""
+    oldest = now // _HOUR - TOTALS_FOR
+    sums: dict[tuple[int, str, str, str, str], tuple[int, ...]] = {}
+    seen: set[str] = set()
+    for packed in records:
+        try:
+            record = unpack(packed)
+        except msgspec.MsgspecError:
+            yield packed  # a newer version's
+            continue
+        if isinstance(record, Entry):
+            if record.provisional and record.id in settled:
+                continue
+            if _place(record) not in places or not _folds(record, now, safe_before):
+                yield packed
+                continue
+            if record.id in seen:
+                continue
+            seen.add(record.id)
+            hour, added = record.at // _HOUR, sums_of(record)
+        else:
+            hour, added = record.hour, record.sums
+        if hour >= oldest and any(added):
+            name = (hour, record.caller, record.team, record.model, record.account)
+            before = sums.get(name)
+            sums[name] = added if before is None else tuple(map(add, before, added))
+    for name, total in sums.items():
+        yield pack(Total(*name, total))
+
+
+def _restoring(name: str, totals: dict[Place, list[Total]]) -> Iterator[tuple[list[Place], Call]]:
+    """Calls that restore the places, each some hours of one tenant's day."""
+    days: dict[tuple[str, str], list[Place]] = {}
+    for place in sorted(totals):
+        days.setdefault((place[0], labels(place[1] * _HOUR).day), []).append(place)
+    for places in days.values():
+        part: list[Place] = []
+        for place in places:
+            part.append(place)
+            if sum(len(totals[each]) for each in part) >= _ROWS:
+                yield part, _to_restore(name, part, totals)
+                part = []
+        if part:
+            yield part, _to_restore(name, part, totals)
+
+
+def _to_restore(name: str, places: Sequence[Place], totals: dict[Place, list[Total]]) -> Call:
+    """Restore these hours of one tenant and one day; the reply says which of them (1 the first) the store had lost."""
+    tenant, hour = places[0]
+    when = labels(hour * _HOUR)
+    hours = [labels(each * _HOUR).hour for _, each in places]
+    keys = [f"{{{tenant}}}:j:{when.day}", f"{{{tenant}}}:u:d:{when.day}"]
+    keys += [f"{{{tenant}}}:u:h:{hour}" for hour in hours]
+    charged: dict[str, int] = {}  # where in keys
+    args: list[Arg] = [when.day, when.month]
+    for place, label in zip(places, hours, strict=True):
+        rows = []
+        for total in totals[place]:
+            numbers = []
+            for subject in subjects_of(total.caller, total.team):
+                if subject not in charged:
+                    keys.append(subject_keys(tenant, subject)[0])
+                    charged[subject] = len(keys)
+                numbers.append(charged[subject])
+            rows.append((f"{total.caller}\0{total.model}\0{total.account}", numbers, *total.sums))
+        args += (f"{name}:{label}", msgspec.msgpack.encode(rows))
+    return RESTORE, (len(keys), *keys, *args)
+
+
+def _name(folder: Path) -> str:
+    """The journal's own name, made by whoever asks first."""
+    path = folder / "name"
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = folder / f"name-{token_hex(8)}"
+    new.write_text(token_hex(8))
+    with contextlib.suppress(FileExistsError):
+        path.hardlink_to(new)  # whole at once, or not at all
+    new.unlink()
+    return path.read_text()
+
+
+async def _unknown(run: Run, entries: Sequence[_Written]) -> list[_Written]:
+    """Those that the store has not settled, or only as estimates."""
+    hours: dict[Place, list[_Written]] = {}
+    for each in entries:
+        hours.setdefault(_place(each[0]), []).append(each)
+    found: list[_Written] = []
+    for (tenant, hour), mine in hours.items():
+        key = f"{{{tenant}}}:x:{labels(hour * _HOUR).hour}"
+        states = await run(KNOWN, (2, key, reservations_key(tenant), *[entry.id for entry, _ in mine]))
+        found += [
+            each
+            for each, state in zip(mine, states, strict=True)
+            if not state or (state == 1 and not each[0].provisional)
+        ]
+    return found
+
+
+async def _together(run: Run, calls: Sequence[Call]) -> list[Any]:
+    """The replies. All have come, or failed, when the first failure is raised."""
+
+    async def one(call: Call) -> Any:
+        return await run(*call)
+
+    replies = await asyncio.gather(*map(one, calls), return_exceptions=True)
+    for reply in replies:
+        if isinstance(reply, BaseException):
+            raise reply
+    return replies
+
+
+_T = TypeVar("_T")
+
+
+def _parts(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    return (items[first : first + AT_ONCE] for first in range(0, len(items), AT_ONCE))

@@ -1,0 +1,89 @@
+"""What callers and teams have used of their limits, as operators look at it. Not the data path, which has accounting.
+
+It changes nothing, and does not know callers: it is told the subjects and the limits of their buckets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from gateway.core.spending.quota import labels, subject_keys
+from gateway.store.client.redis_py import open_redis, run
+from gateway.store.scripts import LEVELS
+
+_AT_ONCE = 8  # tenants
+_SUBJECTS = 200  # of one tenant in one script
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A subject, as core.quota.Plan names it, and its buckets: (field, limit a minute)."""
+
+    subject: str
+    buckets: tuple[tuple[str, int], ...]
+
+
+class Used(msgspec.Struct, frozen=True):
+    """Of one subject at `at` (Unix ms): the level of each bucket that was asked for, which may be below 0; nano-dollars
+    spent in this UTC day and month, and reserved by what runs; and how many slots are taken."""
+
+    at: int
+    levels: tuple[int, ...]
+    day_spent: int
+    month_spent: int
+    reserved: int
+    leases: int
+
+
+class LevelReader:
+    """The limits' levels in the store at `url`. It connects when first used."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = open_redis(url)
+
+    async def read(self, asked: Mapping[str, Sequence[Asked]]) -> dict[str, Used]:
+        """By subject; `asked` are the subjects of each tenant. Raises StoreDown."""
+        found: dict[str, Used] = {}
+        parts = (
+            (tenant, subjects[first : first + _SUBJECTS])
+            for tenant, subjects in asked.items()
+            for first in range(0, len(subjects), _SUBJECTS)
+        )
+        while batch := list(islice(parts, _AT_ONCE)):
+            replies = await asyncio.gather(*(self._ask(*part) for part in batch), return_exceptions=True)
+            for (_, subjects), reply in zip(batch, replies, strict=True):
+                if isinstance(reply, BaseException):
+                    raise reply
+                found |= {each.subject: used_of(reply[0], row) for each, row in zip(subjects, reply[1:], strict=True)}
+        return found
+
+    async def _ask(self, tenant: str, subjects: Sequence[Asked]) -> Any:
+        keys = [key for each in subjects for key in subject_keys(tenant, each.subject)]
+        packed = [msgspec.msgpack.encode([word for bucket in each.buckets for word in bucket]) for each in subjects]
+        return await run(self._redis, LEVELS, (len(keys), *keys, 0, *packed))
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+
+def used_of(at: int, row: Sequence[Any]) -> Used:
+    """One subject's part of the reply. What was spent in another day or month than that of `at` counts no more."""
+    *levels, day, day_spent, month, month_spent, reserved, leases = row
+    now = labels(at)
+    return Used(
+        at,
+        tuple(levels),
+        _number(day_spent) if day.decode() >= now.day else 0,
+        _number(month_spent) if month.decode() >= now.month else 0,
+        _number(reserved),
+        leases,
+    )
+
+
+def _number(text: bytes) -> int:
+    """As Lua writes it: beyond 2^53 with an exponent."""
+    return int(float(text)) if text else 0

@@ -1,0 +1,184 @@
+"""Callers and keys made at run time, in the `{pool}` slot: every change is one script, and all gateways hear of it.
+
+A key is random, given out once, and kept as its SHA-256 digest only. Who may call, `core.spending.keyring` decides; the
+copy that a gateway goes by is `store.pool.shared_keys`'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import string
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from gateway.core.spending.keyring import CallerRecord, KeyRecord, Stored
+from gateway.store.client.connection import Arg, StoreDown
+from gateway.store.client.redis_py import open_redis, run
+from gateway.store.pool.pool_store import CHANNEL, SCHEMA, NewerSchema, channel_at
+from gateway.store.scripts import KEYS
+
+KEY_PREFIX = "sk-"
+ID_PREFIX = "key_"
+_HINT = 4  # characters of a key that are shown for ever
+_AT_ONCE = 500  # records that one script is offered
+_PLACES = ("{pool}:callers", "{pool}:keys", "{pool}:keys:version", "{pool}:schema")
+_LETTERS = string.ascii_letters + string.digits
+_encode = msgspec.json.Encoder().encode
+_caller = msgspec.json.Decoder(CallerRecord).decode
+_key = msgspec.json.Decoder(KeyRecord).decode
+T = TypeVar("T")
+
+
+class UnknownKey(Exception):
+    """There is no key of this id."""
+
+
+class KeyEnded(Exception):
+    """The key was revoked or has expired."""
+
+
+class CallerExists(Exception):
+    """A caller of this id is there already, as `record` says; nothing was made."""
+
+    def __init__(self, record: CallerRecord) -> None:
+        super().__init__("the caller exists")
+        self.record = record
+
+
+class UnknownCaller(Exception):
+    """There is no caller of this id that was made at run time."""
+
+
+class NewKey(msgspec.Struct, frozen=True):
+    """A key that nobody has yet: `secret` is `sk-` and 48 characters and goes to its user alone, once."""
+
+    id: str
+    secret: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.secret.encode()).hexdigest()
+
+    @property
+    def hint(self) -> str:
+        return self.secret[-_HINT:]
+
+    def __repr__(self) -> str:
+        return f"NewKey(id={self.id!r})"
+
+
+def new_key() -> NewKey:
+    return NewKey(ID_PREFIX + _letters(12), KEY_PREFIX + _letters(48))
+
+
+def _letters(number: int) -> str:
+    return "".join(secrets.choice(_LETTERS) for _ in range(number))
+
+
+class KeyStore:
+    """The callers and keys in the store at `url`. All methods raise StoreDown, and NewerSchema where a newer version
+    owns the store; what was asked may then have been done all the same. Lengths of time are in milliseconds."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = open_redis(url)
+        self._changes = channel_at(url, CHANNEL)
+
+    async def read(self, known: str = "") -> Stored | None:
+        """All of them; None if the version is still the one that is `known`. What this version cannot read is left
+        out."""
+        outcome, *more = await self._run("read", known)
+        if outcome == b"same":
+            return None
+        version, callers, keys = more
+        return Stored(version.decode(), _records(callers, _caller), _records(keys, _key))
+
+    async def create(
+        self, new: NewKey, caller: str, record: CallerRecord | None, lifetime: int = 0, known: bool = False
+    ) -> None:
+        """Make a key that lives `lifetime` (0 for ever), and its caller with this `record`; None for a caller that a
+        file defines. Raises CallerExists where there is a record of the caller, unless it is `known`: read and found to
+        be what is wanted."""
+        key = KeyRecord(caller, new.digest, new.hint, of_file=record is None)
+        text = b"" if record is None else _encode(record)
+        reply = await self._run("create", new.id, _encode(key), lifetime, caller, text, int(known))
+        _judge_caller(reply)
+
+    async def change(self, caller: str, record: CallerRecord) -> None:
+        """Give a caller another record, whose revision is that of the present one and 1. Raises UnknownCaller, and
+        CallerExists where the present one is another than that."""
+        reply = await self._run("change", caller, _encode(record), record.revision - 1)
+        if reply[0] == b"unknown":
+            raise UnknownCaller
+        _judge_caller(reply)
+
+    async def rotate(self, key: str, new: NewKey, overlap: int, lifetime: int | None = None) -> None:
+        """Make another key of the same caller; the present one ends after `overlap`, if not before. `lifetime` None is
+        that of the present one. Raises UnknownKey and KeyEnded."""
+        lives: Arg = "" if lifetime is None else lifetime
+        reply = await self._run("rotate", key, new.id, new.digest, new.hint, overlap, lives)
+        _judge(reply[0])
+
+    async def revoke(self, key: str) -> None:
+        """End a key now, whether or not it has ended before. Raises UnknownKey."""
+        reply = await self._run("revoke", key)
+        _judge(reply[0])
+
+    async def offer(self, lost: Stored) -> None:
+        """Give the store back what it has lost."""
+        callers = [(name.encode(), _encode(record)) for name, record in lost.callers.items()]
+        keys = [(name.encode(), _encode(key)) for name, key in lost.keys.items()]
+        for first in range(0, len(callers), _AT_ONCE):
+            await self._offer(callers[first : first + _AT_ONCE], [])
+        for first in range(0, len(keys), _AT_ONCE):
+            await self._offer([], keys[first : first + _AT_ONCE])
+
+    async def _offer(self, callers: list[tuple[bytes, bytes]], keys: list[tuple[bytes, bytes]]) -> None:
+        await self._run("offer", len(callers), *(word for pair in (*callers, *keys) for word in pair))
+
+    async def forget(self, ids: list[str]) -> None:
+        """Show these keys no more; for those that ended long ago."""
+        for first in range(0, len(ids), _AT_ONCE):
+            await self._run("forget", *ids[first : first + _AT_ONCE])
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _run(self, *words: Arg) -> list[Any]:
+        """The script's reply, after the schema's version."""
+        nonce = secrets.token_hex(4)
+        args = (len(_PLACES), *_PLACES, 0, SCHEMA, self._changes, nonce, *words)
+        schema, *reply = cast(list[Any], await run(self._redis, KEYS, args))
+        if schema > SCHEMA:
+            raise NewerSchema(f"the store belongs to schema {schema}; this version writes schema {SCHEMA}")
+        return reply
+
+
+def _judge(outcome: bytes) -> None:
+    if outcome == b"unknown":
+        raise UnknownKey
+    if outcome == b"ended":
+        raise KeyEnded
+    if outcome != b"done":  # another key has this random id
+        raise StoreDown(f"the store said {outcome.decode()}")
+
+
+def _judge_caller(reply: list[Any]) -> None:
+    if reply[0] == b"known":
+        try:
+            raise CallerExists(_caller(reply[1]))
+        except msgspec.DecodeError:
+            raise StoreDown("the store holds a record of the caller that this version cannot read") from None
+    _judge(reply[0])
+
+
+def _records(flat: list[bytes], decode: Callable[[bytes], T]) -> dict[str, T]:
+    found = {}
+    for name, text in zip(flat[::2], flat[1::2], strict=True):
+        try:
+            found[name.decode()] = decode(text)
+        except ValueError:  # nothing that a gateway wrote, or a newer version's; a DecodeError is one
+            continue
+    return found

@@ -1,0 +1,160 @@
+"""A gateway's copy of the callers and keys made at run time: kept in step with the store, and on disk for when that is
+away. For the supervisor, which hands it to its workers.
+
+It decides nothing: `core.spending.keyring` does. What the store has lost it gives back, as every gateway does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+import msgspec
+import structlog
+
+from gateway.config.schema import Caller, CallerLimits
+from gateway.core.spending.keyring import CallerRecord, Keyring, Stored, missing, stale, usable
+from gateway.store.client.connection import StoreDown
+from gateway.store.pool.key_file import KeyFile
+from gateway.store.pool.keys import KeyStore, NewKey, new_key
+from gateway.store.pool.pool_store import NewerSchema
+
+log = structlog.get_logger("gateway.supervisor")
+LOOK_EVERY = 2.0  # seconds after which a change is known of which no message came
+_FIRST_WAIT = 1.5  # seconds a starting gateway waits for the store before it goes by what is on disk
+_WAIT = 5.0  # seconds for a look
+_OPERATOR_WAIT = 2.0  # seconds an operator waits for the store
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Stored).decode
+
+
+def keyring_of(configured: Iterable[Caller], stored: Stored) -> Keyring[Caller]:
+    """Who may call by the configuration's `keys` and by what was made at run time."""
+    return Keyring(configured, stored, caller_of)
+
+
+def caller_of(name: str, record: CallerRecord) -> Caller | None:
+    """The caller that a record describes; None where its limits are none that this version knows: nobody shall spend
+    more than was meant."""
+    try:
+        limits = msgspec.convert(record.limits, CallerLimits)
+    except msgspec.ValidationError:
+        return None
+    if not record.limits.keys() <= set(CallerLimits.__struct_fields__):
+        return None
+    return Caller(id=name, team=record.team, models=record.models, limits=limits, metadata=record.metadata)
+
+
+class SharedKeys:
+    """The copy. `changed` is called after `stored` has become another. Changes raise StoreDown besides what KeyStore's
+    raise; what was asked may then have been done all the same."""
+
+    def __init__(
+        self, store: KeyStore, file: KeyFile, changed: Callable[[], None], now: Callable[[], float] = time.time
+    ) -> None:
+        self._store = store
+        self._file = file
+        self._changed = changed
+        self._now = now
+        self._looking = asyncio.Lock()
+        self._poked = asyncio.Event()
+        self._seen = ""  # the version of the store that was read last
+        self.up = False  # whether the store answered last
+        self.stored = file.read() or Stored()
+
+    def usable(self) -> bytes:
+        """What workers need to recognise callers; for `decode`."""
+        return encode(usable(self.stored, self._now() * 1000))
+
+    async def join(self) -> None:
+        """Look for the first time, or go on with what is on disk."""
+        await self.look(_FIRST_WAIT)
+
+    def poke(self) -> None:
+        """Look soon: somebody may have changed something."""
+        self._poked.set()
+
+    async def keep(self) -> None:
+        """Look every LOOK_EVERY and when poked, until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY):
+                    await self._poked.wait()
+            self._poked.clear()
+            try:
+                await self.look()
+            except Exception:  # whatever it was, the next look must come
+                log.exception("looking for keys failed")
+
+    async def look(self, wait: float = _WAIT) -> bool:
+        """Follow the store, and give it back what it has lost; False if it is away."""
+        async with self._looking:  # one at a time: a slower, older answer must not undo a newer one
+            try:
+                async with asyncio.timeout(wait):
+                    stored = await self._read()
+            except (StoreDown, NewerSchema, TimeoutError):
+                self.up = False
+                return False
+            self.up = True
+            if stored is None:
+                return True
+            before, self.stored, self._seen = self.stored, stored, stored.version
+            if not stored.same(before):
+                log.info("keys changed", callers=len(stored.callers), keys=len(stored.keys))
+                self._changed()
+            await asyncio.to_thread(self._file.write, stored)
+            return True
+
+    async def _read(self) -> Stored | None:
+        """What the store says now; None if it is what it said before."""
+        stored = await self._store.read(self._seen)
+        if stored is None:
+            return None
+        now = self._now() * 1000
+        lost = missing(stored, self.stored, now)
+        over = stale(stored, now)
+        if lost:
+            log.warning("the store has lost keys; giving them back", callers=len(lost.callers), keys=len(lost.keys))
+            await self._store.offer(lost)
+        if over:
+            await self._store.forget(over)
+        return await self._store.read() if lost or over else stored
+
+    # What operators change. When it returns, this gateway goes by it.
+
+    async def create(self, caller: str, record: CallerRecord | None, lifetime: int = 0, known: bool = False) -> NewKey:
+        """As KeyStore.create; the key, which nobody learns again."""
+        new = new_key()
+        await self._change(self._store.create(new, caller, record, lifetime, known))
+        return new
+
+    async def change(self, caller: str, record: CallerRecord) -> None:
+        """As KeyStore.change."""
+        await self._change(self._store.change(caller, record))
+
+    async def rotate(self, key: str, overlap: int, lifetime: int | None = None) -> NewKey:
+        """As KeyStore.rotate."""
+        new = new_key()
+        await self._change(self._store.rotate(key, new, overlap, lifetime))
+        return new
+
+    async def revoke(self, key: str) -> None:
+        """As KeyStore.revoke."""
+        await self._change(self._store.revoke(key))
+
+    async def _change(self, work: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(_OPERATOR_WAIT):
+                await work
+        except TimeoutError:
+            raise StoreDown("no answer in time") from None
+        except NewerSchema as error:
+            raise StoreDown(str(error)) from None
+        if not await self.look(_OPERATOR_WAIT):
+            raise StoreDown("the store went away meanwhile")
+
+    async def close(self) -> None:
+        await self._store.close()

@@ -1,0 +1,251 @@
+"""The supervisor's picture of the accounts: what its workers and other gateways tell of them, and how those that are
+out come back.
+
+An account whose key was refused, or that could not be reached, is probed by a request that costs nothing; the answer
+is news to everybody. It serves nobody, and decides as the workers do: by a router of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from time import monotonic, time
+from typing import Any
+
+import structlog
+
+from gateway.config.rules import moment_text
+from gateway.config.schema import Config, catalogue_of
+from gateway.core.routing import broadcast as news
+from gateway.core.routing.document import Entry, PoolDocument
+from gateway.core.routing.health import PAUSES, Cause
+from gateway.core.routing.router import Router
+from gateway.supervisor.pool.diagnosis import Diagnosis, diagnose, fault, headroom
+from gateway.upstream.provider import Call
+from gateway.upstream.transport import NotSent, TransportError
+from gateway.worker.accounts import Pool
+
+PROBE_WAIT = 10.0  # seconds for a probe's answer
+UNREACHABLE_EVERY = 5.0  # seconds between probes of an account that cannot be reached
+_AGAIN = 5.0  # seconds after a probe that told nothing
+_REFUSED = (401, 403)
+_SHOWN = {
+    Cause.CREDENTIAL: "its key was not accepted",
+    Cause.BILLING: "its organization is out of credit, over its spending limit or on hold",
+    Cause.UNREACHABLE: "no connection could be had, several times",
+}
+_PROBE = Call(b"GET", b"/v1/models?limit=1", [b"accept: application/json\r\n"], b"", version=False)
+
+log = structlog.get_logger("gateway.board")
+
+
+class Board:
+    """`tell` spreads news to every worker of every gateway."""
+
+    def __init__(self, config: Config, tell: Callable[[bytes], None]) -> None:
+        self._tell = tell
+        self._catalogue = catalogue_of(config)
+        self._pool = Pool(config)
+        self._router = Router(lambda model: self._catalogue.limit_class(model))
+        self._configured = [account.id for account in config.accounts]
+        self._probes: dict[str, asyncio.Task[None]] = {}
+        self._notes: dict[str, dict[str, str]] = {}  # what accounts' headers said lately
+        self._since: dict[str, tuple[Diagnosis, float]] = {}  # how accounts stood when last looked at, and since when
+        self._faults: dict[str, tuple[str, float]] = {}  # the last of each account, and when (Unix seconds)
+
+    @property
+    def router(self) -> Router:
+        """The pool as it stands here, to be asked and left as it is."""
+        return self._router
+
+    def configure(self, config: Config) -> None:
+        """Follow a new configuration."""
+        self._catalogue = catalogue_of(config)
+        self._configured = [account.id for account in config.accounts]
+        for account in self._pool.configure(config, self._router.ring.accounts):
+            self._take(news.Back(account, wholly=True))
+
+    def apply(self, document: PoolDocument) -> None:
+        """Follow the agreed pool."""
+        self._pool.retire([entry.id for entry in document.accounts], self._configured)
+        self._router.apply(document, monotonic(), time())
+        for known in (self._since, self._faults, self._notes):
+            for gone in known.keys() - self._router.ring.accounts.keys():
+                del known[gone]
+        self.look()
+
+    def heard(self, data: bytes) -> None:
+        """News from a worker or another gateway."""
+        heard = news.decode(data)
+        if isinstance(heard, news.Hello):
+            for each in self._router.picture(monotonic()):
+                self._tell(news.encode(each))
+        elif isinstance(heard, news.Noted):
+            self._notes[heard.account] = heard.headers
+        elif heard is not None:
+            self._take(heard)
+
+    def _take(self, heard: news.News) -> None:
+        concerned = self._concerned(heard)
+        before = {entry.id: self.diagnosis(entry).state for entry in concerned}
+        self._router.heard(heard, monotonic())
+        for entry in concerned:
+            now = self._look_at(entry)
+            if now.state != before[entry.id]:
+                log.info(
+                    "account changed", account=entry.id, state=now.state, before=before[entry.id], reason=now.reason
+                )
+        if isinstance(heard, news.Out) and heard.account:
+            self._note_fault(heard.account, _SHOWN[heard.cause])
+        if isinstance(heard, news.Out) and heard.cause is not Cause.BILLING:
+            self._probe_soon(heard.name, heard.cause)
+        elif isinstance(heard, news.Back):
+            self._probe_no_more(heard.account)
+
+    def _concerned(self, heard: news.News) -> list[Entry]:
+        """The accounts whose state these news may change."""
+        accounts = self._router.ring.accounts
+        organization = ""
+        if isinstance(heard, news.Closed):
+            organization = heard.organization
+        elif isinstance(heard, news.Out):
+            if heard.cause is not Cause.BILLING:
+                return [accounts[heard.name]] if heard.name in accounts else []
+            organization = heard.name
+        elif isinstance(heard, news.Back) and heard.account in accounts:
+            organization = accounts[heard.account].organization
+        return [entry for entry in accounts.values() if entry.organization == organization] if organization else []
+
+    def enable(self, account: str) -> None:
+        """An operator says that the account is in order: forget what kept it closed."""
+        self._say(news.Back(account, wholly=True))
+
+    def _say(self, said: news.News) -> None:
+        self._take(said)
+        self._tell(news.encode(said))
+
+    # Probes.
+
+    def _probe_soon(self, account: str, cause: Cause) -> None:
+        running = self._probes.get(account)
+        if account in self._pool.accounts and (running is None or running.done()):
+            self._probes[account] = asyncio.get_running_loop().create_task(self._probe(account, cause))
+
+    def _probe_no_more(self, account: str) -> None:
+        """It is back: whoever waits to ask it again need not, and must not keep the next outage from being probed."""
+        probe = self._probes.get(account)
+        if probe is not None and probe is not asyncio.current_task():
+            probe.cancel()
+            del self._probes[account]
+
+    async def _probe(self, account: str, cause: Cause) -> None:
+        """Ask until the account is back, or somebody else has found that it is."""
+        outage = self._router.health(account).outage
+        if cause is Cause.UNREACHABLE:
+            await asyncio.sleep(UNREACHABLE_EVERY)
+        pause = PAUSES[cause].first
+        while outage is self._router.health(account).outage and outage.cause is cause:
+            if account not in self._pool.accounts or account not in self._router.ring.accounts:
+                return
+            status = await self._ask(account)
+            if status and (cause is Cause.UNREACHABLE or (status < 500 and status not in _REFUSED)):
+                log.info("account answers again", account=account, status=status)
+                self._say(news.Back(account))
+                return
+            if cause is Cause.UNREACHABLE:
+                wait = UNREACHABLE_EVERY
+            elif status in _REFUSED:
+                wait, pause = pause, min(PAUSES[cause].longest, pause * 2)
+            else:
+                wait = _AGAIN
+            self._say(news.Out(account, cause, wait + PROBE_WAIT))
+            await asyncio.sleep(wait)
+
+    async def _ask(self, account: str) -> int:
+        """The status of a free request with the account's key, 0 if there was no answer."""
+        found = self._pool.accounts.get(account)
+        if found is None:
+            return 0
+        outgoing = found.provider.prepare(_PROBE)
+        with contextlib.suppress(NotSent, TransportError, TimeoutError):
+            async with asyncio.timeout(PROBE_WAIT):
+                response = await found.transport.send(
+                    outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=PROBE_WAIT
+                )
+                try:
+                    while await response.read():
+                        continue
+                    return response.status
+                finally:
+                    response.close()
+        return 0
+
+    async def aclose(self) -> None:
+        probes = list(self._probes.values())
+        for probe in probes:
+            probe.cancel()
+        await asyncio.gather(*probes, return_exceptions=True)
+        await self._pool.aclose()
+
+    # What operators see.
+
+    def exchanged(self, account: str, code: str) -> None:
+        """Exchanges of this gateway with an account have ended so: with a status, or a word for what went wrong."""
+        what = fault(code)
+        if what is not None:
+            self._note_fault(account, what)
+
+    def _note_fault(self, account: str, what: str) -> None:
+        if account in self._router.ring.accounts:
+            self._faults[account] = (what, time())
+
+    def look(self) -> None:
+        """Note how all accounts stand, so that it is known since when: now and then."""
+        for entry in self._router.ring.accounts.values():
+            self._look_at(entry)
+
+    def _look_at(self, entry: Entry) -> Diagnosis:
+        now = self.diagnosis(entry)
+        known = self._since.get(entry.id)
+        same = known is not None and (known[0].state, known[0].reason) == (now.state, now.reason)
+        self._since[entry.id] = (now, known[1] if same and known is not None else time())
+        return now
+
+    def diagnosis(self, entry: Entry) -> Diagnosis:
+        """How an account stands now, and why."""
+        return diagnose(self._router, entry, monotonic(), time())
+
+    def states(self) -> dict[str, str]:
+        """The state of each account."""
+        return {entry.id: self.diagnosis(entry).state for entry in self._router.ring.accounts.values()}
+
+    def known_class(self, limit_class: str) -> bool:
+        """Whether a class of models is one of the catalogue's, and not of a client's own invention."""
+        return any(model.limit_class == limit_class for model in self._catalogue)
+
+    def view(self, account: str) -> dict[str, Any]:
+        """What is known of an account beyond its configuration: nothing while it is not in the pool."""
+        entry = self._router.ring.accounts.get(account)
+        if entry is None:
+            return {"health": None, "last_error": None, "headroom": [], "limits": {}, "headers": {}}
+        now, wall = monotonic(), time()
+        health = self._look_at(entry)
+        closed = self._router.health(account).models
+        models = {model: round(until - now) for model, until in closed.items() if until > now}
+        until = wall + health.until - now if health.until else None
+        what, at = self._faults.get(account, ("", 0.0))
+        return {
+            "health": {
+                "state": health.state,
+                "reason": health.reason,
+                "why": health.why,
+                "since": moment_text(round(self._since[account][1])),
+                "until": until and moment_text(round(until)),
+                "models_closed_for": models,
+            },
+            "last_error": {"at": moment_text(round(at)), "what": what} if at else None,
+            "headroom": headroom(self._router, entry.organization, now, wall),
+            "limits": self._router.limits(entry.organization, now),
+            "headers": self._notes.get(account, {}),
+        }

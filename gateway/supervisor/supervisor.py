@@ -1,0 +1,391 @@
+"""The supervisor: starts the workers, keeps them and the pool agreed and alive, and ends them in order.
+
+It serves no request of a client. Its main thread owns the embedded store (which dies with that thread), the listening
+sockets, the pool document, the configuration file, the admin listener and the sum of the workers' metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import structlog
+import uvicorn
+from prometheus_client import CollectorRegistry, Gauge
+
+import gateway
+from gateway.admin.access import Access
+from gateway.admin.admin import AdminApp
+from gateway.admin.api import Desks, api_routes
+from gateway.admin.audit import Audit, AuditFile
+from gateway.admin.dashboard.browser import browser_routes
+from gateway.admin.dashboard.live import Live
+from gateway.admin.desks.accounts import Accounts
+from gateway.admin.desks.conversations import Conversations
+from gateway.admin.desks.cost_to_date import Spent
+from gateway.admin.desks.keys import Keys as KeyDesk
+from gateway.admin.desks.levels import Levels
+from gateway.admin.desks.usage import Usage
+from gateway.admin.openapi import documented
+from gateway.config.schema import Caller, Config, encode
+from gateway.core.spending.keyring import Keyring, Stored
+from gateway.listen.bind import bind
+from gateway.listen.server import Server
+from gateway.store.bindings import Bindings
+from gateway.store.ledger.ledger import UsageJournal
+from gateway.store.ledger.levels import LevelReader
+from gateway.store.ledger.usage import UsageReader
+from gateway.store.owners import OwnersJournal
+from gateway.store.pool.binding_counts import Census
+from gateway.store.pool.key_file import KeyFile
+from gateway.store.pool.keys import KeyStore
+from gateway.store.pool.pool_store import PoolStore
+from gateway.store.pool.shared_keys import SharedKeys, keyring_of
+from gateway.supervisor.ledger.archive import Archive
+from gateway.supervisor.ledger.sweeper import Sweeper
+from gateway.supervisor.metrics import Exposition, Gauges
+from gateway.supervisor.overview import Watch
+from gateway.supervisor.pool.account_states import Board
+from gateway.supervisor.pool.broadcast import Newswire
+from gateway.supervisor.pool.membership import Membership
+from gateway.supervisor.pool.snapshot import Snapshot
+from gateway.supervisor.reload import Reloader
+from gateway.supervisor.workers import Crew
+from gateway.telemetry.counters import Histograms
+from gateway.telemetry.lag import Lag
+from gateway.telemetry.metric_table import LAG
+from gateway.telemetry.totals import snapshot_of
+from gateway.worker.accounts import entry_of
+from gateway.worker.callers.limits import usage_folder
+from gateway.worker.control import Document, Keys, News, NotReady, Reload, Reseed, Start
+from gateway.worker.objects.owners import objects_folder
+from gateway.worker.request.exchange import new_request_id
+
+log = structlog.get_logger("gateway.supervisor")
+_OPERATORS = 512  # connections to the admin listener at most
+_OWN = -1  # its place among the workers' numbers
+_SILENT = 15.0  # seconds after which a process of which nothing is heard is gone
+
+
+class Supervisor:
+    """Runs one gateway with this configuration against the store at `store_url`; `revive` is called now and then to
+    start that store again should it have died and be ours. `source` is the file of the configuration, which is
+    followed; None for a configuration that is in no file.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store_url: str,
+        revive: Callable[[], object],
+        source: Path | None = None,
+    ) -> None:
+        self.config = config
+        self.board = Board(config, self.tell)
+        self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._revive = revive
+        self._store_url = store_url
+        self._pool_store = PoolStore(store_url)
+        self._bindings = Bindings(store_url)
+        self._usage = UsageReader(store_url)
+        usage = UsageJournal(usage_folder(config))
+        self._archive = Archive(store_url, OwnersJournal(objects_folder(config)), usage)
+        self._sweeper = Sweeper(store_url, usage, self._callers, self._alive)
+        self._names = itertools.count(1)
+        self._seen: dict[str, float] = {}  # processes of all gateways, and when they were last heard of
+        self._newswire = Newswire(self.id, self._pool_store.publish)
+        self._access = Access(lambda: self.config, time.time, self._newswire.put)
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._source = source
+        self._reloader = Reloader(source, lambda: self.config, self._reload, self._registry)
+        self.pool = Membership(
+            self.id, config.workers, tuple(map(entry_of, config.accounts)), self._pool_store, Snapshot(config.data_dir),
+            changed=self._agreed, reseed=self._reseed, outdated=self._stop_soon,
+        )  # fmt: skip
+        self.keys = SharedKeys(KeyStore(store_url), KeyFile(config.data_dir), self._keys_changed)
+        self._known: tuple[tuple[Caller, ...], Stored, Keyring[Caller]] | None = None  # of what, and the keyring
+        self._draining = False
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.listeners = bind(config.listen, config.workers)
+        self._admin_socket = bind(config.admin.listen, 1)[0]
+        self._crew = Crew(self.listeners, self._order, self._told, self._archive.ask)
+        self._audit = Audit(store_url, AuditFile(config.data_dir))
+        self._census = Census(store_url)
+        self._level_reader = LevelReader(store_url)
+        levels = Levels(
+            self._level_reader, lambda: self._keyring().callers.values(), lambda: self.config.teams, time.time
+        )  # fmt: skip
+        watch = Watch(
+            self._crew, self.board, self._census, len(self.listeners), lambda: self.pool.up,
+            lambda: self._accounts.all(),
+        )  # fmt: skip
+        self._accounts = Accounts(self.pool, watch.view, self.board.enable, time.time)
+        self.live = Live(watch, Spent(self._usage, time.time), levels)
+        self._crew.ended, self._crew.looked = self.live.finished, self.live.looked
+        self._exposition = Exposition(self._crew.totals, self._registry, watch.modes, self._refresh)
+        self._lags = Histograms(LAG.name, LAG.help, LAG.labels, LAG.buckets, LAG.known)
+        self._lag = Lag(self._lags.labels().observe)
+        self._registry.register(Gauges(self.board, self._crew.in_flight, lambda: self._census.bound, levels))
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the data listener."""
+        return cast(tuple[str, int], self.listeners[0].getsockname()[:2])
+
+    @property
+    def admin_address(self) -> tuple[str, int]:
+        """Host and port of the admin listener."""
+        return cast(tuple[str, int], self._admin_socket.getsockname()[:2])
+
+    async def run(self, serving: Callable[[], None] = lambda: None) -> None:
+        """Serve until SIGTERM or SIGINT, then drain. `serving` is called once everything answers."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop)
+        if self._source is not None:
+            loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+        await self.pool.join()
+        await self.keys.join()
+        self.board.apply(self.pool.document)
+        admin = self._admin_server()
+        self._tasks = [
+            asyncio.create_task(work)
+            for work in (
+                admin.serve([self._admin_socket]),
+                self.pool.keep(self._revive),
+                self.keys.keep(),
+                self._pool_store.follow(self._changed, self._heard),
+                self._newswire.run(),
+                self._archive.run(),
+                self._sweeper.run(),
+                self._audit.run(),
+                self._census.run(),
+                self.live.run(),
+            )
+        ]
+        await self._crew.start()
+        self._tasks.append(asyncio.create_task(self._reloader.run()))
+        # What lives now lives on. To look at it again while metrics are added up would keep all else waiting.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        self._lag.start()
+        host, port = self.address
+        log.info("serving", address=f"{host}:{port}", workers=self.config.workers, accounts=len(self.config.accounts))
+        serving()
+        await self._stopping.wait()
+        await self._stop(admin)
+
+    def _asked_to_stop(self) -> None:
+        if self._stopping.is_set():
+            log.warning("asked again: stopping at once")
+            self._hurry.set()
+            self._crew.kill()
+        self._stop_soon()
+
+    def _stop_soon(self) -> None:
+        self._stopping.set()
+        self._crew.stop()
+
+    def _order(self) -> Start:
+        return Start(
+            encode(self.config),
+            self.pool.document,
+            self.pool.share,
+            self._store_url,
+            self.keys.usable(),
+            f"{self.id}.{next(self._names)}",
+        )
+
+    def _changed(self) -> None:
+        self.pool.poke()
+        self.keys.poke()
+
+    def _keyring(self) -> Keyring[Caller]:
+        """Who may call now. Made again when the file or the store says otherwise, for anybody may ask about it."""
+        configured, stored = self.config.keys, self.keys.stored
+        if self._known is None or self._known[0] is not configured or self._known[1] is not stored:
+            self._known = configured, stored, keyring_of(configured, stored)
+        return self._known[2]
+
+    def _keys_changed(self) -> None:
+        self._crew.tell(Keys(self.keys.usable()))
+
+    def _agreed(self) -> None:
+        self.board.apply(self.pool.document)
+        self._crew.tell(Document(self.pool.document, self.pool.share))
+
+    def _callers(self) -> set[tuple[str, str]]:
+        return {(caller.id, caller.team or "") for caller in self._keyring().callers.values()}
+
+    def _alive(self) -> set[str] | None:
+        """The names of all processes that settle their own requests; None while a gateway has not said."""
+        now = time.monotonic()
+        own = self._crew.names()
+        self.pool.name(own)
+        others = [each for each in self.pool.live if each.process != self.id]
+        for name in (*own, *(name for each in others for name in each.names)):
+            self._seen[name] = now
+        for each in others:
+            first = self._seen.setdefault(each.process, now)
+            if not each.names and now - first < _SILENT:
+                return None
+        # One that has just gone may be back with its gateway's next heartbeat.
+        self._seen = {name: at for name, at in self._seen.items() if now - at < 10 * _SILENT}
+        return {name for name, at in self._seen.items() if now - at < _SILENT}
+
+    def _reseed(self) -> None:
+        self._crew.tell(Reseed())
+        self._archive.ask()
+
+    async def _reload(self, config: Config) -> None:
+        """Serve by this configuration from now on. Workers learn of accounts before the document names them."""
+        self.config = config
+        self._crew.tell(Reload(encode(config)))
+        self.board.configure(config)
+        self.pool.announce(tuple(map(entry_of, config.accounts)))
+        await self.pool.agree()
+
+    # News.
+
+    def tell(self, data: bytes) -> None:
+        """Tell all workers of all gateways, within milliseconds while the store is there, as if a worker said it."""
+        self._crew.tell(News(data))
+        self._newswire.put(data)
+
+    async def _forget(self, data: bytes) -> None:
+        """Tell it, and wait for the own workers: they read in order, so that one that then gives numbers has heard."""
+        self.tell(data)
+        self._census.heard(data)
+        await self._crew.refresh()
+
+    def _told(self, data: bytes) -> None:
+        """A worker said it, and the other workers know."""
+        self._newswire.put(data)
+        self.board.heard(data)
+
+    def _heard(self, message: bytes) -> None:
+        """A gateway said it, perhaps this one."""
+        data = self._newswire.read(message)
+        if data is not None:
+            self._crew.tell(News(data))
+            self.board.heard(data)
+            self._census.heard(data)
+            self._access.heard(data)
+
+    # The admin listener.
+
+    def _admin_server(self) -> uvicorn.Server:
+        registry = self._registry
+        info = Gauge("gateway_build_info", "1; the version is in the label.", ("version",), registry=registry)
+        info.labels(gateway.__version__).set(1)
+        conversations = Conversations(
+            self._bindings, lambda: self.config, lambda: self._keyring().callers, self.board.router, self._forget
+        )
+        access = self._access
+        registry.register(access.tries)
+        desks = Desks(
+            scrape=self._exposition.encoded, readiness=self._readiness, pool=self._show_pool,
+            accounts=self._accounts, conversations=conversations,
+            keys=KeyDesk(self.keys, lambda: self.config, self._crew.refresh, time.time),
+            usage=Usage(self._usage, time.time), live=self.live, audit=self._audit,
+            metrics_open=lambda: self.config.admin.metrics_open, clients=self._for_clients,
+        )  # fmt: skip
+        routes = documented([*browser_routes(access), *api_routes(desks, access)])
+        app = self._admin = AdminApp(routes, access, self._audit, new_request_id, time.time)
+        few = msgspec.structs.replace(self.config.limits, max_connections=_OPERATORS)
+        server = Server(app, msgspec.structs.replace(self.config, limits=few), new_request_id)
+        server.config.timeout_graceful_shutdown = 1
+        return server
+
+    async def _refresh(self) -> None:
+        """Have all processes tell what they have counted."""
+        self._crew.totals.replace(_OWN, snapshot_of([self._lags.family()]))
+        await self._crew.refresh(whole=True)
+
+    def _for_clients(self) -> dict[str, Any]:
+        host, port = self.address
+        return {
+            "listen": {"host": host, "port": port},
+            "public_url": self.config.public_url,
+            "affinity_header": self.config.affinity.header,
+        }
+
+    async def _readiness(self) -> dict[str, Any]:
+        workers = self._crew.states()
+        return {
+            "ready": not self._draining and any(workers.values()),
+            "draining": self._draining,
+            "workers": workers,
+            "pool": {"epoch": self.pool.document.epoch, "accounts": len(self.pool.document.accounts)},
+            "keys": self._keyring().count(time.time()),
+            "store": "connected" if self.pool.up else "away",
+        }
+
+    async def _show_pool(self) -> dict[str, Any]:
+        return cast(dict[str, Any], msgspec.to_builtins(self.pool.document))
+
+    # The end.
+
+    async def _stop(self, admin: uvicorn.Server) -> None:
+        """Not ready first; after the delay no more connections; then the drain limit."""
+        timeouts = self.config.timeouts
+        self._draining = True
+        log.info("draining", delay_seconds=timeouts.drain_delay, limit_seconds=timeouts.drain)
+        self._crew.tell(NotReady())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), timeouts.drain_delay)
+        for listener in self.listeners:
+            listener.close()
+        await self._crew.drain(timeouts.drain)
+        await self.pool.leave()
+        await self.board.aclose()
+        self.live.close()
+        self._lag.stop()
+        admin.should_exit = True
+        await asyncio.sleep(0)
+        self._crew.close()
+        for task in self._tasks[1:]:
+            task.cancel()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(self._tasks[0]), 3)
+        await self._admin.finish()
+        await self._census.close()
+        await self._level_reader.close()
+        await self._bindings.close()
+        await self._usage.close()
+        await self._audit.close()
+        await self._archive.close()
+        await self._sweeper.close()
+        await self.keys.close()
+        await self._pool_store.close()
+        log.info("stopped")
+
+
+def run(
+    config: Config,
+    store_url: str,
+    revive: Callable[[], object],
+    serving: Callable[[Supervisor], None] = lambda _: None,
+    source: Path | None = None,
+) -> None:
+    """Run a gateway in this thread, which must be the main one, until it is asked to stop."""
+
+    async def main() -> None:
+        supervisor = Supervisor(config, store_url, revive, source)
+        await supervisor.run(lambda: serving(supervisor))
+
+    asyncio.run(main())

@@ -1,0 +1,261 @@
+"""The accounts as this process serves them: credentials, connections and slots.
+
+It does not choose among them: the router does. It does not judge answers, and never waits but for a slot. Whose turn
+it is for a slot, `core/spending/fair.py` says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from math import inf
+
+import structlog
+
+from gateway.config.schema import Account as AccountConfig
+from gateway.config.schema import Config
+from gateway.core.routing.document import Entry
+from gateway.core.spending.fair import FairQueue
+from gateway.upstream.provider import Provider
+from gateway.upstream.registry import PROVIDERS, open_transport
+from gateway.upstream.transport import Origin, Timeouts, Transport
+from gateway.worker.head import HeaderList
+
+SLOT_WAIT = 2.0  # seconds a request waits for a slot of its account
+QUANTUM = 16_000.0  # tokens that a tenant's turn in an account's queue is worth
+_MAX_NOTES = 64
+_IDENTITY = (b"anthropic-organization-id", b"anthropic-workspace-id")
+
+_Waiter = tuple[str, asyncio.Future[None]]  # a tenant, and what tells that a slot is handed over
+
+log = structlog.get_logger("gateway.pool")
+
+
+def entry_of(account: AccountConfig) -> Entry:
+    """An account of the configuration as the pool document holds it."""
+    return Entry(
+        account.id, account.workspace, account.organization, account.weight, account.models, account.state,
+        account.drain_until or 0.0,
+    )  # fmt: skip
+
+
+class Account:
+    """One upstream account in this process. `in_flight` counts its leases, `slots` bounds them (None: not at all);
+    `notes` are its answers' latest headers about limits, for operators. No slot is free while somebody waits."""
+
+    def __init__(self, config: AccountConfig, provider: Provider, transport: Transport) -> None:
+        self.id = config.id
+        self.tag = config.id.encode()
+        self.slots: int | None = None
+        self.in_flight = 0
+        self.notes: dict[bytes, bytes] = {}
+        self.note_at = 0.0  # when to look at them again (monotonic)
+        self.tell_at = 0.0  # when to tell others of them again
+        self._held: dict[str, int] = {}  # leases of each tenant that has some or waits
+        self._queue: FairQueue[_Waiter] = FairQueue(QUANTUM)
+        self.take(config, provider, transport)
+
+    def take(self, config: AccountConfig, provider: Provider, transport: Transport) -> None:
+        """Serve as this configuration says from now on."""
+        self.config = config
+        self.workspace = config.workspace
+        self.provider = provider
+        self.transport = transport
+
+    def __repr__(self) -> str:
+        return f"<Account {self.id} in_flight={self.in_flight} waiting={self._queue.size}>"
+
+    def resize(self, slots: int | None) -> None:
+        """Another number of slots; what is leased beyond it comes back in its own time."""
+        self.slots = slots
+        while (slots is None or self.in_flight < slots) and self._hand_on():
+            self.in_flight += 1
+
+    def lease_now(self, tenant: str = "") -> Lease | None:
+        """A slot without waiting, None if the account is full."""
+        if self.slots is not None and self.in_flight >= self.slots:
+            return None
+        self.in_flight += 1
+        held = self._held
+        held[tenant] = held[tenant] + 1 if tenant in held else 1
+        return Lease(self, tenant)
+
+    async def lease(
+        self, wait: float = SLOT_WAIT, tenant: str = "", cost: float = 0.0, batch: bool = False
+    ) -> Lease | None:
+        """A slot. Where none is free, tenants take turns by `cost` in estimated tokens (0: unknown), interactive
+        requests before `batch`. None if none came free within `wait` seconds; at once if too many wait already."""
+        lease = self.lease_now(tenant)
+        if lease is not None:
+            return lease
+        turn = asyncio.get_running_loop().create_future()
+        waiter = tenant, turn
+        if not self._queue.push(tenant, cost, waiter, batch):
+            return None
+        self._held.setdefault(tenant, 0)
+        try:
+            async with asyncio.timeout(wait):
+                await turn  # whoever wakes us hands its slot over
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self.release(tenant)
+            else:
+                self._queue.remove(waiter)
+                self._forget(tenant)
+            if isinstance(error, TimeoutError):
+                return None
+            raise
+        return Lease(self, tenant)
+
+    @property
+    def full(self) -> bool:
+        """Whether a lease would have to wait."""
+        return self.slots is not None and self.in_flight >= self.slots
+
+    def release(self, tenant: str = "") -> None:
+        """Give one slot back, or on to whose turn it is."""
+        held = self._held
+        left = held[tenant] - 1
+        if left:
+            held[tenant] = left
+        else:
+            del held[tenant]
+        if self._queue.size:
+            if not left and self._queue.waits(tenant):
+                held[tenant] = 0
+            if (self.slots is None or self.in_flight <= self.slots) and self._hand_on():
+                return
+        self.in_flight -= 1
+
+    def _hand_on(self) -> bool:
+        """Hand a free slot over; False if nobody waits. A tenant that has its part of the slots already, of as many
+        equal ones as there are tenants, lets the others have theirs first."""
+        held = self._held
+        share = inf if self.slots is None else max(1, self.slots // max(1, len(held)))
+        while (waiter := self._queue.pop(held, share)) is not None:
+            tenant, turn = waiter
+            if not turn.done():  # else it was cancelled, but has not run since
+                held[tenant] += 1
+                turn.set_result(None)
+                return True
+        return False
+
+    def _forget(self, tenant: str) -> None:
+        """A tenant that neither has nor waits for a slot is not there."""
+        if not self._held.get(tenant, 1) and not self._queue.waits(tenant):
+            del self._held[tenant]
+
+    def note(self, headers: HeaderList) -> None:
+        """Keep what an answer said of the account's limits and identity."""
+        notes = self.notes
+        for name, value in headers:
+            if name in notes or len(notes) < _MAX_NOTES:
+                notes[name] = value
+
+
+class Lease:
+    """One slot of an account that a tenant has, given back exactly once."""
+
+    __slots__ = ("_account", "_tenant")
+
+    def __init__(self, account: Account, tenant: str) -> None:
+        self._account: Account | None = account
+        self._tenant = tenant
+
+    def release(self) -> None:
+        account, self._account = self._account, None
+        if account is not None:
+            account.release(self._tenant)
+
+
+class Pool:
+    """The accounts whose credentials this process holds, over one transport for each origin. `share` is how many
+    worker processes, of every replica, divide an account's slots."""
+
+    def __init__(self, config: Config) -> None:
+        self.accounts: dict[str, Account] = {}
+        self._transports: dict[tuple[Origin, Timeouts], Transport] = {}
+        self._share = config.workers
+        self._seen: dict[bytes, dict[str, str]] = {name: {} for name in _IDENTITY}
+        self.configure(config, ())
+
+    def configure(self, config: Config, kept: Iterable[str]) -> list[str]:
+        """Follow a new configuration; returns the accounts whose credential or address is another than before. Accounts
+        that it no longer has stay while they are among `kept`: the agreed pool still names them."""
+        renewed = []
+        timeouts = Timeouts(config.timeouts.connect, config.timeouts.first_byte, config.timeouts.idle)
+        accounts: dict[str, Account] = {}
+        for each in config.accounts:
+            origin = Origin.parse(each.base_url, ca_file=each.ca_file, proxy=each.proxy, http2=each.http2)
+            transport = self._transports.get((origin, timeouts))
+            if transport is None:
+                transport = self._transports[origin, timeouts] = open_transport(origin, timeouts)
+            provider = PROVIDERS[each.provider](each.api_key)
+            account = self.accounts.get(each.id)
+            if account is None:
+                account = Account(each, provider, transport)
+            else:
+                if account.config.api_key != each.api_key or account.transport is not transport:
+                    renewed.append(each.id)
+                account.take(each, provider, transport)
+            accounts[each.id] = account
+        for name in kept:
+            if name in self.accounts and name not in accounts:
+                accounts[name] = self.accounts[name]
+        self.accounts = accounts
+        self.divide(self._share)
+        return renewed
+
+    def retire(self, kept: Iterable[str], configured: Iterable[str]) -> None:
+        """Let go of accounts that are neither configured nor named by the agreed pool any more."""
+        wanted = {*kept, *configured}
+        if not wanted.issuperset(self.accounts):
+            self.accounts = {name: account for name, account in self.accounts.items() if name in wanted}
+
+    def divide(self, share: int) -> None:
+        """Split every account's slots over this many worker processes."""
+        self._share = max(1, share)
+        for account in self.accounts.values():
+            most = account.config.max_concurrency
+            account.resize(None if most is None else max(1, most // self._share))
+
+    @property
+    def share(self) -> int:
+        """Worker processes, of every gateway, that divide slots and limits."""
+        return self._share
+
+    def free(self, account: str) -> bool:
+        """Whether an account has a slot now."""
+        found = self.accounts.get(account)
+        return found is None or not found.full
+
+    def check_identity(self, account: Account, headers: HeaderList) -> None:
+        """Compare the organization and workspace that an answer names with those of the configuration: accounts that
+        are configured as one must be one, and others must not. One warning for each account that differs."""
+        for name, value in headers:
+            seen = self._seen.get(name)
+            if seen is None or seen.get(account.id) == (told := value.decode("latin-1")):
+                continue
+            seen[account.id] = told
+            what = "organization" if name == _IDENTITY[0] else "workspace"
+            own = getattr(account.config, what)
+            for other, its in seen.items():
+                if other == account.id or other not in self.accounts:
+                    continue
+                theirs = getattr(self.accounts[other].config, what)
+                if (its == told) != (theirs == own):
+                    log.warning(
+                        f"the configured {what}s do not match what the upstream says",
+                        accounts=sorted((account.id, other)), configured_as="same" if theirs == own else "different",
+                        hint=f"accounts of one {what} need the same {what} in gateway.yaml, others different ones",
+                    )  # fmt: skip
+                    break
+
+    async def aclose(self) -> None:
+        for transport in self._transports.values():
+            await transport.aclose()
+
+
+def readable_notes(account: Account) -> dict[str, str]:
+    """An account's latest headers about its limits, as text."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in account.notes.items()}

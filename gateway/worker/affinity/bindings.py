@@ -1,0 +1,278 @@
+"""Where the conversation lives: its binding from the store.
+
+It does not know HTTP bodies or upstreams, and it chooses nothing: routes do. When the store is away it answers from
+this process's own memory, else from the ranking alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import monotonic, time
+
+import msgspec
+import structlog
+
+from gateway.config.schema import Caller, Config
+from gateway.core.routing.binding import YOUNG, Record, pack, unpack
+from gateway.core.routing.binding import moved as turned
+from gateway.core.routing.broadcast import Bound, Bounds, Forget, News
+from gateway.core.routing.groups import group_of
+from gateway.core.routing.route import Route
+from gateway.core.wire.peek import Peek
+from gateway.store.bindings import record_key
+from gateway.store.client.client import StoreClient, StoreDown
+from gateway.store.client.connection import Arg
+from gateway.store.scripts import ADMIT, REBIND, RECALL, SETTLE
+from gateway.worker.callers.limits import Asked
+
+MEMORY = 100_000  # conversations a process remembers
+BOUND_FOR = 30 * 86_400  # seconds that a conversation is remembered whose history is bound to its account
+_SPREAD_EVERY = 0.05  # seconds
+_RESEED_AT_ONCE = 200
+_RESEED_PAUSE = 0.02  # seconds between these
+
+log = structlog.get_logger("gateway.admission")
+
+
+class Binding(msgspec.Struct):
+    """One conversation's record for one model: `key` and `model` are its place in the store, `record` the process's
+    copy of it, which a later decision of anybody's may have overtaken."""
+
+    key: str
+    model: str
+    record: Record
+
+
+class Admission:
+    """Bindings of one process: the store's truth, and a bounded memory of it. `moved(reason)` is told of rebinds,
+    `tell` spreads them to other processes."""
+
+    def __init__(
+        self, config: Config, store: StoreClient, moved: Callable[[str], None], tell: Callable[[News], None]
+    ) -> None:
+        self._store = store
+        self._moved = moved
+        self._tell = tell
+        self._memory: dict[tuple[str, str], Record] = {}
+        self._skew = (time() - monotonic()) * 1000  # ms from this process's clock to the store's
+        self._reseeding: asyncio.Task[None] | None = None
+        self._news: list[Bound] = []  # not yet spread
+        self._reseed_again = False  # asked for while one was under way
+        # What was never answered is not worth remembering for long: settlement extends the record's life.
+        self._provisional = str(int(config.timeouts.total * 1000) + 60_000)
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Follow a new configuration."""
+        self._remember = str(int(config.affinity.remember * 1000))
+        self._remember_bound = str(int(max(config.affinity.remember, BOUND_FOR) * 1000))
+
+    @property
+    def store_up(self) -> bool:
+        """Whether the store can be asked."""
+        return self._store.up
+
+    @property
+    def now_ms(self) -> int:
+        """The store's clock as this process reckons it."""
+        return int(monotonic() * 1000 + self._skew)
+
+    async def bind(
+        self,
+        caller: Caller,
+        conversation: bytes,
+        peek: Peek,
+        route: Route,
+        former: bytes | None = None,
+        asked: Asked | None = None,
+    ) -> Binding | None:
+        """Read the binding of (conversation, model), or create it where the route proposes; None if nobody may serve
+        it now. The route knows it afterwards. What is `asked` of the caller's limits is taken with it; raises
+        ApiError(429) where one refuses.
+
+        `former` is the conversation's key under the secret before this one, whose binding a new one follows.
+        """
+        key, model = record_key(caller.tenant, conversation), route.model
+        remembered = self._memory.get((key, model))
+        proposed = remembered
+        if proposed is None and former is not None:
+            proposed = await self._recall(record_key(caller.tenant, former), model)
+        fresh = proposed is None
+        if proposed is None:
+            if route.counts:
+                route.group = group_of(peek)
+            workspace = route.propose(monotonic()) if self._store.up else self._ranked(route)
+            if workspace is None:
+                return None
+            proposed = Record(workspace, warm_until=self.now_ms + YOUNG, group=route.group)
+        generation = proposed.generation
+        place = (key, model, pack(proposed), generation, self._provisional)
+        call = (ADMIT, (1, key, 0, *place[1:])) if asked is None else asked.call(place)
+        try:
+            reply = await self._store.call(*call)
+            if asked is not None:
+                asked.answered(reply)
+            created, packed, now_ms = reply[:3]
+            record = proposed if created else unpack(packed)
+        except (StoreDown, msgspec.MsgspecError):  # away, or the record cannot be read: settlement writes it anew
+            if asked is not None:
+                asked.without_store()
+            return self._alone(Binding(key, model, proposed), remembered, route)
+        self._skew = now_ms - monotonic() * 1000
+        if created and not fresh:  # the store has lost what this process knows
+            self.reseed()
+        route.found(record, bool(created) and fresh, now_ms)
+        binding = Binding(key, model, record)
+        if route.created:
+            self._spread(binding)
+        better = route.better(monotonic())
+        if better is not None:
+            workspace, reason = better
+            await self.rebind(binding, route, workspace, reason, voluntary=reason == "home")
+        self._keep(binding)
+        return binding
+
+    def _alone(self, binding: Binding, remembered: Record | None, route: Route) -> Binding | None:
+        """The store is away: memory, else rank."""
+        if remembered is None:
+            workspace = self._ranked(route)
+            if workspace is None:
+                return None
+            binding.record = Record(workspace, warm_until=self.now_ms + YOUNG)
+        route.found(binding.record, False, self.now_ms, "stateless")
+        self._keep(binding)
+        return binding
+
+    @staticmethod
+    def _ranked(route: Route) -> str | None:
+        return route.router.ranked(route.conversation, route.model)
+
+    async def _recall(self, key: str, model: str) -> Record | None:
+        try:
+            packed = await self._store.call(RECALL, (1, key, model))
+            return None if packed is None else unpack(packed)
+        except (StoreDown, msgspec.MsgspecError):
+            return None
+
+    async def rebind(
+        self, binding: Binding, route: Route, workspace: str, reason: str, voluntary: bool = False
+    ) -> None:
+        """Move the conversation, unless another request has moved it already; binding and route then say where to."""
+        record = binding.record
+        args = (
+            1, binding.key, 0, binding.model, record.generation, record.workspace, workspace, reason, self._remember,
+            int(voluntary), YOUNG,
+        )  # fmt: skip
+        try:
+            moved, packed = await self._store.call(REBIND, args)
+            binding.record = unpack(packed)
+        except (StoreDown, msgspec.MsgspecError):
+            moved = False
+            binding.record = turned(record, workspace, reason, self.now_ms, voluntary)
+        how = route.how
+        if how == "bound":
+            how = "new" if reason == "cold" or not route.warm else "moved"
+        if moved and not route.created:
+            self._moved("account_bound" if record.bound and route.warm else reason)
+        route.rebound(binding.record, how, reason)
+        self._keep(binding)
+        self._spread(binding)
+
+    def _spread(self, binding: Binding) -> None:
+        """Tell others of a binding: they would look elsewhere for it, should the store lose it or go away."""
+        if not self._news:
+            asyncio.get_running_loop().call_later(_SPREAD_EVERY, self._spread_news)
+        self._news.append(Bound(binding.key, binding.model, pack(binding.record)))
+
+    def _spread_news(self) -> None:
+        bound, self._news = self._news, []
+        self._tell(Bounds(bound))
+
+    def heard(self, news: Bounds) -> None:
+        """Another process has bound conversations."""
+        for each in news.bound:
+            known, record = self._memory.get((each.key, each.model)), unpack(each.record)
+            if known is None or known.generation < record.generation:
+                self._keep(Binding(each.key, each.model, record))
+
+    def warm(self, caller: Caller, conversation: bytes, model: str) -> int:
+        """Tokens of a conversation that this process takes to be in a cache."""
+        record = self._memory.get((record_key(caller.tenant, conversation), model))
+        return record.tokens if record is not None and record.warm_until > self.now_ms else 0
+
+    def renewal(
+        self, binding: Binding, served: str, age: float, ttl: int, tokens: int, size: int, bound: bool
+    ) -> tuple[Arg, ...]:
+        """What tells the store that the conversation's cache is warm in the workspace that served it: its response
+        began `age` seconds ago, entries live `ttl` seconds; the conversation holds `tokens` (0 while unknown), its body
+        had `size` bytes. This process knows it at once."""
+        record = binding.record
+        age_ms, ttl_ms = int(age * 1000), ttl * 1000
+        warm_until = self.now_ms - age_ms + ttl_ms
+        if served == record.workspace:
+            if warm_until > record.warm_until:
+                record.warm_until = warm_until
+            if tokens:
+                record.tokens, record.size = tokens, size
+            record.bound = record.bound or int(bound)
+        else:
+            record.detour, record.detour_warm_until = served, warm_until
+        return (
+            binding.key, binding.model, served, record.generation, record.workspace, age_ms, ttl_ms, tokens, size,
+            int(bound), self._remember_bound if bound else self._remember,
+        )  # fmt: skip
+
+    def renew(self, renewal: tuple[Arg, ...]) -> None:
+        """Post it. Nobody waits for it."""
+        try:
+            self._store.post(SETTLE, (1, renewal[0], 0, *renewal[1:]))
+        except StoreDown:
+            return  # the binding stays in memory, which is published when the store is back
+
+    # The memory.
+
+    def _keep(self, binding: Binding) -> None:
+        memory, place = self._memory, (binding.key, binding.model)
+        if place in memory:
+            del memory[place]
+        elif len(memory) >= MEMORY:
+            del memory[next(iter(memory))]
+        memory[place] = binding.record
+
+    def forget(self, news: Forget) -> None:
+        """Bindings were flushed from the store."""
+        gone = [
+            place
+            for place, record in self._memory.items()
+            if (news.key and place[0] == news.key) or (news.workspace and record.workspace == news.workspace)
+        ]
+        for place in gone:
+            del self._memory[place]
+
+    def reseed(self) -> None:
+        """The store is back, or lost what it knew: give it this process's bindings, where it has none or older ones."""
+        self._reseed_again = self._reseeding is not None and not self._reseeding.done()
+        if not self._reseed_again:
+            self._reseeding = asyncio.get_running_loop().create_task(self._reseed())
+
+    async def _reseed(self) -> None:
+        given = 0
+        places = list(self._memory)
+        try:
+            for first in range(0, len(places), _RESEED_AT_ONCE):
+                for key, model in places[first : first + _RESEED_AT_ONCE]:
+                    record = self._memory.get((key, model))
+                    if record is not None and record.tokens:
+                        lifetime = self._remember_bound if record.bound else self._remember
+                        args = (1, key, 0, model, pack(record), record.generation, lifetime)
+                        self._store.post(ADMIT, args)
+                        given += 1
+                await asyncio.sleep(_RESEED_PAUSE)
+        except StoreDown:
+            return  # it will be back once more
+        if given:
+            log.info("bindings published", conversations=given)
+        if self._reseed_again:
+            self._reseed_again = False
+            await self._reseed()

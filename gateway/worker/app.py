@@ -1,0 +1,307 @@
+"""The composition root of a worker: what there is, put together in one visible place, and the way in.
+
+Forwarded endpoints go straight to the proxy; everything that is not hot goes through Starlette.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
+from time import monotonic, time
+from typing import Any, cast
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.config.schema import Config, catalogue_of
+from gateway.core.routing import broadcast as news
+from gateway.core.routing.document import PoolDocument
+from gateway.core.routing.router import Router
+from gateway.errors import TYPES, ApiError
+from gateway.listen.cycle import Receive, Scope, Send
+from gateway.records import Finished
+from gateway.store.client.client import StoreClient
+from gateway.store.ledger.ledger import UsageJournal
+from gateway.store.owners import OwnersJournal
+from gateway.store.pool.shared_keys import decode as decode_keys
+from gateway.store.pool.shared_keys import keyring_of
+from gateway.telemetry.lag import Lag
+from gateway.telemetry.logs import RequestLog
+from gateway.telemetry.metrics import OTHER, WorkerMetrics
+from gateway.telemetry.recent import MOST
+from gateway.telemetry.tracing import tracing_of
+from gateway.worker.accounts import Pool
+from gateway.worker.affinity.bindings import Admission
+from gateway.worker.callers.limits import Accounting, usage_folder
+from gateway.worker.endpoints import HOT, find
+from gateway.worker.objects.batch_usage import BatchTally
+from gateway.worker.objects.owners import Owners, objects_folder
+from gateway.worker.request.dispatch import Proxy
+from gateway.worker.request.exchange import new_request_id
+from gateway.worker.request.settlement import Settlement
+from gateway.worker.upkeep import Upkeep
+
+log = structlog.get_logger("gateway.worker")
+REST_EVERY = 300.0  # seconds after which what was journaled may be compacted
+_MARGIN = 60_000  # ms before a store was found away in which it may have lost what it was told
+STORE_WAIT = 1.0  # seconds a starting worker waits for the store
+
+
+class Gateway:
+    """One worker's application: an ASGI callable, and the handles that its process needs."""
+
+    def __init__(
+        self,
+        config: Config,
+        document: PoolDocument,
+        keys: bytes,
+        store_url: str,
+        process: str,
+        request_log: RequestLog,
+    ) -> None:
+        self.config = config
+        self._made = decode_keys(keys)
+        self.keyring = keyring_of(config.keys, self._made)
+        self.catalogue = catalogue_of(config)
+
+        def known(model: str) -> str:
+            found = self.catalogue.find(model)
+            return found.id if found is not None else OTHER
+
+        @lru_cache(4096)
+        def bound_thinking(model: str) -> bool:
+            found = self.catalogue.find(model)
+            return found is not None and found.account_bound_thinking
+
+        @lru_cache(4096)
+        def limit_class(model: str) -> str:
+            return self.catalogue.limit_class(model)
+
+        self.draining = False
+        self.ended: deque[Finished] = deque(maxlen=MOST)  # requests, until the supervisor takes them
+        self.metrics = WorkerMetrics(known, self._in_flight, self._degraded)
+        self._lag = Lag(self.metrics.lag)
+        self.tracing = tracing_of(config, process)
+        self.store = StoreClient(store_url, on_change=self._store_changed, watch=self.metrics.store)
+        self.tell: Callable[[bytes], None] = lambda data: None  # spreads news to the other processes
+        self.store_returned: Callable[[int], None] = lambda since: None  # what was journaled meanwhile is to be told
+        self._away_since = 0  # of the store (Unix ms); 0 while it is there, or was never seen
+        self.pool = Pool(config)
+        self.router = Router(limit_class, self._tell, self.pool.free)
+        self.apply(document)
+        self._process = process
+        self._request_log = request_log
+        self.admission = Admission(config, self.store, self.metrics.moved, self._tell)
+        self.owners = Owners(config, self.store, self.router, OwnersJournal(objects_folder(config)), self._tell)
+        self.accounting = Accounting(
+            config,
+            self.store,
+            self.catalogue,
+            UsageJournal(usage_folder(config)),
+            process,
+            lambda: self.pool.share,
+        )
+        self._tally = BatchTally(self.store, self.owners, self.accounting, self.catalogue, self._observe)
+        self._settlement = Settlement(self.admission, self.accounting, self.catalogue, self._observe)
+        self.proxy = Proxy(
+            config, self.pool, self.router, self.admission, self.accounting, self._settlement, self.owners, self._tally,
+            self.keyring, self.metrics.upstream_answered, bound_thinking, self.tracing.begin,
+        )  # fmt: skip
+        self._introduce()
+        self.upkeep = Upkeep(config, self.proxy.live, self._settlement, self.accounting)
+        self._by_model = (bound_thinking.cache_clear, limit_class.cache_clear, self.metrics.forget_models)
+        self._cold = Starlette(
+            routes=[
+                Route("/healthz", self._healthz, methods=["GET"]),
+                Route("/readyz", self._readyz, methods=["GET"]),
+                Route("/api/hello", self._hello, methods=["GET"]),
+            ],
+            exception_handlers={HTTPException: cast(Callable[..., Response], self._not_served)},
+        )
+        self._cold.router.redirect_slashes = False
+        self._ticker: asyncio.Task[None] | None = None
+        self._rest_at = monotonic() + REST_EVERY
+
+    # What the supervisor says.
+
+    def apply(self, document: PoolDocument, share: int = 0) -> None:
+        """Route over this document from now on; `share` worker processes of every replica divide the slots."""
+        kept = [entry.id for entry in document.accounts]
+        self.pool.retire(kept, [account.id for account in self.config.accounts])
+        if share:
+            self.pool.divide(share)
+        self.router.held = frozenset(self.pool.accounts)
+        self.router.apply(document, monotonic(), time())
+
+    def reload(self, config: Config) -> None:
+        """Follow a new configuration from the next request on."""
+        if config.models != self.config.models:
+            self.catalogue = catalogue_of(config)
+            self._settlement.configure(self.catalogue)
+            self._tally.configure(self.catalogue)
+            for forget in self._by_model:
+                forget()
+        self.config = config
+        for account in self.pool.configure(config, self.router.ring.accounts):
+            self.router.heard(news.Back(account, wholly=True), monotonic())
+        self.router.held = frozenset(self.pool.accounts)
+        self.admission.configure(config)
+        self.accounting.configure(config, self.catalogue)
+        self.owners.configure(config)
+        self.proxy.configure(config)
+        self._enrol()
+        self.upkeep.configure(config)
+
+    def know(self, keys: bytes) -> None:
+        """These are the callers and keys made at run time (`SharedKeys.usable`'s)."""
+        self._made = decode_keys(keys)
+        self._enrol()
+
+    def _enrol(self) -> None:
+        self.keyring = keyring_of(self.config.keys, self._made)
+        self.proxy.know(self.keyring)
+        self.accounting.forget()
+        self._introduce()
+
+    def _introduce(self) -> None:
+        callers = self.keyring.callers
+        self.owners.know(callers)
+        self.metrics.know_teams(caller.team for caller in callers.values() if caller.team)
+
+    def heard(self, data: bytes) -> None:
+        """News from another process."""
+        heard = news.decode(data)
+        if isinstance(heard, news.Forget):
+            self.admission.forget(heard)
+        elif isinstance(heard, news.Bounds):
+            self.admission.heard(heard)
+        elif isinstance(heard, news.Owned):
+            self.owners.heard(heard)
+        elif heard is not None:
+            self.router.heard(heard, monotonic())
+
+    def reseed(self) -> None:
+        """The store has lost what it knew, or is back."""
+        self.admission.reseed()
+        self.owners.reseed()
+
+    def _tell(self, said: news.News) -> None:
+        self.tell(news.encode(said))
+
+    async def start(self) -> None:
+        """Connect to the store (or note that it is away) and begin the upkeep."""
+        await self.store.start(STORE_WAIT)
+        self._ticker = asyncio.create_task(self._tick())
+        self._lag.start()
+        self._tell(news.Hello())
+
+    async def close(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._lag.stop()
+        await self._tally.close()
+        self.owners.rest()
+        self.accounting.rest()
+        await self.store.close()
+        await asyncio.to_thread(self.tracing.close)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        raw_path = scope["raw_path"]
+        endpoint = HOT.get(raw_path)
+        if endpoint is not None:
+            return self.proxy.handle(endpoint, scope, receive, send)
+        match = find(raw_path, scope["method"])
+        if match is not None:
+            return self.proxy.handle(match.endpoint, scope, receive, send, match.object)
+        return self._cold(scope, receive, cast(Any, _named(send)))
+
+    def _observe(self, record: Finished, admit_time: float) -> None:
+        self.ended.append(record)
+        self._request_log.request(record)
+        self.metrics.observe(record, admit_time)
+        if record.span_id:
+            self.tracing.finished(record)
+
+    def _in_flight(self) -> dict[str, float]:
+        running = Counter(x.endpoint.name for x in self.proxy.live)
+        return {endpoint.name: 0.0 for endpoint in HOT.values()} | dict(running)
+
+    def _degraded(self) -> dict[str, float]:
+        return {"store": float(not self.store.up), "journal": float(self.accounting.full)}
+
+    async def _tick(self) -> None:
+        while True:
+            for _ in range(4):
+                await asyncio.sleep(0.25)
+                report = self.router.report(self._process, monotonic())
+                if report is not None:
+                    self._tell(report)
+            if monotonic() >= self._rest_at:
+                self._rest_at = monotonic() + REST_EVERY
+                self.owners.rest()
+                self.accounting.rest()
+            try:
+                self.upkeep.tick()
+            except Exception:
+                log.exception("upkeep failed")
+
+    def _store_changed(self, up: bool, reason: str) -> None:
+        if up:
+            log.info("store connected")
+            self.reseed()
+            self.accounting.store_returned()
+            if self._away_since:
+                self.store_returned(self._away_since - _MARGIN)
+            self._away_since = 0
+        else:
+            self._away_since = self._away_since or int(time() * 1000)
+            log.warning("store away; conversations stay where remembered, else go by hash", reason=reason)
+
+    # What is not hot.
+
+    async def _healthz(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def _readyz(self, request: Request) -> Response:
+        body = self.readiness()
+        return JSONResponse(body, status_code=200 if body["ready"] else 503)
+
+    def readiness(self) -> dict[str, Any]:
+        """The breakdown of `/readyz`: ready once pool and keys are loaded, until this process is asked to stop."""
+        return {
+            "ready": not self.draining,
+            "draining": self.draining,
+            "pool": {"epoch": self.router.ring.epoch, "accounts": len(self.router.ring.accounts)},
+            "keys": self.keyring.count(time()),
+            "store": "connected" if self.store.up else "away",
+        }
+
+    async def _hello(self, request: Request) -> Response:
+        return JSONResponse({"message": "hello"})
+
+    async def _not_served(self, request: Request, error: HTTPException) -> Response:
+        request_id = new_request_id()
+        status = error.status_code if error.status_code in TYPES else 404
+        words = "Not found" if status == 404 else error.detail
+        own = ApiError(status, words)
+        headers = {name.decode(): value.decode() for name, value in own.headers(request_id)}
+        return Response(own.body(request_id), status, headers)
+
+
+def _named(send: Send) -> Send:
+    """Every answer carries a request id of the gateway's, these too."""
+
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            headers = [header for header in message.get("headers", ()) if header[0] != b"x-gateway-request-id"]
+            given = next((value for name, value in headers if name == b"request-id"), None)
+            message["headers"] = [*headers, (b"x-gateway-request-id", given or new_request_id().encode())]
+        await send(message)
+
+    return sending

@@ -1,0 +1,331 @@
+"""What requests reserve and what they have used, told to the store: limits, budgets and the ledger of one process.
+
+It does not know what limits mean (core.quota does), nor how the store counts (store.ledger and its scripts do).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from math import ceil
+from pathlib import Path
+from time import monotonic, time
+from typing import Any
+
+import msgspec
+import structlog
+
+from gateway.config.schema import Caller, CallerLimits, Config
+from gateway.core.spending.local_limits import Share
+from gateway.core.spending.pricing import Catalogue, Model, Price
+from gateway.core.spending.quota import COUNT, MESSAGE, Headers, Limits, Plan, Quota, Refused, estimate_cost, labels
+from gateway.core.wire.peek import Peek
+from gateway.errors import ApiError
+from gateway.records import Finished
+from gateway.store.client.client import StoreClient, StoreDown
+from gateway.store.client.connection import Arg
+from gateway.store.ledger.ledger import (
+    Call,
+    Entry,
+    Reservation,
+    UsageJournal,
+    levels_of,
+    pack,
+    refused_of,
+    sums_of,
+    tenant_of,
+    to_admit,
+    to_enroll,
+    to_renew,
+    to_settle,
+)
+from gateway.worker.endpoints import Endpoint
+
+_FREE = Model(
+    id="", display_name="", limit_class="", price=Price(input=0, output=0, write_5m=0, write_1h=0, read=0)
+)  # fmt: skip
+_NANO = 1_000_000_000
+OTHER = "other"
+_MOST_OUTPUT = 128_000
+_ITS_MAX_TOKENS = ("max_tokens",)
+_MAX_TOKENS = {"chat": ("max_completion_tokens", "max_tokens"), "complete": ("max_tokens_to_sample",)}
+
+log = structlog.get_logger("gateway.accounting")
+
+
+class _Model(msgspec.Struct, frozen=True):
+    """What a request's reservation needs of its model; `name` is OTHER where nobody knows it: clients may write
+    anything. `priced` is as the catalogue has it, or free."""
+
+    name: str
+    max_output: int
+    priced: Model
+
+
+class Asked:
+    """What one request asks of its caller's limits; `noted` if it is reserved until somebody settles it."""
+
+    __slots__ = (
+        "_accounting", "_at", "_cost", "_levels", "_now", "_reservation", "limits", "local", "noted", "plan",
+        "request_id", "taken",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        accounting: Accounting,
+        plan: Plan,
+        limits: Limits,
+        request_id: str,
+        reservation: bytes,
+        cost_nano: int,
+        at: int,
+    ) -> None:
+        self.plan = plan
+        self.limits = limits
+        self.request_id = request_id
+        self.noted = bool(reservation)
+        self.taken = False
+        self.local = False  # of this process's own share, without the store
+        self._accounting = accounting
+        self._reservation = reservation
+        self._cost = cost_nano
+        self._at = at
+        self._levels: Any = ()
+        self._now = at
+
+    def call(self, binding: tuple[Arg, ...] | None) -> Call:
+        """The script that takes it, with the binding of a conversation if there is one."""
+        return to_admit(self.limits, self.request_id, self._reservation, self._cost, labels(self._at), binding)
+
+    def answered(self, reply: list[Any]) -> None:
+        """The store's reply. Raises ApiError(429) where a limit refuses."""
+        refused = refused_of(reply, self.limits, self._at)
+        if refused is not None:
+            self.noted = False  # nothing was taken, so nothing is to be settled
+            self._levels = levels_of(reply)
+            raise _refusal(refused)
+        self.taken = True
+        self._levels = levels_of(reply)
+        self._now = reply[2]
+
+    def without_store(self) -> None:
+        """The store is away: take it of this process's share. Raises ApiError where that refuses."""
+        if not self.taken:
+            self._accounting.take_locally(self)
+            self.taken = self.local = True
+
+    def headers(self) -> Headers:
+        """What is left of the caller's own limits, as rate-limit headers."""
+        return self.limits.headers(self._levels, self._now) if self._levels else []
+
+    @property
+    def leases(self) -> tuple[str, ...]:
+        """The subjects of which it holds a slot."""
+        return tuple(self.plan.subjects[number - 1] for number in self.limits.leases)
+
+
+class Accounting:
+    """Of the process that is called `process`; `processes()` are how many of them, of all gateways, there are."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: StoreClient,
+        catalogue: Catalogue,
+        journal: UsageJournal,
+        process: str,
+        processes: Callable[[], int],
+    ) -> None:
+        self._processes = processes
+        self._share = Share()
+        self._store = store
+        self._journal = journal
+        self._process = process
+        self._plans: dict[str, tuple[Caller, Plan]] = {}
+        self.full = False  # the journal's disk
+        self._enrolled: set[str] = set()  # tenants of whom the store was told
+        self._models: dict[str, _Model] = {}
+        self.configure(config, catalogue)
+
+    def configure(self, config: Config, catalogue: Catalogue) -> None:
+        """Follow a new configuration."""
+        self._teams = {team.id: team.limits for team in config.teams}
+        self._strict = config.budget_mode == "strict"
+        self._deny = config.on_store_loss == "deny"
+        self._catalogue = catalogue
+        self._models.clear()
+        self.forget()
+
+    def forget(self) -> None:
+        """Callers and their limits are others than before."""
+        self._plans.clear()
+
+    def plan(self, caller: Caller) -> Plan:
+        """The caller's limits and its team's."""
+        known = self._plans.get(caller.id)
+        if known is None or known[0] is not caller:  # a request may have begun before its caller changed
+            subjects = [(f"c:{caller.id}", _quota(caller.limits))]
+            if caller.team is not None:
+                subjects.append((f"t:{caller.team}", _quota(self._teams.get(caller.team))))
+            known = self._plans[caller.id] = caller, Plan(caller.tenant, subjects)
+        return known[1]
+
+    def _model(self, name: str) -> _Model:
+        found = self._catalogue.find(name)
+        if len(self._models) > 4096:
+            self._models.clear()
+        model = self._models[name] = _Model(
+            OTHER if found is None else name,
+            _MOST_OUTPUT if found is None else found.max_output,
+            self._catalogue.priced(name) or _FREE,
+        )
+        return model
+
+    # Before the upstream.
+
+    def ask(
+        self, caller: Caller, request_id: str, at: float, endpoint: Endpoint, peeked: Peek, tokens: int, warm: int
+    ) -> Asked | None:
+        """What a request asks; None if nothing. `tokens` of input are expected, of which `warm` are in a cache."""
+        plan = self.plan(caller)
+        arrived = int(at * 1000)
+        if not endpoint.metered:
+            limits = plan.limits(COUNT)
+            return Asked(self, plan, limits, request_id, b"", 0, arrived) if limits.packed else None
+        limits = plan.limits(MESSAGE)
+        model = self._models.get(peeked.model) or self._model(peeked.model)
+        fields, cost = peeked.fields, 0
+        price = model.priced.price_for(tokens, "speed" in fields and peeked.value("speed") == "fast")
+        fresh = tokens * price.input
+        if limits.reserved:
+            most = _most(endpoint, peeked, model.max_output)
+            writes = 3600 if peeked.cache_ttl == 3600 else 300 if b'"cache_control"' in peeked.body else 0
+            cost = estimate_cost(price, tokens, warm, most, self._strict, writes)
+        if "inference_geo" in fields and peeked.value("inference_geo") == "us":
+            fresh, cost = model.priced.in_us(fresh), model.priced.in_us(cost)
+        when = labels(arrived)
+        reservation = Reservation(
+            self._process, arrived, when.hour, caller.id, caller.team or "", model.name, "", endpoint.name, tokens,
+            fresh, cost, limits.leases, limits.reserved,
+        )  # fmt: skip
+        return Asked(self, plan, limits, request_id, pack(reservation), cost, arrived)
+
+    async def batch(self, caller: Caller, request_id: str) -> None:
+        """Take what creating a batch asks: a request, and that money is left. Raises ApiError(429) where a limit
+        refuses."""
+        plan = self.plan(caller)
+        if plan.batch.packed:
+            await self.take(Asked(self, plan, plan.batch, request_id, b"", 0, int(time() * 1000)))
+
+    async def take(self, asked: Asked) -> None:
+        """Take what a request asks that has no conversation. Raises ApiError(429) where a limit refuses."""
+        try:
+            asked.answered(await self._store.call(*asked.call(None)))
+        except StoreDown:
+            asked.without_store()
+
+    def take_locally(self, asked: Asked) -> None:
+        """Take it of this process's own share of the limits. Raises ApiError where that refuses."""
+        if self._deny and asked.limits.reserved:
+            words = "Your budget cannot be checked now. Please try again later."
+            raise ApiError(529, words, retry_after=1, limit=("caller", "store_away"))
+        if asked.limits.rows:
+            refused = self._share.take(asked.limits.rows, self._processes(), monotonic())
+            if refused is not None:
+                raise _refusal(Refused(refused[0], max(1, ceil(refused[1]))))
+
+    def store_returned(self) -> None:
+        """The store counts again."""
+        self._share.clear()
+
+    # After it.
+
+    def settlement(self, record: Finished, asked: Asked, sent: bool, renewal: tuple[Arg, ...] | None) -> None:
+        """Post what a request has used; `sent` if an upstream had it. `renewal` is that of its conversation's binding,
+        if there is one."""
+        entry = self._count(record, asked.plan.debits, sent, renewal)
+        if asked.local:
+            self._share.give(asked.limits.rows, sums_of(entry))
+
+    def items(self, record: Finished) -> None:
+        """Post what items of a batch have used."""
+        self._count(record, b"", True, None)
+
+    def _count(self, record: Finished, debits: bytes, sent: bool, renewal: tuple[Arg, ...] | None) -> Entry:
+        usage = record.usage
+        entry = Entry(
+            record.request_id, int(record.at * 1000), int(time() * 1000), record.caller, record.team,
+            record.answered_model or self._model(record.model).name, record.account, record.endpoint, False, int(sent),
+            int(record.estimated), usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h,
+            usage.output, record.cost_nano_usd, record.savings_nano_usd,
+        )  # fmt: skip
+        packed = pack(entry)
+        try:
+            self._journal.append(packed)
+            self.full = False
+        except OSError as error:
+            if not self.full:
+                self.full = True
+                log.error("the journal of usage cannot be written", reason=str(error))
+        with suppress(StoreDown):  # the journal tells it
+            self._store.post(*to_settle(entry, packed, debits, renewal))
+            tenant = tenant_of(record.caller, record.team)
+            if tenant not in self._enrolled:  # readers need not wait for the next sweep
+                self._enrolled.add(tenant)
+                self._store.post(*to_enroll((tenant,)))
+        return entry
+
+    def renew(self, running: Iterable[Asked]) -> None:
+        """Keep the slots of requests that are still running."""
+        held: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        for asked in running:
+            if not asked.taken or asked.local or not asked.limits.leases:
+                continue
+            for subject in asked.leases:
+                held[asked.plan.tenant, subject].append(asked.request_id)
+        for (tenant, subject), ids in held.items():
+            for first in range(0, len(ids), 1000):
+                try:
+                    self._store.post(*to_renew(tenant, subject, ids[first : first + 1000]))
+                except StoreDown:
+                    return
+
+    def rest(self) -> None:
+        """Let what was journaled be compacted; now and then, and at the end."""
+        self._journal.close()
+
+
+def _most(endpoint: Endpoint, peeked: Peek, most: int) -> int:
+    """Tokens of output that the answer may have at most; `most` is the model's limit."""
+    for name in _MAX_TOKENS.get(endpoint.name, _ITS_MAX_TOKENS):
+        limit = peeked.value(name)
+        if type(limit) is int and limit >= 0:
+            return limit if limit < most else most
+    return most
+
+
+def _refusal(refused: Refused) -> ApiError:
+    return ApiError(
+        429, refused.message, retry_after=refused.wait, kind=refused.error_type, retry=not refused.budget,
+        limit=("caller", refused.row.kind.label),
+    )  # fmt: skip
+
+
+def _quota(limits: CallerLimits | None) -> Quota:
+    if limits is None:
+        return Quota()
+    budget = limits.budget_usd
+    return Quota(
+        limits.requests_per_minute,
+        limits.input_tokens_per_minute,
+        limits.output_tokens_per_minute,
+        limits.concurrency,
+        None if budget.day is None else round(budget.day * _NANO),
+        None if budget.month is None else round(budget.month * _NANO),
+    )
+
+
+def usage_folder(config: Config) -> Path:
+    """Where a gateway's processes journal what requests have used."""
+    return Path(config.data_dir) / "usage"

@@ -1,0 +1,64 @@
+"""Which models a caller may use, and what the operator calls them. It does not know requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+
+from gateway.config.schema import Caller, Config, catalogue_of
+from gateway.core.wire.peek import Peek
+from gateway.errors import ApiError
+from gateway.worker.callers.model_list import Models
+
+_ANY = ("*",)
+
+
+class Rights:
+    """`offers(model)` says whether the pool is meant to serve a model."""
+
+    def __init__(self, config: Config, offers: Callable[[str], bool]) -> None:
+        self._offers = offers
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Follow a new configuration."""
+        self.aliases = config.models.aliases
+        names = [pattern for account in config.accounts for pattern in account.models]
+        self._models = Models(catalogue_of(config), self.aliases, names)
+
+    def check(self, caller: Caller, model: str) -> None:
+        """Raise ApiError(403) where the caller may not use the model, or what its name stands for."""
+        if not allowed(caller, model) and not allowed(caller, self.aliases.get(model, model)):
+            raise ApiError(403, f"Your key may not use the model {model}.")
+
+    def check_body(self, caller: Caller, peeked: Peek) -> None:
+        """As `check`, of all models that a Messages body would have answer: its own, those it falls back to, those of
+        its tools."""
+        self.check(caller, peeked.model)
+        if caller.models == _ANY:
+            return
+        for name in ("fallbacks", "tools"):
+            listed = peeked.value(name)
+            for each in listed if isinstance(listed, list) else ():
+                model = each.get("model") if isinstance(each, dict) else each if name == "fallbacks" else None
+                if isinstance(model, str):
+                    self.check(caller, model)
+
+    def check_named(self, caller: Caller, name: str) -> None:
+        """As `check`, of what stands as a model somewhere in a body that passes through: in a tool's input it may be
+        anything. Raises ApiError(400) for an alias: such a body is not changed."""
+        if name in self.aliases:
+            raise ApiError(400, f"{name} is an alias, which is not replaced here; write {self.aliases[name]}.")
+        if self._models.knows(name):
+            self.check(caller, name)
+
+    def models(self, caller: Caller, name: str, query: bytes) -> bytes:
+        """The answer to a request for the model of that name, or for a page of those that the caller may use."""
+        if name:
+            return self._models.one(name, lambda model: allowed(caller, model), self._offers)
+        return self._models.listing(lambda model: allowed(caller, model), self._offers, query)
+
+
+def allowed(caller: Caller, model: str) -> bool:
+    """Whether the caller's key allows `model`."""
+    return any(pattern == "*" or fnmatchcase(model, pattern) for pattern in caller.models)

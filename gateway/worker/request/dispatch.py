@@ -1,0 +1,449 @@
+"""A request's life, from its head to its record. Read from top to bottom.
+
+recognise (app) → authenticate → peek, choose, admit (messages), or place (objects) → send → judge → relay → settle
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from random import random
+from time import monotonic, perf_counter
+
+import structlog
+
+from gateway.config.schema import Caller, Config
+from gateway.core.routing.broadcast import Noted
+from gateway.core.routing.document import Entry
+from gateway.core.routing.outcomes import HIDDEN, Outcome, judge, judge_body, judge_event, retry_after
+from gateway.core.routing.route import Refuse, Route, Wait
+from gateway.core.routing.router import FULL, Router
+from gateway.core.spending.keyring import Keyring
+from gateway.core.wire.created_ids import Produced
+from gateway.errors import TYPES, ApiError
+from gateway.listen.cycle import TASK, Receive, Scope, Send
+from gateway.telemetry.tracing import Trace
+from gateway.upstream.provider import Call
+from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError, Withdrawn
+from gateway.worker.accounts import SLOT_WAIT, Account, Lease, Pool, readable_notes
+from gateway.worker.affinity.bindings import Admission
+from gateway.worker.affinity.single_flight import Herd
+from gateway.worker.callers.authenticate import Callers
+from gateway.worker.callers.limits import Accounting
+from gateway.worker.callers.rights import Rights
+from gateway.worker.endpoints import LIFETIMES, At, Endpoint
+from gateway.worker.head import LIMIT_KINDS, AnswerHead, read_head
+from gateway.worker.objects.batch_usage import BatchTally
+from gateway.worker.objects.owners import Owners
+from gateway.worker.objects.request import Objects
+from gateway.worker.request.exchange import Exchange, Holding
+from gateway.worker.request.messages import Messages
+from gateway.worker.request.relay import StreamRelay, broken, cause_of, relay_through, relay_whole, words_for
+from gateway.worker.request.settlement import Settlement
+
+MAX_REFUSAL = 1024 * 1024  # bytes kept of an upstream's error body
+_REFUSAL_WAIT = 2.0  # seconds for that body to arrive
+_DECODED_AT_ONCE = 64 * 1024  # bytes of a compressed body that may be decoded while others wait
+_LOOK_EVERY = 0.02  # seconds between looks at what answers say of one limit
+_NOTE_EVERY = 1.0  # seconds between looks at what else they say of one account
+_TELL_EVERY = 15.0  # seconds between tellings of that
+_WARM_ENOUGH = 150_000  # ms: half of the shortest cache lifetime; a stream that begins later than this renews at once
+
+log = structlog.get_logger("gateway.proxy")
+
+NO_ACCOUNT = "No account can serve this request now. Please try again later."
+ALL_LIMITED = "The accounts that can serve this request are at their rate limits. Please try again later."
+
+
+class Refusal:
+    """An upstream's answer that another account should better give, read whole and set aside. `body` is None where it
+    did not arrive whole; `event` says that it is the beginning of a stream."""
+
+    def __init__(
+        self, status: int, head: AnswerHead, body: bytes | None, outcome: Outcome, event: bool = False
+    ) -> None:
+        self.status = status
+        self.head = head
+        self.body = body
+        self.outcome = outcome
+        self.event = event
+
+
+class Proxy:
+    """The journey, over what the process is made of. `live` are the requests on their way;
+    `upstream_answered(account, model, code)` is told of each exchange with an account; `bound_thinking(model)` says
+    whether only the account that produced a model's thinking reads it; `trace(traceparent)` is the trace of a request
+    whose client says that."""
+
+    def __init__(
+        self,
+        config: Config,
+        pool: Pool,
+        router: Router,
+        admission: Admission,
+        accounting: Accounting,
+        settlement: Settlement,
+        owners: Owners,
+        tally: BatchTally,
+        keyring: Keyring[Caller],
+        upstream_answered: Callable[[str, str, str], None],
+        bound_thinking: Callable[[str], bool],
+        trace: Callable[[bytes], Trace],
+    ) -> None:
+        self.live: set[Exchange] = set()
+        self._pool = pool
+        self._router = router
+        self._admission = admission
+        self._settlement = settlement
+        self._owners = owners
+        self._answered = upstream_answered
+        self._trace = trace
+        self._callers = Callers(keyring, lambda: self._admission.store_up)
+        self._herd = Herd()
+        self._holding = Holding(0)
+        self._rights = Rights(config, router.offers)
+        self._messages = Messages(
+            config, router, admission, accounting, owners, self._rights, self._herd, self._serve, bound_thinking
+        )
+        self._objects = Objects(config, router, owners, accounting, tally, self._serve, self._rights)
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Follow a new configuration from the next request on."""
+        self._config = config
+        self._affinity = config.affinity.header.lower().encode()
+        self._holding.most = int(config.limits.max_held_mb * 1024 * 1024)
+        self._rights.configure(config)
+        self._messages.configure(config)
+        self._objects.configure(config)
+
+    def know(self, keyring: Keyring[Caller]) -> None:
+        """Recognise callers by this table from the next request on."""
+        self._callers = Callers(keyring, lambda: self._admission.store_up)
+
+    async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, object_id: str = "") -> None:
+        """Serve one request of an endpoint, whose path names `object_id`."""
+        x = Exchange(endpoint, scope, receive, send, self._holding, object_id)
+        x.task = scope[TASK]
+        self.live.add(x)
+        try:
+            await self._journey(x)
+        except ApiError as error:
+            await x.refuse(error, x.gateway_headers(self._config.expose_account))
+        except asyncio.CancelledError:
+            if not x.interrupted:
+                x.outcome, x.cause = "client_gone", "client"
+                raise
+            x.cause = x.interrupted
+            await x.refuse(broken(Interrupted(x.cause)), x.gateway_headers(self._config.expose_account))
+        except Exception:
+            log.exception("unhandled error", request_id=x.request_id)
+            x.outcome, x.cause = "error", "gateway"
+            await x.refuse(ApiError(500, "The gateway failed to handle this request."), [])
+        finally:
+            self.live.discard(x)
+            self._release_herd(x)
+            self._holding.give(x)
+            self._settlement.settle(x)
+
+    async def _journey(self, x: Exchange) -> None:
+        scope = x.scope
+        head = x.head = read_head(scope["headers"], self._affinity)
+        trace = x.trace = self._trace(head.traceparent)
+        if trace.header is not None:
+            head.continue_trace(trace.header, trace.broken)
+        if head.hosts != 1 and scope["http_version"] == "1.1":
+            raise ApiError(400, "host: exactly one is needed")
+        x.caller = self._callers.authenticate(head)
+        endpoint, method = x.endpoint, scope["method"]
+        if endpoint.at is At.REFUSED:
+            raise ApiError(
+                403, "This part of the API is for the company's administrators; the gateway does not pass it on."
+            )
+        if endpoint.method and method != endpoint.method:
+            raise ApiError(405, f"Method {method} is not allowed here; use {endpoint.method}.")
+        if endpoint.peeks:
+            await self._messages.journey(x, head, x.caller)
+        elif endpoint.at is At.HERE:
+            await self._list_models(x, x.caller)
+        else:
+            await self._objects.journey(x, head, x.caller)
+
+    async def _list_models(self, x: Exchange, caller: Caller) -> None:
+        body = self._rights.models(caller, x.object, x.scope["query_string"])
+        headers = [(b"content-type", b"application/json"), (b"request-id", x.request_id.encode())]
+        await x.answer(200, headers + x.gateway_headers(False), body)
+
+    # Send and judge.
+
+    async def _serve(self, x: Exchange, route: Route, call: Call) -> None:
+        """Ask accounts, step by step, until one answers for good, while nothing but pings has reached the client."""
+        failure: tuple[int, str] | Refusal | None = None  # no exception: a kept one would keep its frames
+        refuse: Refuse | None = None
+        while (not x.started or x.pinged) and not x.interrupted:  # else there is an answer, or this process stops
+            step = route.next(monotonic(), random())
+            if isinstance(step, Wait):
+                await self._pause(x, step.seconds)
+                continue
+            if isinstance(step, Refuse):
+                refuse = step
+                break
+            entry = step.entry
+            account = self._pool.accounts.get(entry.id)
+            tenant = x.caller.tenant if x.caller is not None else ""
+            lease = None if account is None else account.lease_now(tenant)
+            if lease is None and account is not None:
+                lease = await self._wait_for_slot(x, account, tenant, route.tokens)
+                if lease is not None and not route.open_still(entry, monotonic()):
+                    lease.release()
+                    continue
+            if account is None or lease is None:
+                route.full(entry)
+                continue
+            x.lease, x.account = lease, account
+            x.attempts += 1
+            route.sent(entry, monotonic())
+            wait: float | None = None
+            try:
+                result = await self._attempt(x, route, entry, account, call)
+            except NotSent:
+                outcome = Outcome.UNSENT
+            except TransportError as error:
+                if x.response is not None:
+                    x.response.close()
+                    x.response = None
+                x.cause = cause_of(error)
+                x.reached = True
+                self._answered(account.id, call.model, x.cause)
+                outcome, failure = Outcome.BROKEN, words_for(x.cause)
+            else:
+                if result is None:
+                    return
+                outcome, wait = result.outcome, result.head.retry_after
+                denied = isinstance(failure, Refusal) and failure.outcome is Outcome.DENIED
+                if not (denied and outcome in HIDDEN):  # what the client may see says more
+                    failure = result
+            lease.release()
+            x.began = False  # no ping while no upstream has the request
+            repeat = self._config.retry_ambiguous
+            again = route.answered(entry, outcome, wait, monotonic(), random(), repeat)
+            if again:
+                x.failover = x.failover or outcome.value
+            if not again or (x.upload is not None and x.upload.begun):
+                break
+        await self._give_up(x, failure, refuse or route.refuse(monotonic()))
+
+    async def _pause(self, x: Exchange, seconds: float) -> None:
+        """Wait for a limit, without a slot; a client that goes ends it."""
+        began = perf_counter()
+        self._router.waiting += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._router.waiting -= 1
+            x.queued += perf_counter() - began
+
+    async def _wait_for_slot(self, x: Exchange, account: Account, tenant: str, tokens: float) -> Lease | None:
+        """A slot of a full account, in the tenant's turn; all waits of one request for slots together are bounded."""
+        now = perf_counter()
+        if not x.slot_until:
+            x.slot_until = now + SLOT_WAIT
+        try:
+            return await account.lease(max(0.0, x.slot_until - now), tenant, tokens, batch=not x.endpoint.peeks)
+        finally:
+            x.queued += perf_counter() - now
+
+    async def _attempt(self, x: Exchange, route: Route, entry: Entry, account: Account, call: Call) -> Refusal | None:
+        """One exchange with one account. None means that the client has its answer."""
+        response = x.response = await self._send(x, account, call)
+        status = response.status
+        self._answered(account.id, call.model, str(status))
+        outcome = judge(status)
+        head = AnswerHead(response.headers)
+        if head.about:
+            self._observe(route, account, head)
+        if outcome is not Outcome.SERVED:
+            x.sent = False  # refused, so not billed
+            return await self._set_aside(x, response, head, outcome)
+        x.upstream_request_id = head.request_id.decode("latin-1")
+        if not x.endpoint.peeks:
+            self._note_served(x, route, entry)
+            await self._objects.take(x, response, head)
+            return None
+        if head.kind.startswith(b"text/event-stream"):
+            if x.endpoint.events:
+                return await self._relay_stream(x, route, entry, account, response, head)
+            self._note_served(x, route, entry)
+            headers = head.visible + x.gateway_headers(self._config.expose_account)
+            await relay_through(x, response, headers, x.meter.count)
+            return None
+        if not head.kind.startswith(b"application/json"):
+            return await self._set_aside(x, response, head, Outcome.IMPROPER)
+        reason = self._note_served(x, route, entry)
+        if reason:
+            await self._settle_in(x, route, entry, reason)
+        if x.started:  # the head of a stream went out with a ping, yet the answer is none
+            x.sent = not x.meter.read_json(await _read_bounded(response) or b"")
+            raise ApiError(502, "The upstream did not answer with a stream.")
+        headers = head.visible + x.gateway_headers(self._config.expose_account)
+        await relay_whole(x, response, headers, partial(self._own, x))
+        return None
+
+    async def _own(self, x: Exchange, produced: list[Produced]) -> None:
+        """What an answer brings is its caller's from now on."""
+        for kind, object_id in produced:
+            if x.caller is not None and x.account is not None and object_id not in x.names:
+                x.names |= {object_id}
+                await self._owners.created(x.caller, object_id, x.account.workspace, LIFETIMES.get(kind, 0))
+
+    def _observe(self, route: Route, account: Account, head: AnswerHead) -> None:
+        """What an answer's head says of the account and its limits: read now and then, and whenever it is a refusal."""
+        domain, now = route.domain, monotonic()
+        if domain is not None and (now >= domain.look_at or head.retry_after is not None):
+            domain.look_at = now + _LOOK_EVERY
+            limits = head.limits
+            for index, kind in enumerate(LIMIT_KINDS):
+                limit, remaining = limits[2 * index], limits[2 * index + 1]
+                if limit is not None and remaining is not None:
+                    domain.observe(kind, limit, remaining, now)
+        if now >= account.note_at:
+            account.note_at = now + _NOTE_EVERY
+            notes = head.notes
+            account.note(notes)
+            self._pool.check_identity(account, notes)
+            if now >= account.tell_at:
+                account.tell_at = now + _TELL_EVERY
+                self._router.tell(Noted(account.id, readable_notes(account)))
+
+    async def _send(self, x: Exchange, account: Account, call: Call) -> Response:
+        sent = perf_counter()
+        if not x.choose_time:
+            x.choose_time = max(0.0, sent - x.t0 - x.body_time - x.admit_time - x.queued)
+        remaining = self._config.timeouts.total - (sent - x.t0)
+        if remaining <= 0:
+            raise ApiError(504, "The request could not be served in time.")
+        x.response = None
+        x.began = x.sent = True
+        outgoing = account.provider.prepare(call)
+        try:
+            response = await account.transport.send(
+                outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=remaining
+            )
+            x.reached = True
+            return response
+        except Withdrawn:
+            x.sent = False
+            raise
+        except NotSent:
+            x.sent = False
+            self._answered(account.id, call.model, "not_sent")
+            raise
+        finally:
+            x.response_began = perf_counter()
+            x.waited += x.response_began - sent
+            if x.upload is not None:
+                x.patient_from = x.response_began
+
+    async def _relay_stream(
+        self, x: Exchange, route: Route, entry: Entry, account: Account, response: Response, head: AnswerHead
+    ) -> Refusal | None:
+        relay = StreamRelay(x, response, account.provider.framing(response.headers), partial(self._own, x))
+        opened = perf_counter()
+        error = await relay.open()
+        x.waited += perf_counter() - opened
+        if error:
+            response.close()
+            x.response = None
+            x.sent = False
+            x.meter.error = ""
+            return Refusal(200, head, relay.opening, judge_event(error), event=True)
+        reason = self._note_served(x, route, entry)
+        if reason:
+            await self._settle_in(x, route, entry, reason)
+        if x.meter.started:
+            x.renewed = perf_counter()
+            if not route.warm or route.warm_for < _WARM_ENOUGH:
+                self._settlement.renew(x, 0.0, x.meter.usage.total_input)
+        x.forget_request()
+        await relay.run(head.visible + x.gateway_headers(self._config.expose_account))
+        if x.outcome == "interrupted" and x.cause in ("upstream", "timeout"):
+            route.broke(entry, monotonic())
+        return None
+
+    async def _set_aside(self, x: Exchange, response: Response, head: AnswerHead, outcome: Outcome) -> Refusal:
+        """Read a refusal whole, so that its connection is free and it can still be passed on."""
+        status = response.status  # a closed response may already be another exchange's
+        body: bytes | None = None
+        try:
+            async with asyncio.timeout(_REFUSAL_WAIT):
+                body = await _read_bounded(response)
+        except (TimeoutError, Interrupted):
+            body = None
+        response.close()
+        x.response = None
+        return Refusal(status, head, body, judge_body(outcome, body or b""))
+
+    def _note_served(self, x: Exchange, route: Route, entry: Entry) -> str:
+        """An account's answer is about to go to the client: whom it helps. Returns why the conversation now lives
+        there, "" if nothing has changed."""
+        reason = route.served(entry, monotonic())
+        if x.herd is not None:
+            reason = reason or "leads"
+        return reason
+
+    async def _settle_in(self, x: Exchange, route: Route, entry: Entry, reason: str) -> None:
+        """Bind the conversation to the workspace that serves it now, and let those who wait for its cache go."""
+        if reason != "leads" and x.binding is not None:
+            await self._admission.rebind(x.binding, route, entry.workspace, reason)
+        if x.herd is not None:
+            self._settlement.renew(x, 0.0, 0)
+            self._release_herd(x)
+
+    def _release_herd(self, x: Exchange) -> None:
+        if x.herd is not None and x.binding is not None:
+            self._herd.release((x.binding.key, x.binding.model), x.herd)
+            x.herd = None
+
+    async def _give_up(self, x: Exchange, failure: tuple[int, str] | Refusal | None, refuse: Refuse) -> None:
+        """Nobody is left to ask: pass on the last answer, or say what it means where it was about an account."""
+        if isinstance(failure, tuple):
+            raise ApiError(*failure)
+        if failure is None or failure.outcome in HIDDEN:
+            if refuse.status == 404:
+                raise ApiError(404, f"model: {x.model}")
+            limited = refuse.status == 429
+            full = not limited and x.route is not None and x.route.away == FULL
+            raise ApiError(
+                refuse.status,
+                ALL_LIMITED if limited else NO_ACCOUNT,
+                retry_after=retry_after(refuse.seconds),
+                limit=("account", "rate_limit") if limited else ("account", "concurrency") if full else ("", ""),
+            )
+        status, head, body = failure.status, failure.head, failure.body
+        x.outcome = "error"
+        x.upstream_request_id = head.request_id.decode("latin-1")
+        headers = head.visible + x.gateway_headers(self._config.expose_account)
+        if failure.event and body is not None:
+            if not x.started:
+                await x.start(200, headers)
+            await x.write(body, more=False)
+            return
+        if status < 400 or body is None or not head.kind.startswith(b"application/json"):
+            raise ApiError(status if status in TYPES else 502, "The upstream gave no proper answer.")
+        if x.started:
+            await x.write(b"event: error\ndata: " + b" ".join(body.splitlines()) + b"\n\n", more=False)
+            return
+        if head.retry_after is not None:
+            headers.append((b"retry-after", b"%d" % retry_after(head.retry_after)))
+        await x.answer(status, headers, body)
+
+
+async def _read_bounded(response: Response) -> bytes | None:
+    """The whole body, None if it is longer than MAX_REFUSAL."""
+    parts = []
+    size = 0
+    while size < MAX_REFUSAL and (data := await response.read()):
+        parts.append(data)
+        size += len(data)
+    return b"".join(parts) if size < MAX_REFUSAL else None

@@ -1,0 +1,122 @@
+"""A request body that passes through without being held: read from the client as the upstream takes it.
+
+What looks at it on the way sees every byte before the upstream does, and may end it. It does not know accounts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from gateway.core.wire.decoding import Decoder
+from gateway.core.wire.scan import Scanner
+from gateway.errors import ApiError
+from gateway.listen.cycle import Receive
+
+_SLICE = 4096  # bytes of a compressed body that are looked at in one go
+
+Look = Callable[[bytes, bool], Awaitable[None]]
+
+
+class Upload:
+    """The body of one request, an `upstream.transport.Upload`; `size` is its content-length, None if it has none.
+
+    `read` and `gather` raise ApiError(413) beyond `limit` bytes, CancelledError when the client has gone, and what
+    `look` raises, which is shown each piece as it arrives, and whether it is the last. `hold` is told how many bytes
+    more (or less) are kept here. `read` raises ApiError(408) after `patience` seconds of the client's silence: while it
+    reads, the request has a slot of its account.
+    """
+
+    def __init__(
+        self,
+        receive: Receive,
+        size: int | None,
+        limit: int,
+        patience: float,
+        hold: Callable[[int], None],
+        look: Look | None = None,
+    ) -> None:
+        self.size = size
+        self.begun = False
+        self.received = 0
+        self._receive = receive
+        self._limit = limit
+        self._patience = patience
+        self._hold = hold
+        self._look = look
+        self._held: deque[bytes] = deque()
+        self._more = True
+
+    async def gather(self, most: int) -> bytes | None:
+        """Read and keep up to `most` bytes; returns the body if that is all of it."""
+        while self._more and self.received < most:
+            piece = await self._next()
+            if piece:
+                self._hold(len(piece))
+                self._held.append(piece)
+        return None if self._more else b"".join(self._held)
+
+    async def read(self) -> bytes:
+        """The next piece, b"" at the end."""
+        self.begun = True
+        if self._held:
+            self._hold(-len(self._held[0]))
+            return self._held.popleft()
+        try:
+            async with asyncio.timeout(self._patience):
+                while self._more:
+                    piece = await self._next()
+                    if piece:
+                        return piece
+        except TimeoutError:
+            raise ApiError(408, "The request's body took too long to arrive.") from None
+        return b""
+
+    async def _next(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise asyncio.CancelledError
+        piece: bytes = message.get("body", b"")
+        self._more = message.get("more_body", False)
+        self.received += len(piece)
+        if self.received > self._limit:
+            raise too_large(self._limit)
+        if self._look is not None:
+            await self._look(piece, not self._more)
+        return piece
+
+
+def too_large(limit: int) -> ApiError:
+    """What a client is told whose body is larger than `limit` bytes."""
+    return ApiError(413, f"Request body is larger than {limit / 1024 / 1024:g} MB.")
+
+
+class Inspection:
+    """Looks through a JSON body as it passes, compressed or not; `judge(models, ids)` is told of those that are new,
+    and may raise."""
+
+    def __init__(self, encoding: bytes, limit: int, judge: Callable[[set[str], set[str]], Awaitable[None]]) -> None:
+        self._decoder = None if encoding in (b"", b"identity") else Decoder(encoding, limit)
+        self._scanner = Scanner()
+        self._judge = judge
+        self._models: set[str] = set()
+        self._ids: set[str] = set()
+
+    async def look(self, piece: bytes, last: bool) -> None:
+        """See one piece."""
+        scanner, decoder = self._scanner, self._decoder
+        if decoder is None:
+            scanner.feed(piece)
+        else:
+            for start in range(0, len(piece), _SLICE):
+                scanner.feed(decoder.feed(piece[start : start + _SLICE]))
+                if start:
+                    await asyncio.sleep(0)
+            if last:
+                decoder.finish()
+        if len(scanner.models) > len(self._models) or len(scanner.ids) > len(self._ids):
+            models, ids = scanner.models - self._models, scanner.ids - self._ids
+            self._models |= models
+            self._ids |= ids
+            await self._judge(models, ids)

@@ -1,0 +1,82 @@
+"""Once a second, for the requests on their way: pings in silence, renewal of long streams, an end to what is late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from time import perf_counter
+from typing import Any
+
+import structlog
+
+from gateway.config.schema import Config
+from gateway.worker.callers.limits import Accounting
+from gateway.worker.head import HeaderList
+from gateway.worker.request.exchange import Exchange
+from gateway.worker.request.settlement import Settlement
+
+log = structlog.get_logger("gateway.upkeep")
+
+_KEEP_EVERY = 12.0  # seconds after which slots of callers are kept for another while
+_RENEW_EVERY = 60.0  # seconds after which a running stream says again that its cache is warm
+
+
+class Upkeep:
+    """Of the exchanges in `live`."""
+
+    def __init__(self, config: Config, live: set[Exchange], settlement: Settlement, accounting: Accounting) -> None:
+        self._live = live
+        self._accounting = accounting
+        self._keep_at = perf_counter() + _KEEP_EVERY
+        self.configure(config)
+        self._settlement = settlement
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def configure(self, config: Config) -> None:
+        """Follow a new configuration."""
+        self._timeouts = config.timeouts
+
+    def tick(self) -> None:
+        """Look at every request once."""
+        now = perf_counter()
+        if now >= self._keep_at:
+            self._keep_at = now + _KEEP_EVERY
+            self._accounting.renew([x.asked for x in self._live if x.asked is not None and x.asked.noted])
+        for x in list(self._live):
+            if x.stream and x.meter.started and now - x.renewed > _RENEW_EVERY:
+                x.renewed = now
+                self._settlement.renew(x, 0.0, x.meter.usage.total_input)
+            if x.stream and x.began and now - x.last_sent > self._timeouts.ping:
+                self._spawn(x.ping(self._ping_headers(x)))
+            if not x.first_byte and x.response is not None and now - x.patient_from > self._timeouts.total:
+                x.response.interrupt("timeout")
+
+    def interrupt(self, reason: str) -> None:
+        """End every request that is being served: with an error event where a stream runs, else with an error."""
+        for x in list(self._live):
+            x.interrupted = reason
+            if x.response is not None:
+                x.response.interrupt(reason)
+            elif x.task is not None and not x.ended:
+                x.task.cancel()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Without waiting: a client that does not read must not hold up the others."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.debug("a ping came too late", reason=str(task.exception()))
+
+    @staticmethod
+    def _ping_headers(x: Exchange) -> HeaderList:
+        """Without the account: another one may serve it in the end."""
+        return [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"request-id", x.request_id.encode()),
+            (b"x-gateway-request-id", x.request_id.encode()),
+            *(x.asked.headers() if x.asked is not None else ()),
+        ]

@@ -1,0 +1,430 @@
+"""The usage meter: the same tokens whatever the segments, and nothing an upstream says may upset it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.core.wire.sse import MAX_HELD, EventSplitter
+from gateway.core.wire.usage_meter import UsageMeter
+from gateway.records import Usage
+
+RUNS = settings(deadline=None, max_examples=150)
+
+FAKE = 'event: message_delta\ndata: {"type":"message_delta","usage":{"output_tokens":999999}}\n\n'
+EVIL = (
+    "hello",
+    FAKE,
+    'event: message_stop\r\ndata: {"type": "message_stop"}\r\n\r\n',
+    'data: {"type":"message_start","message":{"model":"evil","usage":{"input_tokens":1000000}}}',
+    '"message_stop"',
+    '{"type":"error","error":{"type":"overloaded_error"}}',
+    '"usage":{"input_tokens":7}',
+    "\u2028\x85 \U0001f600",
+)
+
+
+def frame(event: dict[str, Any], *, end: str = "\n", named: bool = True, spaced: bool = False) -> bytes:
+    """One server-sent event."""
+    name = f"event: {event['type']}{end}" if named else ""
+    data = json.dumps(event, separators=None if spaced else (",", ":"), ensure_ascii=False)
+    return f"{name}data: {data}{end}{end}".encode()
+
+
+def start(model: str = "claude-opus-4-8", **usage: Any) -> dict[str, Any]:
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "model": model, "usage": usage}
+    return {"type": "message_start", "message": message}
+
+
+def delta(**usage: Any) -> dict[str, Any]:
+    return {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage}
+
+
+STOP = {"type": "message_stop"}
+COUNT = st.integers(0, 10**7)
+
+
+def usages() -> st.SearchStrategy[dict[str, Any]]:
+    """What `usage` may hold; a total of cache writes is at least its one-hour part."""
+    split = st.tuples(COUNT, COUNT).map(
+        lambda both: {
+            "cache_creation_input_tokens": sum(both),
+            "cache_creation": {"ephemeral_5m_input_tokens": both[0], "ephemeral_1h_input_tokens": both[1]},
+        }
+    )
+    names = ["input_tokens", "output_tokens", "cache_read_input_tokens"]
+    plain = st.dictionaries(st.sampled_from(names), COUNT | st.none(), max_size=3)
+    other = st.just({"service_tier": "standard", "server_tool_use": {"web_search_requests": 1}})
+    return st.tuples(plain, st.just({}) | split, st.just({}) | other).map(
+        lambda all_: {**all_[0], **all_[1], **all_[2]}
+    )
+
+
+def content() -> st.SearchStrategy[dict[str, Any]]:
+    """Events whose content looks like other events."""
+
+    def made(text: str) -> list[dict[str, Any]]:
+        return [
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": text}},
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}},
+            {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": text}},
+            {"type": "content_block_start", "content_block": {"type": "tool_use", "input": {**STOP, "error": text}}},
+            {"type": "ping"},
+            {"type": "content_block_stop", "index": 0, "error": None, "usage": {"output_tokens": 123456}},
+        ]
+
+    return st.sampled_from(EVIL).map(made).flatmap(st.sampled_from)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> tuple[bytes, Usage, int]:
+    """A streamed answer, the usage it tells, and the length up to the end of its message_stop."""
+    style: dict[str, Any] = draw(
+        st.fixed_dictionaries({"end": st.sampled_from(["\n", "\r\n"]), "named": st.booleans(), "spaced": st.booleans()})
+    )
+    said = [draw(usages()) for _ in range(draw(st.integers(1, 3)))]
+    told = [start(**said[0]), *draw(st.lists(content(), max_size=4)), *(delta(**each) for each in said[1:])]
+    if draw(st.booleans()):
+        told.insert(
+            1, {"type": "content_block_delta", "delta": {"type": "text_delta", "text": FAKE * (MAX_HELD // 70)}}
+        )
+    told.append(STOP)
+    expected = Usage()
+    for each in said:
+        expected.input = take(each, "input_tokens", expected.input)
+        expected.output = take(each, "output_tokens", expected.output)
+        expected.cache_read = take(each, "cache_read_input_tokens", expected.cache_read)
+        if "cache_creation" in each:
+            expected.cache_write_5m = each["cache_creation"]["ephemeral_5m_input_tokens"]
+            expected.cache_write_1h = each["cache_creation"]["ephemeral_1h_input_tokens"]
+    stream = b"".join(frame(each, **style) for each in told)
+    after = draw(st.sampled_from([b"", frame(delta(output_tokens=5)), b"data: half"]))
+    return stream + after, expected, len(stream)
+
+
+def take(usage: dict[str, Any], name: str, present: int) -> int:
+    value = usage.get(name)
+    return present if value is None else int(value)
+
+
+def relay(segments: Iterable[bytes]) -> tuple[bytes, UsageMeter]:
+    """What reaches the client, and the meter beside it, as the relay connects splitter and meter."""
+    splitter, meter = EventSplitter(), UsageMeter()
+    out = b""
+    for segment in segments:
+        ready = splitter.feed(segment)
+        if splitter.long_event is not None:
+            if UsageMeter.matters(splitter.long_event):
+                meter.see(splitter.long_event)
+            splitter.long_event = None
+        if UsageMeter.matters(ready):
+            size = meter.see(ready)
+            if meter.stopped:
+                return out + ready[:size], meter
+        meter.count(ready)
+        out += ready
+    return out, meter
+
+
+@RUNS
+@given(answers(), st.lists(st.integers(0, 9999), max_size=16), st.booleans())
+def test_usage_and_relayed_bytes_are_the_same_for_any_partition(answer, where, whole_in_bytes):
+    stream, expected, size = answer
+    if whole_in_bytes and len(stream) < 5000:
+        segments = [stream[i : i + 1] for i in range(len(stream))]
+    else:
+        points = sorted({each * len(stream) // 10_000 for each in where} - {0})
+        segments = [stream[a:b] for a, b in zip([0, *points], [*points, len(stream)], strict=True)]
+    out, meter = relay(segments)
+    assert out == stream[:size]
+    assert meter.usage == expected
+    assert meter.started and meter.stopped and not meter.error
+    assert meter.model == "claude-opus-4-8"
+
+
+@RUNS
+@given(st.lists(content(), min_size=1, max_size=6), st.booleans(), st.booleans(), st.sampled_from([1, 7, 100, 10**6]))
+def test_text_that_looks_like_events_is_not_read(told, named, spaced, size):
+    stream = b"".join(frame(each, named=named, spaced=spaced) for each in told)
+    out, meter = relay(stream[i : i + size] for i in range(0, len(stream), size))
+    assert out == stream
+    assert meter.usage == Usage()
+    assert not (meter.started or meter.stopped or meter.error or meter.model)
+
+
+def test_cumulative_deltas_replace_what_was_told_before():
+    meter = UsageMeter()
+    meter.see(frame(start(input_tokens=10, cache_read_input_tokens=90, output_tokens=1)))
+    meter.see(frame(delta(output_tokens=20)) + frame(delta(output_tokens=35)))
+    assert meter.usage == Usage(input=10, cache_read=90, output=35)
+    meter.see(frame(delta(input_tokens=12, output_tokens=30)))
+    assert meter.usage == Usage(input=12, cache_read=90, output=30)
+
+
+def test_the_split_of_cache_writes_by_lifetime_is_kept_when_only_the_total_is_repeated():
+    meter = UsageMeter()
+    split = {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 400}
+    meter.see(frame(start(input_tokens=1, cache_creation_input_tokens=500, cache_creation=split)))
+    meter.see(frame(delta(cache_creation_input_tokens=500, output_tokens=3)))
+    assert meter.usage == Usage(input=1, cache_write_5m=100, cache_write_1h=400, output=3)
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"cache_creation_input_tokens": 7}, Usage(cache_write_5m=7)),
+        ({"cache_creation": {"ephemeral_5m_input_tokens": 7}}, Usage(cache_write_5m=7)),
+        ({"cache_creation": {"ephemeral_1h_input_tokens": 7}}, Usage(cache_write_1h=7)),
+        ({"cache_creation": None, "cache_creation_input_tokens": None}, Usage()),
+        ({"cache_creation": {}}, Usage()),
+        ({"output_tokens": None}, Usage()),
+        ({}, Usage()),
+    ],
+)
+def test_parts_of_usage_may_be_missing_or_null(usage, expected):
+    meter = UsageMeter()
+    meter.see(frame(start(**usage)))
+    assert meter.started
+    assert meter.usage == expected
+
+
+ODD = st.sampled_from(
+    [None, True, "7", [], {}, {"a": 1}, 1.5, -1, -(10**30), 10**30, 10**400, 2**63, 1e308, "\u0000", [[1]]]
+)
+
+
+@RUNS
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "input_tokens": ODD,
+            "output_tokens": ODD,
+            "cache_read_input_tokens": ODD,
+            "cache_creation_input_tokens": ODD,
+            "cache_creation": ODD | st.fixed_dictionaries({"ephemeral_1h_input_tokens": ODD}),
+        },
+    ),
+    ODD,
+    ODD,
+)
+def test_whatever_stands_in_the_fields_nothing_is_raised_and_counts_stay_countable(usage, model, whole):
+    meter = UsageMeter()
+    for event in (
+        start(**usage), start(model, **usage), delta(**usage), {"type": "message_delta", "usage": whole},
+        {"type": "message_start", "message": whole}, {"type": "error", "error": whole}, {"type": whole}, whole,
+    ):  # fmt: skip
+        meter.see(b"data: " + json.dumps(event).encode() + b"\n\n")
+        assert all(0 <= count < 2**63 for count in counts(meter.usage)), event
+    meter = UsageMeter()
+    meter.read_json(json.dumps({"model": model, "usage": usage}).encode())
+    assert all(0 <= count < 2**63 for count in counts(meter.usage))
+    meter = UsageMeter()
+    meter.read_ends(b"", json.dumps({"model": model, "usage": usage}).encode())
+    assert all(0 <= count < 2**63 for count in counts(meter.usage))
+
+
+def counts(usage: Usage) -> tuple[int, ...]:
+    return usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output
+
+
+@pytest.mark.parametrize("value", [-1, 2**63, 10**30])
+@pytest.mark.parametrize("name", ["input_tokens", "output_tokens", "cache_read_input_tokens"])
+def test_a_count_that_cannot_be_one_is_left_out(name, value):
+    meter = UsageMeter()
+    meter.see(frame(start(**{name: value})))
+    assert meter.usage == Usage()
+
+
+JUNK = st.binary(max_size=200) | st.lists(
+    st.sampled_from(
+        [b'"usage"', b'"usage":{', b'"input_tokens":', b"1", b"{", b"}", b"[", b'"', b"\xff", b"\\", b",", b"data: ",
+         b'{"type":"message_start","message":{', b'{"type":"error"', b'"error":', b"\n\n", b"null", b"9" * 5000]
+    ),
+    max_size=25,
+).map(b"".join)  # fmt: skip
+
+
+@RUNS
+@given(JUNK, JUNK)
+def test_arbitrary_bytes_never_raise(data, more):
+    meter = UsageMeter()
+    assert 0 <= meter.see(data) <= len(data)
+    meter.read_json(data)
+    meter.read_ends(data, more)
+    meter.count(data)
+    meter.estimate()
+
+
+@pytest.mark.parametrize(
+    "inner", [b"[" * 2000 + b"]" * 2000, b'{"a":' * 600 + b"1" + b"}" * 600, b'"\xff"', b"9" * 3000]
+)
+def test_hostile_values_inside_usage_never_raise(inner):
+    meter = UsageMeter()
+    body = b'{"usage":{"output_tokens":5,"x":' + inner + b"}}"
+    meter.read_json(body)
+    meter.read_ends(b"", body)
+    meter.see(b'data: {"type":"message_delta",' + body[1:] + b"\n\n")
+    assert meter.usage.output in (0, 5)
+
+
+# The end, and errors.
+
+
+def test_nothing_behind_message_stop_counts():
+    meter = UsageMeter()
+    stop = frame(start(input_tokens=1)) + frame(STOP)
+    assert meter.see(stop + frame(delta(output_tokens=9)) + b"data: x") == len(stop)
+    assert meter.stopped
+    assert meter.usage.output == 0
+
+
+def test_without_message_stop_all_bytes_count():
+    meter = UsageMeter()
+    data = frame(start(input_tokens=1)) + frame({"type": "ping"})
+    assert meter.see(data) == len(data)
+    assert not meter.stopped
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ({"type": "overloaded_error", "message": "x"}, "overloaded_error"),
+        ({"type": ""}, "api_error"),
+        ({}, "api_error"),
+        (None, "api_error"),
+    ],
+)
+def test_an_error_event_is_known_by_its_type_if_it_has_one(error, kind):
+    meter = UsageMeter()
+    meter.see(frame({"type": "error", "error": error}))
+    assert meter.error == kind
+    assert not meter.started
+
+
+def test_what_cannot_matter_is_not_looked_at():
+    assert not UsageMeter.matters(frame({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "hi"}}))
+    assert not UsageMeter.matters(frame({"type": "ping"}))
+    assert (
+        UsageMeter.matters(frame(start(), spaced=True))
+        and UsageMeter.matters(frame(delta()))
+        and UsageMeter.matters(frame(STOP))
+    )
+    assert UsageMeter.matters(frame({"type": "error", "error": {}}))
+
+
+# Estimates.
+
+
+def test_an_estimate_is_a_quarter_of_the_text_that_passed():
+    meter = UsageMeter()
+    for _ in range(50):
+        meter.count(
+            frame({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a" * 40}})
+        )
+    meter.estimate()
+    assert 400 <= meter.usage.output <= 600
+
+
+@pytest.mark.parametrize("text", ["", "a", "Hello", 'say \\"hi\\": \\":\\"', "}} }"])
+@pytest.mark.parametrize("pad", [0, 1, 15])
+@pytest.mark.parametrize("several", [False, True])
+def test_blanks_behind_a_text_are_not_of_it(text, pad, several):
+    event = (
+        b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":'
+        b'{"type":"text_delta","text":"%b"}%b}\n\n' % (text.encode(), b" " * pad)
+    )
+    meter = UsageMeter()
+    meter.count(event * (2 if several else 1))
+    assert meter.passed_bytes == len(text) * (2 if several else 1)
+
+
+@RUNS
+@given(st.lists(JUNK, max_size=5), COUNT)
+def test_an_estimate_is_never_less_than_what_was_told_nor_below_zero(passed, told):
+    meter = UsageMeter()
+    meter.see(frame(start(output_tokens=told)))
+    for each in passed:
+        meter.count(each)
+    meter.estimate()
+    assert meter.usage.output >= told
+
+
+# Whole JSON answers.
+
+
+def answer(**usage: Any) -> bytes:
+    return json.dumps(
+        {
+            "id": "msg_1", "type": "message", "model": "claude-haiku-4-5", "usage": usage,
+            "content": [{"type": "tool_use", "input": {"usage": {"input_tokens": 1_000_000}}}],
+            "stop_reason": "end_turn",
+        }
+    ).encode()  # fmt: skip
+
+
+@RUNS
+@given(usages())
+def test_a_json_answer_tells_the_same_as_a_stream(usage):
+    streamed, whole = UsageMeter(), UsageMeter()
+    streamed.see(frame(start(**usage)))
+    assert whole.read_json(answer(**usage))
+    assert whole.usage == streamed.usage
+    assert whole.started
+    assert whole.model == "claude-haiku-4-5"
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b"null", b"x", b'{"usage":null}', b'{"usage":7}', b'{"usage":{}'])
+def test_a_body_without_usage_says_so(body):
+    meter = UsageMeter()
+    assert not meter.read_json(body)
+    assert meter.usage == Usage()
+    assert not meter.started
+
+
+LATE = b'"stop_reason":"end_turn","usage":{"input_tokens":3,"cache_creation":{"ephemeral_1h_input_tokens":4},'
+LATE += b'"output_tokens":5}}'
+
+
+@pytest.mark.parametrize("cut", range(0, 40, 8))
+def test_a_long_answer_is_read_from_its_end_wherever_that_is_cut(cut):
+    meter = UsageMeter()
+    assert meter.read_ends(b'{"id":"msg_1","content":[{"text":"' + b"x" * 100, b"xxxxx" * cut + b'"}],' + LATE)
+    assert meter.usage == Usage(input=3, cache_write_1h=4, output=5)
+    assert meter.started
+
+
+def test_a_long_answer_that_tells_its_usage_first_is_read_from_its_head():
+    meter = UsageMeter()
+    assert meter.read_ends(b'{"usage":{"input_tokens":3,"output_tokens":5},"content":[{"text":"', b'yyyy"}]}')
+    assert meter.usage == Usage(input=3, output=5)
+
+
+def test_usage_that_is_cut_in_two_is_not_read():
+    meter = UsageMeter()
+    assert not meter.read_ends(b'{"content":"', LATE[:-6])
+    assert not meter.read_ends(b'{"content":"', LATE[30:])
+    assert meter.usage == Usage()
+
+
+def test_text_about_usage_in_a_long_answer_is_not_usage():
+    meter = UsageMeter()
+    text = json.dumps('"usage":{"input_tokens":1000000}').encode()
+    assert meter.read_ends(b"", b'"text":' + text + b"}]," + LATE)
+    assert meter.usage.input == 3
+    meter = UsageMeter()
+    assert not meter.read_ends(b"", b'"text":' + text + b"}]}")
+
+
+def test_where_and_how_fast_an_answer_was_made_is_kept_for_its_price():
+    meter = UsageMeter()
+    meter.read_json(b'{"usage": {"input_tokens": 1, "output_tokens": 1, "inference_geo": "us", "speed": "fast"}}')
+    assert (meter.usage.us, meter.usage.fast) == (True, True)
+    meter = UsageMeter()
+    meter.read_json(b'{"usage": {"input_tokens": 1, "output_tokens": 1, "inference_geo": "global"}}')
+    assert (meter.usage.us, meter.usage.fast) == (False, False)

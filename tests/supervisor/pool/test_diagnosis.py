@@ -1,0 +1,128 @@
+"""How accounts stand, in words: each cause has its sentence, and says when it may be over."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.routing.broadcast import Closed, Out
+from gateway.core.routing.health import TRIAL, Cause
+from gateway.core.routing.outcomes import Outcome
+from gateway.supervisor.pool.diagnosis import STATES, diagnose, fault, full_in, headroom
+from tests.core.routing.routing_kit import HOME, NOW, OTHER, WALL, account, router
+
+
+def test_an_account_that_serves_says_so():
+    told = diagnose(router(), HOME, NOW, WALL)
+    assert (told.state, told.reason, told.until) == ("available", "", 0.0)
+    assert told.why == "It serves requests."
+
+
+@pytest.mark.parametrize("cause", list(Cause))
+def test_an_outage_says_what_the_upstream_said_and_when_it_is_tried_again(cause):
+    over = router()
+    over.heard(Out("home", cause, 60.0), NOW)  # of the account, or of its organization: both are called so
+    told = diagnose(over, HOME, NOW, WALL)
+    assert (told.state, told.reason, told.until) == ("out", cause, NOW + 60.0)
+    assert len(told.why) > 20
+    assert diagnose(over, OTHER, NOW, WALL).state == "available"
+
+
+def test_the_cause_that_still_lasts_is_the_one_that_is_named():
+    over = router()
+    over.heard(Out("home", Cause.UNREACHABLE, 10.0), NOW)
+    over.heard(Out("home", Cause.BILLING, 60.0), NOW)
+    assert diagnose(over, HOME, NOW + 30.0, WALL + 30.0).reason == Cause.BILLING
+
+
+@pytest.mark.parametrize("cause", list(Cause))
+def test_an_account_whose_pause_is_over_is_out_until_an_answer_shows_otherwise(cause):
+    over = router()
+    over.heard(Out("home", cause, 60.0), NOW)
+    during, after = diagnose(over, HOME, NOW + 59.0, WALL), diagnose(over, HOME, NOW + 60.0, WALL)
+    assert (after.state, after.reason, after.until) == ("out", cause, 0.0)
+    assert "request tries it" in after.why and after.why != during.why
+    assert over.state(HOME, "", "", 0.0, True, NOW + 60.0)[0] == "", "it may be tried all the same"
+    over.try_again(HOME, NOW + 61.0)
+    assert diagnose(over, HOME, NOW + 62.0, WALL).until == NOW + 61.0 + TRIAL
+    over.served(HOME, None, NOW + 63.0)
+    assert diagnose(over, HOME, NOW + 63.0, WALL).state == "available"
+
+
+def test_of_two_causes_whose_pauses_are_over_the_later_one_is_named():
+    over = router()
+    over.heard(Out("home", Cause.UNREACHABLE, 10.0), NOW)
+    over.heard(Out("home", Cause.BILLING, 60.0), NOW)
+    assert {diagnose(over, HOME, NOW + at, WALL).reason for at in (5.0, 61.0, 4000.0)} == {Cause.BILLING}
+
+
+@pytest.mark.parametrize("state", ["disabled", "draining"])
+def test_what_an_operator_has_set_is_said_rather_than_an_outage(state):
+    entry = account("home", state=state)
+    over = router(entry)
+    over.heard(Out("home", Cause.BILLING, 60.0), NOW)
+    assert {diagnose(over, entry, NOW + at, WALL).state for at in (0.0, 61.0)} == {state}
+
+
+def test_a_limit_that_is_reached_names_the_models_and_when_the_first_opens():
+    over = router()
+    over.heard(Closed("home", "opus", 50.0), NOW)
+    over.heard(Closed("home", "haiku", 20.0), NOW)
+    told = diagnose(over, HOME, NOW, WALL)
+    assert (told.state, told.reason, told.until) == ("limited", "opus, haiku", NOW + 20.0)
+    assert "haiku and opus" in told.why
+
+
+def test_a_drain_says_when_it_ends_and_that_it_has():
+    entry = account("home", state="draining", drain_until=WALL + 60.0)
+    told = diagnose(router(entry), entry, NOW, WALL)
+    assert (told.state, told.until) == ("draining", NOW + 60.0)
+    over = diagnose(router(entry), entry, NOW + 61.0, WALL + 61.0)
+    assert (over.state, over.until) == ("draining", 0.0)
+    assert over.why != told.why
+    endless = account("home", state="draining")
+    assert diagnose(router(endless), endless, NOW, WALL).until == 0.0
+
+
+def test_what_is_switched_off_says_so():
+    entry = account("home", state="disabled")
+    assert diagnose(router(entry), entry, NOW, WALL).state == "disabled"
+
+
+def test_a_model_that_it_may_not_use_is_named_though_it_serves():
+    over = router()
+    over.no_model(HOME, "claude-opus-9", NOW)
+    told = diagnose(over, HOME, NOW, WALL)
+    assert told.state == "available"
+    assert "claude-opus-9" in told.why
+
+
+def test_what_is_left_of_limits_says_when_all_of_it_is_back():
+    over = router()
+    domain = over.domain("home", "haiku")
+    domain.observe("requests", 60, 30, NOW)
+    domain.observe("input", 1000, 1000, NOW)
+    assert headroom(over, "home", NOW, WALL) == [
+        {"class": "haiku", "limit": "requests", "remaining": 30, "of": 60, "ratio": 0.5,
+         "resets_at": "2023-11-14T22:13:50Z"},
+        {"class": "haiku", "limit": "input_tokens", "remaining": 1000, "of": 1000, "ratio": 1.0, "resets_at": None},
+    ]  # fmt: skip
+    over.learn(HOME, "haiku", "haiku", Outcome.LIMITED, 90.0, NOW)
+    assert {row["resets_at"] for row in headroom(over, "home", NOW, WALL)} == {"2023-11-14T22:14:50Z"}
+    assert headroom(over, "other", NOW, WALL) == []
+
+
+def test_a_limit_is_whole_when_it_has_refilled_and_is_open():
+    assert full_in(30.0, 60.0, 0.0) == 30.0
+    assert full_in(30.0, 60.0, 45.0) == 45.0
+    assert full_in(60.0, 60.0, 0.0) == 0.0
+
+
+def test_what_an_exchange_says_of_an_account():
+    assert [fault(code) for code in ("200", "204", "400", "404", "413", "")] == [None] * 6
+    for code in ("401", "403", "429", "500", "529", "503", "302", "not_sent", "timeout", "upstream", "something_new"):
+        assert fault(code)
+    assert fault("503") == "503: the upstream failed"
+
+
+def test_all_states_are_known():
+    assert {"available", "limited", "out", "draining", "disabled"} == set(STATES)

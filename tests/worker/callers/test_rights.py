@@ -1,0 +1,72 @@
+import json
+from typing import Any
+
+import pytest
+
+from gateway.config.schema import Account, Admin, Caller, Config, Models
+from gateway.errors import ApiError
+from gateway.worker.callers.rights import Rights
+
+
+def caller(*models: str) -> Caller:
+    return Caller(id="alice", models=models)
+
+
+def rights(**fields: Any) -> Rights:
+    config = Config(
+        admin=Admin(token="token-of-a-test"),
+        secret=("s" * 32,),
+        accounts=(Account(id="a", api_key="k", models=("claude-*", "own-model")),),
+        models=Models(aliases={"fast": "claude-haiku-4-5"}),
+    )
+    return Rights(config, lambda model: model.startswith("claude") or model == "own-model")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "model"),
+    [
+        (("*",), "anything"),
+        (("claude-haiku-*",), "claude-haiku-4-5"),
+        (("claude-haiku-*",), "fast"),
+        (("fast",), "fast"),
+        (("a", "own-*"), "own-model"),
+    ],
+)
+def test_a_caller_may_use_what_its_patterns_name_or_what_an_alias_of_theirs_stands_for(patterns, model):
+    rights().check(caller(*patterns), model)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "model"),
+    [
+        (("claude-haiku-*",), "claude-opus-5"),
+        (("claude-opus-*",), "fast"),
+        (("fast",), "claude-haiku-4-5"),
+        (("Claude-haiku-4-5",), "claude-haiku-4-5"),
+    ],
+)
+def test_anything_else_is_refused_and_named(patterns, model):
+    with pytest.raises(ApiError, match=model) as refused:
+        rights().check(caller(*patterns), model)
+    assert (refused.value.status, refused.value.kind) == (403, "permission_error")
+
+
+def test_what_stands_as_a_model_in_a_body_counts_if_it_may_be_one():
+    allowed = caller("claude-haiku-*")
+    rights().check_named(allowed, "Tesla")
+    for model in ("claude-opus-5", "claude-unheard-of", "own-model"):
+        with pytest.raises(ApiError):
+            rights().check_named(allowed, model)
+
+
+def test_a_caller_sees_the_models_that_it_may_use():
+    def seen(*patterns: str) -> list[str]:
+        page = json.loads(rights().models(caller(*patterns), "", b"limit=1000"))
+        return [model["id"] for model in page["data"]]
+
+    assert seen("claude-haiku-4-5") == ["claude-haiku-4-5", "fast"]
+    assert "own-model" in seen("*") and "claude-opus-5" in seen("*")
+    assert json.loads(rights().models(caller("*"), "fast", b""))["id"] == "fast"
+    with pytest.raises(ApiError) as unknown:
+        rights().models(caller("claude-haiku-*"), "claude-opus-5", b"")
+    assert unknown.value.status == 404
