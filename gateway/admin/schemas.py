@@ -202,7 +202,7 @@ _KEY = {
 CALLER = record(**_CALLER, keys=many(record(**_KEY)))
 KEY = record(**{**_CALLER, **_KEY})
 _SHOWN_ONCE = {**TEXT, "description": "the key itself, which is shown this once"}
-NEW_KEY = record(**{**_CALLER, **_KEY}, key=_SHOWN_ONCE)
+NEW_KEY = record(**{**_CALLER, **_KEY}, key=_SHOWN_ONCE, warnings=many(TEXT))
 ROTATED_KEY = record(**{**_CALLER, **_KEY}, key=_SHOWN_ONCE, replaces=record(**_KEY))
 _TOKENS = {
     "requests": COUNT,

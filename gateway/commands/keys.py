@@ -89,6 +89,8 @@ def create(
         "expires_in": expires,
     }
     made = admin_of(config, url, token_file).ask("POST", "keys", _given(body))
+    for warning in made.get("warnings", ()):  # an older gateway gives none
+        typer.echo(f"warning: {warning}", err=True)
     _hand_out(made, f"{made['id']} of {made['caller']}", as_json)
 
 

@@ -6,7 +6,6 @@ of which a dollar per million is a thousand. It knows nothing of accounts, nor w
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ import msgspec
 
 from gateway.config import checks as check
 from gateway.config.rules import BAD, Number, Reader, Table, Text
-from gateway.config.sections import Frozen, Section
+from gateway.config.sections import Frozen, Section, nearest
 from gateway.config.source import Node, join
 from gateway.core.spending.pricing import Catalogue, Model, Price
 from gateway.data import load_catalogue
@@ -137,9 +136,7 @@ def _model(name: str, entry: ModelEntry, known: Catalogue) -> Model:
 
 
 def _nearest(name: str, known: Catalogue) -> str:
-    ids = [model.id for model in known]
-    near = difflib.get_close_matches(name.lower(), ids, n=1, cutoff=0.6)
-    return f'did you mean "{near[0]}"?' if near else f"its models: {', '.join(ids)}"
+    return nearest(name, [model.id for model in known], "its models")
 
 
 def _price(entry: ModelEntry, base: Price | None) -> Price:

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,8 +22,8 @@ import msgspec
 
 from gateway.config import checks as check
 from gateway.config.catalogue import MODELS, ModelEntry, Models, merged, model_warnings
-from gateway.config.rules import Choice, Flag, Many, Moment, Number, Reader, Table, Text
-from gateway.config.sections import Derived, Expression, Field, Frozen, Section, redacted
+from gateway.config.rules import BAD, Choice, Flag, Many, Moment, Number, Reader, Table, Text
+from gateway.config.sections import Derived, Expression, Field, Frozen, Section, nearest, redacted
 from gateway.config.source import ConfigError, Node, Problem, parse, read_text
 from gateway.core.routing.document import STATES
 from gateway.core.spending.pricing import Catalogue
@@ -32,6 +32,7 @@ __all__ = [
     "ADMIN", "ROLES", "Account", "Admin", "AdminToken", "Affinity", "Budget", "Caller", "CallerLimits", "Config",
     "ConfigError", "Limits", "Log", "ModelEntry", "Models", "Team", "Timeouts", "Tracing", "catalogue_of",
     "config_warnings", "decode", "describe", "encode", "load", "load_default_path", "parse_listen", "schema",
+    "undefined_team",
 ]  # fmt: skip
 
 load_default_path = Path("gateway.yaml")
@@ -337,6 +338,9 @@ class Config(Frozen, frozen=True, kw_only=True):
     accounts: Annotated[tuple[Account, ...], Many(Section(Account), least=1), "the pool of upstream accounts"]
     keys: Annotated[tuple[Caller, ...], Many(_CALLER), "the callers and their gateway keys"] = ()
     teams: Annotated[tuple[Team, ...], Many(Section(Team)), "teams that have limits of their own"] = ()
+    teams_strict: Annotated[
+        bool, Flag(), "a caller's team that teams does not define is an error instead of a warning"
+    ] = False
     affinity: Annotated[Affinity, "how conversations are recognised"] = Affinity()
     models: Annotated[Models, MODELS, "model names, and entries for the catalogue"] = Models()
     timeouts: Annotated[Timeouts, "timeouts in seconds"] = Timeouts()
@@ -375,7 +379,18 @@ def _config(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> An
     if address == admin and parse_listen(address)[1]:
         line = next((node.value[name].line for name in ("listen", "admin") if name in node.value), node.line)
         return reader.fail(line, "listen", "the same address as admin.listen; the two listeners need one each")
-    return values
+    return _teams_are_defined(reader, node, values) if values["teams_strict"] else values
+
+
+def _teams_are_defined(reader: Reader, node: Node, values: dict[str, Any]) -> Any:
+    defined = [team.id for team in values["teams"]]
+    wrong = False
+    for number, caller in enumerate(values["keys"]):
+        problem = undefined_team(caller.team, defined)
+        if problem:
+            line = node.value["keys"].node.value[number].value["team"].line
+            wrong = reader.fail(line, f"keys[{number}].team", problem) is BAD
+    return BAD if wrong else values
 
 
 _ROOT = Section(Config, finish=_config)
@@ -434,6 +449,14 @@ def catalogue_of(config: Config) -> Catalogue:
     return merged(config.models)
 
 
+def undefined_team(team: str | None, defined: Collection[str]) -> str:
+    """What is wrong with a caller's team where these are `defined`, for people; "" if nothing."""
+    if team is None or team in defined:
+        return ""
+    words = f'team "{team}" is not defined under teams, so that it has no limits'
+    return f"{words}; {nearest(team, defined, 'those that are')}" if defined else words
+
+
 def config_warnings(config: Config) -> list[str]:
     """What is allowed and yet hardly meant, one line each, without secrets."""
     warnings = []
@@ -456,6 +479,9 @@ def config_warnings(config: Config) -> list[str]:
     for caller in config.keys:
         if caller.share == "team" and caller.team is None:
             warnings.append(f"key {caller.id}: it has no team to share with")
+    defined = [team.id for team in config.teams]
+    for team in sorted({caller.team for caller in config.keys if caller.team is not None}.difference(defined)):
+        warnings.append(undefined_team(team, defined))
     holders: dict[str, str] = {}
     organizations: defaultdict[str, set[str]] = defaultdict(set)
     for account in config.accounts:

@@ -7,7 +7,7 @@ defaults, checks, help and schema cannot disagree.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final, get_args, get_type_hints
@@ -93,7 +93,7 @@ class Section:
         names = [field.name for field in fields]
         for key, entry in node.value.items():
             if key not in names:
-                reader.fail(entry.line, join(path, key), f"unknown key; {_nearest(key, names)}")
+                reader.fail(entry.line, join(path, key), f"unknown key; {nearest(key, names, 'known keys here')}")
         values = {field.name: field.read(reader, node, path) for field in fields}
         if any(value is BAD for value in values.values()):
             return BAD
@@ -116,9 +116,11 @@ class Section:
         return redacted(value)
 
 
-def _nearest(key: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.6)
-    return f'did you mean "{near[0]}"?' if near else f"known keys here: {', '.join(names)}"
+def nearest(name: str, names: Collection[str], all_of_them: str) -> str:
+    """What may have been meant by `name`, for a sentence: the one of `names` that is like it, else all of them, which
+    are called so."""
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.6)
+    return f'did you mean "{near[0]}"?' if near else f"{all_of_them}: {', '.join(names)}"
 
 
 def redacted(value: msgspec.Struct) -> dict[str, Any]:

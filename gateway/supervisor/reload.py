@@ -27,9 +27,9 @@ _IMPATIENT = 5.0  # seconds after which a file that never rests is read anyway
 _FRESH = 60.0  # seconds; a file that changed later than that before the start is read once more
 _SHOWN = 20  # changes and problems that a log line names
 RELOADABLE = frozenset({
-    "accounts", "keys", "teams", "admin.token", "admin.tokens", "admin.metrics_open", "affinity.remember",
-    "models.aliases", "models.catalogue", "models.default", "share", "public_url", "trusted_proxies", "expose_account",
-    "retry_ambiguous",
+    "accounts", "keys", "teams", "teams_strict", "admin.token", "admin.tokens", "admin.metrics_open",
+    "affinity.remember", "models.aliases", "models.catalogue", "models.default", "share", "public_url",
+    "trusted_proxies", "expose_account", "retry_ambiguous",
 })  # fmt: skip
 _LISTS = ("accounts", "keys", "teams", "admin.tokens")  # whose members are named one by one
 
@@ -55,6 +55,7 @@ def compare(running: Config, loaded: Config) -> Change:
         accounts=loaded.accounts,
         keys=loaded.keys,
         teams=loaded.teams,
+        teams_strict=loaded.teams_strict,
         admin=msgspec.structs.replace(loaded.admin, listen=running.admin.listen),
         affinity=msgspec.structs.replace(running.affinity, remember=loaded.affinity.remember),
         models=msgspec.structs.replace(

@@ -38,7 +38,7 @@ from gateway.admin.desks.keys import Keys as KeyDesk
 from gateway.admin.desks.levels import Levels
 from gateway.admin.desks.usage import Usage
 from gateway.admin.openapi import documented
-from gateway.config.schema import Caller, Config, encode
+from gateway.config.schema import Caller, Config, encode, undefined_team
 from gateway.core.spending.keyring import Keyring, Stored
 from gateway.listen.bind import bind
 from gateway.listen.server import Server
@@ -159,6 +159,7 @@ class Supervisor:
             loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
         await self.pool.join()
         await self.keys.join()
+        self._warn_of_teams()
         self.board.apply(self.pool.document)
         admin = self._admin_server()
         self._tasks = [
@@ -227,6 +228,14 @@ class Supervisor:
     def _agreed(self) -> None:
         self.board.apply(self.pool.document)
         self._crew.tell(Document(self.pool.document, self.pool.share))
+
+    def _warn_of_teams(self) -> None:
+        """Of callers made at run time, whom no check of the file has seen."""
+        defined = [team.id for team in self.config.teams]
+        for team in sorted({caller.team for caller in self.keys.stored.callers.values() if caller.team is not None}):
+            problem = undefined_team(team, defined)
+            if problem and all(caller.team != team for caller in self.config.keys):
+                log.warning(problem)
 
     def _callers(self) -> set[tuple[str, str]]:
         return {(caller.id, caller.team or "") for caller in self._keyring().callers.values()}

@@ -67,6 +67,8 @@ keys:
     models: ["*"]
     limits: {requests_per_minute: 600, input_tokens_per_minute: 400000, output_tokens_per_minute: 80000,
              concurrency: 20, budget_usd: {day: 50, month: 1000}}
+teams:
+  - {id: research}
 affinity: {header: X-Conversation-Id}
 models: {aliases: {fast: claude-haiku-4-5}}
 timeouts: {connect: 5, first_byte: 580, idle: 240, total: 590, drain: 600, drain_delay: 5}
@@ -121,14 +123,15 @@ def test_the_documented_file_is_read_as_it_says():
                 ),
             ),
         ),
+        teams=(Team(id="research"),),
         models=Models(aliases={"fast": "claude-haiku-4-5"}),
     )  # fmt: skip
 
 
-def test_the_values_of_the_documented_file_are_the_defaults_outside_accounts_and_keys():
+def test_the_values_of_the_documented_file_are_the_defaults_outside_accounts_keys_and_teams():
     full, small = loads(FULL, ENVIRON), loads(SMALL, ENVIRON)
     different = {name for name in Config.__struct_fields__ if getattr(full, name) != getattr(small, name)}
-    assert different == {"accounts", "keys", "models"}
+    assert different == {"accounts", "keys", "teams", "models"}
 
 
 def test_further_defaults():
@@ -228,6 +231,37 @@ def test_a_team_may_have_limits_of_its_own():
         "6: teams[2].id: missing; the `team` of its callers",
         "6: teams[2].limits.concurrency: must be at least 1",
     ]
+
+
+TEAMS = """\
+teams:
+  - {id: research, limits: {budget_usd: {month: 9000}}}
+  - {id: ops}
+"""
+
+
+def test_a_team_that_is_defined_nowhere_is_named_with_the_nearest_one():
+    def said(text):
+        return [each for each in config.config_warnings(loads(text, ENVIRON)) if "team" in each]
+
+    words = 'team "reserch" is not defined under teams, so that it has no limits'
+    assert said(with_key("team: reserch") + TEAMS) == [f'{words}; did you mean "research"?']
+    assert said(with_key("team: reserch")) == [words]
+    assert said(with_key("team: blue") + TEAMS) == [
+        'team "blue" is not defined under teams, so that it has no limits; those that are: research, ops'
+    ]
+    assert said(with_key("team: research") + TEAMS) == said(with_key("") + TEAMS) == []
+    twice = with_key("team: reserch") + "  - {id: bob, key: sk-bob, team: reserch}\n"
+    assert said(twice + TEAMS) == [f'{words}; did you mean "research"?']
+
+
+def test_with_strict_teams_it_is_an_error_at_its_line():
+    text = with_key("team: reserch") + TEAMS + "teams_strict: true\n"
+    assert problems(text) == [
+        '6: keys[0].team: team "reserch" is not defined under teams, so that it has no limits; did you mean "research"?'
+    ]
+    for good in (text.replace("reserch", "research"), with_key("") + TEAMS + "teams_strict: true\n"):
+        assert loads(good, ENVIRON).teams_strict
 
 
 def test_raw_keys_of_callers_are_not_kept():

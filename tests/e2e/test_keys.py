@@ -329,3 +329,30 @@ def test_no_key_is_in_a_log_or_in_the_store(pair: list[Gateway], store: Store):
     with redis.Redis.from_url(f"{store.url}/7", decode_responses=True) as client:
         everything = json.dumps([client.hgetall("{pool}:keys"), client.hgetall("{pool}:callers")])
     assert made["id"] in everything and made["key"][3:25] not in everything
+
+
+def test_teams_without_limits_are_named_at_the_start_and_refused_where_they_are_an_error(
+    launch: Launch, store: Store, sim: Simulator
+):
+    config = {"redis": f"{store.url}/14", "accounts": accounts_of(sim, 1), "teams": [{"id": "research"}]}
+    keys = [{"id": "alice", "key": ALICE, "team": "reserch"}]
+    gateway = launch(keys=keys, **config)
+    made = create(gateway, "made", team="researhc")
+    assert 'did you mean "research"?' in made["warnings"][0]
+    gateway.stop()
+    gateway.start()
+    said = [line["event"] for line in gateway.lines() if "not defined under teams" in line["event"]]
+    assert sum('"reserch"' in each for each in said) == 2  # at both starts
+    assert sum('"researhc"' in each for each in said) == 1
+    gateway.stop()
+    gateway.config["teams_strict"] = True
+    gateway.launch()
+    until(lambda: not gateway.alive(), "its refusal to start")
+    assert 'keys[0].team: team "reserch" is not defined' in gateway.err.read_text()
+    gateway.err.write_text("")
+    gateway.config["keys"][0]["team"] = "research"
+    gateway.start()
+    assert asyncio.run(ask(gateway, message(), key=ALICE)).status == 200
+    answer = asyncio.run(ask(gateway, message(), key=made["key"]))
+    assert "is not defined at this gateway" in assert_error(answer, 403, "permission_error")
+    assert admin(gateway, "POST", "keys", {"caller": "another", "team": "researhc"})[0] == 400

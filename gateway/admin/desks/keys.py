@@ -16,7 +16,7 @@ import structlog
 from gateway.config import checks as check
 from gateway.config.checks import shortened
 from gateway.config.rules import BAD, Number, Reader, Rule, Text, moment_text
-from gateway.config.schema import Caller, Config
+from gateway.config.schema import Caller, Config, undefined_team
 from gateway.config.sections import simple, struct_fields
 from gateway.config.source import Entry, Node, Problem
 from gateway.core.spending.keyring import ACTIVE, EXPIRED, CallerRecord, KeyRecord, Stored
@@ -154,10 +154,11 @@ class Keys:
     # What changes.
 
     async def create(self, body: bytes) -> dict[str, Any]:
-        """Make a key, and its caller if there is none of that id; the key is shown in this answer only.
+        """Make a key, and its caller if there is none of that id; the key is shown in this answer only, with `warnings`
+        in words for people.
 
-        Raises ApiError: 400 for a body that makes no sense, 409 for a caller that is defined otherwise, 503 while the
-        store is away."""
+        Raises ApiError: 400 for a body that makes no sense or names a team that it must not, 409 for a caller that is
+        defined otherwise, 503 while the store is away."""
         given = read(body, CREATE)
         name: str | None = given.get("caller")
         if name is None:
@@ -171,10 +172,18 @@ class Keys:
         else:
             new = await self._create(name, given, lifetime)
         log.info("key created", key=new.id, caller=name)
-        return {"key": new.secret, **await self._shown(new.id)}
+        shown = await self._shown(new.id)
+        problem = self._undefined_team(shown["team"])
+        return {"key": new.secret, **shown, "warnings": [problem] if problem else []}
+
+    def _undefined_team(self, team: str | None) -> str:
+        return undefined_team(team, [each.id for each in self._config().teams])
 
     async def _create(self, name: str, given: Mapping[str, Any], lifetime: int) -> NewKey:
         """For a caller that no file defines, perhaps a new one."""
+        problem = self._undefined_team(given.get("team"))
+        if problem and self._config().teams_strict:
+            raise ApiError(400, f"{name}: {problem}")
         wanted = {field: given[field] for field in _DEFINING if field in given}
         if "limits" in wanted:
             wanted["limits"] = sparse(msgspec.to_builtins(wanted["limits"]))

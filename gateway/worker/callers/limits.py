@@ -151,6 +151,7 @@ class Accounting:
     def configure(self, config: Config, catalogue: Catalogue) -> None:
         """Follow a new configuration."""
         self._teams = {team.id: team.limits for team in config.teams}
+        self._teams_strict = config.teams_strict
         self._strict = config.budget_mode == "strict"
         self._deny = config.on_store_loss == "deny"
         self._catalogue = catalogue
@@ -162,11 +163,13 @@ class Accounting:
         self._plans.clear()
 
     def plan(self, caller: Caller) -> Plan:
-        """The caller's limits and its team's."""
+        """The caller's limits and its team's. Raises ApiError(403) for a team without limits where that is an error."""
         known = self._plans.get(caller.id)
         if known is None or known[0] is not caller:  # a request may have begun before its caller changed
             subjects = [(f"c:{caller.id}", _quota(caller.limits))]
             if caller.team is not None:
+                if self._teams_strict and caller.team not in self._teams:  # of a caller made at run time
+                    raise ApiError(403, f"Your team, {caller.team}, is not defined at this gateway.")
                 subjects.append((f"t:{caller.team}", _quota(self._teams.get(caller.team))))
             known = self._plans[caller.id] = caller, Plan(caller.tenant, subjects)
         return known[1]

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from gateway.admin.desks.keys import Keys
 from gateway.admin.routes import MAX_BODY
 from gateway.cli import app as command_line
-from gateway.config.schema import Account, Admin, Caller, CallerLimits, Config
+from gateway.config.schema import Account, Admin, Caller, CallerLimits, Config, Team
 from gateway.core.spending.keyring import CallerRecord, KeyRecord, Stored
 from gateway.errors import ApiError
 from gateway.store.client.client import StoreDown
@@ -142,6 +142,7 @@ async def test_a_new_caller_gets_a_key_that_is_shown_once(desk):
         "id": made["id"], "hint": secret[-4:], "digest": hashlib.sha256(secret.encode()).hexdigest()[:8] + "…",
         "state": "active", "created_at": "2027-01-15T08:00:00Z", "expires_at": "2027-01-15T08:01:00Z",
         "revoked_at": None, "replaced_by": None,
+        "warnings": ['team "blue" is not defined under teams, so that it has no limits'],
     }  # fmt: skip
     assert desk.settled == 1
     assert secret not in json.dumps(desk.keys.all())
@@ -490,6 +491,20 @@ def test_a_new_key_is_alone_on_stdout(office):
     code, out, err = office.run("rotate", "bob", "--overlap", "2h")
     assert (code, out) == (0, office.desk.table.secrets[1] + "\n")
     assert f"{made['keys'][0]['id']} ends at 2027-01-15T10:00:00Z" in err
+
+
+def test_a_team_without_limits_is_warned_about_or_with_strict_teams_refused(office):
+    config = office.desk.config
+    office.desk.config = msgspec.structs.replace(config, teams=(Team(id="research"),))
+    code, out, err = office.run("create", "bob", "--team", "reserch")
+    assert (code, out) == (0, office.desk.table.secrets[0] + "\n")
+    assert 'warning: team "reserch" is not defined' in err and 'did you mean "research"?' in err
+    assert "warning" not in office.run("create", "carol", "--team", "research")[2]
+    office.desk.config = msgspec.structs.replace(office.desk.config, teams_strict=True)
+    code, out, err = office.run("create", "dave", "--team", "reserch")
+    assert (code, out) == (2, "") and 'did you mean "research"?' in err
+    assert len(office.desk.table.secrets) == 2
+    assert office.run("create", "dave")[0] == 0
 
 
 def test_all_that_a_new_caller_may_be_given(office):

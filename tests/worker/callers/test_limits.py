@@ -7,9 +7,10 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from gateway.config.schema import Budget, Caller, CallerLimits, Config
+from gateway.config.schema import Budget, Caller, CallerLimits, Config, Team
 from gateway.core.wire.peek import peek
 from gateway.data import load_catalogue
+from gateway.errors import ApiError
 from gateway.store.client.client import StoreClient
 from gateway.store.ledger.ledger import UsageJournal
 from gateway.worker.callers.limits import Accounting
@@ -61,3 +62,18 @@ def test_what_may_be_written_to_a_cache_is_reserved_at_the_price_of_that():
     system = [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "1h"}}]
     assert reserved(OPUS, 1000, 400, system=system) == known.cost(0, 0, 0, 600, 1000)
     assert reserved(HAIKU, 150_000, system=system, speed="fast") > 150_000 * 1000
+
+
+def test_with_strict_teams_a_caller_of_a_team_that_is_not_defined_is_refused():
+    teams = (Team(id="research"),)
+    accounting = Accounting(
+        config_of(teams=teams, teams_strict=True), cast(StoreClient, None), CATALOGUE, cast(UsageJournal, None), "p",
+        lambda: 1,
+    )  # fmt: skip
+    assert accounting.plan(Caller(id="bob", team="research")).subjects == ("c:bob", "t:research")
+    assert accounting.plan(Caller(id="bob")).subjects == ("c:bob",)
+    with pytest.raises(ApiError) as caught:
+        accounting.plan(Caller(id="carol", team="reserch"))
+    assert caught.value.status == 403
+    accounting.configure(config_of(teams=teams), CATALOGUE)
+    assert accounting.plan(Caller(id="carol", team="reserch")).subjects == ("c:carol", "t:reserch")
