@@ -63,3 +63,16 @@ def test_core_is_pure(path: Path):
         if isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             assert called not in IMPURE_CALLS, ast.unparse(node)
+
+
+def test_no_child_takes_modules_from_the_working_directory():
+    """Each program that is started with our own interpreter is started with -P: a gateway.py there is not ours."""
+    children = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.List) and node.elts and ast.unparse(node.elts[0]) == "sys.executable":
+                children[f"{name(path)}:{node.lineno}"] = ast.unparse(node.elts[1])
+    assert len(children) >= 6
+    assert set(children.values()) == {"'-P'"}, children
+    named = [path for path in MODULES if "sys.executable" in path.read_text()]
+    assert {name(path) for path in named} == {child.partition(":")[0] for child in children}

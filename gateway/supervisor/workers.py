@@ -201,7 +201,7 @@ class Crew:
         ours, theirs = socket.socketpair()
         listener = self._listeners[index]
         process = subprocess.Popen(  # noqa: ASYNC220, S603 - it must be forked by this thread; our own interpreter
-            [sys.executable, "-m", "gateway.worker.process", str(theirs.fileno()), str(listener.fileno())],
+            [sys.executable, "-P", "-m", "gateway.worker.process", str(theirs.fileno()), str(listener.fileno())],
             pass_fds=(theirs.fileno(), listener.fileno()),
             stdin=subprocess.DEVNULL,
             process_group=0,

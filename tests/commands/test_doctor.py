@@ -295,6 +295,29 @@ def test_a_lock_is_left_over_held_or_held_by_nobody_known(tmp_path: Path):
         assert directory(tmp_path)["lock"].message == f"held by process {os.getpid()}"
 
 
+def test_what_would_be_taken_for_a_module_of_ours_in_the_working_directory_is_a_warning(tmp_path: Path):
+    (tmp_path / "gateway").mkdir()  # no package: Python passes it over
+    (tmp_path / "notes.py").touch()
+    assert list(machine.working_directory(tmp_path)) == []
+    assert list(machine.working_directory(Path(machine.__file__).parents[3])) == []  # the checkout itself
+    (tmp_path / "gateway" / "__init__.py").touch()
+    (tmp_path / "yaml.py").touch()
+    [found] = machine.working_directory(tmp_path)
+    assert found.level is Level.warning and "gateway, yaml.py in" in found.message
+    (tmp_path / "gateway.py").touch()
+    (tmp_path / "gateway" / "__init__.py").unlink()
+    [found] = machine.working_directory(tmp_path)
+    assert "gateway.py, yaml.py in" in found.message
+
+
+def test_a_module_that_hides_the_gateway_is_told(examine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "gateway.py").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    code, found = examine("--offline")
+    assert (code, bad(found)) == (0, {("machine", "working directory"): "warning"})
+
+
 def test_too_few_open_files_are_a_warning(examine: Any, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(resource, "getrlimit", lambda which: (1024, 4096))
     code, found = examine("--offline", limits={"max_connections": 10_000})

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.e2e.rig import (
     START_SECONDS,
@@ -245,6 +246,22 @@ def test_a_file_that_is_missing_is_named_in_one_line(tmp_path: Path):
     assert gateway.process is not None and gateway.process.wait(START_SECONDS) == 2
     said = gateway.err.read_text()
     assert "missing.yaml" in said and len(said.splitlines()) == 1, said
+
+
+async def test_nothing_in_the_working_directory_is_taken_for_a_module_of_ours(sim: Simulator, tmp_path: Path):
+    gateway = Gateway(tmp_path, {"accounts": accounts_of(sim, 1), "workers": 2})
+    for name in ("gateway", "yaml", "redis", "uvicorn"):
+        (tmp_path / f"{name}.py").write_text("open('executed', 'w').close()\nraise SystemExit(3)\n")
+    file = tmp_path / "gateway.yaml"
+    file.write_text(yaml.safe_dump(gateway.config))
+    gateway.run([Path(sys.executable).with_name("gateway"), "serve", "--config", file])
+    gateway.ready()
+    try:
+        assert len(gateway.workers()) == 2
+        assert (await ask(gateway, message(), conversation())).status == 200
+    finally:
+        gateway.stop()
+    assert not (tmp_path / "executed").exists()
 
 
 async def test_an_embedded_store_that_is_killed_comes_back_and_moves_nobody(double: Gateway):

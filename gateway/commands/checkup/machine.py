@@ -11,6 +11,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,6 +29,7 @@ OTHER_FILES = 256  # open files of a worker besides connections
 def check_machine(config: Config) -> Iterator[Finding]:
     """What is to say of it. `data_dir` is left as it was found."""
     yield _libraries()
+    yield from working_directory(Path.cwd())
     yield _open_files(config)
     yield from _all_files(config)
     yield from _backlog()
@@ -40,6 +42,25 @@ def _libraries() -> Finding:
     if missing:
         return warning(ABOUT, "libraries", f"{words}; slow without {', '.join(missing)}", "install the whole package")
     return ok(ABOUT, "libraries", f"{words}, uvloop, hiredis, httptools")
+
+
+def working_directory(folder: Path) -> Iterator[Finding]:
+    """Whether `python -m` would take something there for a module of this program. Its own folder is no such."""
+    hiding = []
+    for name in sorted({name.partition(".")[0] for name in sys.modules} - {"__main__"}):
+        there = PathFinder.find_spec(name, [str(folder)])
+        origin = None if there is None else there.origin  # None too for a folder that is no package
+        if origin is not None and not _same_file(origin, getattr(sys.modules.get(name), "__file__", None)):
+            hiding.append(str(Path(origin).relative_to(folder)).removesuffix("/__init__.py"))
+    if hiding:
+        yield warning(
+            ABOUT, "working directory", f"{', '.join(hiding)} in {folder}: `python -m gateway` runs it instead of ours",
+            "use the `gateway` command, which does not, or rename it",
+        )  # fmt: skip
+
+
+def _same_file(one: str, other: str | None) -> bool:
+    return other is not None and os.path.realpath(one) == os.path.realpath(other)
 
 
 def _open_files(config: Config) -> Finding:

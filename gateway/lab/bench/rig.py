@@ -125,7 +125,7 @@ class Rig:
         return child
 
     def _generator(self, name: str) -> Child:
-        return self._run(name, [sys.executable, "-m", "gateway.lab.bench.generator"], piped=True)
+        return self._run(name, [sys.executable, "-P", "-m", "gateway.lab.bench.generator"], piped=True)
 
     def _know(self, store: Store) -> Store:
         self.versions["store"] = store.version
@@ -162,7 +162,7 @@ class Rig:
         config.touch(0o600)
         config.write_bytes(gateway.configuration(self._upstreams, key=key, data=data, redis=redis))
         began = time.time()
-        command = [sys.executable, "-m", "gateway", "serve", "--config", str(config)]
+        command = [sys.executable, "-P", "-m", "gateway", "serve", "--config", str(config)]
         # Where a CPU is set aside for the worker, starting still has all of them, as it would otherwise.
         child = self._gateway = self._run(f"gateway-{attempt}", command, anywhere=True)
         port, at = gateway.serving(child)

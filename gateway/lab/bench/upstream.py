@@ -45,7 +45,7 @@ def command(lane: Lane, *, static: bool) -> list[str]:
     words += ["--static", "--static-events", str(lane.events)] if static else ["--answer-tokens", str(lane.events)]
     if lane.certificate is not None:
         words += ["--tls-cert", str(lane.certificate), "--tls-key", str(_key(lane.certificate))]
-    return [sys.executable, "-c", _PROGRAM, *words]
+    return [sys.executable, "-P", "-c", _PROGRAM, *words]
 
 
 def announced(lane: Lane, line: bytes) -> Upstream:

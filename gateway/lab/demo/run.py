@@ -104,7 +104,7 @@ def _world(plan: Plan) -> Iterator[World]:
         config = demo_config(upstream, key, directory / "data", secret=(secret,), log=Log(level="warning"))
         file, log = directory / "config", directory / "gateway.log"
         file.write_bytes(encode(config))
-        with child([sys.executable, "-m", "gateway.lab.demo.gateway", str(file)], log=log) as process:
+        with child([sys.executable, "-P", "-m", "gateway.lab.demo.gateway", str(file)], log=log) as process:
             line = announced(process)
             if not line:
                 raise DemoError(f"the gateway did not start: {_last_line(log)}")

@@ -108,7 +108,7 @@ def announced(process: subprocess.Popen[bytes]) -> bytes:
 @contextlib.contextmanager
 def simulated_upstream(*options: str) -> Iterator[Upstream]:
     """Simulated accounts on a free port, for as long as the context lasts."""
-    command = [sys.executable, "-c", _SIMULATE, "--listen", "127.0.0.1:0", "--json", "--parent-watch"]
+    command = [sys.executable, "-P", "-c", _SIMULATE, "--listen", "127.0.0.1:0", "--json", "--parent-watch"]
     with child([*command, *WORLD, *options]) as process:
         line = announced(process)
         if not line:
