@@ -118,12 +118,12 @@ def test_a_missing_configuration_is_2(name: str, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("name", sorted(ONLINE))
 def test_no_gateway_is_1_and_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    admin = {"listen": f"127.0.0.1:{free_port()}", "token": "token-of-nobody"}
+    admin = {"listen": f"127.0.0.1:{free_port()}", "token": "token-of-nobody-here"}
     given = {"admin": admin, "secret": "s" * 32, "accounts": [{"id": "a", "api_key": "sk-1"}]}
     Path("gateway.yaml").write_text(json.dumps(given))
     code, out, err = invoke(*name.split(), *ONLINE[name])
     assert (code, out) == (1, "") and "no gateway answers" in err and len(err.splitlines()) == 1
-    assert "token-of-nobody" not in err
+    assert "token-of-nobody-here" not in err
 
 
 def test_a_password_in_the_url_of_the_bench_is_refused_as_an_argument():

@@ -35,6 +35,9 @@ save it and name it in the file's first line, and an editor completes and checks
 
 Inside `[ ]` and `{ }` an expression needs quotes. Relative paths start at the working directory.
 
+**Units**: a number alone is of the unit that its key says. Seconds may be written as `500ms`, `90s`, `5m`, `1h30m` or
+`1d`, sizes as `512kb`, `32mb` or `1gb` (of 1024), shares as `10%`.
+
 **While it runs**, the gateway follows the file: a change of a key marked **yes** under *live* takes effect within a
 second of saving, in a mounted ConfigMap too, and on SIGHUP. A file that cannot be used changes nothing; the others need
 a restart, and a warning names them.
@@ -108,7 +111,11 @@ def _kind(schema: Schema) -> str:
         return f"list of {_plural(_kind(schema['items']))}"
     if kind == "object":
         return f"names, each with {_article(_kind(schema['additionalProperties']))}"
+    if kind == ["string", "integer"]:
+        return "text or port"
     if kind == "string":
+        if "examples" in schema:
+            return f"`{schema['examples'][0]}`"
         return "time" if schema.get("format") == "date-time" else "text"
     if kind == "boolean":
         return "`true`, `false`"

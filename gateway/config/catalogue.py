@@ -6,7 +6,8 @@ of which a dollar per million is a thousand. It knows nothing of accounts, nor w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import msgspec
@@ -18,7 +19,7 @@ from gateway.config.source import Node, join
 from gateway.core.spending.pricing import Catalogue, Model, Price
 from gateway.data import load_catalogue
 
-__all__ = ["MODELS", "ModelEntry", "Models", "merged", "model_warnings"]
+__all__ = ["MODELS", "ModelEntry", "Models", "listed", "merged", "model_warnings", "pattern_warnings"]
 
 _NAME = Text(check.model_name)
 _DOLLARS = Number(least=0, most=1_000_000, decimals=3)
@@ -32,6 +33,7 @@ _PRICES = {
     "cache_write_1h": ("write_1h", (2, 1)),
     "cache_read": ("read", (1, 10)),
 }
+_LISTED = 5  # ids that a warning names
 _OTHERS = ("display_name", "context", "max_output", "cache_minimum", "limit_class")
 
 
@@ -97,10 +99,10 @@ def model_warnings(models: Models, served: Callable[[str], bool]) -> list[str]:
     known, built_in = merged(models), load_catalogue()
     for alias, model in models.aliases.items():
         place = join("models.aliases", alias)
-        if not served(model):
-            warnings.append(f"{place}: no account serves the model it stands for")
         if known.find(model) is None:
-            warnings.append(f"{place}: its model has no price; an entry of models.catalogue gives it one")
+            warnings.append(f"{place}: {_unknown(model, known)}")
+        elif not served(model):
+            warnings.append(f"{place}: no account serves the model it stands for")
     for name, entry in models.catalogue.items():
         base = built_in.exact(entry.like or name)
         if base is not None and base.above is not None and entry.priced:
@@ -109,6 +111,47 @@ def model_warnings(models: Models, served: Callable[[str], bool]) -> list[str]:
                 f"rise above {base.above.threshold} tokens"
             )
     return warnings
+
+
+def pattern_warnings(
+    models: Models, accounts: Mapping[str, Sequence[str]], callers: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Names and patterns that no model fits, each told once with all who have it: `accounts` and `callers` are their
+    lists by id. What an account serves by name, and an alias, may be used by callers too."""
+    known = merged(models)
+    names = [name for model in known for name in (model.id, *model.aliases)]
+    served = [name for listed in accounts.values() for name in listed if not _is_pattern(name)]
+    warnings = []
+    for kind, holders, more in (("account", accounts, ()), ("key", callers, (*served, *models.aliases))):
+        for pattern, ids in _by_pattern(holders).items():
+            fits = any(fnmatchcase(name, pattern) for name in (*names, *more))
+            if not fits and (_is_pattern(pattern) or known.find(pattern) is None):
+                warnings.append(f"{kind} {listed(ids)}: models: {_unknown(pattern, known)}")
+    return warnings
+
+
+def _by_pattern(holders: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for holder, patterns in holders.items():
+        for pattern in dict.fromkeys(patterns):
+            found.setdefault(pattern, []).append(holder)
+    return found
+
+
+def listed(ids: Sequence[str]) -> str:
+    """The first few of them, for a warning."""
+    more = f" and {len(ids) - _LISTED} more" if len(ids) > _LISTED else ""
+    return f"{', '.join(ids[:_LISTED])}{more}"
+
+
+def _is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
+
+
+def _unknown(name: str, known: Catalogue) -> str:
+    if _is_pattern(name):
+        return f"{name} fits no model of the catalogue; {_nearest(name, known)}"
+    return f"{name} is no model of the catalogue, so nobody knows its price; {_nearest(name, known)}"
 
 
 def _model(name: str, entry: ModelEntry, known: Catalogue) -> Model:
@@ -136,7 +179,8 @@ def _model(name: str, entry: ModelEntry, known: Catalogue) -> Model:
 
 
 def _nearest(name: str, known: Catalogue) -> str:
-    return nearest(name, [model.id for model in known], "its models")
+    ids = [model.id for model in known if not model.retired]
+    return nearest(name.strip("*"), ids, "its models")
 
 
 def _price(entry: ModelEntry, base: Price | None) -> Price:

@@ -17,8 +17,9 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlencode, urlsplit
 ID_PATTERN = "[A-Za-z0-9._-]{1,64}"
 DIGEST_PATTERN = "[0-9a-fA-F]{64}"
 SECRET_LENGTH = 32
-TOKEN_LENGTH = 8
+TOKEN_LENGTH = 20
 NOTE_LENGTH = 256
+_MAKE_ONE = "`openssl rand -hex 32` makes a good one"
 
 # A conversation id must not take the place of a credential, nor of what belongs to one connection or one body.
 _RESERVED_HEADERS = frozenset({
@@ -43,7 +44,7 @@ def credential(text: str) -> str:
 
 def token(text: str) -> str:
     if len(text) < TOKEN_LENGTH:
-        raise ValueError(f"must have at least {TOKEN_LENGTH} characters")
+        raise ValueError(f"must have at least {TOKEN_LENGTH} characters; {_MAKE_ONE}")
     return credential(text)
 
 
@@ -53,7 +54,7 @@ def token_digest(text: str) -> str:
 
 def secret(text: str) -> str:
     if len(text) < SECRET_LENGTH:
-        raise ValueError(f"must have at least {SECRET_LENGTH} characters; `openssl rand -hex 32` makes a good one")
+        raise ValueError(f"must have at least {SECRET_LENGTH} characters; {_MAKE_ONE}")
     return text
 
 
@@ -141,7 +142,9 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host or "0.0.0.0", int(port)  # noqa: S104 - an empty host asks for exactly that
 
 
-def listen(text: str) -> str:
+def listen(text: str, host: str) -> str:
+    """A port alone is one of `host`."""
+    text = f"{host}:{text}" if re.fullmatch("[0-9]+", text) else text
     parse_listen(text)
     return text
 
@@ -178,6 +181,13 @@ def _http_url(text: str, advice: str) -> str:
     if not re.fullmatch(r"[\x21-\x7e]+", text) or re.search(r"[\\<>\"{}|^`]", text):
         raise ValueError("contains characters that a URL cannot have")
     return text.rstrip("/")
+
+
+def api_path(url: str) -> str:
+    """The end of a base URL that is already part of the API's own paths, to which the gateway would add it once more;
+    "" where all is well."""
+    found = re.search(r"/(?:v1(?:/(?:messages|traces|models))?|messages|chat/completions)$", urlsplit(url).path)
+    return found[0] if found else ""
 
 
 def proxy_url(text: str) -> str:

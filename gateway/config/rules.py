@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from gateway.config.source import Node, Problem, expand, join, plain
+from gateway.config.units import Unit
 
 BAD: Final[Any] = object()
 """What a rule returns for a value it has already reported."""
@@ -34,12 +35,13 @@ class Reader:
         self.problems.append(Problem(line, path, message))
         return BAD
 
-    def scalar(self, node: Node, path: str) -> tuple[Any, bool]:
-        """The node's value after expansion (BAD when that failed), and whether it was wholly one expression."""
+    def scalar(self, node: Node, path: str, secret: bool = False) -> tuple[Any, bool]:
+        """The node's value after expansion (BAD when that failed), and whether it was wholly one expression. Of a
+        `secret` no message advises a default."""
         if not isinstance(node.value, str):
             return node.value, False
         try:
-            return expand(node.value, self._environ)
+            return expand(node.value, self._environ, secret)
         except ValueError as error:
             return self.fail(node.line, path, str(error)), False
 
@@ -87,18 +89,24 @@ class _Same:
 
 @dataclass(frozen=True)
 class Text:
-    """A string; `clean` checks and normalises it, `hide` makes it fit to be shown, `once` names what is unique."""
+    """A string; `clean` checks and normalises it, `hide` makes it fit to be shown, `once` names what is unique.
+    `secret`: it must be one, even where nothing of it is kept that would have to be hidden. `digits`: a whole number
+    means its digits."""
 
     clean: Clean | None = None
     pattern: str = ""
     hide: Callable[[str], str] | None = None
     once: str = ""
     empty: bool = False
+    secret: bool = False
+    digits: bool = False
 
     def read(self, reader: Reader, node: Node, path: str) -> Any:
-        value, whole = reader.scalar(node, path)
+        value, whole = reader.scalar(node, path, self.hidden)
         if value is BAD:
             return BAD
+        if self.digits and isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
         if not isinstance(value, str):
             hint = "; put it in quotes" if isinstance(value, bool | int | float) else ""
             return reader.fail(node.line, path, f"expected a string, got {kind_of(value)}{hint}")
@@ -114,6 +122,11 @@ class Text:
             return BAD
         return value
 
+    @property
+    def hidden(self) -> bool:
+        """Whether no message may show what it is, nor advise to write it down."""
+        return self.secret or self.hide is not None
+
     def _problem(self, value: str) -> str:
         if not value:
             return "" if self.empty else "must not be empty"
@@ -125,7 +138,8 @@ class Text:
 
     def schema(self) -> dict[str, Any]:
         if self.pattern:
-            return _or_expression({"type": "string", "pattern": f"^(?:{self.pattern})$"})
+            kind: Any = ["string", "integer"] if self.digits else "string"
+            return _or_expression({"type": kind, "pattern": f"^(?:{self.pattern})$"})
         return {"type": "string"} if self.empty else {"type": "string", "minLength": 1}
 
     def redact(self, value: Any) -> Any:
@@ -135,13 +149,14 @@ class Text:
 @dataclass(frozen=True)
 class Number(_Same):
     """A finite number, greater than `above`, from `least` to `most`; with `whole` an integer, else with at most
-    `decimals` digits after its point."""
+    `decimals` digits after its point. With a `unit` it may be a text that names one."""
 
     whole: bool = False
     above: float | None = None
     least: float | None = None
     most: float | None = None
     decimals: int | None = None
+    unit: Unit | None = None
 
     def read(self, reader: Reader, node: Node, path: str) -> Any:
         value, expression = reader.scalar(node, path)
@@ -149,12 +164,26 @@ class Number(_Same):
             return BAD
         if expression:
             value = plain(value)
+        if isinstance(value, str) and self.unit is not None:
+            found = self.unit.read(value)
+            value = value if found is None else found
         if isinstance(value, bool) or not isinstance(value, int | float):
-            return reader.fail(node.line, path, f"expected a number, got {kind_of(value)}{_origin(node, expression)}")
+            message = f"expected a number, got {kind_of(value)}{_origin(node, expression)}{self._hint(value)}"
+            return reader.fail(node.line, path, message)
         problem = self._problem(value)
         if problem:
             return reader.fail(node.line, path, problem)
         return int(value) if self.whole else float(value)
+
+    def _hint(self, value: Any) -> str:
+        """How to write what looks like a number and is none."""
+        if not isinstance(value, str) or not re.match(r"[-+$€]?[0-9.]", value):
+            return ""
+        if self.unit is not None:
+            return f"; write {self.unit.name}, or such as {', '.join(self.unit.examples)}"
+        if isinstance(plain(value), int | float):
+            return "; take the quotes off"
+        return "; write it without a unit, spaces or commas"
 
     def _problem(self, value: float) -> str:
         if not math.isfinite(value):
@@ -172,7 +201,11 @@ class Number(_Same):
     def schema(self) -> dict[str, Any]:
         bounds = {"exclusiveMinimum": self.above, "minimum": self.least, "maximum": self.most}
         given = {name: bound for name, bound in bounds.items() if bound is not None}
-        return _or_expression({"type": "integer" if self.whole else "number", **given})
+        number: dict[str, Any] = {"type": "integer" if self.whole else "number", **given}
+        if self.unit is None:
+            return _or_expression(number)
+        text = {"type": "string", "pattern": f"^{self.unit.pattern}$", "examples": list(self.unit.examples)}
+        return {"anyOf": [number, text, _EXPRESSION_SCHEMA]}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,10 +22,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway.config import checks as check
-from gateway.config.catalogue import MODELS, ModelEntry, Models, merged, model_warnings
+from gateway.config.catalogue import MODELS, ModelEntry, Models, listed, merged, model_warnings, pattern_warnings
 from gateway.config.rules import BAD, Choice, Flag, Many, Moment, Number, Reader, Table, Text
 from gateway.config.sections import Derived, Expression, Field, Frozen, Section, nearest, redacted
 from gateway.config.source import ConfigError, Node, Problem, parse, read_text
+from gateway.config.units import KIBIBYTES, MEBIBYTES, SECONDS, SHARE
 from gateway.core.routing.document import STATES
 from gateway.core.spending.pricing import Catalogue
 
@@ -38,17 +40,22 @@ __all__ = [
 load_default_path = Path("gateway.yaml")
 parse_listen = check.parse_listen
 
-_GOOD_TOKEN_LENGTH = 16
 _ID = Text(check.identifier, check.ID_PATTERN)
-_LISTEN = Text(check.listen, r".*:[0-9]{1,5}")
-_SECONDS = Number(above=0, most=86_400)
+_SECONDS = Number(above=0, most=86_400, unit=SECONDS)
+_MIB = partial(Number, above=0, unit=MEBIBYTES)
+_SHARE = Number(least=0, most=1, unit=SHARE)
 _COUNT = Number(whole=True, least=1, most=2**53)
 _DOLLARS = Number(least=0, most=1_000_000_000)
 _SHARES = ("caller", "team")
 ROLES = ("read", "operate")  # of admin tokens
 ADMIN = "admin"  # whoever has admin.token
 _PATTERNS = Many(Text(check.model), least=1, or_one=True)
+_HOST, _ADMIN_HOST = "0.0.0.0", "127.0.0.1"  # noqa: S104 - of a port that stands alone
 _METADATA = Table(Text(check.identifier), Text(check.note))
+
+
+def _listen(host: str) -> Text:
+    return Text(partial(check.listen, host=host), r"(.*:)?[0-9]{1,5}", digits=True)
 
 
 class AdminToken(Frozen, frozen=True, kw_only=True):
@@ -70,12 +77,17 @@ def _admin_token(reader: Reader, node: Node, path: str, values: dict[str, Any]) 
     return {**values, "digests": digests}
 
 
-_TOKENS = Many(Text(check.token_digest, once="admin token"), or_one=True)
+_TOKENS = Many(Text(check.token_digest, once="admin token", secret=True), or_one=True)
 _TOKEN_DIGESTS = Many(Text(check.digest, check.DIGEST_PATTERN, once="admin token"), or_one=True)
 _ADMIN_TOKEN = Section(
     AdminToken,
     extra=(
-        Field("token", _TOKENS, "the token or tokens, each of at least 8 characters; only digests are kept", ()),
+        Field(
+            "token",
+            _TOKENS,
+            f"the token or tokens, each of at least {check.TOKEN_LENGTH} characters; only digests are kept",
+            (),
+        ),
         Field("token_sha256", _TOKEN_DIGESTS, "SHA-256 of the token", ()),
     ),
     finish=_admin_token,
@@ -85,12 +97,14 @@ _ADMIN_TOKEN = Section(
 class Admin(Frozen, frozen=True, kw_only=True):
     """The operator's listener: metrics, admin API, dashboard."""
 
-    listen: Annotated[str, _LISTEN, "address of the admin listener, host:port"] = "127.0.0.1:8081"
+    listen: Annotated[
+        str, _listen(_ADMIN_HOST), f"address of the admin listener, host:port; a port alone means {_ADMIN_HOST}"
+    ] = f"{_ADMIN_HOST}:8081"
     token: Annotated[
         str,
         Text(check.token, hide=check.hidden),
         Expression("${GATEWAY_ADMIN_TOKEN}"),
-        "token of the admin listener, at least 8 characters; its role is operate",
+        f"token of the admin listener, at least {check.TOKEN_LENGTH} characters; its role is operate",
     ]
     tokens: Annotated[tuple[AdminToken, ...], Many(_ADMIN_TOKEN), "further tokens, each with a role"] = ()
     metrics_open: Annotated[bool, Flag(), "answer /metrics without the token"] = False
@@ -191,7 +205,9 @@ class Affinity(Frozen, frozen=True, kw_only=True):
     """How conversations are recognised; `remember` in seconds."""
 
     header: Annotated[str, Text(check.affinity_header), "header with the conversation id"] = "X-Conversation-Id"
-    remember: Annotated[float, Number(above=0, most=31 * 86_400), "seconds an idle conversation is kept"] = 86_400.0
+    remember: Annotated[
+        float, Number(above=0, most=31 * 86_400, unit=SECONDS), "seconds an idle conversation is kept"
+    ] = 86_400.0
 
 
 class Timeouts(Frozen, frozen=True, kw_only=True):
@@ -202,7 +218,9 @@ class Timeouts(Frozen, frozen=True, kw_only=True):
     idle: Annotated[float, _SECONDS, "silence of an upstream within an answer"] = 240.0
     total: Annotated[float, _SECONDS, "until the first event, over all attempts and waits"] = 590.0
     drain: Annotated[float, _SECONDS, "open answers may take this long after a stop was asked for"] = 600.0
-    drain_delay: Annotated[float, Number(least=0, most=86_400), "not ready, yet accepting, before the drain"] = 5.0
+    drain_delay: Annotated[
+        float, Number(least=0, most=86_400, unit=SECONDS), "not ready, yet accepting, before the drain"
+    ] = 5.0
     client_head: Annotated[float, _SECONDS, "a client's request head"] = 10.0
     client_body: Annotated[float, _SECONDS, "silence of a client within its request body"] = 30.0
     client_idle: Annotated[float, _SECONDS, "an unused connection of a client"] = 120.0
@@ -213,14 +231,14 @@ class Timeouts(Frozen, frozen=True, kw_only=True):
 class Limits(Frozen, frozen=True, kw_only=True):
     """Bounds on what clients may send; connections are per worker, sizes in MiB and KiB."""
 
-    max_body_mb: Annotated[float, Number(above=0, most=1024), "request body in MiB"] = 32.0
-    max_batch_mb: Annotated[float, Number(above=0, most=1024), "request body that creates a batch, in MiB"] = 256.0
-    max_file_mb: Annotated[float, Number(above=0, most=65_536), "upload of a file or a skill, in MiB"] = 500.0
+    max_body_mb: Annotated[float, _MIB(most=1024), "request body in MiB"] = 32.0
+    max_batch_mb: Annotated[float, _MIB(most=1024), "request body that creates a batch, in MiB"] = 256.0
+    max_file_mb: Annotated[float, _MIB(most=65_536), "upload of a file or a skill, in MiB"] = 500.0
     max_held_mb: Annotated[
-        float, Number(above=0, most=1_048_576), "request bodies a worker holds for retries, all together, in MiB"
+        float, _MIB(most=1_048_576), "request bodies a worker holds for retries, all together, in MiB"
     ] = 512.0
     max_connections: Annotated[int, Number(whole=True, least=1, most=1_000_000), "client connections a worker"] = 10_000
-    max_head_kb: Annotated[int, Number(whole=True, least=1, most=1024), "request head in KiB"] = 64
+    max_head_kb: Annotated[int, Number(whole=True, least=1, most=1024, unit=KIBIBYTES), "request head in KiB"] = 64
 
 
 class Log(Frozen, frozen=True, kw_only=True):
@@ -229,7 +247,9 @@ class Log(Frozen, frozen=True, kw_only=True):
     level: Annotated[str, Choice(("debug", "info", "warning", "error")), "least severe line written"] = "info"
     format: Annotated[Literal["auto", "json", "human"], Choice(("auto", "json", "human")), "shape of a line"] = "auto"
     sample: Annotated[
-        float, Number(least=0, most=1), "share of requests that is logged of those without any trouble; others always"
+        float,
+        _SHARE,
+        "share of requests that is logged of those without any trouble; others always",
     ] = 1.0
     no_color: Annotated[
         str, Text(empty=True), Expression("${NO_COLOR:-}"), "any text here: lines for people have no colour"
@@ -268,7 +288,7 @@ class Tracing(Frozen, frozen=True, kw_only=True):
     ] = msgspec.field(default_factory=dict)
     sample: Annotated[
         float,
-        Number(least=0, most=1),
+        _SHARE,
         "share of requests that have a span, where the client's traceparent does not say",
     ] = 1.0
 
@@ -308,7 +328,12 @@ def _many(item: Text) -> Many:
 _CALLER = Section(
     Caller,
     extra=(
-        Field("key", _many(Text(check.key_digest, once="key")), "the caller's key or keys; only digests are kept", ()),
+        Field(
+            "key",
+            _many(Text(check.key_digest, once="key", secret=True)),
+            "the caller's key or keys; only digests are kept",
+            (),
+        ),
         Field("key_sha256", _many(Text(check.digest, check.DIGEST_PATTERN, once="key")), "SHA-256 of the key", ()),
     ),
     finish=_caller,
@@ -319,7 +344,9 @@ class Config(Frozen, frozen=True, kw_only=True):
     """The whole configuration. `redis` is "" for the embedded store; `secret` is the current one, then perhaps the
     previous one, which is still accepted."""
 
-    listen: Annotated[str, _LISTEN, "address of the data listener, host:port"] = "0.0.0.0:8080"
+    listen: Annotated[str, _listen(_HOST), f"address of the data listener, host:port; a port alone means {_HOST}"] = (
+        f"{_HOST}:8080"
+    )
     admin: Annotated[Admin, _ADMIN, "the operator's listener"]
     workers: Annotated[int, Number(whole=True, least=1, most=256), "worker processes"] = 1
     redis: Annotated[
@@ -460,14 +487,18 @@ def undefined_team(team: str | None, defined: Collection[str]) -> str:
 def config_warnings(config: Config) -> list[str]:
     """What is allowed and yet hardly meant, one line each, without secrets."""
     warnings = []
-    if len(config.admin.token) < _GOOD_TOKEN_LENGTH:
-        warnings.append(f"admin.token is shorter than {_GOOD_TOKEN_LENGTH} characters and may be guessed")
     if config.admin.metrics_open and not check.loopback(parse_listen(config.admin.listen)[0]):
         warnings.append("admin.metrics_open: anyone who reaches the admin listener can read team and model names")
     if not config.keys:
         warnings.append("keys is empty: only keys made with `gateway keys create` are accepted")
     patterns = {pattern for account in config.accounts for pattern in account.models}
     warnings += model_warnings(config.models, lambda model: any(fnmatchcase(model, pattern) for pattern in patterns))
+    warnings += pattern_warnings(
+        config.models,
+        {account.id: account.models for account in config.accounts},
+        {caller.id: caller.models for caller in config.keys},
+    )
+    warnings += _path_warnings(config)
     if any(ipaddress.ip_network(each).prefixlen == 0 for each in config.trusted_proxies):
         warnings.append("trusted_proxies: anybody is believed, so that callers can choose the address that is logged")
     if config.tracing.endpoint.endswith(":4317"):
@@ -498,3 +529,17 @@ def config_warnings(config: Config) -> list[str]:
         if len(names) > 1:
             warnings.append(f"workspace {workspace}: a workspace has one organization, here {', '.join(sorted(names))}")
     return warnings
+
+
+def _path_warnings(config: Config) -> list[str]:
+    """Base URLs that end in what is added to them."""
+    named: defaultdict[str, list[str]] = defaultdict(list)
+    for account in config.accounts:
+        named[account.base_url].append(account.id)
+    urls = [(url, f"account {listed(ids)}: base_url") for url, ids in named.items()]
+    urls += [(config.public_url, "public_url"), (config.tracing.endpoint, "tracing.endpoint")]
+    return [
+        f"{place} ends in {end}, though whole paths such as /v1/messages are added to it; leave {end} out"
+        for url, place in urls
+        if (end := check.api_path(url))
+    ]

@@ -61,7 +61,7 @@ class Field:
     def _given(self, reader: Reader, node: Node, path: str) -> Any:
         # `proxy: ${HTTPS_PROXY:-}` means no proxy; a key or a limit that expands to nothing is a mistake.
         if self.default is None and isinstance(self.rule, Text):
-            value, whole = reader.scalar(node, path)
+            value, whole = reader.scalar(node, path, self.rule.hidden)
             if value is BAD or (whole and not value):
                 return BAD if value is BAD else None
         return self.rule.read(reader, node, path)

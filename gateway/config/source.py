@@ -247,23 +247,24 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _EXPRESSION = re.compile(r"\$\$\{|\$\{([^}]*)\}|\$\{")
 
 
-def expand(text: str, environ: Mapping[str, str]) -> tuple[str, bool]:
+def expand(text: str, environ: Mapping[str, str], secret: bool = False) -> tuple[str, bool]:
     """`text` with `${NAME}`, `${NAME:-default}` and `${file:PATH}` replaced and `$${` turned into `${`, and whether
-    it was wholly one expression. What is put in is never expanded again. Raises ValueError saying what to do."""
+    it was wholly one expression. What is put in is never expanded again. Raises ValueError saying what to do, which for
+    a `secret` is never to write it down as a default."""
     if "${" not in text:
         return text, False
     parts: list[str] = []
     position = 0
     for match in _EXPRESSION.finditer(text):
         parts.append(text[position : match.start()])
-        parts.append(_replacement(match, environ))
+        parts.append(_replacement(match, environ, secret))
         position = match.end()
     first = _EXPRESSION.match(text)
     whole = first is not None and first.group(1) is not None and first.end() == len(text)
     return "".join((*parts, text[position:])), whole
 
 
-def _replacement(match: re.Match[str], environ: Mapping[str, str]) -> str:
+def _replacement(match: re.Match[str], environ: Mapping[str, str], secret: bool) -> str:
     inner = match.group(1)
     if inner is None:
         if match.group() == "$${":
@@ -278,7 +279,8 @@ def _replacement(match: re.Match[str], environ: Mapping[str, str]) -> str:
     if has_default:
         return value or default
     if value is None:
-        raise ValueError(f"environment variable {name} is not set; set it or write ${{{name}:-default}}")
+        other = "name a file that holds it: ${file:PATH}" if secret else f"write ${{{name}:-default}}"
+        raise ValueError(f"environment variable {name} is not set; set it or {other}")
     return value
 
 

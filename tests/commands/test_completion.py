@@ -19,7 +19,7 @@ keys:
   - {id: alice, key: sk-3, team: research}
   - {id: bob, key: sk-4}
 teams: [{id: sales}]
-admin: {listen: "127.0.0.1:1", token: never-sent-anywhere}
+admin: {listen: "127.0.0.1:1", token: never-sent-anywhere-at-all}
 redis: redis://127.0.0.1:1
 """
 

@@ -76,6 +76,7 @@ limits: {max_body_mb: 32}
 expose_account: true
 """
 
+KEYS = "keys: [{id: alice, key: sk-alice}]\n"
 SMALL = """\
 accounts:
   - {id: a, api_key: sk-ant-a}
@@ -356,7 +357,7 @@ def test_expressions_in_keys_are_not_replaced():
 
 
 def test_a_quoted_number_is_not_a_number():
-    assert problems(f'{SMALL}workers: "8"\n') == ["3: workers: expected a number, got a string"]
+    assert problems(f'{SMALL}workers: "8"\n') == ["3: workers: expected a number, got a string; take the quotes off"]
 
 
 def test_an_optional_text_that_expands_to_nothing_is_not_given():
@@ -372,10 +373,9 @@ def test_a_credential_or_limit_that_expands_to_nothing_is_a_mistake():
 
 
 def test_a_file_expression_reads_the_file_without_its_last_newline(tmp_path):
-    (tmp_path / "token").write_text("a-token-from-a-file\n")
-    assert (
-        loads(f"{SMALL}admin: {{token: '${{file:{tmp_path}/token}}'}}\n", ENVIRON).admin.token == "a-token-from-a-file"
-    )
+    token = "a-token-that-stands-in-a-file"
+    (tmp_path / "token").write_text(f"{token}\n")
+    assert loads(f"{SMALL}admin: {{token: '${{file:{tmp_path}/token}}'}}\n", ENVIRON).admin.token == token
 
 
 def test_a_file_expression_reads_no_device_pipe_or_binary(tmp_path):
@@ -393,11 +393,26 @@ def test_a_file_expression_reads_no_device_pipe_or_binary(tmp_path):
 
 
 def test_an_unset_variable_without_default_is_named():
-    assert problems(SMALL, {}) == [
-        "1: admin.token: environment variable GATEWAY_ADMIN_TOKEN is not set; "
-        "set it or write ${GATEWAY_ADMIN_TOKEN:-default}",
-        "1: secret: environment variable GATEWAY_SECRET is not set; set it or write ${GATEWAY_SECRET:-default}",
+    assert problems(f"{SMALL}data_dir: ${{DATA}}\n") == [
+        "3: data_dir: environment variable DATA is not set; set it or write ${DATA:-default}"
     ]
+
+
+def test_no_default_is_advised_for_a_secret():
+    text = """\
+accounts:
+  - {id: a, api_key: "${A}"}
+  - {id: b, api_key: sk, proxy: "${B}"}
+admin: {tokens: [{id: x, token: "${C}"}]}
+redis: ${D}
+keys:
+  - {id: alice, key: ["${E}"]}
+tracing: {headers: {authorization: "${F}"}}
+"""
+    found = problems(text, {})
+    assert len(found) == 8
+    for each in found:
+        assert "is not set; set it or name a file that holds it: ${file:PATH}" in each
 
 
 @pytest.mark.parametrize("text", ["${", "${}", "${1A}", "${A B}", "${A", "x${A-b}"])
@@ -519,7 +534,32 @@ def test_a_wrong_key_is_named_with_line_and_path(line, message):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("listen: 8080", "3: listen: expected a string, got a number; put it in quotes"),
+        (
+            "listen: 80800",
+            "3: listen: must be host:port with a port from 0 to 65535, such as 0.0.0.0:8080 or [::1]:8080",
+        ),
+        ("listen: true", "3: listen: expected a string, got a boolean; put it in quotes"),
+        ("timeouts: {ping: soon}", "3: timeouts.ping: expected a number, got a string"),
+        (
+            "timeouts: {ping: 15 minuts}",
+            "3: timeouts.ping: expected a number, got a string; write seconds, or such as 90s, 5m, 1h",
+        ),
+        ("timeouts: {ping: 0s}", "3: timeouts.ping: must be greater than 0"),
+        ("timeouts: {ping: 2d}", "3: timeouts.ping: must be at most 86,400"),
+        (
+            "limits: {max_head_kb: 1mib}\nworkers: 2x",
+            "4: workers: expected a number, got a string; write it without a unit, spaces or commas",
+        ),
+        ("limits: {max_head_kb: 1.5k}", "3: limits.max_head_kb: must be a whole number"),
+        ("limits: {max_body_mb: 2g}", "3: limits.max_body_mb: must be at most 1,024"),
+        (
+            "limits: {max_body_mb: '32'}",
+            "3: limits.max_body_mb: expected a number, got a string; write MiB, or such as 32mb, 512kb, 1gb",
+        ),
+        (
+            "log: {sample: 10 percent}",
+            "3: log.sample: expected a number, got a string; write a share from 0 to 1, or such as 10%",
+        ),
         (
             "listen: localhost",
             "3: listen: must be host:port with a port from 0 to 65535, such as 0.0.0.0:8080 or [::1]:8080",
@@ -535,17 +575,23 @@ def test_a_wrong_key_is_named_with_line_and_path(line, message):
         ("secret: short", "3: secret: must have at least 32 characters; `openssl rand -hex 32` makes a good one"),
         ("secret: []", "3: secret: needs at least 1 item"),
         ("admin: {token: ''}", "3: admin.token: must not be empty"),
-        ("admin: {token: seven77}", "3: admin.token: must have at least 8 characters"),
-        ("admin: {token: with a space}", "3: admin.token: must be printable ASCII without spaces"),
+        (
+            "admin: {token: of-19-characters-19}",
+            "3: admin.token: must have at least 20 characters; `openssl rand -hex 32` makes a good one",
+        ),
+        ("admin: {token: with a space within it}", "3: admin.token: must be printable ASCII without spaces"),
         ("admin: []", "3: admin: expected a mapping, got a list"),
         ("admin: {tokens: [{id: a}]}", "3: admin.tokens[0]: needs token or token_sha256"),
-        ("admin: {tokens: [{id: a, token: seven77}]}", "3: admin.tokens[0].token: must have at least 8 characters"),
         (
-            "admin: {tokens: [{id: a, token: long-enough, role: root}]}",
+            "admin: {tokens: [{id: a, token: [of-20-characters--20, seven77]}]}",
+            "3: admin.tokens[0].token[1]: must have at least 20 characters; `openssl rand -hex 32` makes a good one",
+        ),
+        (
+            "admin: {tokens: [{id: a, token: long-enough-to-be-one, role: root}]}",
             "3: admin.tokens[0].role: must be one of: read, operate",
         ),
         (
-            "admin: {tokens: [{id: admin, token: long-enough}]}",
+            "admin: {tokens: [{id: admin, token: long-enough-to-be-one}]}",
             "3: admin.tokens[0].id: admin is who has admin.token; choose another name",
         ),
         (
@@ -609,7 +655,7 @@ wrokers: 3
     assert problems(text, {"GATEWAY_SECRET": "x" * 32}) == [
         "1: listen: must be host:port with a port from 0 to 65535, such as 0.0.0.0:8080 or [::1]:8080",
         "1: admin.token: environment variable GATEWAY_ADMIN_TOKEN is not set; "
-        "set it or write ${GATEWAY_ADMIN_TOKEN:-default}",
+        "set it or name a file that holds it: ${file:PATH}",
         "3: accounts[0].api_key: missing; the provider's key",
         '4: accounts[0].wieght: unknown key; did you mean "weight"?',
         "5: accounts[1].id: the same account id as accounts[0].id on line 3; each must be different",
@@ -758,6 +804,53 @@ def test_both_listeners_may_ask_for_a_free_port():
 )
 def test_addresses(text, address):
     assert config.parse_listen(text) == address
+
+
+@pytest.mark.parametrize(
+    ("listen", "admin", "addresses"),
+    [
+        ("9090", "9091", ("0.0.0.0:9090", "127.0.0.1:9091")),
+        ("'9090'", "${PORT}", ("0.0.0.0:9090", "127.0.0.1:7001")),
+        ("${PORT}", ":9091", ("0.0.0.0:7001", ":9091")),
+        ("0", "0", ("0.0.0.0:0", "127.0.0.1:0")),
+    ],
+)
+def test_a_port_alone_is_one_of_the_host_that_the_listener_has_by_default(listen, admin, addresses):
+    loaded = loads(f"{SMALL}listen: {listen}\nadmin: {{listen: '{admin}'}}\n", {**ENVIRON, "PORT": "7001"})
+    assert (loaded.listen, loaded.admin.listen) == addresses
+
+
+# Units
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("timeouts: {idle: 90s}", 90.0), ("timeouts: {idle: 1500ms}", 1.5), ("timeouts: {idle: 5 M}", 300.0),
+     ("timeouts: {idle: 1h30m}", 5400.0), ("timeouts: {idle: 1d}", 86_400.0), ("timeouts: {idle: 0.5min}", 30.0),
+     ("timeouts: {idle: '${IDLE:-2m}'}", 120.0), ("timeouts: {idle: 75}", 75.0)],
+)  # fmt: skip
+def test_seconds_may_be_written_with_a_unit(text, value):
+    assert loads(f"{SMALL}{text}\n", ENVIRON).timeouts.idle == value
+
+
+def test_sizes_and_shares_may_be_written_with_a_unit():
+    text = """\
+limits: {max_body_mb: 64MB, max_batch_mb: 512 MiB, max_file_mb: 2g, max_held_mb: 1048576k, max_head_kb: 1m}
+log: {sample: 12.5%}
+affinity: {remember: 12h}
+"""
+    loaded = loads(SMALL + text, ENVIRON)
+    limits = Limits(max_body_mb=64, max_batch_mb=512, max_file_mb=2048, max_held_mb=1024, max_head_kb=1024)
+    assert (loaded.limits, loaded.log.sample, loaded.affinity.remember) == (limits, 0.125, 43_200.0)
+
+
+def test_the_schema_takes_the_units_that_are_read():
+    idle = config.schema()["properties"]["timeouts"]["properties"]["idle"]
+    [pattern] = [each["pattern"] for each in idle["anyOf"] if "pattern" in each]
+    for text in ("90s", "1h30m", "500ms", "1.5 h"):
+        assert re.search(pattern, text)
+    for text in ("90", "s", "90x", "90s and more"):
+        assert not re.search(pattern, text)
 
 
 @pytest.mark.parametrize(
@@ -957,10 +1050,51 @@ def test_wrong_models_and_wrong_aliases_are_told_together():
 def test_an_alias_that_leads_nowhere_is_warned_about():
     text = with_account("models: [claude-haiku-*, llama]") + "models: {aliases: {x: llama, y: claude-opus-5}}\n"
     warnings = [each for each in config.config_warnings(loads(text, ENVIRON)) if "aliases" in each]
-    assert warnings == [
-        "models.aliases.x: its model has no price; an entry of models.catalogue gives it one",
+    assert [each.partition("; ")[0] for each in warnings] == [
+        "models.aliases.x: llama is no model of the catalogue, so nobody knows its price",
         "models.aliases.y: no account serves the model it stands for",
     ]
+
+
+def test_names_and_patterns_that_no_model_fits_are_warned_about_once_each():
+    text = """\
+accounts:
+  - {id: a, api_key: sk-1, models: [claude-haiku-*, claude-opsu-*, llama]}
+  - {id: b, api_key: sk-2, models: [claude-opsu-*, "claude-3-*", "*"]}
+keys:
+  - {id: alice, key: sk-alice, models: [claude-sonet-5, llama, fast, claude-haiku-4-5-20251001, claude-opus-5-20270101]}
+  - {id: bob, key: sk-bob, models: claude-sonet-5}
+models: {aliases: {fast: claude-haiku-4-5}, catalogue: {claude-next-7: {like: claude-opus-5}}}
+"""
+    warnings = [each for each in config.config_warnings(loads(text, ENVIRON)) if "models" in each]
+    assert [each.partition("its models: ")[0] for each in warnings] == [
+        'account a, b: models: claude-opsu-* fits no model of the catalogue; did you mean "claude-opus-5"?',
+        "account a: models: llama is no model of the catalogue, so nobody knows its price; ",
+        "key alice, bob: models: claude-sonet-5 is no model of the catalogue, so nobody knows its price; "
+        'did you mean "claude-sonnet-5"?',
+    ]
+    many = "".join(f"  - {{id: a{number}, api_key: sk-{number}, models: llama-*}}\n" for number in range(40))
+    [told] = [each for each in config.config_warnings(loads(f"accounts:\n{many}", ENVIRON)) if "llama" in each]
+    assert told.startswith("account a0, a1, a2, a3, a4 and 35 more: models: llama-* fits no model")
+
+
+@pytest.mark.parametrize(
+    ("line", "warning"),
+    [
+        ("base_url: https://proxy.acme.test/anthropic", ""),
+        ("base_url: https://proxy.acme.test/v1beta", ""),
+        ("base_url: https://api.anthropic.com/v1", "account a: base_url ends in /v1"),
+        ("base_url: https://api.anthropic.com/v1/", "account a: base_url ends in /v1"),
+        ("base_url: https://proxy.acme.test/x/v1/messages", "account a: base_url ends in /v1/messages"),
+        ("base_url: https://proxy.acme.test/messages", "account a: base_url ends in /messages"),
+        ("weight: 1\npublic_url: https://llm.acme.test/v1", "public_url ends in /v1"),
+        ("weight: 1\ntracing: {endpoint: 'http://127.0.0.1:4318/v1/traces'}", "tracing.endpoint ends in /v1/traces"),
+    ],
+)
+def test_a_base_url_that_ends_in_what_is_added_to_it_is_warned_about(line, warning):
+    found = [each for each in config.config_warnings(loads(with_account(line) + KEYS, ENVIRON)) if "ends in" in each]
+    assert len(found) == bool(warning)
+    assert not warning or found[0].startswith(f"{warning}, though whole paths")
 
 
 @given(
@@ -1009,15 +1143,17 @@ def test_further_admin_tokens_have_a_role_and_are_kept_as_digests():
     text = f"""\
 admin:
   tokens:
-    - {{id: grafana, token: [token-one, token-two]}}
+    - {{id: grafana, token: [token-that-is-number-1, token-that-is-number-2]}}
     - {{id: ops, token_sha256: {"A" * 64}, role: operate}}
 """
     loaded = loads(SMALL + text, ENVIRON)
     assert loaded.admin.tokens == (
-        AdminToken(id="grafana", digests=(sha256("token-one"), sha256("token-two")), role="read"),
+        AdminToken(
+            id="grafana", digests=(sha256("token-that-is-number-1"), sha256("token-that-is-number-2")), role="read"
+        ),
         AdminToken(id="ops", digests=("a" * 64,), role="operate"),
     )
-    assert "token-one" not in json.dumps(config.describe(loaded)) and config.decode(config.encode(loaded)) == loaded
+    assert "token-that" not in json.dumps(config.describe(loaded)) and config.decode(config.encode(loaded)) == loaded
 
 
 def test_a_repr_shows_no_secret():
@@ -1028,7 +1164,7 @@ def test_a_repr_shows_no_secret():
 
 def test_warnings_name_what_is_hardly_meant():
     text = """\
-admin: {listen: "0.0.0.0:8081", token: elevenchars, metrics_open: true}
+admin: {listen: "0.0.0.0:8081", token: a-token-of-the-operator, metrics_open: true}
 accounts:
   - {id: a, api_key: same, workspace: w, base_url: "http://upstream.example"}
   - {id: b, api_key: same, workspace: w}
@@ -1037,7 +1173,6 @@ limits: {max_held_mb: 20}
 """
     warnings = "\n".join(config.config_warnings(loads(text, ENVIRON)))
     for words in (
-        "shorter than 16",
         "metrics_open",
         "keys is empty",
         "unencrypted",
@@ -1047,7 +1182,7 @@ limits: {max_held_mb: 20}
         "max_held_mb is less than max_body_mb",
     ):
         assert words in warnings
-    assert "elevenchars" not in warnings
+    assert "a-token-of" not in warnings
     assert config.config_warnings(loads(FULL, ENVIRON)) == []
 
 

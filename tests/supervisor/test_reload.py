@@ -55,7 +55,7 @@ def test_accounts_and_callers_that_changed_are_named_one_by_one():
     [
         ({"admin": {"token": "another-token-of-operators"}}, "admin.token"),
         (
-            {"admin": {**BASE["admin"], "tokens": [{"id": "grafana", "token": "token-of-grafana"}]}},
+            {"admin": {**BASE["admin"], "tokens": [{"id": "grafana", "token": "token-of-grafana-alone"}]}},
             "admin.tokens.grafana",
         ),
         ({"admin": {**BASE["admin"], "metrics_open": True}}, "admin.metrics_open"),

@@ -38,7 +38,7 @@ log = structlog.get_logger("gateway.admin")
 class _Json(Reader):
     """Reads what came as JSON: nothing in it is an expression."""
 
-    def scalar(self, node: Node, path: str) -> tuple[Any, bool]:
+    def scalar(self, node: Node, path: str, secret: bool = False) -> tuple[Any, bool]:
         return node.value, False
 
 
