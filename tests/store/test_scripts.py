@@ -39,10 +39,10 @@ class Store:
 
     def settle(
         self, served: str, read: Record, *, model: str = MODEL, now: int = NOW, age: int = 0, ttl: int = 300_000,
-        tokens: int = 0, size: int = 0, bound: int = 0, remember: int = DAY,
+        tokens: int = 0, size: int = 0, account_bound: int = 0, remember: int = DAY,
     ) -> bool:  # fmt: skip
         """Whether the binding was renewed; `read` is the one that the request knew."""
-        args = (now, model, served, read.generation, read.workspace, age, ttl, tokens, size, bound, remember)
+        args = (now, model, served, read.generation, read.workspace, age, ttl, tokens, size, account_bound, remember)
         return bool(self.run(SETTLE, [KEY], *args))
 
     def rebind(
@@ -173,15 +173,15 @@ def test_tokens_that_are_not_known_yet_keep_those_that_are(store):
 
 def test_a_history_that_is_bound_to_its_account_stays_so(store):
     known = store.bind()
-    store.settle("w1", known, bound=1)
-    assert store.record().bound == 1
-    store.settle("w1", known, bound=0)
-    assert store.record().bound == 1
+    store.settle("w1", known, account_bound=1)
+    assert store.record().account_bound == 1
+    store.settle("w1", known, account_bound=0)
+    assert store.record().account_bound == 1
 
 
 def test_a_settlement_by_another_workspace_of_the_same_generation_is_a_detour(store):
     known = store.bind(warm_until=NOW + 50, tokens=900, size=3600)
-    assert store.settle("w2", known, age=1000, tokens=950, size=4000, bound=1)
+    assert store.settle("w2", known, age=1000, tokens=950, size=4000, account_bound=1)
     assert store.record() == msgspec.structs.replace(known, detour="w2", detour_warm_until=NOW + 299_000)
     assert store.settle("w3", known, now=NOW + 5)
     assert (store.record().detour, store.record().detour_warm_until) == ("w3", NOW + 300_005)
@@ -237,11 +237,11 @@ def test_large_numbers_stay_whole_numbers(store):
 
 
 def test_moving_raises_the_generation_and_starts_cold(store):
-    known = store.bind(group="g", warm_until=NOW + 9, tokens=5, size=20, bound=1)
+    known = store.bind(group="g", warm_until=NOW + 9, tokens=5, size=20, account_bound=1)
     moved, record = store.rebind(known, "w2", reason="out")
     assert moved
     assert record == store.record() == Record(
-        "w2", 2, NOW + YOUNG, bound=1, previous="w1", previous_warm_until=NOW + 9, previous_tokens=5,
+        "w2", 2, NOW + YOUNG, account_bound=1, previous="w1", previous_warm_until=NOW + 9, previous_tokens=5,
         moves=[Move(NOW, "w1", "w2", "out")], group="g",
     )  # fmt: skip
 
@@ -387,7 +387,7 @@ def test_a_write_sets_the_expiry_anew(store):
 
 def test_no_write_shortens_a_life(store):
     known = store.bind()
-    store.settle("w1", known, bound=1, remember=30 * DAY)
+    store.settle("w1", known, account_bound=1, remember=30 * DAY)
     store.settle("w1", known, remember=DAY)
     store.settle("w2", known, remember=DAY)
     _, moved = store.rebind(known, "w2", remember=DAY)

@@ -223,7 +223,7 @@ class Conversations:
             "warm": warm,
             "warm_until": _time(record.warm_until),
             "record_expires": _time(stored.expires),
-            "account_bound": bool(record.bound),
+            "account_bound": bool(record.account_bound),
             "previous": _elsewhere(record.previous, record.previous_warm_until),
             "last_detour": _elsewhere(record.detour, record.detour_warm_until),
             "moves": [

@@ -22,15 +22,16 @@ class Move(msgspec.Struct, array_like=True):
 
 
 class Record(msgspec.Struct, array_like=True):
-    """`tokens` and `size` (bytes of body) are those of the last answered turn, 0 before the first; `bound` says that
-    the history holds blocks which only this workspace's accounts read; `detour` is the last workspace that stood in."""
+    """`tokens` and `size` (bytes of body) are those of the last answered turn, 0 before the first; `account_bound` says
+    that the history holds blocks which only this workspace's accounts read; `detour` is the last workspace that stood
+    in."""
 
     workspace: str
     generation: int = 1
     warm_until: int = COLD
     tokens: int = 0
     size: int = 0
-    bound: int = 0
+    account_bound: int = 0
     previous: str = ""
     previous_warm_until: int = COLD
     previous_tokens: int = 0

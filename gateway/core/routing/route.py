@@ -18,7 +18,7 @@ from gateway.core.routing.router import CREDENTIAL, FULL, LIMITED, OPEN, Router
 
 MAX_WAIT = 10.0  # seconds that a request waits for a limit, at most
 TOKENS_A_SECOND = 2000.0  # of cache that make it worth waiting a second
-BOUND_FACTOR = 10.0  # what a history that only one account reads is worth more
+ACCOUNT_BOUND_FACTOR = 10.0  # what a history that only one account reads is worth more
 MAX_WAITING = 1000  # requests of one process that wait for limits
 MAX_ATTEMPTS = 10
 LEAST_LOAD = 100.0  # tokens that a served request counts for at least, however much it reads from a cache
@@ -56,7 +56,7 @@ class Route:
     requests do not count against the model's; `group` names those that share its prefix, as far as it is known.
 
     `workspace` is its home, None until it has one; there the conversation is `warm` while its cache lives, and
-    `settled` if it is warm or its first answer is on its way. `pinned` is the one workspace that may serve it, "" if
+    `sticky` if it is warm or its first answer is on its way. `pinned` is the one workspace that may serve it, "" if
     any may; what is done `once` is not repeated after a failure. `how` is what the x-gateway-route header says,
     `reason` why.
     """
@@ -70,7 +70,7 @@ class Route:
     group = ""
     away = ""  # why its home does not serve it, "" while it does
     pinned = ""
-    created = warm = settled = bound = once = False
+    created = warm = sticky = account_bound = once = False
     cached = 0.0
     tried: frozenset[str] = frozenset()
     _chosen = False  # the home was chosen for its room just now
@@ -113,7 +113,7 @@ class Route:
     def pin(self, workspace: str, how: str = "pinned") -> None:
         """Only this workspace may serve it: an object that the request needs lives there."""
         self.pinned = self.workspace = workspace
-        self.settled = True  # draining accounts still have their objects
+        self.sticky = True  # draining accounts still have their objects
         self.how = how
 
     def propose(self, now: float) -> str | None:
@@ -135,7 +135,7 @@ class Route:
         self.workspace = self.pinned or record.workspace
         self.created = created
         self.how = "pinned" if self.pinned else how or ("new" if created else "bound")
-        self.bound = bool(record.bound) or self.bound
+        self.account_bound = bool(record.account_bound) or self.account_bound
         if record.tokens and self.counts:
             more = self.size - record.size
             if more > -record.size / 2:  # else it has been compacted, or is another sort of request
@@ -148,7 +148,7 @@ class Route:
     def _warmth(self, record: Record) -> None:
         in_use = record.warm_until > self.now_ms and record.workspace == self.workspace
         self.warm = in_use and record.tokens > 0
-        self.settled = self.warm or (in_use and not self.created) or bool(self.pinned)
+        self.sticky = self.warm or (in_use and not self.created) or bool(self.pinned)
         self.cached = min(self.tokens, float(record.tokens)) if self.warm else 0.0
 
     def _fresh(self, workspace: str, now: float, cached: dict[str, float] | None = None) -> float:
@@ -168,10 +168,10 @@ class Route:
             return (self.pinned, "object") if record.workspace != self.pinned else None
         if self.created:
             return None
-        if self.settled:
+        if self.sticky:
             return self._home(record, now) if self.warm else None
         why = self._why_not(record.workspace, now)
-        if not why or (why == "load" and self.bound):
+        if not why or (why == "load" and self.account_bound):
             return None
         workspace, good = self._place(now)
         self._chosen = True
@@ -192,7 +192,7 @@ class Route:
         entry, (why, _) = self.router.pick(
             workspace, self.conversation, self.model, self.limit_class, fresh, False, now
         )
-        if why == OPEN and entry is not None and not self.router.within_bound(workspace, self.model, now):
+        if why == OPEN and entry is not None and not self.router.within_cap(workspace, self.model, now):
             return "load"
         return "" if why == CREDENTIAL else why
 
@@ -200,13 +200,13 @@ class Route:
         """A move back to where the same cache is still warm, if the present workspace has more than its share."""
         if (
             record.previous
-            and not self.bound
+            and not self.account_bound
             and record.previous_warm_until > self.now_ms
             and record.previous_tokens >= _SAME * record.tokens
             and record.voluntary + self.ttl * 1000 <= self.now_ms
             and record.previous in self.router.ring
             and self.router.loads.of(record.workspace, now) > WORTH_A_MOVE
-            and not self.router.within_bound(record.workspace, self.model, now)
+            and not self.router.within_cap(record.workspace, self.model, now)
             and self._why_not(record.previous, now) == OPEN
         ):
             return record.previous, "home"
@@ -242,15 +242,15 @@ class Route:
             again = router.ring.accounts.get(again.id)  # as it is by now
         if again is not None:
             fresh = self._fresh(again.workspace, now)
-            if router.state(again, self.model, self.limit_class, fresh, self.settled, now)[0] == OPEN:
+            if router.state(again, self.model, self.limit_class, fresh, self.sticky, now)[0] == OPEN:
                 return Send(again)
         home, short, full = self.workspace, None, None
         if home is not None:
             fresh = self._fresh(home, now)
             entry, (why, wait) = router.pick(
-                home, self.conversation, self.model, self.limit_class, fresh, self.settled, now, self.tried
+                home, self.conversation, self.model, self.limit_class, fresh, self.sticky, now, self.tried
             )
-            if entry is not None and (why == OPEN or self.settled or self.pinned):
+            if entry is not None and (why == OPEN or self.sticky or self.pinned):
                 self.away = ""
                 return Send(entry, why == FULL)
             full = entry
@@ -323,7 +323,7 @@ class Route:
             return MAX_WAIT
         if not self.warm:
             return 0.0
-        return min(MAX_WAIT, self.cached / TOKENS_A_SECOND) * (BOUND_FACTOR if self.bound else 1.0)
+        return min(MAX_WAIT, self.cached / TOKENS_A_SECOND) * (ACCOUNT_BOUND_FACTOR if self.account_bound else 1.0)
 
     def _may_wait(self, seconds: float, now: float) -> bool:
         return (
@@ -344,7 +344,7 @@ class Route:
         wait, limited = router.opens_in(self.model, self.limit_class, now)
         return Refuse(429 if limited else 529, wait if wait < inf else None)
 
-    def broke(self, entry: Entry, now: float) -> None:
+    def interrupted(self, entry: Entry, now: float) -> None:
         """The account's answer has broken off, though it had begun well."""
         self.router.learn(entry, self.model, self.limit_class, Outcome.BROKEN, None, now)
 
@@ -374,11 +374,11 @@ class Route:
         if present is None:
             return False
         fresh = self._fresh(entry.workspace, now)
-        settled = self.settled and entry.workspace == self.workspace
-        why, wait = self.router.state(present, self.model, self.limit_class, fresh, settled, now)
+        sticky = self.sticky and entry.workspace == self.workspace
+        why, wait = self.router.state(present, self.model, self.limit_class, fresh, sticky, now)
         return why == OPEN or (why == LIMITED and wait <= HOPE)
 
-    def full(self, entry: Entry) -> None:
+    def no_slot(self, entry: Entry) -> None:
         """No slot of this account came free in time."""
         self._give_up_on(entry)
         self.away = self.away or FULL
@@ -386,7 +386,7 @@ class Route:
     def _give_up_on(self, entry: Entry) -> None:
         self.tried |= {entry.id}
 
-    def head(self) -> None:
+    def answer_began(self) -> None:
         """The account's answer has begun (or will not come): its own headers now say what is left."""
         domain = self.domain
         if self._pending and domain is not None:
@@ -394,7 +394,7 @@ class Route:
             domain.asked -= 1
             domain.reserved = domain.reserved - self._reserved if domain.asked else 0.0
 
-    def used(self, fresh: float, read: float, output: int, now: float, exact: bool = True) -> None:
+    def settle(self, fresh: float, read: float, output: int, now: float, exact: bool = True) -> None:
         """Tokens of input that the answer did not and did read from a cache, and of output; not `exact` if they are an
         estimate. Counts once for each time it was sent."""
         router, workspace = self.router, self._load
@@ -419,10 +419,10 @@ class Route:
     ) -> bool:
         """An exchange has this outcome, which is not SERVED. Returns whether it is worth asking for another step;
         `repeat` allows to send again what was sent and not answered."""
-        self.head()
+        self.answer_began()
         router = self.router
         router.learn(entry, self.model, self.limit_class, outcome, retry_after, now)
-        self.used(0.0, 0.0, 0, now)
+        self.settle(0.0, 0.0, 0, now)
         home = entry.workspace == self.workspace
         if outcome is Outcome.LIMITED:
             if entry.id in self._limited:
@@ -470,7 +470,7 @@ class Route:
     def served(self, entry: Entry, now: float) -> str:
         """This account's answer goes to the client. Returns why the conversation should now be bound to its workspace,
         "" if it should not."""
-        self.head()
+        self.answer_began()
         self.router.served(entry, self.domain, now, self.counts)
         if self.group:
             self.router.groups.touch(self.group, entry.workspace, now + self.ttl)
@@ -484,7 +484,7 @@ class Route:
             return ""
         if self.created:
             return self.away or "out"  # no cache anywhere yet: it lives where it was served first
-        if self.away == FULL and not self.settled and not self._moved:
+        if self.away == FULL and not self.sticky and not self._moved:
             return FULL  # nothing is lost by staying there
         if self.away in _DETOURS or self._moved:
             self.how = "detour" if self.how != "stateless" else self.how

@@ -16,8 +16,8 @@ from gateway.core.routing.health import Classify
 from gateway.core.routing.ring import Ring
 from gateway.core.routing.standing import MANY, Standing
 
-BOUND = 1.25  # of the mean load, up to which a workspace takes new conversations
-RAMP = 300.0  # seconds over which an account that joined a running pool comes up to that bound
+LOAD_CAP = 1.25  # of the mean load, up to which a workspace takes new conversations
+RAMP = 300.0  # seconds over which an account that joined a running pool comes up to that cap
 _RAMP_FROM = 0.1
 _MEAN_FOR = 0.2  # seconds that the mean load is reckoned for
 
@@ -150,16 +150,16 @@ class Router(Standing):
 
     # Where to.
 
-    def within_bound(self, workspace: str, model: str, now: float) -> bool:
+    def within_cap(self, workspace: str, model: str, now: float) -> bool:
         """Whether the workspace's load leaves room for new conversations."""
         load = self.loads.of(workspace, now)
         if not load:
             return True
-        return load <= self.bound(workspace, model, now)
+        return load <= self.load_cap(workspace, model, now)
 
-    def bound(self, workspace: str, model: str, now: float) -> float:
+    def load_cap(self, workspace: str, model: str, now: float) -> float:
         """The load (fresh tokens a minute) up to which a workspace takes new conversations."""
-        bound = BOUND * self._mean(model, now) * self.ring.weight(workspace) + self.loads.p95
+        cap = LOAD_CAP * self._mean(model, now) * self.ring.weight(workspace) + self.loads.p95
         ramps = self._ramps.get(workspace)
         if ramps:
             wall = now + self._wall
@@ -167,8 +167,8 @@ class Router(Standing):
                 weight * (min(1.0, _RAMP_FROM + (1.0 - _RAMP_FROM) * max(0.0, wall - since) / RAMP) if since else 1.0)
                 for weight, since in ramps
             )
-            bound *= share / sum(weight for weight, _ in ramps)
-        return bound
+            cap *= share / sum(weight for weight, _ in ramps)
+        return cap
 
     def _mean(self, model: str, now: float) -> float:
         """Load by weight, over the workspaces that may take new conversations for `model`."""
@@ -223,7 +223,7 @@ class Router(Standing):
         """The workspace for a conversation that has to go somewhere, None if nobody may serve it, and whether it has
         room.
 
-        Room means that the workspace's load is within its bound, and that limits allow what is not in a cache there.
+        Room means that the workspace's load is within its cap, and that limits allow what is not in a cache there.
         Where part of it is `cached` (workspace -> tokens) comes first, the larger part before. A conversation of no
         `group` then gets the first by rank that has room; another the least busy one that has, of those in which the
         group's prefix is warm if there are any. If none has room, it is one that limits allow, the least busy, else the
@@ -243,7 +243,7 @@ class Router(Standing):
             shared = self.groups.shared(group, workspace, now) if group else None
             fresh = max(0.0, tokens - max(own, shared or 0.0))
             entry, (why, _) = self.pick(workspace, key, model, limit_class, fresh, False, now, tried)
-            room = own > 0.0 or self.within_bound(workspace, model, now)
+            room = own > 0.0 or self.within_cap(workspace, model, now)
             if room and entry is not None and why == OPEN and not self.failing(entry.id, now):
                 if own > 0.0 or not group:
                     return workspace, True

@@ -264,7 +264,7 @@ class Production:
             self._rebind(life, entry.workspace, reason, now)
         self._renew(life, entry, now, request.input)
         self._release(request, life)
-        route.used(answer.written + answer.fresh, answer.read, request.output, now)
+        route.settle(answer.written + answer.fresh, answer.read, request.output, now)
         return None
 
     def _renew(self, life: Life, entry: Entry, now: float, tokens: int) -> None:

@@ -27,7 +27,7 @@ from gateway.store.scripts import ADMIT, REBIND, RECALL, SETTLE
 from gateway.worker.callers.limits import Asked
 
 MEMORY = 100_000  # conversations a process remembers
-BOUND_FOR = 30 * 86_400  # seconds that a conversation is remembered whose history is bound to its account
+ACCOUNT_BOUND_FOR = 30 * 86_400  # seconds that a conversation is remembered whose history is bound to its account
 _SPREAD_EVERY = 0.05  # seconds
 _RESEED_AT_ONCE = 200
 _RESEED_PAUSE = 0.02  # seconds between these
@@ -66,7 +66,7 @@ class Admission:
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
         self._remember = str(int(config.affinity.remember * 1000))
-        self._remember_bound = str(int(max(config.affinity.remember, BOUND_FOR) * 1000))
+        self._remember_account_bound = str(int(max(config.affinity.remember, ACCOUNT_BOUND_FOR) * 1000))
 
     @property
     def store_up(self) -> bool:
@@ -174,7 +174,7 @@ class Admission:
         if how == "bound":
             how = "new" if reason == "cold" or not route.warm else "moved"
         if moved and not route.created:
-            self._moved("account_bound" if record.bound and route.warm else reason)
+            self._moved("account_bound" if record.account_bound and route.warm else reason)
         route.rebound(binding.record, how, reason)
         self._keep(binding)
         self._spread(binding)
@@ -202,7 +202,7 @@ class Admission:
         return record.tokens if record is not None and record.warm_until > self.now_ms else 0
 
     def renewal(
-        self, binding: Binding, served: str, age: float, ttl: int, tokens: int, size: int, bound: bool
+        self, binding: Binding, served: str, age: float, ttl: int, tokens: int, size: int, account_bound: bool
     ) -> tuple[Arg, ...]:
         """What tells the store that the conversation's cache is warm in the workspace that served it: its response
         began `age` seconds ago, entries live `ttl` seconds; the conversation holds `tokens` (0 while unknown), its body
@@ -215,12 +215,12 @@ class Admission:
                 record.warm_until = warm_until
             if tokens:
                 record.tokens, record.size = tokens, size
-            record.bound = record.bound or int(bound)
+            record.account_bound = record.account_bound or int(account_bound)
         else:
             record.detour, record.detour_warm_until = served, warm_until
         return (
             binding.key, binding.model, served, record.generation, record.workspace, age_ms, ttl_ms, tokens, size,
-            int(bound), self._remember_bound if bound else self._remember,
+            int(account_bound), self._remember_account_bound if account_bound else self._remember,
         )  # fmt: skip
 
     def renew(self, renewal: tuple[Arg, ...]) -> None:
@@ -264,7 +264,7 @@ class Admission:
                 for key, model in places[first : first + _RESEED_AT_ONCE]:
                     record = self._memory.get((key, model))
                     if record is not None and record.tokens:
-                        lifetime = self._remember_bound if record.bound else self._remember
+                        lifetime = self._remember_account_bound if record.account_bound else self._remember
                         args = (1, key, 0, model, pack(record), record.generation, lifetime)
                         self._store.post(ADMIT, args)
                         given += 1

@@ -199,7 +199,7 @@ class Proxy:
                     lease.release()
                     continue
             if account is None or lease is None:
-                route.full(entry)
+                route.no_slot(entry)
                 continue
             x.lease, x.account = lease, account
             x.attempts += 1
@@ -368,7 +368,7 @@ class Proxy:
         x.forget_request()
         await relay.run(head.visible + x.gateway_headers(self._config.expose_account))
         if x.outcome == "interrupted" and x.cause in ("upstream", "timeout"):
-            route.broke(entry, monotonic())
+            route.interrupted(entry, monotonic())
         return None
 
     async def _set_aside(self, x: Exchange, response: Response, head: AnswerHead, outcome: Outcome) -> Refusal:

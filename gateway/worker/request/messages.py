@@ -147,7 +147,7 @@ class Messages:
         if "speed" in peeked.fields and peeked.value("speed") == "fast":
             route.limit_class += ":fast"  # a bucket of its own
         if key is not None:
-            route.bound = self._bound_thinking(peeked.model) and peeked.signed_thinking
+            route.account_bound = self._bound_thinking(peeked.model) and peeked.signed_thinking
         return route
 
     async def _join_herd(self, x: Exchange, route: Route, caller: Caller, former: bytes | None) -> None:

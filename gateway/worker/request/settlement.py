@@ -46,7 +46,7 @@ class Settlement:
             x.lease.release()
         now = perf_counter()
         if x.route is not None:
-            x.route.head()
+            x.route.answer_began()
         renewal = None
         if x.endpoint.metered:
             usage = x.meter.usage
@@ -56,7 +56,7 @@ class Settlement:
             if begun:
                 renewal = self._renewal(x, now - x.response_began, usage.total_input + usage.output)
             if x.route is not None:
-                x.route.used(
+                x.route.settle(
                     usage.total_input - usage.cache_read, usage.cache_read, usage.output, monotonic(), not x.estimated
                 )
         record = self._record(x, now)
@@ -78,8 +78,8 @@ class Settlement:
         if binding is None or account is None or peeked is None:
             return None
         ttl = 3600 if x.meter.usage.cache_write_1h else peeked.cache_ttl
-        bound = x.route is not None and x.route.bound
-        return self._admission.renewal(binding, account.workspace, age, ttl, tokens, x.text_size, bound)
+        account_bound = x.route is not None and x.route.account_bound
+        return self._admission.renewal(binding, account.workspace, age, ttl, tokens, x.text_size, account_bound)
 
     def _bill(self, x: Exchange) -> Bill:
         """What the answer cost, by the model that answered."""

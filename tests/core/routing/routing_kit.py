@@ -56,10 +56,10 @@ def routers(*accounts: Entry) -> tuple[Router, Router]:
 
 
 def record(
-    workspace: str = "home", tokens: int = 20_000, *, warm: bool = True, now: float = NOW, bound: int = 0
+    workspace: str = "home", tokens: int = 20_000, *, warm: bool = True, now: float = NOW, account_bound: int = 0
 ) -> Record:
     warm_until = int((now + (TTL / 2 if warm else -TTL)) * 1000)
-    return Record(workspace, 3, warm_until, tokens, tokens * 4, bound)
+    return Record(workspace, 3, warm_until, tokens, tokens * 4, account_bound)
 
 
 def fresh_route(
@@ -112,7 +112,7 @@ def play(
             outcome, retry_after = answer if isinstance(answer, tuple) else (answer, None)
             if outcome is Outcome.SERVED:
                 reason = route.served(step.entry, now)
-                route.used(route.tokens - route.cached, route.cached, 0, now)
+                route.settle(route.tokens - route.cached, route.cached, 0, now)
                 return ", ".join(steps), reason
             if not route.answered(step.entry, outcome, retry_after, now, random):
                 return ", ".join([*steps, "pass"]), ""

@@ -20,7 +20,7 @@ from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.health import Cause
 from gateway.core.routing.outcomes import Outcome
 from gateway.core.routing.route import Refuse, Route, Send, Wait
-from gateway.core.routing.router import BOUND, Router
+from gateway.core.routing.router import LOAD_CAP, Router
 from gateway.core.wire.peek import peek
 from gateway.errors import ApiError
 from gateway.lab.replay.production import Store
@@ -307,7 +307,7 @@ def test_i5_nothing_is_sent_to_an_account_that_is_disabled_out_closed_or_of_anot
         step = route.next(clock[0], data.draw(st.floats(0, 0.99)))
         if isinstance(step, Send):
             assert (
-                truth.forbids(step.entry.id, route.settled and route.workspace == step.entry.workspace, clock[0]) == ""
+                truth.forbids(step.entry.id, route.sticky and route.workspace == step.entry.workspace, clock[0]) == ""
             )
             route.sent(step.entry, clock[0])
             truth.sent(step.entry, clock[0])
@@ -325,7 +325,7 @@ def test_i5_nothing_is_sent_to_an_account_that_is_disabled_out_closed_or_of_anot
             if data.draw(st.booleans()):
                 home = data.draw(st.sampled_from([entry.workspace for entry in accounts]))
                 record = warm_record(home, now - data.draw(st.sampled_from([0.0, 2 * TTL])))
-                record.bound = data.draw(st.integers(0, 1))
+                record.account_bound = data.draw(st.integers(0, 1))
                 route.pinned = data.draw(st.sampled_from(["", home]))
                 route.found(record, False, int(now * 1000))
             elif (workspace := route.propose(now)) is not None:
@@ -338,7 +338,7 @@ def test_i5_nothing_is_sent_to_an_account_that_is_disabled_out_closed_or_of_anot
             truth.answered(flight.entry, outcome, retry_after, now)
             if outcome is Outcome.SERVED:
                 flight.route.served(flight.entry, now)
-                flight.route.used(100.0, 0.0, 0, now)
+                flight.route.settle(100.0, 0.0, 0, now)
             elif flight.route.answered(flight.entry, outcome, retry_after, now, data.draw(st.floats(0, 0.99))):
                 on(flight.process, flight.route)
         elif action == "waited" and waiting:
@@ -439,7 +439,7 @@ def test_i7_a_new_conversation_goes_where_bound_and_headroom_allow_or_nowhere_di
                 return True
         return False
 
-    satisfies = {name: loads[name] <= BOUND * mean * weight[name] + size and roomy(name) for name in names}
+    satisfies = {name: loads[name] <= LOAD_CAP * mean * weight[name] + size and roomy(name) for name in names}
     chosen, good = router.place(key, MODEL, MODEL, tokens, NOW)
     if chosen is None:
         assert not takes
@@ -475,7 +475,7 @@ def serve(router: Router, store: Store, key: bytes, now: float) -> tuple[float, 
     if reason:
         _, record = store.rebind(key, record, step.entry.workspace, reason, int(now * 1000))
     store.settle(key, record, step.entry.workspace, int((now + TTL) * 1000), 21_000)
-    route.used(1_000.0, 20_000.0, 0, now)
+    route.settle(1_000.0, 20_000.0, 0, now)
     return now, step.entry.workspace
 
 

@@ -49,7 +49,7 @@ SORTS: dict[str, Callable[[Router], Route]] = {
     "cold": lambda over: known(over, record(warm=False)),
     "warm": lambda over: known(over, record()),
     "short": lambda over: known(over, record(tokens=2_000)),
-    "bound": lambda over: known(over, record(bound=1)),
+    "bound": lambda over: known(over, record(account_bound=1)),
     "pinned": lambda over: known(over, record(warm=False), pinned="home"),
 }
 MOVED_LATER = ("new", "cold", "short")
@@ -252,7 +252,7 @@ def test_where_all_lack_room_by_reckoning_the_pool_says_the_least_wait_of_all():
 
 @pytest.mark.parametrize(("seconds", "waits"), [(9.0, True), (20.0, False)])
 def test_nobody_waits_past_the_deadline(seconds, waits):
-    route = known(router(), record(bound=1))
+    route = known(router(), record(account_bound=1))
     route.deadline = NOW + 15.0
     steps, _ = play(route, {"home": [(LIMITED, seconds)]})
     assert steps == (f"home, wait {seconds:g}, home" if waits else "home, other")
@@ -275,7 +275,7 @@ def test_no_more_than_so_many_wait_at_once():
 )
 def test_all_waits_of_a_request_together_stay_within_its_allowance(lacks, tokens, bound, random):
     over = router()
-    route = known(over, record(tokens=tokens, bound=int(bound)))
+    route = known(over, record(tokens=tokens, account_bound=int(bound)))
     allowed = min(10.0, tokens / 2_000) * (10.0 if bound else 1.0)
     now = NOW
     for seconds in lacks:  # whoever is quicker takes what comes in
@@ -552,7 +552,7 @@ def full(*names: str) -> Router:
 def test_a_warm_conversation_waits_for_a_slot_of_its_account_and_then_takes_a_detour():
     route = known(full("home"), record())
     assert route.next(NOW, 0.0) == Send(HOME, full=True)
-    route.full(HOME)
+    route.no_slot(HOME)
     assert route.next(NOW + 2, 0.0) == Send(OTHER)
     route.sent(OTHER, NOW + 2)
     assert route.served(OTHER, NOW + 3) == ""
@@ -575,7 +575,7 @@ def test_a_cold_conversation_waits_for_a_slot_where_nobody_has_one_and_is_refuse
     assert isinstance(step, Send) and step.full
     for _ in range(3):  # no slot came free in two seconds, wherever it waited
         if isinstance(step, Send):
-            route.full(step.entry)
+            route.no_slot(step.entry)
             step = route.next(NOW + 2, 0.0)
     assert isinstance(step, Refuse) and step.status == 529
 
@@ -583,7 +583,7 @@ def test_a_cold_conversation_waits_for_a_slot_where_nobody_has_one_and_is_refuse
 def test_what_is_pinned_waits_for_its_slot_and_is_refused():
     route = known(full("home"), record(), pinned="home")
     assert route.next(NOW, 0.0) == Send(HOME, full=True)
-    route.full(HOME)
+    route.no_slot(HOME)
     assert route.next(NOW + 2, 0.0) == Refuse(529, 1.0)
 
 
@@ -723,12 +723,12 @@ def test_a_cold_conversation_leaves_a_workspace_that_lacks_room():
 
 
 def test_load_does_not_move_a_cold_conversation_whose_history_only_its_workspace_reads():
-    assert known(busy("home"), record(warm=False, bound=1)).better(NOW) is None
+    assert known(busy("home"), record(warm=False, account_bound=1)).better(NOW) is None
 
 
-def moved(*, tokens: int = 20_000, warm: bool = True, voluntary: float = 0.0, bound: int = 0) -> Record:
+def moved(*, tokens: int = 20_000, warm: bool = True, voluntary: float = 0.0, account_bound: int = 0) -> Record:
     """At `other`, once at `home`."""
-    of = record("other", bound=bound)
+    of = record("other", account_bound=account_bound)
     of.previous, of.previous_tokens = "home", tokens
     of.previous_warm_until = int((NOW + (100 if warm else -100)) * 1000)
     of.voluntary = int(voluntary * 1000)
@@ -746,7 +746,7 @@ def moved(*, tokens: int = 20_000, warm: bool = True, voluntary: float = 0.0, bo
         (moved(warm=False), ("other",), False),
         (moved(voluntary=NOW - TTL + 1), ("other",), False),  # it has moved once in this TTL
         (moved(voluntary=NOW - TTL), ("other",), True),
-        (moved(bound=1), ("other",), False),  # part of its history is read only where it is
+        (moved(account_bound=1), ("other",), False),  # part of its history is read only where it is
     ],
 )
 def test_a_conversation_goes_home_if_it_is_one_too_many_and_as_warm_there(of, loaded, goes):
@@ -793,11 +793,11 @@ def test_what_is_under_way_is_reserved_until_the_answer_begins():
     domain = over.domain("home", MODEL)
     assert (domain.reserved, domain.asked) == (5_000, 1)
     assert over.loads.of("home", NOW) == 5_000
-    route.head()
-    route.head()
+    route.answer_began()
+    route.answer_began()
     assert (domain.reserved, domain.asked) == (0, 0)
-    route.used(4_000, 20_000, 0, NOW)
-    route.used(4_000, 20_000, 0, NOW)
+    route.settle(4_000, 20_000, 0, NOW)
+    route.settle(4_000, 20_000, 0, NOW)
     assert over.loads.of("home", NOW) == 4_000
 
 
@@ -814,7 +814,7 @@ def test_a_long_stream_leaves_no_load_below_zero(lasts):
     route.next(NOW, 0.0)
     route.sent(HOME, NOW)
     route.served(HOME, NOW + 1)
-    route.used(1_000, 19_000, 0, NOW + lasts)  # its group's prefix was warm
+    route.settle(1_000, 19_000, 0, NOW + lasts)  # its group's prefix was warm
     for later in (0.0, 2.0, 30.0):
         assert 0 <= over.loads.of("home", NOW + lasts + later) <= 1_000
     assert 0 <= over.loads.of("home", NOW + 61) <= 1_000
@@ -829,7 +829,7 @@ def test_a_request_outside_the_models_limits_is_no_load_and_is_reserved_only_as_
     assert over.loads.of(step.entry.workspace, NOW) == 0
     own, models = over.domain(step.entry.organization, "count_tokens"), over.domain(step.entry.organization, MODEL)
     assert (own.reserved, own.asked, models.reserved, models.asked) == (0, 1, 0, 0)
-    route.head()
+    route.answer_began()
     assert own.asked == 0
 
 
@@ -840,7 +840,7 @@ def test_output_is_taken_from_its_limit_as_it_is_produced():
     route.next(NOW, 0.0)
     route.sent(HOME, NOW)
     route.served(HOME, NOW)
-    route.used(500, 20_000, 500, NOW)
+    route.settle(500, 20_000, 500, NOW)
     output = over.domain("home", MODEL).output
     assert output is not None and output.left(NOW) == 200
 
@@ -856,7 +856,7 @@ def test_a_conversation_that_was_served_makes_its_groups_prefix_known():
     second.next(NOW, 0.0)
     second.sent(OTHER, NOW)
     second.served(OTHER, NOW)
-    second.used(5_000, 15_000, 0, NOW)
+    second.settle(5_000, 15_000, 0, NOW)
     assert over.groups.shared("g", "other", NOW) == 15_000
 
 

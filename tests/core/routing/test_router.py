@@ -277,12 +277,12 @@ def test_the_bound_is_a_quarter_over_the_mean_and_one_large_request():
     over = router(HOME, OTHER)
     over.loads.add("home", 12_500, NOW)
     over.loads.add("other", 7_500, NOW)
-    assert over.bound("home", MODEL, NOW) == 12_500
-    assert over.within_bound("home", MODEL, NOW)
+    assert over.load_cap("home", MODEL, NOW) == 12_500
+    assert over.within_cap("home", MODEL, NOW)
     over.loads.add("home", 100, NOW + 1)
-    assert not over.within_bound("home", MODEL, NOW + 1)
+    assert not over.within_cap("home", MODEL, NOW + 1)
     over.loads.sized(1000)
-    assert over.within_bound("home", MODEL, NOW + 1)
+    assert over.within_cap("home", MODEL, NOW + 1)
 
 
 def test_load_steers_new_conversations_away():
@@ -296,16 +296,16 @@ def test_load_is_measured_by_weight():
     over = router(account("home", weight=3.0), OTHER)
     over.loads.add("home", 10_000, NOW)
     over.loads.add("other", 3_300, NOW)
-    assert over.within_bound("home", MODEL, NOW)
+    assert over.within_cap("home", MODEL, NOW)
     over.loads.add("other", 3_000, NOW + 1)
-    assert not over.within_bound("other", MODEL, NOW + 1)
+    assert not over.within_cap("other", MODEL, NOW + 1)
 
 
 def test_workspaces_that_take_nobody_do_not_count_for_the_mean():
     over = router(HOME, OTHER, account("third", state="disabled"))
     over.loads.add("home", 10_000, NOW)
     over.loads.add("other", 10_000, NOW)
-    assert over.bound("home", MODEL, NOW) == 12_500
+    assert over.load_cap("home", MODEL, NOW) == 12_500
 
 
 def test_where_all_are_over_their_bounds_or_limits_the_most_headroom_decides():
@@ -371,28 +371,28 @@ def test_an_account_that_joined_a_running_pool_comes_up_to_its_bound_in_five_min
     over = router(account("home", since=WALL), OTHER)
     for name in ("home", "other"):
         over.loads.add(name, 10_000, NOW + after)
-    assert over.bound("home", MODEL, NOW + after) == pytest.approx(12_500 * share)
-    assert over.bound("other", MODEL, NOW + after) == 12_500
+    assert over.load_cap("home", MODEL, NOW + after) == pytest.approx(12_500 * share)
+    assert over.load_cap("other", MODEL, NOW + after) == 12_500
 
 
 def test_the_first_accounts_of_a_pool_are_at_their_bound_at_once():
     over = router(account("home", since=0.0), account("other", since=WALL - RAMP))
     over.loads.add("home", 10_000, NOW)
     over.loads.add("other", 10_000, NOW)
-    assert over.bound("home", MODEL, NOW) == over.bound("other", MODEL, NOW) == 12_500
+    assert over.load_cap("home", MODEL, NOW) == over.load_cap("other", MODEL, NOW) == 12_500
 
 
 def test_in_a_workspace_only_the_share_of_the_account_that_joined_ramps():
     over = router(account("a", "home", weight=3.0), account("b", "home", since=WALL), OTHER)
     over.loads.add("home", 40_000, NOW)
     over.loads.add("other", 10_000, NOW)
-    assert over.bound("home", MODEL, NOW) == pytest.approx(50_000 * (3.0 + 0.1) / 4.0)
+    assert over.load_cap("home", MODEL, NOW) == pytest.approx(50_000 * (3.0 + 0.1) / 4.0)
 
 
 def test_a_clock_ahead_of_this_one_does_not_turn_the_bound_negative():
     over = router(account("home", since=WALL + 60), OTHER)
     over.loads.add("home", 10_000, NOW)
-    assert over.bound("home", MODEL, NOW) == pytest.approx(6_250 * 0.1)
+    assert over.load_cap("home", MODEL, NOW) == pytest.approx(6_250 * 0.1)
 
 
 def test_what_is_made_first_is_made_where_somebody_works():

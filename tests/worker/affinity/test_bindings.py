@@ -171,11 +171,13 @@ class Process:
 
     def renew(
         self, request: Request, *, served: str = "", age: float = 0.0, ttl: int = 300, tokens: int = 1000,
-        bound: bool = False,
+        account_bound: bool = False,
     ) -> None:  # fmt: skip
         """Its answer came from home, or from another workspace."""
         served = served or request.workspace
-        self.admission.renew(self.admission.renewal(request.binding, served, age, ttl, tokens, 4 * tokens, bound))
+        self.admission.renew(
+            self.admission.renewal(request.binding, served, age, ttl, tokens, 4 * tokens, account_bound)
+        )
 
     def remembered(self, request: Request) -> Record:
         return self.admission._memory[request.binding.key, request.binding.model]
@@ -284,11 +286,11 @@ async def test_a_record_lives_as_long_as_it_is_to_be_remembered_once_it_was_answ
 async def test_a_history_that_is_bound_to_its_account_is_remembered_for_a_month(start, admin):
     process = await start()
     request = await process.bind()
-    process.renew(request, bound=True)
+    process.renew(request, account_bound=True)
     again = await process.bind()
     assert 29 * DAY < admin.pttl(request.binding.key) <= 30 * DAY
-    assert again.record.bound == 1
-    assert again.route.bound
+    assert again.record.account_bound == 1
+    assert again.route.account_bound
     await process.move(again, others(again.workspace)[0])
     assert admin.pttl(request.binding.key) > 29 * DAY
 
@@ -305,8 +307,8 @@ async def test_another_configuration_remembers_for_another_time(start, admin):
 async def test_a_new_binding_counts_as_in_use_though_it_is_not_warm(start):
     process = await start()
     first, second = await process.bind(), await process.bind()
-    assert not first.route.settled
-    assert second.route.settled and not second.route.warm
+    assert not first.route.sticky
+    assert second.route.sticky and not second.route.warm
     assert 0 < second.route.warm_for <= YOUNG
 
 
@@ -450,7 +452,7 @@ async def test_while_secrets_change_a_conversation_that_nobody_knows_is_a_new_on
     process = await start()
     first = await process.bind(KEYS[2], former=KEYS[9])
     assert first.place == (home(process, KEYS[2]), "new", 1)
-    assert not first.route.settled
+    assert not first.route.sticky
     assert (await process.bind(KEYS[2], former=KEYS[9])).place == (home(process, KEYS[2]), "bound", 1)
 
 
@@ -622,7 +624,7 @@ async def test_bindings_that_are_published_replace_no_newer_ones(start, admin):
 async def test_bindings_that_are_bound_to_their_account_are_published_for_as_long_as_they_were_kept(start, admin):
     process = await start()
     request = await process.bind()
-    process.renew(request, bound=True)
+    process.renew(request, account_bound=True)
     await process.recall()
     admin.flushall()
     await process.reseed()
