@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --python-versio
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo bench test torture check format lock clean
+.PHONY: help run demo bench quick test torture check format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ demo: $(STAMP) ## 200 conversations kept on their accounts, and scattered, side 
 
 bench: $(STAMP) ## cost per request and per event, side by side with nginx
 	$(BIN)/gateway bench $(ARGS)
+
+quick: $(STAMP) ## a minute: the rules, the configuration, and whole journeys of requests without a socket
+	$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal -p no:schemathesis tests/core tests/config tests/journeys $(ARGS)
 
 test: $(STAMP) ## all tests; whatever had to be skipped is listed with its reason
 	$(BIN)/python -m pytest -rs $(ARGS)

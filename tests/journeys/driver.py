@@ -1,0 +1,418 @@
+"""Runs journeys over the real application: what a worker serves, composed as a worker composes it.
+
+The one place that knows how the gateway is made. The sockets are scripts (`http`, `store`), the clock jumps (`world`),
+everything between is the gateway's own. After each journey it looks whether anything was left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+import structlog
+
+from gateway.config.schema import Config, loads
+from gateway.core.routing.binding import unpack as read_binding
+from gateway.core.routing.conversation import key as conversation_key
+from gateway.core.routing.document import PoolDocument
+from gateway.core.spending.keyring import Stored
+from gateway.listen.server import Server as Listener
+from gateway.records import Finished
+from gateway.store.ledger.journal import read as read_journal
+from gateway.store.ledger.ledger import Entry, UsageJournal, unpack
+from gateway.store.pool.shared_keys import encode as encode_keys
+from gateway.telemetry.logs import RequestLog
+from gateway.telemetry.totals import families_of
+from gateway.worker.accounts import entry_of
+from gateway.worker.app import Gateway
+from gateway.worker.request.exchange import new_request_id
+from tests.journeys.books import Books
+from tests.journeys.http import Call, Upstream, request
+from tests.journeys.journey import MODEL, Ask, Journey, usual
+from tests.journeys.store import Server, Store
+from tests.journeys.verdict import unlike
+from tests.journeys.world import World, turned
+
+SECRET = "0123456789abcdef0123456789abcdef-secret-of-journeys"
+KEYS = {name: "sk-" + f"{name}-of-journeys-".ljust(48, "x")[:48] for name in ("alice", "bob", "carol", "dora")}
+CALLERS = [
+    {"id": "alice", "key": KEYS["alice"], "team": "research"},
+    {"id": "bob", "key": KEYS["bob"]},
+    {"id": "carol", "key": KEYS["carol"], "team": "research"},
+    {"id": "dora", "key": KEYS["dora"]},
+]
+CALM = 0.6  # seconds after the last answer in which what nobody waits for comes to its end
+
+
+class Rig:
+    """The store's server and a folder, for all journeys of one process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.server = Server()
+        self.folder = folder
+
+    def close(self) -> None:
+        self.server.close()
+
+    def play(self, journey: Journey) -> None:
+        """Play it. Raises AssertionError where something else came of it than it says."""
+        self.server.line.ask("FLUSHALL")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        world = World()
+        asyncio.set_event_loop(world)
+        stage = Stage(journey, self, world)
+        world.set_exception_handler(stage.complain)
+        try:
+            with turned(world.clock), structlog.testing.capture_logs() as stage.logs:
+                world.run_until_complete(stage.play())
+        finally:
+            with turned(world.clock), structlog.testing.capture_logs():
+                _end(world, stage)
+            stage.store.close()
+            asyncio.set_event_loop(None)
+            world.close()
+
+
+def _end(world: World, stage: Stage) -> None:
+    """Leave nothing open, however the journey went."""
+
+    async def end() -> None:
+        tasks = asyncio.all_tasks(world) - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait([*tasks, asyncio.create_task(stage.close())], timeout=100)
+
+    world.run_until_complete(end())
+
+
+@lru_cache(maxsize=256)
+def _config(text: str) -> Config:
+    return loads(text, {}, source="journey.yaml")
+
+
+def config_of(journey: Journey, rig: Rig) -> Config:
+    """The configuration, read as an operator's is."""
+    usual = {
+        "admin": {"listen": "127.0.0.1:8081", "token": "token-of-the-operator-of-journeys"},
+        "redis": f"unix://{rig.server.path}",
+        "data_dir": str(rig.folder),
+        "secret": SECRET,
+        "keys": CALLERS,
+        "teams": [{"id": "research"}],
+        "accounts": [
+            {"id": name, "base_url": f"http://{name}.test", "api_key": f"key-of-{name}", **more}
+            for name, more in journey.pool.items()
+        ],
+    }
+    return _config(json.dumps({**usual, **journey.config}))  # JSON is YAML
+
+
+class _Lines:
+    """Where the log of requests goes."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    def write(self, line: bytes) -> None:
+        self.lines.append(line)
+
+
+class Stage:
+    """One journey being played."""
+
+    def __init__(self, journey: Journey, rig: Rig, world: World) -> None:
+        self.journey = journey
+        self.world = world
+        self.rig = rig
+        self.logs: list[Any] = []
+        self.complaints: list[str] = []  # of the event loop
+        self.records: list[Finished] = []
+        self.store = Store(world, rig.server)
+        self.upstream = Upstream(world, usual)
+        self.config = config_of(journey, rig)
+        self._gateway: Gateway | None = None
+        self.listener: Listener
+        self.lines = _Lines()
+        world.origins[rig.server.path] = self.store.accept
+        for name in journey.pool:
+            world.origins[f"{name}.test"] = partial(self.upstream.accept, name)
+
+    @property
+    def gateway(self) -> Gateway:
+        assert self._gateway is not None, "it has not begun"
+        return self._gateway
+
+    def complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.complaints.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+    # As a worker does it.
+
+    async def _start(self) -> None:
+        config = self.config
+        document = PoolDocument(1, tuple(sorted(map(entry_of, config.accounts))))
+        log = RequestLog(cast(Any, self.lines), human=False, enabled=True)
+        gateway = Gateway(config, document, encode_keys(Stored()), config.redis, "process", log)
+        self._gateway = gateway
+        gateway.store_returned = self._store_returned
+        gateway.apply(document, 1)
+        await gateway.start()
+        server = self.listener = Listener(gateway, config, new_request_id, gateway.metrics.throttled)
+        self.serving = asyncio.create_task(server.serve([cast(Any, _Socket())]))
+        await server.listening.wait()
+
+    async def close(self) -> None:
+        """End it, as far as it has begun."""
+        if self._gateway is not None:
+            await self.gateway.close()
+            for account in self.gateway.pool.accounts.values():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(account.transport.aclose(), 1.0)
+
+    def _store_returned(self, since: int) -> None:
+        """The supervisor's part: tell the store what was journaled meanwhile."""
+
+        async def replay() -> None:
+            async def run(script: Any, args: Any) -> Any:
+                return await self.gateway.store.call(script, args)
+
+            now = int(self.world.clock.wall * 1000)
+            await UsageJournal(self.rig.folder / "usage").replay(run, now, since)
+
+        self.replaying = asyncio.create_task(replay())
+
+    # The play.
+
+    async def play(self) -> None:
+        journey = self.journey
+        await self._start()
+        self.upstream.script(journey.then)
+        for given in journey.given:
+            call = await self._ask(given)
+            assert call.status == 200, f"given: {call.status} {call.body!r}"
+            await asyncio.sleep(CALM)
+        if journey.given:
+            self.world.clock.now += journey.later
+            await asyncio.sleep(CALM)
+        self.upstream.script(journey.upstream)
+        before = len(self.gateway.ended)
+        self.upstream.asked.clear()
+        self.upstream.tried.clear()
+        if journey.breaks:
+            PARTS[journey.breaks](self)
+        tasks = [asyncio.create_task(self._do(*each)) for each in journey.does]
+        calls = await asyncio.gather(*[self._ask(each) for each in journey.asks])
+        await asyncio.gather(*tasks)
+        await asyncio.sleep(CALM)
+        self.records = list(self.gateway.ended)
+        records = self.records[before:]
+        problems = list(self._problems(list(zip(journey.asks, calls, strict=True)), records))
+        if problems:
+            story = self._story(calls, records)
+            pytest.fail("\n  ".join([journey.name, *problems]) + "\n" + story, pytrace=False)
+
+    async def _do(self, at: float, what: str, *args: Any) -> None:
+        await asyncio.sleep(at)
+        result = ACTIONS[what](self, *args)
+        if result is not None:
+            await result
+
+    async def _ask(self, ask: Ask) -> Call:
+        await asyncio.sleep(ask.at)
+        headers = list(ask.headers)
+        given = {name.lower() for name, _ in headers}
+        if "x-api-key" not in given and "authorization" not in given:
+            headers.append(("x-api-key", KEYS[ask.caller]))
+        if ask.conversation is not None:
+            headers.append(("x-conversation-id", self.conversation(ask.conversation, ask.caller)))
+        if "content-type" not in given and (ask.body is not None or ask.pieces):
+            headers.append(("content-type", "application/json"))
+        call = Call(self.world)
+        call.connect()
+        if ask.pieces:
+            call.pipe.say(request(ask.method, ask.path, headers, None))
+            sending = asyncio.create_task(self._send(call, ask))
+        else:
+            body = ask.payload if ask.body is not None or ask.method == "POST" else None
+            call.pipe.say(request(ask.method, ask.path, headers, body))
+            sending = None
+        call.asked_at = self.world.clock.now
+        if ask.gone is not None:
+            await asyncio.wait((call.done,), timeout=ask.gone)
+            call.hang_up(ask.how)
+        await call.done
+        if sending is not None:
+            sending.cancel()
+        return call
+
+    async def _send(self, call: Call, ask: Ask) -> None:
+        for wait, data in ask.pieces:
+            await asyncio.sleep(wait)
+            call.pipe.say(data)
+
+    def conversation(self, ranks: str, caller: str) -> str:
+        """The conversation of a caller that is at home on these accounts, in this order, as far as they are in the
+        pool. What follows a `#` tells several of them apart."""
+        places, _, mark = ranks.partition("#")
+        workspaces = {each.id: each.workspace for each in self.config.accounts}
+        wanted = list(dict.fromkeys(workspaces[each] for each in places.split() if each in workspaces))
+        ring = self.gateway.router.ring
+        for number in itertools.count():
+            name = f"conversation{mark}-{number}"
+            key = conversation_key(SECRET.encode(), caller, b"header", name.encode())
+            if list(ring.rank(key))[: len(wanted)] == wanted:
+                return name
+        raise AssertionError
+
+    # Afterwards.
+
+    def _problems(self, asks: list[tuple[Ask, Call]], records: list[Finished]) -> Iterator[str]:
+        journey = self.journey
+        by_id = {record.request_id: record for record in records}
+        if len(by_id) != len(records):
+            yield "a request has two records"
+        left = [record for record in records if record.endpoint != "batch_items"]
+        wanted = sum(ask.want.record is not None for ask, _ in asks)
+        if len(left) != wanted:
+            yield f"{len(left)} records, not {wanted}"
+        named = {call.header("x-gateway-request-id") for _, call in asks}
+        unnamed = iter(sorted((each for each in left if each.request_id not in named), key=lambda each: each.at))
+        for number, (ask, call) in enumerate(asks, 1):
+            record = by_id.get(call.header("x-gateway-request-id") or "")
+            if record is None and ask.want.record is not None:
+                record = next(unnamed, None)
+            for problem in unlike(ask, call, record):
+                yield f"request {number}: {problem}" if len(asks) > 1 else problem
+        if journey.asked is not None and not re.fullmatch(journey.asked, " ".join(self.upstream.tried)):
+            yield f"asked {' '.join(self.upstream.tried)!r}, not {journey.asked!r}"
+        for name in journey.pool:
+            state, wanted_state = self._state(name), journey.accounts.get(name, "open")
+            if not _state_fits(state, wanted_state):
+                yield f"account {name} is {state}, not {wanted_state}"
+        if journey.bound is not None:
+            bound = self._bound(asks[-1][0])
+            if bound != journey.bound:
+                yield f"bound to {bound!r}, not {journey.bound!r}"
+        yield from self._left_behind()
+        yield from self._books().problems()
+        errors = tuple(each["event"] for each in self.logs if each["log_level"] in ("error", "exception", "critical"))
+        if errors != journey.errors:
+            yield f"logged {errors}, not {journey.errors}"
+        for complaint in self.complaints:
+            yield f"the event loop complains: {complaint}"
+
+    def _state(self, account: str) -> str:
+        router, now = self.gateway.router, self.world.clock.now
+        entry = router.ring.accounts[account]
+        why, wait = router.state(entry, MODEL, router.classify(MODEL), 0.0, True, now)
+        return f"{why} {wait:.0f}" if why and wait < 1e9 else why or "open"
+
+    def _bound(self, ask: Ask) -> str:
+        tenant = next(
+            f"t:{each['team']}" if "team" in each else f"c:{each['id']}" for each in CALLERS if each["id"] == ask.caller
+        )
+        assert ask.conversation is not None
+        name = self.conversation(ask.conversation, ask.caller)
+        key = conversation_key(SECRET.encode(), ask.caller, b"header", name.encode())
+        fields = self.rig.server.line.ask("HVALS", f"{{{tenant}}}:b:{key.hex()}")
+        return " ".join(read_binding(each).workspace for each in fields)
+
+    def _left_behind(self) -> Iterator[str]:
+        """What a request must not leave: in this process, on its connections, in the store."""
+        gateway = self.gateway
+        if gateway.proxy.live:
+            yield "requests are still on their way"
+        for account in gateway.pool.accounts.values():
+            if "in_flight=0 waiting=0" not in repr(account):
+                yield f"{account!r}"
+            if "busy=0" not in repr(account.transport):
+                yield f"{account.transport!r}"
+        if gateway.router.waiting:
+            yield f"{gateway.router.waiting} wait for a limit"
+        report = gateway.router.report("process", self.world.clock.now)
+        for seen in report.domains if report is not None else ():
+            if seen.asked or seen.reserved:
+                yield f"{seen.asked} requests and {seen.reserved} tokens reserved of {seen.organization}'s limits"
+        if gateway.proxy._holding.bytes:
+            yield f"{gateway.proxy._holding.bytes} bytes of bodies are held"
+        if gateway.proxy._herd._leaders:
+            yield "somebody still leads"
+        ask = self.rig.server.line.ask
+        for key in ask("KEYS", "*"):
+            kind = key.partition(b"}:")[2]
+            if kind == b"r":
+                yield f"{ask('HLEN', key)} reservations in {key!r}"
+            elif kind.startswith(b"c:"):
+                yield f"leases in {key!r}"
+            elif kind.startswith(b"q:") and int(ask("HGET", key, "reserved") or 0):
+                yield f"money reserved in {key!r}"
+
+    def _books(self) -> Books:
+        ask = self.rig.server.line.ask
+        ledger = [fields[1] for key in ask("KEYS", "*}:s") for _, fields in ask("XRANGE", key, "-", "+")]
+        counted = 0.0
+        for family in families_of(self.gateway.metrics.snapshot()):
+            if family.name == "gateway_requests":
+                counted = sum(value for _, (value, *_) in family.children)
+        return Books(
+            records=self.records,
+            lines=len(self.lines.lines),
+            counted=int(counted),
+            journal=_entries(read_journal(self.rig.folder / "usage")),
+            ledger=_entries(ledger) if self.store.state == "here" else None,
+        )
+
+    def _story(self, calls: list[Call], records: list[Finished]) -> str:
+        """What happened, for people."""
+        lines = []
+        for call in calls:
+            lines.append(f"  got {call.status} {call.ended} {dict(call.headers)}\n      {call.body[:600]!r}")
+        for record in records:
+            lines.append(f"  record {msgspec.to_builtins(record)}")
+        for asked in self.upstream.asked:
+            lines.append(
+                f"  {asked.at - 10_000:.2f} s: {asked.account} {asked.method} {asked.path} {asked.body[:100]!r}"
+            )
+        lines += [f"  log {each}" for each in self.logs[:20]]
+        return "\n".join(lines)
+
+
+class _Socket:
+    def close(self) -> None:
+        pass
+
+
+def _entries(packed: Iterable[bytes]) -> list[Entry]:
+    return [each for each in map(unpack, packed) if isinstance(each, Entry)]
+
+
+def _state_fits(state: str, wanted: str) -> bool:
+    """`limited 30` fits any closure of 28 to 30 seconds; `out` any."""
+    if " " not in wanted or " " not in state:
+        return state.split()[0] == wanted.split()[0]
+    (why, seconds), (also, wanted_seconds) = state.split(), wanted.split()
+    return why == also and int(wanted_seconds) - 3 <= int(seconds) <= int(wanted_seconds)
+
+
+# What happens to a gateway beside requests.
+
+
+def _interrupt(stage: Stage, reason: str = "drain") -> None:
+    stage.gateway.upkeep.interrupt(reason)
+
+
+ACTIONS: dict[str, Callable[..., Any]] = {
+    "store": lambda stage, state: stage.store.turn(state),
+    "stop": _interrupt,
+}
+
+PARTS: dict[str, Callable[[Stage], None]] = {}

@@ -1,0 +1,171 @@
+"""What callers and teams may use: taken, refused, given back, and had again once time has passed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.journeys.driver import CALLERS, Rig
+from tests.journeys.http import Answer
+from tests.journeys.journey import Ask, Journey, Want, ask, error, good, journey, stream, whole_stream
+
+# What a usual request reserves of a budget: 100 tokens of output, and its body at 4 bytes a token. It uses 200,000.
+WHOSE = {"caller": "your", "team": "your team's"}
+ONE: dict[str, Any] = {"a": {}}  # where it goes is of no interest here
+USES = 200_000
+
+
+def limits_of(whose: str, limits: dict[str, Any]) -> dict[str, Any]:
+    """The configuration in which alice, or the team that she shares with carol, has these limits. Bob has none."""
+    if whose == "team":
+        return {"teams": [{"id": "research", "limits": limits}]}
+    return {"keys": [{**each, "limits": limits} if each["id"] == "alice" else each for each in CALLERS]}
+
+
+# Kind: the limit, how many requests one after the other it admits, the error, its words, the label in records, and the
+# seconds after which it admits again.
+KINDS: dict[str, tuple[dict[str, Any], int, str, str, str, int]] = {
+    "requests a minute": (
+        {"requests_per_minute": 2}, 2, "rate_limit_error", "2 requests per minute", "requests_per_minute", 30,
+    ),
+    "input tokens a minute": (
+        {"input_tokens_per_minute": 60}, 1, "rate_limit_error", "60 input tokens per minute", "input_tokens_per_minute",
+        41,
+    ),
+    "output tokens a minute": (
+        {"output_tokens_per_minute": 12}, 1, "rate_limit_error", "12 output tokens per minute",
+        "output_tokens_per_minute", 41,
+    ),
+    "dollars a day": (
+        {"budget_usd": {"day": 0.0008}}, 2, "billing_error", "budget of $0.0008 per day", "budget_day", 22_400,
+    ),
+    "dollars a month": (
+        {"budget_usd": {"month": 0.0008}}, 2, "billing_error", "budget of $0.0008 per month", "budget_month", 1_232_000,
+    ),
+}  # fmt: skip
+
+
+def refused(words: str, kind: str, label: str, **more: Any) -> Want:
+    return Want(
+        status=429, error=kind, says=words, attempts=0,
+        record={"throttled": "caller", "limit": label, "outcome": "error", "attempts": 0, "account": ""},
+        used=(0, 0), money=0, **more,
+    )  # fmt: skip
+
+
+def spaced(asks: list[Ask]) -> list[Ask]:
+    """One after the other, two seconds apart."""
+    return [replace(each, at=2.0 * number) for number, each in enumerate(asks)]
+
+
+def used_up(kind: str, whose: str, streamed: bool) -> Journey:
+    limits, admits, error_type, words, label, _ = KINDS[kind]
+    served = Want(by="a", used=(100, 20), money=USES)
+    words = f"{WHOSE[whose]} {'limit of ' if '$' not in words else ''}{words}"
+    asks = [ask(stream=streamed, want=served) for _ in range(admits)]
+    asks.append(ask(stream=streamed, want=refused(words, error_type, label)))
+    # A colleague is refused by what the team has used up; who has nothing to do with it is served.
+    shared = refused(words, error_type, label) if whose == "team" else Want(by="a")
+    asks.append(ask(stream=streamed, want=shared, caller="carol"))
+    asks.append(ask(stream=streamed, want=Want(by="a"), caller="bob"))
+    return journey(
+        f"{kind} of a {whose} are used up by {'streams' if streamed else 'answers'} and then refuse",
+        *spaced(asks),
+        pool=ONE,
+        config=limits_of(whose, limits),
+        asked="a " * (admits + (whose != "team")) + "a",
+    )
+
+
+def had_again(kind: str, whose: str) -> Journey:
+    limits, admits, *_, wait = KINDS[kind]
+    return journey(
+        f"{kind} of a {whose} are had again once time has passed",
+        ask(want=Want(by="a", used=(100, 20))),
+        pool=ONE,
+        config=limits_of(whose, limits),
+        given=(ask(),) * admits,
+        later=float(wait),
+    )
+
+
+USED = [used_up(kind, whose, streamed) for kind in KINDS for whose in ("caller", "team") for streamed in (False, True)]
+AGAIN = [had_again(kind, whose) for kind in KINDS for whose in ("caller", "team")]
+
+
+@pytest.mark.parametrize("journey", USED + AGAIN, ids=str)
+def test_limits_are_taken_and_refused(journey: Journey, rig: Rig):
+    rig.play(journey)
+
+
+def at_once(whose: str, streamed: bool, number: int = 3, slots: int = 2) -> Journey:
+    """Of so many requests at once, as many as there are slots are served; the next one too once these have ended."""
+    answer = stream(*whole_stream(), gap=0.5) if streamed else good(after=3.0)
+    asks = [ask(stream=streamed, want=Want(by="a"), at=0.1 * each) for each in range(slots)]
+    words = f"{WHOSE[whose]} limit of {slots} concurrent requests"
+    asks += [
+        ask(
+            stream=streamed,
+            at=1.0,
+            want=refused(words, "rate_limit_error", "concurrency", headers={"retry-after": "1"}),
+        )
+        for _ in range(slots, number)
+    ]
+    asks.append(ask(stream=streamed, want=Want(by="a"), at=6.0))
+    return journey(
+        f"{slots} slots of a {whose} serve {slots} of {number} {'streams' if streamed else 'requests'} at once",
+        *asks,
+        pool=ONE,
+        upstream={"a": [answer] * (slots + 1)},
+        config=limits_of(whose, {"concurrency": slots}),
+    )
+
+
+AT_ONCE = [
+    at_once(whose, streamed, number, slots)
+    for whose in ("caller", "team")
+    for streamed in (False, True)
+    for number, slots in ((2, 1), (3, 2))
+]
+
+
+# How a request ends that holds a slot, reserved money and a request: answer of every account, then what it wants.
+ENDS: dict[str, tuple[Answer, Want, dict[str, Any]]] = {
+    "is answered": (good(), Want(by="a", money=USES), {}),
+    "is refused by the upstream": (
+        error(400, "invalid_request_error"), Want(status=400, error="invalid_request_error", money=0), {},
+    ),
+    "finds no account": (error(401, "authentication_error"), Want(status=529, error="overloaded_error", money=0), {}),
+    "finds nobody who takes a connection": (
+        Answer(instead="refused"), Want(status=529, error="overloaded_error", money=0), {},
+    ),
+    "breaks off": (Answer(instead="hung up"), Want(status=502, record={"estimated": True}), {}),
+    "is left by its client": (good(after=5.0), Want(status=0, record={"outcome": "client_gone"}), {"gone": 1.0}),
+    "is left in the middle of a stream": (
+        stream(*whole_stream(), gap=1.0), Want(status=200, record={"outcome": "client_gone"}),
+        {"gone": 3.5, "stream": True},
+    ),
+    "times out": (Answer(instead="silent"), Want(status=504, record={"estimated": True}), {}),
+}  # fmt: skip
+
+GIVEN_BACK = [
+    journey(
+        f"a request that {how} gives back its {whose}'s slot and what it reserved",
+        ask(want=want, **more),
+        ask(at=90.0, want=Want(status=200)),
+        upstream={each: [answer] for each in "abc"},
+        config={
+            **limits_of(whose, {"concurrency": 1, "budget_usd": {"day": 0.0009}}),
+            "timeouts": {"first_byte": 10, "total": 12},
+        },
+    )
+    for how, (answer, want, more) in ENDS.items()
+    for whose in ("caller", "team")
+]
+
+
+@pytest.mark.parametrize("journey", AT_ONCE + GIVEN_BACK, ids=str)
+def test_slots_are_given_back(journey: Journey, rig: Rig):
+    rig.play(journey)

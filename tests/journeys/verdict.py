@@ -1,0 +1,83 @@
+"""Whether a client got what it should have, and whether the record of its request says so."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from gateway.records import Finished
+from tests.journeys.http import Call, parts
+from tests.journeys.journey import Ask
+
+
+def unlike(ask: Ask, call: Call, record: Finished | None) -> Iterator[str]:
+    """Where a client's answer and its record are not as wanted."""
+    want = ask.want
+
+    def compare(what: str, found: Any, wanted: Any) -> Iterator[str]:
+        if wanted is not None and found != wanted:
+            yield f"{what} is {found!r}, not {wanted!r}"
+
+    yield from compare("the status", call.status, want.status)
+    yield from compare("the end", call.ended, want.ended or ("whole" if ask.gone is None else "gone"))
+    yield from compare("x-gateway-account", call.header("x-gateway-account"), want.by)
+    attempts = call.header("x-gateway-attempts")
+    yield from compare("x-gateway-attempts", None if attempts is None else int(attempts), want.attempts)
+    yield from compare("x-gateway-route", call.header("x-gateway-route"), want.route)
+    yield from compare("the body", call.body, want.body)
+    for name, value in want.headers.items():
+        if call.header(name) != value:
+            yield f"{name} is {call.header(name)!r}, not {value!r}"
+    events = parts(call.body) if (call.header("content-type") or "").startswith("text/event-stream") else []
+    if want.events is not None:
+        names = " ".join(name or "-" for name, _ in events)
+        if not re.fullmatch(want.events.replace("ping+", "ping( ping)*"), names):
+            yield f"the stream is {names!r}, not {want.events!r}"
+    if want.content is not None:
+        yield from compare("the content", _content(events, call.body), want.content)
+    if want.error is not None or want.says:
+        kind, words = _error(events, call.body)
+        yield from compare("the error", kind, want.error)
+        if want.says not in words:
+            yield f"the message is {words!r}, not {want.says!r}"
+    if want.within is not None:
+        took = call.began_at - call.asked_at
+        if not want.within[0] <= took <= want.within[1]:
+            yield f"the answer began after {took:.2f} s, not {want.within}"
+    if want.record is None:
+        if record is not None:
+            yield "there is a record"
+        return
+    if record is None:
+        yield "there is no record"
+        return
+    for name, value in want.record.items():
+        yield from compare(f"record.{name}", getattr(record, name), value)
+    if call.status:
+        yield from compare("record.status", record.status, call.status)
+        yield from compare("record.attempts", record.attempts, want.attempts)
+        yield from compare("record.route", record.route, want.route)
+        yield from compare("record.account", record.account, want.by)
+    usage = record.usage
+    tokens = (usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h, usage.output)
+    if want.used is not None:
+        yield from compare("usage", tokens if len(want.used) == 5 else (usage.total_input, usage.output), want.used)
+    yield from compare("the cost", record.cost_nano_usd, want.money)
+
+
+def _content(events: list[tuple[str, bytes]], body: bytes) -> str:
+    if events:
+        return "".join(
+            json.loads(data)["delta"].get("text", "") for name, data in events if name == "content_block_delta"
+        )
+    return "".join(block.get("text", "") for block in json.loads(body)["content"])
+
+
+def _error(events: list[tuple[str, bytes]], body: bytes) -> tuple[str, str]:
+    try:
+        data = json.loads(events[-1][1] if events else body)
+        return data["error"]["type"], data["error"]["message"]
+    except (ValueError, KeyError, TypeError, IndexError):
+        return "none", ""
