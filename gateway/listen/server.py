@@ -97,12 +97,14 @@ class Connection(HttpToolsProtocol):
 
     @staticmethod
     def _abandon(cycle: Cycle) -> None:
-        """Nobody waits for this answer any more."""
+        """Nobody waits for this answer any more. Its task is told once: what it still does then must not be ended."""
         cycle.disconnected = True
         cycle.wake()
-        if cycle.task is not None and not cycle.response_complete:
-            cycle.task.cancel()
-            cycle.connection.tasks.discard(cycle.task)  # one that has not begun will not do it itself
+        task = cycle.task
+        if task is not None and not cycle.response_complete:
+            cycle.task = None
+            task.cancel()
+            cycle.connection.tasks.discard(task)  # one that has not begun will not do it itself
 
     def eof_received(self) -> None:
         """A half-close counts as gone: nobody would know whether the other half still listens."""
