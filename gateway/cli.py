@@ -27,6 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every command: those below inherit it
 )
 app.command("serve")(serve.serve)
 app.add_typer(config.app, name="config")

@@ -79,6 +79,13 @@ def test_help_says_what_it_does_and_what_each_option_means(name: str):
             assert each.help[0].isupper() or not each.help[0].isalpha(), (name, each.name)
 
 
+@pytest.mark.parametrize("name", ["", "keys", *ALL])
+def test_h_is_help(name: str):
+    code, out, err = invoke(*name.split(), "-h")
+    assert (code, err) == (0, "")
+    assert out == invoke(*name.split(), "--help")[1] and "--help" in out and "-h" in out
+
+
 @each_command
 def test_wrong_use_is_2_and_said_on_stderr(name: str):
     code, out, err = invoke(*name.split(), "--no-such-option")
