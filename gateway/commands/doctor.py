@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,12 +33,13 @@ def doctor(
     """Check configuration, store, accounts, machine and the running gateway, and say what to do. Exit code 1: something
     failed."""
     loaded = read_config(config)
+    from gateway.commands.checkup.causes import once
     from gateway.commands.checkup.finding import Level, secrets_of, without
 
     secrets = secrets_of(loaded)
     findings = [
         type(each)(each.level, each.about, each.check, without(secrets, each.message), without(secrets, each.advice))
-        for each in _look(config, loaded, offline)
+        for each in once(_look(config, loaded, offline))
     ]
     counts = {level.value: sum(each.level is level for each in findings) for level in Level}
     if as_json:
@@ -53,16 +54,17 @@ def doctor(
 
 
 def _look(path: Path, config: Config, offline: bool) -> Iterator[Finding]:
-    """Every finding, the cheapest first."""
+    """Every finding, from the nearest to the farthest."""
     # Here, because `gateway serve` loads this module too and should be ready soon.
+    from gateway.commands.checkup.causes import accounts_told
     from gateway.commands.checkup.machine import check_machine
     from gateway.commands.checkup.running import check_running
 
-    yield from _file(path, config)
+    elsewhere = [] if offline else asyncio.run(_elsewhere(config))
+    yield from _file(path, config, accounts_told(elsewhere))
     yield from check_machine(config)
     yield from check_running(config)
-    if not offline:
-        yield from asyncio.run(_elsewhere(config))
+    yield from elsewhere
 
 
 async def _elsewhere(config: Config) -> list[Finding]:
@@ -74,12 +76,13 @@ async def _elsewhere(config: Config) -> list[Finding]:
     return [each for findings in found for each in findings]
 
 
-def _file(path: Path, config: Config) -> Iterator[Finding]:
+def _file(path: Path, config: Config, told: Collection[str]) -> Iterator[Finding]:
+    """Of accounts that are `told` of, what their upstream has shown is not told again."""
     from gateway.commands.checkup.finding import ok, warning
 
     about = "configuration"
     yield ok(about, str(path), summary(config))
-    for words in config_warnings(config):
+    for words in config_warnings(config, told):
         yield warning(about, "warning", words, "correct it, if it is not meant")
     for name, text in (("admin.token", config.admin.token), ("secret", config.secret[0])):
         if len(set(text)) < 8:

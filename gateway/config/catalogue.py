@@ -6,7 +6,7 @@ of which a dollar per million is a thousand. It knows nothing of accounts, nor w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
@@ -114,15 +114,20 @@ def model_warnings(models: Models, served: Callable[[str], bool]) -> list[str]:
 
 
 def pattern_warnings(
-    models: Models, accounts: Mapping[str, Sequence[str]], callers: Mapping[str, Sequence[str]]
+    models: Models,
+    accounts: Mapping[str, Sequence[str]],
+    callers: Mapping[str, Sequence[str]],
+    told: Collection[str] = (),
 ) -> list[str]:
     """Names and patterns that no model fits, each told once with all who have it: `accounts` and `callers` are their
-    lists by id. What an account serves by name, and an alias, may be used by callers too."""
+    lists by id. What an account serves by name, and an alias, may be used by callers too. Accounts that are `told` of
+    elsewhere are left out."""
     known = merged(models)
     names = [name for model in known for name in (model.id, *model.aliases)]
     served = [name for listed in accounts.values() for name in listed if not _is_pattern(name)]
+    others = {account: listed for account, listed in accounts.items() if account not in told}
     warnings = []
-    for kind, holders, more in (("account", accounts, ()), ("key", callers, (*served, *models.aliases))):
+    for kind, holders, more in (("account", others, ()), ("key", callers, (*served, *models.aliases))):
         for pattern, ids in _by_pattern(holders).items():
             fits = any(fnmatchcase(name, pattern) for name in (*names, *more))
             if not fits and (_is_pattern(pattern) or known.find(pattern) is None):

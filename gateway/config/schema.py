@@ -484,8 +484,9 @@ def undefined_team(team: str | None, defined: Collection[str]) -> str:
     return f"{words}; {nearest(team, defined, 'those that are')}" if defined else words
 
 
-def config_warnings(config: Config) -> list[str]:
-    """What is allowed and yet hardly meant, one line each, without secrets."""
+def config_warnings(config: Config, told: Collection[str] = ()) -> list[str]:
+    """What is allowed and yet hardly meant, one line each, without secrets. Of the accounts that are `told` of by
+    whoever has asked them, `models` and `base_url` are left out."""
     warnings = []
     if config.admin.metrics_open and not check.loopback(parse_listen(config.admin.listen)[0]):
         warnings.append("admin.metrics_open: anyone who reaches the admin listener can read team and model names")
@@ -497,8 +498,9 @@ def config_warnings(config: Config) -> list[str]:
         config.models,
         {account.id: account.models for account in config.accounts},
         {caller.id: caller.models for caller in config.keys},
+        told,
     )
-    warnings += _path_warnings(config)
+    warnings += _path_warnings(config, told)
     if any(ipaddress.ip_network(each).prefixlen == 0 for each in config.trusted_proxies):
         warnings.append("trusted_proxies: anybody is believed, so that callers can choose the address that is logged")
     if config.tracing.endpoint.endswith(":4317"):
@@ -531,11 +533,12 @@ def config_warnings(config: Config) -> list[str]:
     return warnings
 
 
-def _path_warnings(config: Config) -> list[str]:
+def _path_warnings(config: Config, told: Collection[str]) -> list[str]:
     """Base URLs that end in what is added to them."""
     named: defaultdict[str, list[str]] = defaultdict(list)
     for account in config.accounts:
-        named[account.base_url].append(account.id)
+        if account.id not in told:
+            named[account.base_url].append(account.id)
     urls = [(url, f"account {listed(ids)}: base_url") for url, ids in named.items()]
     urls += [(config.public_url, "public_url"), (config.tracing.endpoint, "tracing.endpoint")]
     return [

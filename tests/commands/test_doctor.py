@@ -18,7 +18,8 @@ import yaml
 
 from gateway.commands.checkup import accounts, machine, running
 from gateway.commands.checkup.accounts import Answer
-from gateway.commands.checkup.finding import Finding, Level
+from gateway.commands.checkup.causes import once
+from gateway.commands.checkup.finding import Finding, Level, caused, failed, ok, warning
 from gateway.commands.checkup.store import clock, size
 from gateway.config.schema import Account
 from gateway.data import load_catalogue
@@ -190,6 +191,64 @@ def test_what_the_running_gateway_holds_out_is_told_though_its_key_is_accepted(
     assert (found["credential"]["level"], found["health"]["level"]) == ("ok", "warning")
     assert "holds it out (billing) since 20" in found["health"]["message"]
     assert "out of credit" in found["health"]["advice"]
+
+
+def test_each_cause_is_told_once(examine: Any, plan: dict[str, Any]):
+    one, two, three = plan["accounts"]
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    away = [{**one, "id": f"away-{number}", "api_key": f"sk-{number}", "base_url": nowhere} for number in range(7)]
+    mistyped = {**two, "models": ["claude-haiku-*", "claude-opsu-*"]}
+    doubled = {**three, "base_url": f"{three['base_url']}/v1"}
+    code, found = examine(accounts=[one, *away, mistyped, doubled])
+    assert code == 1
+    assert bad(found) == {
+        ("accounts away-0, away-1, away-2, away-3, away-4 and 2 more", "reachable"): "failed",
+        ("account sim-account-2", "models"): "warning",
+        ("account sim-account-3", "base_url"): "failed",
+    }
+    assert found["account sim-account-3", "base_url"]["advice"] == "leave /v1 out"
+
+
+def test_a_key_that_two_accounts_have_is_one_mistake(examine: Any, plan: dict[str, Any]):
+    one = plan["accounts"][0]
+    copied = {**one, "id": "copied", "organization": "another", "workspace": "another"}
+    code, found = examine(accounts=[one, copied])
+    assert (code, bad(found)) == (0, {("configuration", "warning"): "warning"})
+    assert "the same api_key" in found["configuration", "warning"]["message"]
+
+
+def test_a_workspace_that_the_file_has_twice_is_told_with_its_organization():
+    a, b = (Account(id=name, api_key=f"sk-{name}") for name in "ab")
+    seen = Answer(200, models=(), identity={"organization": "org-1", "workspace": "wrkspc-1"})
+    [found] = accounts.identities([(a, seen), (b, seen)])
+    assert (found.about, found.check) == ("organization and workspace", "a and b")
+    assert [each.level for each in accounts.identities([(a, seen)])] == [Level.ok, Level.ok]
+
+
+def test_what_the_running_gateway_says_of_what_was_seen_is_an_echo():
+    seen = [
+        failed("account a", "credential", "refused (401)", "give a key"),
+        failed("store", "reachable", "no", "mend"),
+    ]
+    health = warning("account a", "health", "the running gateway holds it out (credential) since 20", "Give it a key.")
+    lost = failed("gateway", "store", "it has lost its store", "bring it back")
+    assert once([health, lost, *seen]) == seen
+    assert once([health, lost]) == [health, lost]
+
+
+def test_accounts_and_nodes_of_which_the_same_is_to_say_are_named_together():
+    out = [
+        caused("out billing", warning(f"account {name}", "health", f"out since {name}", "Settle that."))
+        for name in "abc"
+    ]
+    nodes = [caused("policy: lru", failed("store", f"policy node:{number}", "lru", "set it")) for number in (1, 2)]
+    fine = [ok("account a", "credential", "accepted"), ok("account b", "credential", "accepted")]
+    found = once([*fine, *out, *nodes])
+    assert [(each.about, each.check) for each in found] == [
+        ("account a", "credential"), ("account b", "credential"), ("accounts a, b, c", "health"),
+        ("store", "policy node:1, node:2"),
+    ]  # fmt: skip
+    assert found[2].message == "out since a"
 
 
 def test_an_organization_that_the_file_has_otherwise_is_a_failure(examine: Any, plan: dict[str, Any]):

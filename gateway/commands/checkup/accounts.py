@@ -10,8 +10,9 @@ from time import time
 
 import msgspec
 
-from gateway.commands.checkup.finding import Finding, failed, ok, warning
+from gateway.commands.checkup.finding import Finding, caused, failed, ok, warning
 from gateway.commands.checkup.store import clock
+from gateway.config.checks import api_path
 from gateway.config.schema import Account as AccountConfig
 from gateway.config.schema import Config, catalogue_of
 from gateway.core.routing.outcomes import Outcome, judge_body
@@ -136,7 +137,7 @@ def judge(account: AccountConfig, answer: Answer, catalogue: Catalogue) -> Itera
     if answer.skew is not None:
         found = clock(about, answer.skew, exact=1.0)
         if found.advice:
-            yield found
+            yield caused("ahead" if answer.skew > 0 else "behind", found)
 
 
 def _refused(account: AccountConfig, about: str, answer: Answer) -> Finding:
@@ -147,6 +148,10 @@ def _refused(account: AccountConfig, about: str, answer: Answer) -> Finding:
         return failed(
             about, "credential", "not allowed (403)", "is the key one for the Messages API, and its IP allowed?"
         )
+    end = api_path(account.base_url)
+    if end and status in (404, 405):
+        what = f"it ends in {end}, to which whole paths are added: nothing there ({status})"
+        return failed(about, "base_url", what, f"leave {end} out")
     if status == 404:
         return failed(about, "credential", "nothing there (404)", "check the path of base_url")
     if status == 429:
@@ -179,25 +184,31 @@ def _patterns(account: AccountConfig, about: str, models: Sequence[str], catalog
 
 def identities(told: Sequence[tuple[AccountConfig, Answer]]) -> Iterator[Finding]:
     """Whether accounts that the upstream says are of one organization or workspace are so in the file, and others
-    not."""
-    for what, _ in _IDENTITY:
-        named = [(account, answer.identity[what]) for account, answer in told if what in answer.identity]
-        wrong = 0
-        for index, (account, its) in enumerate(named):
-            for other, theirs in named[:index]:
-                same = getattr(account, what) == getattr(other, what)
-                if same == (its == theirs):
-                    continue
-                wrong += 1
-                names = f"{other.id} and {account.id}"
-                if same:
-                    yield failed(
-                        what, names, f"the upstream says two {what}s, the file one", f"give them different {what}s"
-                    )
-                else:
-                    yield failed(
-                        what, names, f"the upstream says one {what}, the file two", f"give both the same {what}"
-                    )
+    not. Two accounts with one key are one mistake, which is told elsewhere."""
+    named = [(account, answer.identity) for account, answer in told if answer.identity]
+    wrong: set[str] = set()
+    for index, (account, its) in enumerate(named):
+        for other, theirs in named[:index]:
+            if account.api_key == other.api_key:
+                continue
+            unlike = {
+                what: its[what] == theirs[what]
+                for what in its.keys() & theirs.keys()
+                if (getattr(account, what) == getattr(other, what)) != (its[what] == theirs[what])
+            }
+            for same in set(unlike.values()):
+                whats = " and ".join(sorted(what for what, really in unlike.items() if really == same))
+                yield _misnamed(whats, f"{other.id} and {account.id}", same)
+            wrong |= unlike.keys()
+            if unlike:
                 break  # one finding an account is enough
-        if named and not wrong:
-            yield ok(what, "headers", f"{len(named)} accounts fit the file")
+    for what, _ in _IDENTITY:
+        those = sum(what in identity for _, identity in named)
+        if those and what not in wrong:
+            yield ok(what, "headers", f"{those} accounts fit the file")
+
+
+def _misnamed(what: str, names: str, same: bool) -> Finding:
+    if same:
+        return failed(what, names, f"the upstream says one {what}, the file two", f"give both the same {what}")
+    return failed(what, names, f"the upstream says two {what}s, the file one", f"give them different {what}s")

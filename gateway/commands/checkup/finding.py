@@ -23,13 +23,14 @@ class Level(StrEnum):
 
 class Finding(msgspec.Struct, frozen=True):
     """`about` is what was looked at ("store", "account team-a"), `check` what of it, `advice` what to do ("" if
-    nothing)."""
+    nothing). `cause` names what it has in common with others that word it otherwise; without it, the words do."""
 
     level: Level
     about: str
     check: str
     message: str
     advice: str = ""
+    cause: str = ""
 
     @property
     def line(self) -> str:
@@ -47,6 +48,11 @@ def warning(about: str, check: str, message: str, advice: str) -> Finding:
 
 def failed(about: str, check: str, message: str, advice: str) -> Finding:
     return Finding(Level.failed, about, check, message, advice)
+
+
+def caused(cause: str, finding: Finding) -> Finding:
+    """The same, of this cause."""
+    return msgspec.structs.replace(finding, cause=cause)
 
 
 def secrets_of(config: Config) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from gateway import __version__
-from gateway.commands.checkup.finding import Finding, failed, ok, warning
+from gateway.commands.checkup.finding import Finding, caused, failed, ok, warning
 from gateway.commands.client import base_url
 from gateway.config.schema import Config, parse_listen
 
@@ -94,7 +94,8 @@ def _health(account: dict[str, Any]) -> Iterator[Finding]:
     state, since = health.get("state"), health.get("since")
     if state in _IN_NEED:
         message = f"the running gateway holds it {state} ({health.get('reason')}) since {since}"
-        yield warning(f"account {account.get('id')}", "health", message, str(health.get("why")))
+        found = warning(f"account {account.get('id')}", "health", message, str(health.get("why")))
+        yield caused(f"{state} {health.get('reason')}", found)
 
 
 def _version(version: object) -> Finding:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from redis.asyncio import RedisCluster
 from redis.exceptions import NoScriptError
 
-from gateway.commands.checkup.finding import Finding, failed, ok, warning
+from gateway.commands.checkup.finding import Finding, caused, failed, ok, warning
 from gateway.store.client.connection import StoreDown
 from gateway.store.client.redis_py import FAILURES, Client, ask, open_redis
 from gateway.store.embedded import FLOORS, servers_of_this_machine, version_problem
@@ -112,7 +112,8 @@ async def _cluster_state(client: Client) -> str:
 def _named(finding: Finding, node: str) -> Finding:
     if not node:
         return finding
-    return Finding(finding.level, finding.about, f"{finding.check} {node}", finding.message, finding.advice)
+    named = Finding(finding.level, finding.about, f"{finding.check} {node}", finding.message, finding.advice)
+    return caused(f"{finding.check}: {finding.message}", named)
 
 
 # What INFO tells.
