@@ -17,7 +17,7 @@ from starlette.requests import Request
 
 from gateway.admin.failed_logins import Tries
 from gateway.config.schema import ADMIN, Config
-from gateway.core.routing import broadcast as news
+from gateway.core.routing import broadcast
 from gateway.errors import ApiError
 from gateway.listen.addresses import Addresses
 
@@ -63,7 +63,7 @@ class Who(msgspec.Struct, frozen=True):
 
 
 class Access:
-    """By the configuration that `config()` gives; `now()` gives Unix seconds; `tell` spreads news to other gateways."""
+    """By the configuration that `config()` gives; `now()` gives Unix seconds; `tell` broadcasts to other gateways."""
 
     def __init__(
         self, config: Callable[[], Config], now: Callable[[], float], tell: Callable[[bytes], None] = lambda data: None
@@ -142,12 +142,12 @@ class Access:
         if who.session:
             digest = _digest(who.session)
             self._end(digest, who.until)
-            self._tell(news.encode(news.Ended(digest)))
+            self._tell(broadcast.encode(broadcast.Ended(digest)))
 
     def heard(self, data: bytes) -> None:
-        """News of another gateway."""
-        heard = news.decode(data)
-        if isinstance(heard, news.Ended):
+        """A broadcast of another gateway."""
+        heard = broadcast.decode(data)
+        if isinstance(heard, broadcast.Ended):
             self._end(heard.session, self._now() + SESSION_SECONDS + _SKEW)
 
     def _end(self, digest: str, until: float) -> None:

@@ -57,7 +57,7 @@ from gateway.supervisor.ledger.sweeper import Sweeper
 from gateway.supervisor.metrics import Exposition, Gauges
 from gateway.supervisor.overview import Watch
 from gateway.supervisor.pool.account_states import Board
-from gateway.supervisor.pool.broadcast import Newswire
+from gateway.supervisor.pool.broadcast import Broadcaster
 from gateway.supervisor.pool.membership import Membership
 from gateway.supervisor.pool.snapshot import Snapshot
 from gateway.supervisor.reload import Reloader
@@ -68,7 +68,7 @@ from gateway.telemetry.metric_table import LAG
 from gateway.telemetry.totals import snapshot_of
 from gateway.worker.accounts import entry_of
 from gateway.worker.callers.limits import usage_folder
-from gateway.worker.control import Document, Keys, News, NotReady, Reload, Reseed, Start
+from gateway.worker.control import Broadcast, Document, Keys, NotReady, Reload, Reseed, Start
 from gateway.worker.objects.owners import objects_folder
 from gateway.worker.request.exchange import new_request_id
 
@@ -104,8 +104,8 @@ class Supervisor:
         self._sweeper = Sweeper(store_url, usage, self._callers, self._alive)
         self._names = itertools.count(1)
         self._seen: dict[str, float] = {}  # processes of all gateways, and when they were last heard of
-        self._newswire = Newswire(self.id, self._pool_store.publish)
-        self._access = Access(lambda: self.config, time.time, self._newswire.put)
+        self._broadcaster = Broadcaster(self.id, self._pool_store.publish)
+        self._access = Access(lambda: self.config, time.time, self._broadcaster.put)
         self._registry = CollectorRegistry(auto_describe=False)
         self._source = source
         self._reloader = Reloader(source, lambda: self.config, self._reload, self._registry)
@@ -169,7 +169,7 @@ class Supervisor:
                 self.pool.keep(self._revive),
                 self.keys.keep(),
                 self._pool_store.follow(self._changed, self._heard),
-                self._newswire.run(),
+                self._broadcaster.run(),
                 self._archive.run(),
                 self._sweeper.run(),
                 self._audit.run(),
@@ -268,12 +268,12 @@ class Supervisor:
         self.pool.announce(tuple(map(entry_of, config.accounts)))
         await self.pool.agree()
 
-    # News.
+    # Broadcast.
 
     def tell(self, data: bytes) -> None:
         """Tell all workers of all gateways, within milliseconds while the store is there, as if a worker said it."""
-        self._crew.tell(News(data))
-        self._newswire.put(data)
+        self._crew.tell(Broadcast(data))
+        self._broadcaster.put(data)
 
     async def _forget(self, data: bytes) -> None:
         """Tell it, and wait for the own workers: they read in order, so that one that then gives numbers has heard."""
@@ -283,14 +283,14 @@ class Supervisor:
 
     def _told(self, data: bytes) -> None:
         """A worker said it, and the other workers know."""
-        self._newswire.put(data)
+        self._broadcaster.put(data)
         self.board.heard(data)
 
     def _heard(self, message: bytes) -> None:
         """A gateway said it, perhaps this one."""
-        data = self._newswire.read(message)
+        data = self._broadcaster.read(message)
         if data is not None:
-            self._crew.tell(News(data))
+            self._crew.tell(Broadcast(data))
             self.board.heard(data)
             self._census.heard(data)
             self._access.heard(data)

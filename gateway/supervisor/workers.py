@@ -21,7 +21,7 @@ import structlog
 from gateway.listen.bind import Unstartable
 from gateway.records import Finished
 from gateway.telemetry.totals import Totals
-from gateway.worker.control import Channel, Drain, Message, News, Numbers, Ready, Returned, Scrape, Start
+from gateway.worker.control import Broadcast, Channel, Drain, Message, Numbers, Ready, Returned, Scrape, Start
 
 log = structlog.get_logger("gateway.supervisor")
 _START_WAIT = 30.0  # seconds a worker may take until it serves
@@ -50,9 +50,9 @@ class Worker:
 
 
 class Crew:
-    """One worker for each of the `listeners`. `order()` makes the first message to a new one; `heard` gets the news of
-    each, after the others got it; `returned(since)` is told that one has the store
-    back, which went away then (Unix ms), or has died."""
+    """One worker for each of the `listeners`. `order()` makes the first message to a new one; `heard` gets the
+    broadcasts of each, after the others got it; `returned(since)` is told that one has the store back, which went away
+    then (Unix ms), or has died."""
 
     def __init__(
         self,
@@ -97,9 +97,9 @@ class Crew:
         return self._stopping.is_set()
 
     def tell(self, message: Message, but: Worker | None = None) -> None:
-        """Send it to every worker, `but` to this one. News goes only to those who serve: it does not keep."""
+        """Send it to every worker, `but` to this one. Broadcast goes only to those who serve: it does not keep."""
         for worker in self._workers.values():
-            if worker is not but and (worker.ready.is_set() or not isinstance(message, News)):
+            if worker is not but and (worker.ready.is_set() or not isinstance(message, Broadcast)):
                 worker.channel.send(message)
 
     async def start(self) -> None:
@@ -223,7 +223,7 @@ class Crew:
     async def _listen_to(self, worker: Worker) -> None:
         while (message := await worker.channel.receive()) is not None:
             match message:
-                case News(data):
+                case Broadcast(data):
                     self.tell(message, but=worker)
                     self._heard(data)
                 case Numbers():

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.config.schema import Config, catalogue_of
-from gateway.core.routing import broadcast as news
+from gateway.core.routing import broadcast
 from gateway.core.routing.document import PoolDocument
 from gateway.core.routing.router import Router
 from gateway.errors import TYPES, ApiError
@@ -89,7 +89,7 @@ class Gateway:
         self._lag = Lag(self.metrics.lag)
         self.tracing = tracing_of(config, process)
         self.store = StoreClient(store_url, on_change=self._store_changed, watch=self.metrics.store)
-        self.tell: Callable[[bytes], None] = lambda data: None  # spreads news to the other processes
+        self.tell: Callable[[bytes], None] = lambda data: None  # broadcasts to the other processes
         self.store_returned: Callable[[int], None] = lambda since: None  # what was journaled meanwhile is to be told
         self._away_since = 0  # of the store (Unix ms); 0 while it is there, or was never seen
         self.pool = Pool(config)
@@ -149,7 +149,7 @@ class Gateway:
                 forget()
         self.config = config
         for account in self.pool.configure(config, self.router.ring.accounts):
-            self.router.heard(news.Back(account, wholly=True), monotonic())
+            self.router.heard(broadcast.Back(account, wholly=True), monotonic())
         self.router.held = frozenset(self.pool.accounts)
         self.admission.configure(config)
         self.accounting.configure(config, self.catalogue)
@@ -175,13 +175,13 @@ class Gateway:
         self.metrics.know_teams(caller.team for caller in callers.values() if caller.team)
 
     def heard(self, data: bytes) -> None:
-        """News from another process."""
-        heard = news.decode(data)
-        if isinstance(heard, news.Forget):
+        """A broadcast from another process."""
+        heard = broadcast.decode(data)
+        if isinstance(heard, broadcast.Forget):
             self.admission.forget(heard)
-        elif isinstance(heard, news.Bounds):
+        elif isinstance(heard, broadcast.Bounds):
             self.admission.heard(heard)
-        elif isinstance(heard, news.Owned):
+        elif isinstance(heard, broadcast.Owned):
             self.owners.heard(heard)
         elif heard is not None:
             self.router.heard(heard, monotonic())
@@ -191,15 +191,15 @@ class Gateway:
         self.admission.reseed()
         self.owners.reseed()
 
-    def _tell(self, said: news.News) -> None:
-        self.tell(news.encode(said))
+    def _tell(self, said: broadcast.Fact) -> None:
+        self.tell(broadcast.encode(said))
 
     async def start(self) -> None:
         """Connect to the store (or note that it is away) and begin the upkeep."""
         await self.store.start(STORE_WAIT)
         self._ticker = asyncio.create_task(self._tick())
         self._lag.start()
-        self._tell(news.Hello())
+        self._tell(broadcast.Hello())
 
     async def close(self) -> None:
         if self._ticker is not None:

@@ -48,7 +48,7 @@ class Reseed(msgspec.Struct, tag=True):
     """To a worker: the store may have lost what you know; give it back. May come more often than that happens."""
 
 
-class News(msgspec.Struct, tag=True):
+class Broadcast(msgspec.Struct, tag=True):
     """Either way: what processes tell each other in passing. Nothing may depend on its arrival; the supervisor
     does not read it."""
 
@@ -95,8 +95,8 @@ class Returned(msgspec.Struct, tag=True):
     since: int
 
 
-Message = Start | Keys | Document | Reload | Reseed | News | Scrape | NotReady | Drain | Ready | Returned | Numbers
-_BACKLOG = 1 << 20  # bytes that wait for the other end, beyond which news is dropped
+Message = Start | Keys | Document | Reload | Reseed | Broadcast | Scrape | NotReady | Drain | Ready | Returned | Numbers
+_BACKLOG = 1 << 20  # bytes that wait for the other end, beyond which broadcasts are dropped
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Message).decode
 _LENGTH = struct.Struct(">I")
@@ -110,8 +110,8 @@ class Channel:
         self._writer = writer
 
     def send(self, message: Message) -> None:
-        """Send without waiting; a lost peer shows in `receive`. News to a peer that does not read is dropped."""
-        if isinstance(message, News) and self._writer.transport.get_write_buffer_size() > _BACKLOG:
+        """Send without waiting; a lost peer shows in `receive`. Broadcast to a peer that does not read is dropped."""
+        if isinstance(message, Broadcast) and self._writer.transport.get_write_buffer_size() > _BACKLOG:
             return
         data = _encode(message)
         if not self._writer.is_closing():

@@ -20,12 +20,12 @@ from gateway.listen.server import Server
 from gateway.telemetry.logs import LogWriter, configure
 from gateway.worker.app import Gateway
 from gateway.worker.control import (
+    Broadcast,
     Channel,
     Document,
     Drain,
     Keys,
     Message,
-    News,
     NotReady,
     Numbers,
     Ready,
@@ -51,7 +51,7 @@ async def run(control: socket.socket, listener: socket.socket, writer: LogWriter
     config: Config = decode(start.config)
     request_log = configure(config.log, writer)
     gateway = Gateway(config, start.document, start.keys, start.store, start.process, request_log)
-    gateway.tell = lambda data: channel.send(News(data))
+    gateway.tell = lambda data: channel.send(Broadcast(data))
     gateway.store_returned = lambda since: channel.send(Returned(since))
     gateway.apply(start.document, start.share)
     await gateway.start()
@@ -92,7 +92,7 @@ async def _obey(channel: Channel, gateway: Gateway, server: Server) -> float:
 
 def _follow(message: Message, channel: Channel, gateway: Gateway, server: Server) -> None:
     match message:
-        case News(data):
+        case Broadcast(data):
             gateway.heard(data)
         case Document(document, share):
             gateway.apply(document, share)

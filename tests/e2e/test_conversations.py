@@ -273,7 +273,7 @@ async def test_other_gateways_forget_a_flushed_conversation_too(pair: list[Gatew
     for gateway in pair:
         await ask(gateway, message(), header(name))
     settled(pair[0], name)
-    # The news takes its moment to the other gateway, whose own memory would bring the binding back.
+    # The broadcast takes its moment to the other gateway, whose own memory would bring the binding back.
     for _ in range(20):
         admin(pair[0], "DELETE", resource(name))
         await asyncio.sleep(0.05)

@@ -114,7 +114,7 @@ async def board():
         "  - {id: c, api_key: sk-ant-three, workspace: v}\n",
         {},
     )
-    made = Board(config, lambda news: None)
+    made = Board(config, lambda data: None)
     made.apply(PoolDocument(1, tuple(sorted(map(entry_of, config.accounts)))))
     yield made
     await made.aclose()

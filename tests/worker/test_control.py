@@ -12,12 +12,12 @@ from gateway.core.routing.document import Entry, PoolDocument
 from gateway.records import Finished, Usage
 from gateway.worker import control
 from gateway.worker.control import (
+    Broadcast,
     Channel,
     Document,
     Drain,
     Keys,
     Message,
-    News,
     NotReady,
     Numbers,
     Ready,
@@ -47,7 +47,8 @@ async def test_every_message_arrives_as_it_was_sent(ends):
     said: list[Message] = [
         Start(b"config", DOCUMENT, 4, "unix:///store", b"keys", "gateway.1"), Keys(b"keys"), Document(DOCUMENT, 4),
         Reload(b"config"), Reseed(),
-        News(b"\x00\xff"), News(b""), Scrape(1), Scrape(2, True), NotReady(), Drain(1.5), Ready(), Returned(5),
+        Broadcast(b"\x00\xff"), Broadcast(b""), Scrape(1), Scrape(2, True), NotReady(), Drain(1.5), Ready(),
+        Returned(5),
         Numbers(b"n", b"n" * 200_000, 2),
         Numbers(b"", b"", 0, {"a": 1}, [Finished("req_1", 1.5, "messages", usage=Usage(1, 2))]),
     ]  # fmt: skip
@@ -62,11 +63,11 @@ async def test_news_for_an_end_that_does_not_read_is_dropped_and_orders_are_not(
     monkeypatch.setattr(control, "_BACKLOG", 10_000)
     here, there = ends
     for _ in range(2_000):
-        here.send(News(b"n" * 1_000))
+        here.send(Broadcast(b"n" * 1_000))
     here.send(Drain(1.0))
     received: list[Message | None] = [await there.receive()]
     while not isinstance(received[-1], Drain):
         received.append(await there.receive())
     assert 10 <= len(received) < 1_900
-    here.send(News(b"again"))
-    assert await there.receive() == News(b"again")
+    here.send(Broadcast(b"again"))
+    assert await there.receive() == Broadcast(b"again")

@@ -76,7 +76,7 @@ class Live:
         self._viewers = Viewers()
         self._series = token_hex(4)  # ids of events say which process gave them
         self._sent = 0  # the latest request that viewers were told of
-        self._news = asyncio.Event()  # there are new numbers or requests, or it ends
+        self._changed = asyncio.Event()  # there are new numbers or requests, or it ends
         self._accounts = b""
         self._states: Mapping[str, int] = {}  # of the accounts that viewers were told of
 
@@ -96,7 +96,7 @@ class Live:
         if now - self._point_at >= POINT - 0.5:
             self._point_at = now
             self._history.append(_point(self._rates.numbers()))
-        self._news.set()
+        self._changed.set()
 
     async def run(self) -> None:
         """Tell those who watch, and keep the metrics' copy of what the store knows, until cancelled."""
@@ -115,15 +115,15 @@ class Live:
     async def _tell(self) -> None:
         self._viewers.forget_idle()
         states = self._gateway.states()
-        news = self._news.is_set()
-        if news:
-            self._news.clear()
+        changed = self._changed.is_set()
+        if changed:
+            self._changed.clear()
             self._viewers.tell(event("overview", _json(await self.overview(history=False))), "overview")
             rows = self._recent.since(self._sent, _AT_ONCE)
             if rows:
                 self._viewers.tell(self._requests(rows))
             self._sent = self._recent.number
-        if news or states != self._states:  # showing all of many accounts takes its time
+        if changed or states != self._states:  # showing all of many accounts takes its time
             accounts = _json({"data": self._gateway.accounts()})
             if accounts != self._accounts:
                 self._accounts = accounts

@@ -96,7 +96,7 @@ def wanted(raw_path: bytes, query: Mapping[str, str]) -> Wanted:
 
 class Conversations:
     """`config()` gives the configuration in force; `router` sees the pool as all do; `forget` makes every process
-    forget what the news says, and returns when this gateway's own have; `now()` is the router's clock."""
+    forget what is broadcast, and returns when this gateway's own have; `now()` is the router's clock."""
 
     def __init__(
         self,

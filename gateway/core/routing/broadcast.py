@@ -112,13 +112,13 @@ class Ended(msgspec.Struct, tag="ended", array_like=True, frozen=True):
     session: str
 
 
-News = Owned | Hello | Bounds | Closed | Out | Back | ModelClosed | Report | Noted | Forget | Ended
+Fact = Owned | Hello | Bounds | Closed | Out | Back | ModelClosed | Report | Noted | Forget | Ended
 encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(News).decode
+_decode = msgspec.msgpack.Decoder(Fact).decode
 
 
-def decode(data: bytes) -> News | None:
-    """The news, None where a newer version tells what this one does not understand."""
+def decode(data: bytes) -> Fact | None:
+    """The fact, None where a newer version tells what this one does not understand."""
     try:
         return _decode(data)  # type: ignore[no-any-return]
     except msgspec.MsgspecError:

@@ -50,7 +50,7 @@ class Domain:
     """
 
     __slots__ = (
-        "asked", "closed_until", "input", "look_at", "news", "others", "output", "pause", "requests", "reserved",
+        "asked", "closed_until", "input", "look_at", "others", "output", "pause", "requests", "reserved", "unreported",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Domain:
         self.reserved = 0.0
         self.asked = 0
         self.others: dict[str, tuple[float, int, float]] = {}
-        self.news = False  # observed since it was last told to others
+        self.unreported = False  # observed since it was last told to others
         self.look_at = 0.0  # when it is worth to look at an answer again
 
     def close(self, retry_after: float | None, now: float) -> float:
@@ -90,7 +90,7 @@ class Domain:
             setattr(self, kind, Bucket(limit, min(remaining, limit), now))
         else:
             bucket.limit, bucket.level, bucket.at = limit, min(remaining, limit), now
-        self.news = True
+        self.unreported = True
 
     def heard(self, kind: str, limit: float, level: float, at: float) -> None:
         """What another process observed at `at`: counts if it is newer than what is known here."""

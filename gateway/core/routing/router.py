@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from math import inf
 
-from gateway.core.routing import broadcast as say
+from gateway.core.routing import broadcast
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.health import Classify
 from gateway.core.routing.ring import Ring
@@ -37,13 +37,13 @@ _OPEN: State = (OPEN, 0.0)
 
 
 class Router(Standing):
-    """`classify(model)` names the class whose limits a model shares; `tell` spreads news to other processes; `free`
+    """`classify(model)` names the class whose limits a model shares; `tell` spreads facts to other processes; `free`
     says whether an account has a slot now. `held` are the accounts whose credentials this process has."""
 
     def __init__(
         self,
         classify: Classify,
-        tell: Callable[[say.News], None] = lambda news: None,
+        tell: Callable[[broadcast.Fact], None] = lambda fact: None,
         free: Callable[[str], bool] = lambda account: True,
     ) -> None:
         super().__init__(tell)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.core.routing import broadcast as say
+from gateway.core.routing import broadcast
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.groups import Groups
 from gateway.core.routing.health import (
@@ -29,14 +29,14 @@ from gateway.core.routing.rate_limits import KINDS, Domain
 from gateway.core.routing.ring import Ring
 
 MANY = 4096  # entries of a table that clients' inventions may fill
-_NEWS = 0.5  # seconds that a closure must have grown by to be worth telling
+_WORTH_TELLING = 0.5  # seconds that a closure must have grown by to be worth telling
 _MEASURABLE = 1000  # tokens from which on a body tells how many bytes make one
 
 
 class Standing:
-    """`tell` spreads news to other processes."""
+    """`tell` spreads facts to other processes."""
 
-    def __init__(self, tell: Callable[[say.News], None]) -> None:
+    def __init__(self, tell: Callable[[broadcast.Fact], None]) -> None:
         self.tell = tell
         self.loads = Loads()
         self.groups = Groups()
@@ -100,19 +100,19 @@ class Standing:
             domain = self.domain(entry.organization, limit_class)
             before = domain.closed_until
             seconds = domain.close(asked, now)
-            if domain.closed_until > before + _NEWS or before <= now:
-                self.tell(say.Closed(entry.organization, limit_class, seconds))
+            if domain.closed_until > before + _WORTH_TELLING or before <= now:
+                self.tell(broadcast.Closed(entry.organization, limit_class, seconds))
         elif outcome is Outcome.SPENT:
             seconds = self.organization(entry.organization).begin(Cause.BILLING, now)
-            self.tell(say.Out(entry.organization, Cause.BILLING, seconds, entry.id))
+            self.tell(broadcast.Out(entry.organization, Cause.BILLING, seconds, entry.id))
         elif outcome is Outcome.UNAUTHORIZED:
             seconds = health.outage.begin(Cause.CREDENTIAL, now)
-            self.tell(say.Out(entry.id, Cause.CREDENTIAL, seconds, entry.id))
+            self.tell(broadcast.Out(entry.id, Cause.CREDENTIAL, seconds, entry.id))
         elif outcome is Outcome.UNSENT:
             health.errors.count(True, now)
             if health.never_sent(now) or health.outage.cause is Cause.UNREACHABLE:
                 seconds = health.outage.begin(Cause.UNREACHABLE, now)
-                self.tell(say.Out(entry.id, Cause.UNREACHABLE, seconds, entry.id))
+                self.tell(broadcast.Out(entry.id, Cause.UNREACHABLE, seconds, entry.id))
         else:
             health.errors.count(outcome is Outcome.FAILED or outcome is Outcome.BROKEN, now)
 
@@ -127,7 +127,7 @@ class Standing:
         if paid and outage is not None and outage.cause is not None:
             back = outage.end()
         if back:
-            self.tell(say.Back(entry.id, paid=paid))
+            self.tell(broadcast.Back(entry.id, paid=paid))
         if domain is not None:
             domain.pause = 0.0
 
@@ -137,11 +137,11 @@ class Standing:
         health = self._health.get(entry.id)
         if health is not None and health.outage.cause is not None and health.outage.until <= now:
             health.outage.try_out(now)
-            self.tell(say.Out(entry.id, health.outage.cause, TRIAL))
+            self.tell(broadcast.Out(entry.id, health.outage.cause, TRIAL))
         outage = self._organizations.get(entry.organization)
         if paid and outage is not None and outage.cause is not None and outage.until <= now:
             outage.try_out(now)
-            self.tell(say.Out(entry.organization, outage.cause, TRIAL))
+            self.tell(broadcast.Out(entry.organization, outage.cause, TRIAL))
 
     def no_model(self, entry: Entry, model: str, now: float) -> None:
         """Another account has served what this one denied: it is not asked for the model for a while."""
@@ -149,55 +149,57 @@ class Standing:
         if len(models) >= MANY:
             models.clear()  # of clients' own invention, most of them
         models[model] = now + MODEL_PAUSE
-        self.tell(say.ModelClosed(entry.id, model, MODEL_PAUSE))
+        self.tell(broadcast.ModelClosed(entry.id, model, MODEL_PAUSE))
 
     # What others tell, and what they are told.
 
-    def heard(self, news: say.News, now: float) -> None:
-        """News of another process."""
-        if isinstance(news, say.Report):
-            self._report(news, now)
-        elif isinstance(news, say.Closed):
-            domain = self.domain(news.organization, news.limit_class)
-            domain.closed_until = max(domain.closed_until, now + news.seconds)
-        elif isinstance(news, say.Out):
-            billing = news.cause is Cause.BILLING
-            outage = self.organization(news.name) if billing else self.health(news.name).outage
-            if outage.cause is not news.cause and outage.until > now + news.seconds:
+    def heard(self, fact: broadcast.Fact, now: float) -> None:
+        """Another process tells a fact."""
+        if isinstance(fact, broadcast.Report):
+            self._report(fact, now)
+        elif isinstance(fact, broadcast.Closed):
+            domain = self.domain(fact.organization, fact.limit_class)
+            domain.closed_until = max(domain.closed_until, now + fact.seconds)
+        elif isinstance(fact, broadcast.Out):
+            billing = fact.cause is Cause.BILLING
+            outage = self.organization(fact.name) if billing else self.health(fact.name).outage
+            if outage.cause is not fact.cause and outage.until > now + fact.seconds:
                 return  # out for longer, and for another reason
-            outage.cause, outage.until, outage.trial = news.cause, now + news.seconds, False
-            outage.pause = max(outage.pause, news.seconds, PAUSES[news.cause].first)
-        elif isinstance(news, say.Back):
-            self._back(news)
-        elif isinstance(news, say.ModelClosed):
-            self.health(news.account).models[news.model] = now + news.seconds
+            outage.cause, outage.until, outage.trial = fact.cause, now + fact.seconds, False
+            outage.pause = max(outage.pause, fact.seconds, PAUSES[fact.cause].first)
+        elif isinstance(fact, broadcast.Back):
+            self._back(fact)
+        elif isinstance(fact, broadcast.ModelClosed):
+            self.health(fact.account).models[fact.model] = now + fact.seconds
 
-    def _back(self, news: say.Back) -> None:
-        health = self.health(news.account)
+    def _back(self, fact: broadcast.Back) -> None:
+        health = self.health(fact.account)
         health.outage.end()
         health.unsent.clear()
-        entry = self.ring.accounts.get(news.account)
-        if entry is not None and (news.paid or news.wholly):
+        entry = self.ring.accounts.get(fact.account)
+        if entry is not None and (fact.paid or fact.wholly):
             self.organization(entry.organization).end()
-        if news.wholly:
+        if fact.wholly:
             self.retries = RetryBudget()
-            self._health[news.account] = Health()
+            self._health[fact.account] = Health()
             for domain in self._classes.get(entry.organization, {}).values() if entry is not None else ():
                 domain.reset()
 
-    def picture(self, now: float) -> list[say.News]:
+    def picture(self, now: float) -> list[broadcast.Fact]:
         """Everything that is closed or out, as it would be told to a process that has just begun."""
-        told: list[say.News] = []
+        told: list[broadcast.Fact] = []
         for name, health in self._health.items():
             if health.outage.cause is not None:
-                told.append(say.Out(name, health.outage.cause, health.outage.wait(now)))
-            told += [say.ModelClosed(name, model, until - now) for model, until in health.models.items() if until > now]
+                told.append(broadcast.Out(name, health.outage.cause, health.outage.wait(now)))
+            told += [
+                broadcast.ModelClosed(name, model, until - now) for model, until in health.models.items() if until > now
+            ]
         for name, outage in self._organizations.items():
             if outage.cause is not None:
-                told.append(say.Out(name, outage.cause, outage.wait(now)))
+                told.append(broadcast.Out(name, outage.cause, outage.wait(now)))
         for (organization, limit_class), domain in self._domains.items():
             if domain.closed_until > now:
-                told.append(say.Closed(organization, limit_class, domain.closed_until - now))
+                told.append(broadcast.Closed(organization, limit_class, domain.closed_until - now))
         return told
 
     def limits(self, organization: str, now: float) -> dict[str, dict[str, float]]:
@@ -220,12 +222,12 @@ class Standing:
         """The classes of models for which a 429 has closed an organization."""
         return [name for name, domain in self._classes.get(organization, {}).items() if domain.closed_until > now]
 
-    def _report(self, news: say.Report, now: float) -> None:
-        for workspace, tokens in news.loads.items():
+    def _report(self, fact: broadcast.Report, now: float) -> None:
+        for workspace, tokens in fact.loads.items():
             self.loads.add_others(workspace, tokens, now)
-        for seen in news.domains:
+        for seen in fact.domains:
             domain = self.domain(seen.organization, seen.limit_class)
-            domain.others[news.process] = (seen.reserved, seen.asked, now)
+            domain.others[fact.process] = (seen.reserved, seen.asked, now)
             for kind, (limit, left, age) in seen.buckets.items():
                 domain.heard(kind, limit, left, now - age)
 
@@ -235,18 +237,18 @@ class Standing:
             ratio = min(8.0, max(1.0, size / tokens))
             self.bytes_a_token += (ratio - self.bytes_a_token) * 0.02
 
-    def report(self, process: str, now: float) -> say.Report | None:
+    def report(self, process: str, now: float) -> broadcast.Report | None:
         """What others should know by now, None if nothing."""
         domains = []
         for (organization, limit_class), domain in self._domains.items():
-            if domain.news or domain.asked:
+            if domain.unreported or domain.asked:
                 buckets = {}
-                if domain.news:
+                if domain.unreported:
                     for kind in KINDS:
                         bucket = getattr(domain, kind)
                         if bucket is not None:
                             buckets[kind] = (bucket.limit, bucket.level, now - bucket.at)
-                domain.news = False
-                domains.append(say.Seen(organization, limit_class, domain.reserved, domain.asked, buckets))
+                domain.unreported = False
+                domains.append(broadcast.Seen(organization, limit_class, domain.reserved, domain.asked, buckets))
         loads = self.loads.take_report()
-        return say.Report(process, loads, domains) if loads or domains else None
+        return broadcast.Report(process, loads, domains) if loads or domains else None

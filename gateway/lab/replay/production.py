@@ -1,7 +1,7 @@
 """The gateway's own routing in the replay: routers, routes and bindings as in production, under the virtual clock.
 
-Two processes share a store and tell each other news, as two replicas do. Only what moves bytes is left out: the store's
-scripts are played by a dictionary, requests by the engine.
+Two processes share a store and tell each other facts, as two replicas do. Only what moves bytes is left out: the
+store's scripts are played by a dictionary, requests by the engine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from gateway.core.routing import broadcast as news
+from gateway.core.routing import broadcast
 from gateway.core.routing.binding import YOUNG, Record, moved
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.outcomes import Outcome, retry_after
@@ -95,7 +95,7 @@ class Process:
         self.memory: dict[bytes, Record] = {}
         self.now = 0.0
 
-    def _tell(self, said: news.News) -> None:
+    def _tell(self, said: broadcast.Fact) -> None:
         for other in self.others:
             other.router.heard(said, self.now)
 

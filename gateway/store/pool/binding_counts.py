@@ -91,10 +91,10 @@ class Census:
             await self._count(conversations[first : first + _TRIP])
 
     def heard(self, data: bytes) -> None:
-        """News: where all bindings of a workspace were flushed, it has none."""
+        """A broadcast: where all bindings of a workspace were flushed, it has none."""
         try:
             workspace = _flushed(data).workspace
-        except msgspec.MsgspecError:  # other news
+        except msgspec.MsgspecError:  # another fact
             return
         if workspace and self.bound is not None:
             self.bound = {**self.bound, workspace: 0}

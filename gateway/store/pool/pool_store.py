@@ -24,7 +24,7 @@ log = structlog.get_logger("gateway.store")
 SCHEMA = 1  # of everything this version writes to the store
 DEAD_AFTER = 10_000  # ms of silence after which a process no longer counts
 CHANNEL = "{pool}:changed"
-NEWS = "{pool}:news"
+BROADCASTS = "{pool}:news"
 _DOCUMENT = "{pool}:document"
 _OVERRIDES = "{pool}:overrides"
 _SCHEMA = "{pool}:schema"
@@ -54,7 +54,7 @@ class PoolStore:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._changes, self._news = channel_at(url, CHANNEL), channel_at(url, NEWS)
+        self._changes, self._broadcasts = channel_at(url, CHANNEL), channel_at(url, BROADCASTS)
         self._redis = open_redis(url)
 
     async def agree(
@@ -101,9 +101,9 @@ class PoolStore:
         _refuse(schema)
         return _override(text or b"{}")
 
-    async def publish(self, news: bytes) -> None:
+    async def publish(self, data: bytes) -> None:
         """Tell it to everyone who follows. Raises StoreDown."""
-        await ask(self._redis, "PUBLISH", self._news, news)
+        await ask(self._redis, "PUBLISH", self._broadcasts, data)
 
     async def leave(self, process: str) -> None:
         """Say goodbye, so that nobody waits for this process's heartbeat."""
@@ -115,7 +115,7 @@ class PoolStore:
 
     async def follow(self, changed: Callable[[], None], heard: Callable[[bytes], None]) -> None:
         """Call `changed` whenever somebody replaced the document or an override, or may have while nobody could listen,
-        and `heard` with all news, one's own too; runs until cancelled, through any outage."""
+        and `heard` with all broadcasts, one's own too; runs until cancelled, through any outage."""
         subscriptions = 0
 
         def subscribed() -> None:
@@ -127,10 +127,10 @@ class PoolStore:
         while True:
             try:
                 async with contextlib.aclosing(
-                    subscribe(self._url, (self._changes, self._news), subscribed=subscribed)
+                    subscribe(self._url, (self._changes, self._broadcasts), subscribed=subscribed)
                 ) as said:
                     async for channel, message in said:
-                        if channel == self._news:
+                        if channel == self._broadcasts:
                             heard(message)
                         else:
                             changed()

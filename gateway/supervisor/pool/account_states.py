@@ -2,7 +2,7 @@
 out come back.
 
 An account whose key was refused, or that could not be reached, is probed by a request that costs nothing; the answer
-is news to everybody. It serves nobody, and decides as the workers do: by a router of its own.
+is told to everybody. It serves nobody, and decides as the workers do: by a router of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import structlog
 
 from gateway.config.rules import moment_text
 from gateway.config.schema import Config, catalogue_of
-from gateway.core.routing import broadcast as news
+from gateway.core.routing import broadcast
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.health import PAUSES, Cause
 from gateway.core.routing.router import Router
@@ -41,7 +41,7 @@ log = structlog.get_logger("gateway.board")
 
 
 class Board:
-    """`tell` spreads news to every worker of every gateway."""
+    """`tell` broadcasts to every worker of every gateway."""
 
     def __init__(self, config: Config, tell: Callable[[bytes], None]) -> None:
         self._tell = tell
@@ -64,7 +64,7 @@ class Board:
         self._catalogue = catalogue_of(config)
         self._configured = [account.id for account in config.accounts]
         for account in self._pool.configure(config, self._router.ring.accounts):
-            self._take(news.Back(account, wholly=True))
+            self._take(broadcast.Back(account, wholly=True))
 
     def apply(self, document: PoolDocument) -> None:
         """Follow the agreed pool."""
@@ -76,17 +76,17 @@ class Board:
         self.look()
 
     def heard(self, data: bytes) -> None:
-        """News from a worker or another gateway."""
-        heard = news.decode(data)
-        if isinstance(heard, news.Hello):
+        """A broadcast from a worker or another gateway."""
+        heard = broadcast.decode(data)
+        if isinstance(heard, broadcast.Hello):
             for each in self._router.picture(monotonic()):
-                self._tell(news.encode(each))
-        elif isinstance(heard, news.Noted):
+                self._tell(broadcast.encode(each))
+        elif isinstance(heard, broadcast.Noted):
             self._notes[heard.account] = heard.headers
         elif heard is not None:
             self._take(heard)
 
-    def _take(self, heard: news.News) -> None:
+    def _take(self, heard: broadcast.Fact) -> None:
         concerned = self._concerned(heard)
         before = {entry.id: self.diagnosis(entry).state for entry in concerned}
         self._router.heard(heard, monotonic())
@@ -96,34 +96,34 @@ class Board:
                 log.info(
                     "account changed", account=entry.id, state=now.state, before=before[entry.id], reason=now.reason
                 )
-        if isinstance(heard, news.Out) and heard.account:
+        if isinstance(heard, broadcast.Out) and heard.account:
             self._note_fault(heard.account, _SHOWN[heard.cause])
-        if isinstance(heard, news.Out) and heard.cause is not Cause.BILLING:
+        if isinstance(heard, broadcast.Out) and heard.cause is not Cause.BILLING:
             self._probe_soon(heard.name, heard.cause)
-        elif isinstance(heard, news.Back):
+        elif isinstance(heard, broadcast.Back):
             self._probe_no_more(heard.account)
 
-    def _concerned(self, heard: news.News) -> list[Entry]:
-        """The accounts whose state these news may change."""
+    def _concerned(self, heard: broadcast.Fact) -> list[Entry]:
+        """The accounts whose state this may change."""
         accounts = self._router.ring.accounts
         organization = ""
-        if isinstance(heard, news.Closed):
+        if isinstance(heard, broadcast.Closed):
             organization = heard.organization
-        elif isinstance(heard, news.Out):
+        elif isinstance(heard, broadcast.Out):
             if heard.cause is not Cause.BILLING:
                 return [accounts[heard.name]] if heard.name in accounts else []
             organization = heard.name
-        elif isinstance(heard, news.Back) and heard.account in accounts:
+        elif isinstance(heard, broadcast.Back) and heard.account in accounts:
             organization = accounts[heard.account].organization
         return [entry for entry in accounts.values() if entry.organization == organization] if organization else []
 
     def enable(self, account: str) -> None:
         """An operator says that the account is in order: forget what kept it closed."""
-        self._say(news.Back(account, wholly=True))
+        self._say(broadcast.Back(account, wholly=True))
 
-    def _say(self, said: news.News) -> None:
+    def _say(self, said: broadcast.Fact) -> None:
         self._take(said)
-        self._tell(news.encode(said))
+        self._tell(broadcast.encode(said))
 
     # Probes.
 
@@ -151,7 +151,7 @@ class Board:
             status = await self._ask(account)
             if status and (cause is Cause.UNREACHABLE or (status < 500 and status not in _REFUSED)):
                 log.info("account answers again", account=account, status=status)
-                self._say(news.Back(account))
+                self._say(broadcast.Back(account))
                 return
             if cause is Cause.UNREACHABLE:
                 wait = UNREACHABLE_EVERY
@@ -159,7 +159,7 @@ class Board:
                 wait, pause = pause, min(PAUSES[cause].longest, pause * 2)
             else:
                 wait = _AGAIN
-            self._say(news.Out(account, cause, wait + PROBE_WAIT))
+            self._say(broadcast.Out(account, cause, wait + PROBE_WAIT))
             await asyncio.sleep(wait)
 
     async def _ask(self, account: str) -> int:

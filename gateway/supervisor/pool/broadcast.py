@@ -1,6 +1,7 @@
 """What this gateway's processes tell those of other gateways in passing, through the store.
 
-News is lost where the store is away or slow; it never waits for room and never fails anything. Its bytes are opaque.
+A broadcast is lost where the store is away or slow; it never waits for room and never fails anything. Its bytes
+are opaque.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ MOST = 1000  # pieces that wait; the oldest go first
 _PATIENCE = 1.0  # seconds for one piece, or it is dropped with all that wait
 
 
-class Newswire:
+class Broadcaster:
     """`process` names this gateway; `publish` brings one message to all gateways and may raise StoreDown."""
 
     def __init__(self, process: str, publish: Callable[[bytes], Awaitable[None]]) -> None:
@@ -30,7 +31,7 @@ class Newswire:
         self._filled.set()
 
     def read(self, message: bytes) -> bytes | None:
-        """The news in a message of the store's; None if it is our own."""
+        """The broadcast in a message of the store's; None if it is our own."""
         return None if message.startswith(self._prefix) else message.partition(b"\0")[2]
 
     async def run(self) -> None:
@@ -43,4 +44,4 @@ class Newswire:
                     async with asyncio.timeout(_PATIENCE):
                         await self._publish(self._waiting.popleft())
                 except (StoreDown, TimeoutError):
-                    self._waiting.clear()  # what comes late is no news
+                    self._waiting.clear()  # what comes late tells nothing

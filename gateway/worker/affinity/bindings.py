@@ -16,7 +16,7 @@ import structlog
 from gateway.config.schema import Caller, Config
 from gateway.core.routing.binding import YOUNG, Record, pack, unpack
 from gateway.core.routing.binding import moved as turned
-from gateway.core.routing.broadcast import Bound, Bounds, Forget, News
+from gateway.core.routing.broadcast import Bound, Bounds, Fact, Forget
 from gateway.core.routing.groups import group_of
 from gateway.core.routing.route import Route
 from gateway.core.wire.peek import Peek
@@ -49,7 +49,7 @@ class Admission:
     `tell` spreads them to other processes."""
 
     def __init__(
-        self, config: Config, store: StoreClient, moved: Callable[[str], None], tell: Callable[[News], None]
+        self, config: Config, store: StoreClient, moved: Callable[[str], None], tell: Callable[[Fact], None]
     ) -> None:
         self._store = store
         self._moved = moved
@@ -57,7 +57,7 @@ class Admission:
         self._memory: dict[tuple[str, str], Record] = {}
         self._skew = (time() - monotonic()) * 1000  # ms from this process's clock to the store's
         self._reseeding: asyncio.Task[None] | None = None
-        self._news: list[Bound] = []  # not yet spread
+        self._unspread: list[Bound] = []  # not yet spread
         self._reseed_again = False  # asked for while one was under way
         # What was never answered is not worth remembering for long: settlement extends the record's life.
         self._provisional = str(int(config.timeouts.total * 1000) + 60_000)
@@ -181,17 +181,17 @@ class Admission:
 
     def _spread(self, binding: Binding) -> None:
         """Tell others of a binding: they would look elsewhere for it, should the store lose it or go away."""
-        if not self._news:
-            asyncio.get_running_loop().call_later(_SPREAD_EVERY, self._spread_news)
-        self._news.append(Bound(binding.key, binding.model, pack(binding.record)))
+        if not self._unspread:
+            asyncio.get_running_loop().call_later(_SPREAD_EVERY, self._spread_all)
+        self._unspread.append(Bound(binding.key, binding.model, pack(binding.record)))
 
-    def _spread_news(self) -> None:
-        bound, self._news = self._news, []
+    def _spread_all(self) -> None:
+        bound, self._unspread = self._unspread, []
         self._tell(Bounds(bound))
 
-    def heard(self, news: Bounds) -> None:
+    def heard(self, fact: Bounds) -> None:
         """Another process has bound conversations."""
-        for each in news.bound:
+        for each in fact.bound:
             known, record = self._memory.get((each.key, each.model)), unpack(each.record)
             if known is None or known.generation < record.generation:
                 self._keep(Binding(each.key, each.model, record))
@@ -240,12 +240,12 @@ class Admission:
             del memory[next(iter(memory))]
         memory[place] = binding.record
 
-    def forget(self, news: Forget) -> None:
+    def forget(self, fact: Forget) -> None:
         """Bindings were flushed from the store."""
         gone = [
             place
             for place, record in self._memory.items()
-            if (news.key and place[0] == news.key) or (news.workspace and record.workspace == news.workspace)
+            if (fact.key and place[0] == fact.key) or (fact.workspace and record.workspace == fact.workspace)
         ]
         for place in gone:
             del self._memory[place]

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from gateway.config.schema import Caller, Config
-from gateway.core.routing.broadcast import News, Owned
+from gateway.core.routing.broadcast import Fact, Owned
 from gateway.core.routing.router import Router
 from gateway.errors import ApiError
 from gateway.store.client.client import StoreClient, StoreDown
@@ -61,7 +61,7 @@ class Owners:
         store: StoreClient,
         router: Router,
         journal: OwnersJournal,
-        tell: Callable[[News], None],
+        tell: Callable[[Fact], None],
     ) -> None:
         self._store = store
         self._router = router
@@ -239,12 +239,12 @@ class Owners:
         except OSError as error:
             log.error("the journal of objects cannot be written", reason=str(error))
 
-    def heard(self, news: Owned) -> None:
+    def heard(self, fact: Owned) -> None:
         """Another process says whose an object is, or that it is gone."""
-        if news.workspace:
-            self._keep(news.object, Owner(news.workspace, news.caller, news.team, news.at))
+        if fact.workspace:
+            self._keep(fact.object, Owner(fact.workspace, fact.caller, fact.team, fact.at))
         else:
-            self._memory.pop(news.object, None)
+            self._memory.pop(fact.object, None)
 
     def rest(self) -> None:
         """Let what this process has journaled be compacted; now and then, and at the end."""

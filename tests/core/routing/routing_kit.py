@@ -48,10 +48,10 @@ def router(*accounts: Entry) -> Router:
 
 
 def routers(*accounts: Entry) -> tuple[Router, Router]:
-    """Of two processes, which tell each other news at once."""
+    """Of two processes, which tell each other facts at once."""
     one, two = router(*accounts), router(*accounts)
-    one.tell = lambda news: two.heard(news, NOW)
-    two.tell = lambda news: one.heard(news, NOW)
+    one.tell = lambda fact: two.heard(fact, NOW)
+    two.tell = lambda fact: one.heard(fact, NOW)
     return one, two
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.routing import broadcast as say
+from gateway.core.routing import broadcast
 from gateway.core.routing.binding import YOUNG, Record
 from gateway.core.routing.conversation import identify
 from gateway.core.routing.document import Entry, PoolDocument
@@ -76,32 +76,32 @@ def warm_record(workspace: str, now: float = NOW, tokens: int = 20_000) -> Recor
 
 
 @st.composite
-def closures(draw: st.DrawFn, accounts: list[Entry]) -> list[say.News]:
-    """News that keep some accounts from serving for a minute."""
-    news: list[say.News] = []
+def closures(draw: st.DrawFn, accounts: list[Entry]) -> list[broadcast.Fact]:
+    """Facts that keep some accounts from serving for a minute."""
+    facts: list[broadcast.Fact] = []
     for entry in accounts:
         match draw(st.integers(0, 5)):
             case 0:
-                news.append(say.Closed(entry.organization, MODEL, 60.0))
+                facts.append(broadcast.Closed(entry.organization, MODEL, 60.0))
             case 1:
-                news.append(say.Out(entry.id, Cause.CREDENTIAL, 60.0))
+                facts.append(broadcast.Out(entry.id, Cause.CREDENTIAL, 60.0))
             case 2:
-                news.append(say.Out(entry.organization, Cause.BILLING, 60.0))
+                facts.append(broadcast.Out(entry.organization, Cause.BILLING, 60.0))
             case 3:
-                news.append(say.ModelClosed(entry.id, MODEL, 60.0))
-    return news
+                facts.append(broadcast.ModelClosed(entry.id, MODEL, 60.0))
+    return facts
 
 
 @RUNS
 @given(st.data(), pools(states=STATES, models=MODELS), KEYS)
 def test_i1_the_same_eligible_set_gives_the_same_ranking_on_every_replica_and_after_a_restart(data, accounts, key):
-    news = data.draw(closures(accounts))
+    facts = data.draw(closures(accounts))
     replica, restarted = made(accounts), made(data.draw(st.permutations(accounts)))
     replica.apply(document(accounts[:1], 0), NOW, WALL)  # it has seen other pools before
     replica.apply(document(accounts), NOW, WALL)
-    for each in news:
+    for each in facts:
         replica.heard(each, NOW)
-    for each in data.draw(st.permutations(news)):
+    for each in data.draw(st.permutations(facts)):
         restarted.heard(each, NOW)
     orders = []
     for router in (replica, restarted):
@@ -299,7 +299,7 @@ OUTCOMES = st.sampled_from([*Outcome, Outcome.LIMITED, Outcome.SERVED, Outcome.U
 def test_i5_nothing_is_sent_to_an_account_that_is_disabled_out_closed_or_of_another_model(data, accounts):
     truth, routers, clock = Truth(accounts), [made(accounts), made(accounts)], [NOW]
     for router, other in zip(routers, routers[::-1], strict=True):
-        router.tell = lambda news, other=other: other.heard(news, clock[0])  # type: ignore[misc]
+        router.tell = lambda fact, other=other: other.heard(fact, clock[0])  # type: ignore[misc]
     flights: list[Flight] = []
     waiting: list[tuple[int, Route]] = []
 
@@ -568,8 +568,8 @@ def test_i9_is_about_something_for_there_are_voluntary_moves():
 def test_i10_without_the_store_all_replicas_of_an_epoch_agree_on_what_none_remembers(data, accounts):
     routers = [made(accounts), made(data.draw(st.permutations(accounts)))]
     for router in routers:  # each with its own idea of health, load and limits
-        for news in data.draw(closures(accounts)):
-            router.heard(news, NOW)
+        for fact in data.draw(closures(accounts)):
+            router.heard(fact, NOW)
         for entry in accounts:
             router.loads.add(entry.workspace, data.draw(st.sampled_from([0.0, 1e6])), NOW)
         router.held = frozenset(data.draw(st.lists(st.sampled_from([entry.id for entry in accounts]))))

@@ -182,7 +182,7 @@ def test_an_answer_replaces_what_was_reckoned():
     told.observe("input", 120_000, 90_000, NOW + 1.0)
     assert told.input is not None
     assert (told.input.limit, told.input.left(NOW + 1.0)) == (120_000, 90_000)
-    assert told.news
+    assert told.unreported
 
 
 @pytest.mark.parametrize("limit", [0, -1])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.routing import broadcast as say
+from gateway.core.routing import broadcast
 from gateway.core.routing.binding import Record
 from gateway.core.routing.outcomes import Outcome
 from gateway.core.routing.route import MAX_ATTEMPTS, MAX_WAIT, MAX_WAITING, Refuse, Route, Send, Wait
@@ -348,7 +348,7 @@ def test_what_closes_while_the_overloaded_is_waited_for_follows_its_own_rule():
     route.sent(HOME, NOW)
     assert route.answered(HOME, OVERLOADED, None, NOW, 0.0)
     assert route.next(NOW, 0.0) == Wait(0.5)
-    over.heard(say.Closed("home", MODEL, 1.0), NOW)
+    over.heard(broadcast.Closed("home", MODEL, 1.0), NOW)
     assert route.next(NOW + 0.5, 0.0) == Wait(0.5)
     assert route.next(NOW + 1.0, 0.0) == Send(HOME)
 
@@ -850,7 +850,7 @@ def test_a_conversation_that_was_served_makes_its_groups_prefix_known():
     first = new(over, group="g")
     play(first, {"home": [UNAUTHORIZED]})  # so it is served elsewhere
     assert over.groups.shared("g", "other", NOW) == 0.0
-    over.heard(say.Back("home"), NOW)
+    over.heard(broadcast.Back("home"), NOW)
     second = new(over, group="g")
     assert second.workspace == "other"
     second.next(NOW, 0.0)

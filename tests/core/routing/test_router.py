@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.core.routing import broadcast as say
+from gateway.core.routing import broadcast
 from gateway.core.routing.document import Entry
 from gateway.core.routing.health import TRIAL, Cause
 from gateway.core.routing.outcomes import Outcome
@@ -469,7 +469,7 @@ def test_a_trial_of_one_process_is_the_only_one_and_its_success_everybodys():
     one, two = routers()
     learn(one, HOME, Outcome.SPENT)
     one.try_again(HOME, NOW + 60)
-    two.heard(say.Out("home", Cause.BILLING, TRIAL), NOW + 60)  # as told, by the clock of then
+    two.heard(broadcast.Out("home", Cause.BILLING, TRIAL), NOW + 60)  # as told, by the clock of then
     assert why(two, HOME, now=NOW + 60) == (OUT, TRIAL)
     learn(one, HOME, Outcome.SERVED, now=NOW + 61)
     assert why(two, HOME, now=NOW + 61) == (OPEN, 0.0)
@@ -509,7 +509,7 @@ def told_of() -> Router:
 def test_a_new_process_is_given_the_whole_picture():
     over, begun = told_of(), router(HOME, OTHER, THIRD)
     for told in over.picture(NOW + 10):
-        decoded = say.decode(say.encode(told))
+        decoded = broadcast.decode(broadcast.encode(told))
         assert decoded == told
         begun.heard(told, NOW + 10)
     for entry in (HOME, OTHER, THIRD):
@@ -520,12 +520,12 @@ def test_a_new_process_is_given_the_whole_picture():
 def test_what_is_over_is_no_longer_told_but_for_what_is_still_to_be_tried():
     over = told_of()
     assert over.picture(NOW + 100) == [
-        say.ModelClosed("home", "claude-opus-4-5", 500.0),
-        say.Out("other", Cause.CREDENTIAL, 0.0),
-        say.Out("third", Cause.BILLING, 0.0),
+        broadcast.ModelClosed("home", "claude-opus-4-5", 500.0),
+        broadcast.Out("other", Cause.CREDENTIAL, 0.0),
+        broadcast.Out("third", Cause.BILLING, 0.0),
     ]
     for name in ("other", "third"):
-        over.heard(say.Back(name, paid=True), NOW)
+        over.heard(broadcast.Back(name, paid=True), NOW)
     assert over.picture(NOW + 700) == []
 
 
@@ -542,7 +542,7 @@ def test_an_account_that_waits_for_its_trial_gets_no_more_than_one_from_a_new_pr
 def test_an_operator_may_have_everything_about_an_account_forgotten():
     over = told_of()
     for name in ("home", "other", "third"):
-        over.heard(say.Back(name, wholly=True), NOW)
+        over.heard(broadcast.Back(name, wholly=True), NOW)
     for entry in (HOME, OTHER, THIRD):
         assert why(over, entry) == why(over, entry, model="claude-opus-4-5") == (OPEN, 0.0)
 
@@ -550,7 +550,7 @@ def test_an_operator_may_have_everything_about_an_account_forgotten():
 def test_an_account_that_answers_a_probe_is_back_but_its_limits_and_models_are_not_open():
     over = told_of()
     for name in ("home", "other", "third"):
-        over.heard(say.Back(name), NOW)
+        over.heard(broadcast.Back(name), NOW)
     assert [why(over, entry)[0] for entry in (HOME, OTHER, THIRD)] == [LIMITED, OPEN, OUT]  # nor is there money
     assert why(over, HOME, model="claude-opus-4-5")[0] == OUT
 
@@ -558,13 +558,15 @@ def test_an_account_that_answers_a_probe_is_back_but_its_limits_and_models_are_n
 def test_news_of_accounts_nobody_knows_does_no_harm():
     over = router()
     for told in (
-        say.Out("gone", Cause.CREDENTIAL, 60.0),
-        say.Back("gone", wholly=True),
-        say.ModelClosed("gone", MODEL, 60.0),
-        say.Closed("gone", MODEL, 60.0),
-        say.Forget(key="k"),
-        say.Hello(),
-        say.Report("elsewhere", {"gone": 5.0}, [say.Seen("gone", MODEL, 1.0, 1, {"input": (1.0, 1.0, 0.0)})]),
+        broadcast.Out("gone", Cause.CREDENTIAL, 60.0),
+        broadcast.Back("gone", wholly=True),
+        broadcast.ModelClosed("gone", MODEL, 60.0),
+        broadcast.Closed("gone", MODEL, 60.0),
+        broadcast.Forget(key="k"),
+        broadcast.Hello(),
+        broadcast.Report(
+            "elsewhere", {"gone": 5.0}, [broadcast.Seen("gone", MODEL, 1.0, 1, {"input": (1.0, 1.0, 0.0)})]
+        ),
     ):
         over.heard(told, NOW)
     assert place(over) == ("home", True)
@@ -577,7 +579,7 @@ def test_a_report_tells_loads_limits_and_what_is_under_way():
     domain.observe("input", 60_000, 30_000, NOW - 2)
     domain.reserved, domain.asked = 5_000.0, 1
     report = one.report("one", NOW)
-    assert report is not None and say.decode(say.encode(report)) == report
+    assert report is not None and broadcast.decode(broadcast.encode(report)) == report
     two.heard(report, NOW)
     assert two.loads.of("home", NOW) == 700
     assert two.domain("home", MODEL).headroom(NOW) == 32_000 - 5_000
@@ -598,8 +600,8 @@ def test_what_was_heard_is_not_reported_on():
 def test_a_later_report_of_a_process_replaces_what_it_had_under_way():
     over = router()
     for reserved in (9_000.0, 2_000.0):
-        over.heard(say.Report("one", {}, [say.Seen("home", MODEL, reserved, 1, {})]), NOW)
-    over.heard(say.Report("two", {}, [say.Seen("home", MODEL, 500.0, 1, {})]), NOW)
+        over.heard(broadcast.Report("one", {}, [broadcast.Seen("home", MODEL, reserved, 1, {})]), NOW)
+    over.heard(broadcast.Report("two", {}, [broadcast.Seen("home", MODEL, 500.0, 1, {})]), NOW)
     over.domain("home", MODEL).observe("input", 60_000, 30_000, NOW)
     assert over.domain("home", MODEL).headroom(NOW) == 27_500
 
@@ -607,10 +609,10 @@ def test_a_later_report_of_a_process_replaces_what_it_had_under_way():
 def test_an_older_observation_of_another_process_replaces_nothing():
     over = router()
     over.domain("home", MODEL).observe("input", 60_000, 30_000, NOW)
-    seen = say.Seen("home", MODEL, 0.0, 0, {"input": (60_000.0, 1.0, 2.0)})  # two seconds old
-    over.heard(say.Report("one", {}, [seen]), NOW + 1)
+    seen = broadcast.Seen("home", MODEL, 0.0, 0, {"input": (60_000.0, 1.0, 2.0)})  # two seconds old
+    over.heard(broadcast.Report("one", {}, [seen]), NOW + 1)
     assert over.domain("home", MODEL).headroom(NOW) == 30_000
-    over.heard(say.Report("one", {}, [seen]), NOW + 3)
+    over.heard(broadcast.Report("one", {}, [seen]), NOW + 3)
     assert over.domain("home", MODEL).headroom(NOW + 1) == 1.0
 
 

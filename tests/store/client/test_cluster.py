@@ -14,7 +14,7 @@ from gateway.core.routing.document import Announcement, PoolDocument
 from gateway.store.client import connection as wire
 from gateway.store.client.client import StoreClient, StoreDown
 from gateway.store.client.redis_py import ask, open_redis, run, scan, subscribe
-from gateway.store.pool.pool_store import NEWS, PoolStore
+from gateway.store.pool.pool_store import BROADCASTS, PoolStore
 from tests.store import topologies
 from tests.store.topologies import BOTH, COUNT, ECHO, READ, SLOTS, Changes, ClusterOf, Node, Servers, script
 
@@ -393,14 +393,14 @@ async def test_a_subscription_hears_every_node_and_outlives_its_own(cluster):
 
 async def test_the_agreed_pool_and_its_news_live_in_a_cluster_too(cluster):
     store = PoolStore(cluster.url)
-    news: list[bytes] = []
-    following = asyncio.create_task(store.follow(lambda: None, news.append))
+    heard: list[bytes] = []
+    following = asyncio.create_task(store.follow(lambda: None, heard.append))
     try:
-        await topologies.until(lambda: any(node.admin.pubsub_numsub(NEWS)[0][1] for node in cluster.nodes))
+        await topologies.until(lambda: any(node.admin.pubsub_numsub(BROADCASTS)[0][1] for node in cluster.nodes))
         agreed = await store.agree(Announcement("p1", 1.0, ()), PoolDocument())
         assert [each.process for each in agreed.live] == ["p1"]
         await store.publish(b"said")
-        await topologies.until(lambda: news == [b"said"])
+        await topologies.until(lambda: heard == [b"said"])
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

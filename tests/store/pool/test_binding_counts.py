@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import redis
 
-from gateway.core.routing import broadcast as news
+from gateway.core.routing import broadcast
 from gateway.core.routing.binding import Record, pack
 from gateway.store.client.connection import StoreDown
 from gateway.store.pool import binding_counts as census
@@ -100,21 +100,21 @@ async def test_a_workspace_that_was_flushed_has_no_bindings(server, connect, mon
     monkeypatch.setattr(census, "AT_ONCE", 20)
     fill(server.admin, 100)
     counted = connect(server.url)
-    counted.heard(news.encode(news.Forget(workspace="w1")))
+    counted.heard(broadcast.encode(broadcast.Forget(workspace="w1")))
     await looks_of_a_round(counted)
     assert counted.bound == {"w1": 100, "w2": 50}
     await counted.look()  # the next round has begun, and has seen some that are gone by now
-    for other in (news.Forget(key="{c:a}:b:00"), news.Forget(workspace="w3"), news.Hello()):
-        counted.heard(news.encode(other))
+    for other in (broadcast.Forget(key="{c:a}:b:00"), broadcast.Forget(workspace="w3"), broadcast.Hello()):
+        counted.heard(broadcast.encode(other))
     assert counted.bound == {"w1": 100, "w2": 50, "w3": 0}
-    counted.heard(news.encode(news.Forget(workspace="w1")))
+    counted.heard(broadcast.encode(broadcast.Forget(workspace="w1")))
     assert counted.bound == {"w1": 0, "w2": 50, "w3": 0}
     for key in server.admin.scan_iter("*:b:*"):
         server.admin.hdel(key, "m1")
     counted._whole = False
     await looks_of_a_round(counted)
     assert counted.bound is not None and counted.bound.get("w1", 0) == 0
-    counted.heard(b"\xc1 no news")
+    counted.heard(b"\xc1 no broadcast")
 
 
 async def test_a_store_that_went_away_leaves_no_number_and_comes_back(own_server, connect, monkeypatch):

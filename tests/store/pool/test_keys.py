@@ -320,7 +320,7 @@ async def test_a_message_brings_the_change_and_without_one_the_next_look_does(se
     pool = PoolStore(server.url)
     monkeypatch.setattr("gateway.store.pool.shared_keys.LOOK_EVERY", 1e6)
     keeping = asyncio.create_task(other.keys.keep())
-    following = asyncio.create_task(pool.follow(other.keys.poke, lambda news: None))
+    following = asyncio.create_task(pool.follow(other.keys.poke, lambda data: None))
     try:
         async with asyncio.timeout(20):
             while not server.admin.pubsub_numsub(CHANNEL)[0][1]:  # noqa: ASYNC110 - nothing signals it

@@ -13,7 +13,7 @@ from redis.crc import key_slot
 from gateway.core.routing.document import Announcement, Entry, PoolDocument
 from gateway.store.client.client import StoreDown
 from gateway.store.pool import pool_store
-from gateway.store.pool.pool_store import CHANNEL, NEWS, NewerSchema, PoolStore, channel_at
+from gateway.store.pool.pool_store import BROADCASTS, CHANNEL, NewerSchema, PoolStore, channel_at
 
 NONE = PoolDocument()
 
@@ -201,7 +201,7 @@ async def test_a_replacement_is_heard_by_those_who_follow_and_again_after_an_out
             while not server.admin.pubsub_numsub(CHANNEL)[0][1]:  # noqa: ASYNC110 - nothing signals it
                 await asyncio.sleep(0.005)
 
-    following = asyncio.create_task(connect(server.url).follow(changed, lambda news: None))
+    following = asyncio.create_task(connect(server.url).follow(changed, lambda data: None))
     store = connect(server.url)
     try:
         await listening()
@@ -231,7 +231,7 @@ async def test_news_is_heard_by_all_who_follow_and_changes_nothing(server, conne
     store = connect(server.url)
     try:
         async with asyncio.timeout(20):
-            while server.admin.pubsub_numsub(NEWS)[0][1] < 2:  # noqa: ASYNC110 - nothing signals it
+            while server.admin.pubsub_numsub(BROADCASTS)[0][1] < 2:  # noqa: ASYNC110 - nothing signals it
                 await asyncio.sleep(0.005)
             for said in (b"one", b"\0\xff two"):
                 await store.publish(said)
@@ -249,7 +249,7 @@ async def test_news_to_a_store_that_is_away_says_so(own_server, connect):
     server.kill()
     async with asyncio.timeout(20):
         with pytest.raises(StoreDown):
-            await store.publish(b"news")
+            await store.publish(b"fact")
 
 
 async def test_an_override_is_merged_field_by_field_and_undone_the_same_way(store, server):
@@ -300,7 +300,7 @@ async def test_overrides_in_a_store_of_a_newer_version_are_left_alone(store, ser
 
 async def test_an_override_is_heard_by_those_who_follow(server, connect):
     heard = asyncio.Event()
-    following = asyncio.create_task(connect(server.url).follow(heard.set, lambda news: None))
+    following = asyncio.create_task(connect(server.url).follow(heard.set, lambda data: None))
     try:
         async with asyncio.timeout(20):
             while not server.admin.pubsub_numsub(CHANNEL)[0][1]:  # noqa: ASYNC110 - nothing signals it

@@ -43,7 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 async def board(clock: Clock) -> AsyncIterator[Board]:
     config = loads(FILE, {})
-    board = Board(config, lambda news: None)
+    board = Board(config, lambda data: None)
     board.apply(PoolDocument(1, tuple(sorted(map(entry_of, config.accounts)))))
     yield board
     await board.aclose()

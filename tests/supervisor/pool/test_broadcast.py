@@ -1,4 +1,4 @@
-"""News between gateways: soon or not at all."""
+"""Broadcasts between gateways: soon or not at all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from gateway.store.client.client import StoreDown
-from gateway.supervisor.pool import broadcast as newswire
-from gateway.supervisor.pool.broadcast import MOST, Newswire
+from gateway.supervisor.pool.broadcast import MOST, Broadcaster
 
 
 class Line:
@@ -34,7 +33,7 @@ async def line():
 
 @pytest.fixture
 async def wire(line):
-    wire = Newswire("me", line)
+    wire = Broadcaster("me", line)
     running = asyncio.create_task(wire.run())
     yield wire
     running.cancel()
@@ -44,9 +43,9 @@ async def test_what_is_put_is_told_in_order_and_read_by_others_alone(wire, line)
     for said in (b"one", b"", b"\0two\0"):
         wire.put(said)
         message = await line.said.get()
-        assert Newswire("other", line).read(message) == said
+        assert Broadcaster("other", line).read(message) == said
         assert wire.read(message) is None
-    assert Newswire("m", line).read(b"me\0one") == b"one"  # a name that begins another's is no relation
+    assert Broadcaster("m", line).read(b"me\0one") == b"one"  # a name that begins another's is no relation
 
 
 async def test_when_too_much_waits_the_oldest_goes_first(wire, line):
@@ -73,7 +72,7 @@ async def test_a_store_that_is_away_costs_the_news_and_nothing_else(wire, line):
 
 
 async def test_a_store_that_does_not_answer_costs_what_waits(wire, line, monkeypatch):
-    monkeypatch.setattr(newswire, "_PATIENCE", 0.01)
+    monkeypatch.setattr("gateway.supervisor.pool.broadcast._PATIENCE", 0.01)
     line.open.clear()
     wire.put(b"stuck")
     wire.put(b"behind it")

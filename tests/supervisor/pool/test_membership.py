@@ -48,7 +48,7 @@ class Gateway:
     def ids(self) -> str:
         return "".join(entry.id for entry in self.pool.document.accounts)
 
-    def news(self) -> list[str]:
+    def calls(self) -> list[str]:
         told, self.told[:] = self.told[:], []
         return told
 
@@ -83,7 +83,7 @@ async def test_joining_is_agreeing(server, make: Make):
     assert two.pool.defined.keys() == {"a", "b", "c"}
     one.pool.announce(entries("abc"))
     assert await one.pool.agree()
-    assert one.ids == "abc" and one.news()[-1] == "changed"
+    assert one.ids == "abc" and one.calls()[-1] == "changed"
 
 
 async def test_slots_are_shared_by_the_workers_of_all_gateways(server, make: Make):
@@ -92,13 +92,13 @@ async def test_slots_are_shared_by_the_workers_of_all_gateways(server, make: Mak
     await one.pool.join()
     await two.pool.join()
     assert two.pool.share == 5
-    one.news()
+    one.calls()
     await one.pool.agree()
-    assert (one.pool.share, one.news()) == (5, ["changed"])
+    assert (one.pool.share, one.calls()) == (5, ["changed"])
     await two.pool.leave()
     await one.pool.agree()
     await one.pool.agree()
-    assert (one.pool.share, one.news()) == (2, ["changed"])
+    assert (one.pool.share, one.calls()) == (2, ["changed"])
 
 
 async def test_a_poke_is_followed_at_once(server, make: Make, monkeypatch: pytest.MonkeyPatch):
@@ -118,16 +118,16 @@ async def test_every_gateway_reseeds_what_a_flushed_store_lost_and_nothing_chang
     await gateways[0].pool.override("a", {"state": "draining", "drain_until": 5e9})
     for each in gateways:
         await each.pool.agree()
-        each.news()
+        each.calls()
     document = gateways[0].pool.document
     server.admin.flushall()
     server.admin.script_flush()
     for each in gateways:
         await each.pool.agree()
-        assert (each.news(), each.pool.document) == (["reseed"], document)
+        assert (each.calls(), each.pool.document) == (["reseed"], document)
     for each in gateways:
         await each.pool.agree()
-        assert (each.news(), each.pool.document) == ([], document)
+        assert (each.calls(), each.pool.document) == ([], document)
         assert each.pool.overrides == {"a": {"state": "draining", "drain_until": 5e9}}
 
 
@@ -135,7 +135,7 @@ async def test_a_store_that_comes_back_is_reseeded_once(own_server, make: Make):
     server = own_server()
     gateway = make("one", server.url)
     await gateway.pool.join()
-    gateway.news()
+    gateway.calls()
     server.kill()
     with capture_logs() as logs:
         assert not await gateway.pool.agree()
@@ -143,14 +143,14 @@ async def test_a_store_that_comes_back_is_reseeded_once(own_server, make: Make):
     assert [line["event"] for line in logs] == ["store away; the pool stays as it was agreed last"]
     with pytest.raises(StoreDown):
         await gateway.pool.override("a", {"weight": 2})
-    assert (gateway.ids, gateway.news()) == ("ab", [])
+    assert (gateway.ids, gateway.calls()) == ("ab", [])
     server.start()
     async with asyncio.timeout(20):
         while not await gateway.pool.agree():  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0.01)
-    assert gateway.news() == ["reseed"]
+    assert gateway.calls() == ["reseed"]
     await gateway.pool.agree()
-    assert gateway.news() == []
+    assert gateway.calls() == []
 
 
 async def test_a_start_without_the_store_goes_on_where_the_last_one_ended(own_server, make: Make):
@@ -172,7 +172,7 @@ async def test_a_start_without_the_store_goes_on_where_the_last_one_ended(own_se
         while not await again.pool.agree():  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(0.01)
     assert again.pool.document.accounts[0].weight == 7
-    assert "reseed" in again.news()
+    assert "reseed" in again.calls()
 
 
 async def test_a_store_of_a_newer_version_keeps_a_gateway_from_starting_and_stops_one_that_runs(server, make: Make):
@@ -180,7 +180,7 @@ async def test_a_store_of_a_newer_version_keeps_a_gateway_from_starting_and_stop
     await gateway.pool.join()
     server.admin.set("{pool}:schema", SCHEMA + 1)
     assert not await gateway.pool.agree()
-    assert gateway.news()[-1] == "outdated"
+    assert gateway.calls()[-1] == "outdated"
     with pytest.raises(StoreDown, match="schema"):
         await gateway.pool.override("a", {"weight": 2})
     with pytest.raises(Unstartable, match="upgrade this gateway"):

@@ -15,7 +15,7 @@ import redis
 
 from gateway.config.schema import Admin, Affinity, Caller, Config
 from gateway.core.routing.binding import YOUNG, Record, pack, unpack
-from gateway.core.routing.broadcast import Bound, Bounds, Forget, News
+from gateway.core.routing.broadcast import Bound, Bounds, Fact, Forget
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.groups import group_of
 from gateway.core.routing.route import Route
@@ -142,7 +142,7 @@ class Process:
 
     def __init__(self, url: str) -> None:
         self.moves: list[str] = []
-        self.told: list[News] = []
+        self.told: list[Fact] = []
         self.router = Router(lambda model: model)
         self.states()
         self.store = StoreClient(url)
@@ -657,12 +657,12 @@ async def test_a_binding_that_the_ranking_would_not_find_is_told_to_others(start
     process.router.loads.add(home(process), 1e6, monotonic())
     request = await process.bind()
     assert request.workspace != home(process)
-    process.admission._spread_news()
-    (news,) = process.told
-    assert isinstance(news, Bounds)
-    (told,) = news.bound
+    process.admission._spread_all()
+    (fact,) = process.told
+    assert isinstance(fact, Bounds)
+    (told,) = fact.bound
     assert (told.key, told.model, unpack(told.record)) == (request.binding.key, MODEL, request.record)
-    other.admission.heard(news)
+    other.admission.heard(fact)
     assert (await other.bind()).place == (request.workspace, "stateless", 1)
 
 
@@ -670,8 +670,8 @@ async def test_every_new_binding_and_every_move_is_told_once(start):
     process = await start()
     request = await process.bind()
     await process.move(request, others(request.workspace)[0])
-    assert (await process.bind()).record.generation == 2  # which is no news
-    told = [unpack(each.record) for each in process.admission._news]
+    assert (await process.bind()).record.generation == 2  # which tells nothing new
+    told = [unpack(each.record) for each in process.admission._unspread]
     assert [(each.workspace, each.generation) for each in told] == [
         (home(process), 1),
         (request.record.workspace, 2),
