@@ -25,7 +25,7 @@ from gateway.records import Finished
 PIPE_PIECE = 4096  # bytes that a pipe takes in one piece (PIPE_BUF on Linux)
 PIECE = 256 * 1024  # bytes a write elsewhere
 MAX_QUEUED = 100_000  # lines waiting for a reader that does not read; beyond it lines are counted, not kept
-_PAUSE = 0.05  # seconds between looks at the queue
+_PAUSE = 0.05  # seconds in which lines that come together leave together
 
 _encode = msgspec.json.Encoder().encode
 _encode_any = msgspec.json.Encoder(enc_hook=repr).encode
@@ -39,6 +39,7 @@ class LogWriter:
         self._piece = PIPE_PIECE if stat.S_ISFIFO(os.fstat(fd).st_mode) else PIECE
         self._lines: deque[bytes] = deque()
         self._dropped = 0
+        self._due = threading.Event()  # there are lines, or it ends
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -49,14 +50,20 @@ class LogWriter:
             self._lines.append(line)
         else:
             self._dropped += 1
+        if not self._due.is_set():
+            self._due.set()
 
     def close(self) -> None:
         """Write what is queued, for at most two seconds."""
         self._stop.set()
+        self._due.set()
         self._thread.join(2.0)
 
     def _run(self) -> None:
-        while not self._stop.wait(_PAUSE):
+        while not self._stop.is_set():
+            self._due.wait()
+            self._stop.wait(_PAUSE)
+            self._due.clear()
             self._flush()
         self._flush()
 
