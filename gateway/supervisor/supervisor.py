@@ -21,7 +21,6 @@ from typing import Any, cast
 
 import msgspec
 import structlog
-import uvicorn
 from prometheus_client import CollectorRegistry, Gauge
 
 import gateway
@@ -297,7 +296,7 @@ class Supervisor:
 
     # The admin listener.
 
-    def _admin_server(self) -> uvicorn.Server:
+    def _admin_server(self) -> Server:
         registry = self._registry
         info = Gauge("gateway_build_info", "1; the version is in the label.", ("version",), registry=registry)
         info.labels(gateway.__version__).set(1)
@@ -349,7 +348,7 @@ class Supervisor:
 
     # The end.
 
-    async def _stop(self, admin: uvicorn.Server) -> None:
+    async def _stop(self, admin: Server) -> None:
         """Not ready first; after the delay no more connections; then the drain limit."""
         timeouts = self.config.timeouts
         self._draining = True
@@ -364,7 +363,7 @@ class Supervisor:
         await self.board.aclose()
         self.live.close()
         self._lag.stop()
-        admin.should_exit = True
+        admin.end()
         await asyncio.sleep(0)
         self._crew.close()
         for task in self._tasks[1:]:

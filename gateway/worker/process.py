@@ -124,7 +124,7 @@ async def _drain(
     event."""
     gateway.draining = True
     server.drain()
-    server.should_exit = True
+    server.end()
     await asyncio.wait((serving, orders), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
     if not serving.done():
         gateway.upkeep.interrupt("drain")
