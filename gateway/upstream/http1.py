@@ -26,7 +26,7 @@ class Pool:
         self._host_line = b" HTTP/1.1\r\nhost: " + origin.authority + b"\r\n"
         self._closing = False
         self._quiet = asyncio.Event()  # closing, and nothing is busy any more
-        self._ticker = self.loop.call_later(TICK, self._tick)
+        self._ticker: asyncio.TimerHandle | None = None  # while there are connections
 
     def __repr__(self) -> str:
         return f"<Pool {self.origin.host}:{self.origin.port} idle={len(self.idle)} busy={len(self.busy)}>"
@@ -48,6 +48,8 @@ class Pool:
         if self._closing:
             raise NotSent("the pool is closed")
         connection = self._pick() or await self._connect()
+        if self._ticker is None:
+            self._ticker = self.loop.call_later(TICK, self._tick)
         limit = self.timeouts.first_byte
         await connection.exchange(method, head, body, limit if first_byte is None else min(limit, first_byte), upload)
         return connection
@@ -107,13 +109,13 @@ class Pool:
             self.idle.remove(connection)
 
     def _tick(self) -> None:
-        self._ticker = self.loop.call_later(TICK, self._tick)
         now = self.loop.time()
         for connection in [c for c in self.busy if c.deadline <= now]:
             connection.expire()
         horizon = now - self.timeouts.keep_alive
         while self.idle and self.idle[0].idle_since < horizon:
             self.idle[0]._close()
+        self._ticker = self.loop.call_later(TICK, self._tick) if self.busy or self.idle else None
 
     async def aclose(self) -> None:
         self._closing = True
@@ -121,4 +123,5 @@ class Pool:
             connection._close()
         if self.busy:
             await self._quiet.wait()
-        self._ticker.cancel()
+        if self._ticker is not None:
+            self._ticker.cancel()

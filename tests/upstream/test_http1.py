@@ -189,6 +189,19 @@ async def test_deadlines_are_seen_by_the_ticker(serve, monkeypatch):
     await pool.aclose()
 
 
+async def test_deadlines_are_seen_again_after_the_last_idle_connection_has_gone(serve, monkeypatch):
+    monkeypatch.setattr(http1, "TICK", 0.01)
+    server: Server = serve(answers(answer(OK), lambda peer: peer.wait_gone()))
+    pool = Pool(Origin.parse(server.url), Timeouts(first_byte=0.2, keep_alive=0.05))
+    response = await pool.send(b"GET", b"/", b"", b"")
+    assert await response.read()
+    response.close()
+    await server.until(lambda: server.peers[0].gone)
+    with pytest.raises(FirstByteTimeout):
+        await asyncio.wait_for(pool.send(b"GET", b"/", b"", b""), PATIENCE)
+    await pool.aclose()
+
+
 # Uploads: what comes back while one goes out.
 
 REFUSAL = b"HTTP/1.1 413 Too Large\r\ncontent-length: 5\r\n\r\nlarge"
