@@ -1,4 +1,4 @@
-"""How late an event loop is: a timer that looks at the clock when it fires."""
+"""How late an event loop is: a timer that looks at the clock when it fires. What is done now and then is done on it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Callable
 from time import perf_counter
 
-EVERY = 0.1  # seconds
+EVERY = 0.25  # seconds
 
 
 class Lag:
-    """`observe` is told the seconds of each lateness, from `start` to `stop`."""
+    """`observe` is told the seconds of each lateness, from `start` to `stop`; `beat` is called each time."""
 
-    def __init__(self, observe: Callable[[float], None]) -> None:
+    def __init__(self, observe: Callable[[float], None], beat: Callable[[], None] = lambda: None) -> None:
         self._observe = observe
+        self._beat = beat
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -32,3 +33,4 @@ class Lag:
     def _fired(self) -> None:
         self._observe(max(0.0, perf_counter() - self._due))
         self._again()
+        self._beat()

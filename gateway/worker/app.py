@@ -48,6 +48,7 @@ from gateway.worker.request.settlement import Settlement
 from gateway.worker.upkeep import Upkeep
 
 log = structlog.get_logger("gateway.worker")
+TICK = 0.9  # seconds between looks at the requests on their way, at least
 REST_EVERY = 300.0  # seconds after which what was journaled may be compacted
 _MARGIN = 60_000  # ms before a store was found away in which it may have lost what it was told
 STORE_WAIT = 1.0  # seconds a starting worker waits for the store
@@ -86,7 +87,7 @@ class Gateway:
         self.draining = False
         self.ended: deque[Finished] = deque(maxlen=MOST)  # requests, until the supervisor takes them
         self.metrics = WorkerMetrics(known, self._in_flight, self._degraded)
-        self._lag = Lag(self.metrics.lag)
+        self._lag = Lag(self.metrics.lag, self._beat)
         self.tracing = tracing_of(config, process)
         self.store = StoreClient(store_url, on_change=self._store_changed, watch=self.metrics.store)
         self.tell: Callable[[bytes], None] = lambda data: None  # broadcasts to the other processes
@@ -125,7 +126,7 @@ class Gateway:
             exception_handlers={HTTPException: cast(Callable[..., Response], self._not_served)},
         )
         self._cold.router.redirect_slashes = False
-        self._ticker: asyncio.Task[None] | None = None
+        self._tick_at = monotonic() + TICK
         self._rest_at = monotonic() + REST_EVERY
 
     # What the supervisor says.
@@ -197,13 +198,10 @@ class Gateway:
     async def start(self) -> None:
         """Connect to the store (or note that it is away) and begin the upkeep."""
         await self.store.start(STORE_WAIT)
-        self._ticker = asyncio.create_task(self._tick())
         self._lag.start()
         self._tell(broadcast.Hello())
 
     async def close(self) -> None:
-        if self._ticker is not None:
-            self._ticker.cancel()
         self._lag.stop()
         await self._tally.close()
         self.owners.rest()
@@ -235,21 +233,22 @@ class Gateway:
     def _degraded(self) -> dict[str, float]:
         return {"store": float(not self.store.up), "journal": float(self.accounting.full)}
 
-    async def _tick(self) -> None:
-        while True:
-            for _ in range(4):
-                await asyncio.sleep(0.25)
-                report = self.router.report(self._process, monotonic())
-                if report is not None:
-                    self._tell(report)
-            if monotonic() >= self._rest_at:
-                self._rest_at = monotonic() + REST_EVERY
-                self.owners.rest()
-                self.accounting.rest()
-            try:
-                self.upkeep.tick()
-            except Exception:
-                log.exception("upkeep failed")
+    def _beat(self) -> None:
+        now = monotonic()
+        report = self.router.report(self._process, now)
+        if report is not None:
+            self._tell(report)
+        if now < self._tick_at:
+            return
+        self._tick_at = now + TICK
+        if now >= self._rest_at:
+            self._rest_at = now + REST_EVERY
+            self.owners.rest()
+            self.accounting.rest()
+        try:
+            self.upkeep.tick()
+        except Exception:
+            log.exception("upkeep failed")
 
     def _store_changed(self, up: bool, reason: str) -> None:
         if up:
