@@ -1,7 +1,8 @@
-"""The configuration file while the gateway runs: watched, read again, and its good changes applied.
+"""The configuration file while the gateway runs: looked at, read again, and its good changes applied.
 
-Changes are looked for, not only waited for, so that a file system that tells nothing, a replaced folder and a link that
-points elsewhere cost seconds and no change. A file that cannot be used changes nothing: what was loaded last stays.
+Twice a second it is asked what file is there, and nothing waits to be told, so that every file system, a replaced
+folder and a link that points elsewhere are the same. A file that cannot be used changes nothing: what was loaded last
+stays.
 """
 
 from __future__ import annotations
@@ -9,19 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 from prometheus_client import CollectorRegistry, Gauge
-from watchfiles import awatch
 
 from gateway.config.schema import Config, ConfigError, config_warnings, load
 
 log = structlog.get_logger("gateway.supervisor")
-LOOK_EVERY = 5.0  # seconds between looks at a file of which nothing is heard
+LOOK_EVERY = 0.5  # seconds
 _QUIET = 0.25  # seconds without a change before the file is read: its writer is done
 _IMPATIENT = 5.0  # seconds after which a file that never rests is read anyway
 _FRESH = 60.0  # seconds; a file that changed later than that before the start is read once more
@@ -111,7 +111,6 @@ class Reloader:
         self._seen = self._look()
         if self._seen is not None and time.time() - self._seen[-1] / 1e9 < _FRESH:
             self._seen = None  # it may have changed since it was loaded
-        self._watching = True
         self._failed = False
         self._good = Gauge(
             "gateway_config_last_reload_successful", "1 if the configuration file was usable when last read.",
@@ -133,22 +132,19 @@ class Reloader:
         """Follow the file until cancelled."""
         if self._path is None:
             return
-        self._due.set()
-        watching = asyncio.create_task(self._watch(self._path))
-        try:
-            while True:
-                await self._due.wait()
-                self._due.clear()
-                asked, self._asked = self._asked, False
-                try:
-                    if asked or await self._rested():
-                        await self.reload(self._path, asked)
-                except Exception:  # whatever it was, the next change may be better
-                    self._failed = True
-                    self._good.set(0)
-                    log.exception("config reload failed")
-        finally:
-            watching.cancel()
+        while True:
+            asked, self._asked = self._asked, False
+            try:
+                if asked or await self._rested():
+                    await self.reload(self._path, asked)
+            except Exception:  # whatever it was, the next change may be better
+                self._failed = True
+                self._good.set(0)
+                log.exception("config reload failed")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY):
+                    await self._due.wait()
+            self._due.clear()
 
     async def reload(self, path: Path, asked: bool = True) -> None:
         """Read the file and apply what changed, if it can be used. Nobody is told that nothing changed, unless
@@ -199,45 +195,6 @@ class Reloader:
                 return now != self._seen
             last = now
         return False
-
-    async def _watch(self, path: Path) -> None:
-        async for _ in self._hints(path):
-            if self._look() != self._seen:
-                self._due.set()
-
-    async def _hints(self, path: Path) -> AsyncIterator[None]:
-        """Something whenever the file may have changed: at each event in its folders, and every few seconds."""
-        while True:
-            folders = _folders(path)
-            try:
-                watch = awatch(
-                    *folders, watch_filter=None, debounce=200, step=50, rust_timeout=int(LOOK_EVERY * 1000),
-                    yield_on_timeout=True, recursive=False,
-                )  # fmt: skip
-                async with contextlib.aclosing(watch) as events:
-                    async for _ in events:
-                        yield
-                        if _folders(path) != folders:
-                            break
-                self._watching = True
-            except (OSError, RuntimeError) as error:  # no such folder now, or no watches left
-                if self._watching:
-                    log.warning("config file cannot be watched; looking at it instead", reason=str(error))
-                self._watching = False
-                await asyncio.sleep(LOOK_EVERY)
-                yield
-
-
-def _folders(path: Path) -> dict[Path, int]:
-    """Where a change of the file shows: its own folder, and that of what it links to, each with its inode."""
-    folders = [path.parent]
-    with contextlib.suppress(OSError, RuntimeError):  # a loop of links
-        folders.append(path.resolve().parent)
-    found = {}
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            found[folder] = folder.stat().st_ino
-    return found or {path.parent: 0}
 
 
 def _short(error: ConfigError) -> str:
