@@ -21,6 +21,7 @@ from typing import Any, cast
 
 import msgspec
 import structlog
+import uvloop
 from prometheus_client import CollectorRegistry, Gauge
 
 import gateway
@@ -396,4 +397,5 @@ def run(
         supervisor = Supervisor(config, store_url, revive, source)
         await supervisor.run(lambda: serving(supervisor))
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
