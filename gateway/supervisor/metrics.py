@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway.admin.desks.levels import Levels
-from gateway.supervisor.pool.account_states import Board
+from gateway.supervisor.pool.account_states import AccountStates
 from gateway.supervisor.pool.diagnosis import KINDS, STATES, full_in
 
 DEGRADED = "gateway_degraded"
@@ -84,12 +84,12 @@ class Gauges(Collector):
 
     def __init__(
         self,
-        board: Board,
+        account_states: AccountStates,
         in_flight: Callable[[], Mapping[str, int]],
         bound: Callable[[], Mapping[str, int] | None],
         levels: Levels,
     ) -> None:
-        self._board = board
+        self._account_states = account_states
         self._in_flight = in_flight
         self._bound = bound
         self._levels = levels
@@ -106,7 +106,7 @@ class Gauges(Collector):
             "gateway_account_state", "1 for the state that an account is in; over replicas take max.",
             labels=("account", "state"),
         )  # fmt: skip
-        for account, present in self._board.states().items():
+        for account, present in self._account_states.states().items():
             for state in STATES:
                 family.add_metric((account, state), float(state == present))
         return family
@@ -122,11 +122,11 @@ class Gauges(Collector):
             "When a limit is whole again, or open again after a 429 if that is later; past where it is whole. "
             "Over replicas take max.", labels=labels,
         )  # fmt: skip
-        router, now, wall = self._board.router, monotonic(), time()
+        router, now, wall = self._account_states.router, monotonic(), time()
         for entry in router.ring.accounts.values():
             for limit_class, row in router.limits(entry.organization, now).items():
                 for kind, name in KINDS.items():
-                    if row.get(f"{kind}_limit") and self._board.known_class(limit_class):
+                    if row.get(f"{kind}_limit") and self._account_states.known_class(limit_class):
                         left, of = row[f"{kind}_left"], row[f"{kind}_limit"]
                         place = (entry.id, limit_class, name)
                         ratios.add_metric(place, left / of)
@@ -146,7 +146,7 @@ class Gauges(Collector):
             labels=("account",),
         )  # fmt: skip
         now, bound = self._in_flight(), self._bound()
-        for entry in self._board.router.ring.accounts.values():
+        for entry in self._account_states.router.ring.accounts.values():
             in_flight.add_metric((entry.id,), now.get(entry.id, 0))
             if bound is not None:
                 bindings.add_metric((entry.id,), bound.get(entry.workspace, 0))

@@ -7,61 +7,61 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gateway.store.pool.binding_counts import Census
-from gateway.supervisor.pool.account_states import Board
+from gateway.supervisor.pool.account_states import AccountStates
 from gateway.supervisor.pool.diagnosis import STATES
-from gateway.supervisor.workers import Crew
+from gateway.supervisor.workers import Workers
 from gateway.telemetry.counters import Family
 
 
 class Watch:
-    """`store_up()` says whether the supervisor reaches the store, `workers` how many there should be, `accounts()` what
-    the admin API shows of all."""
+    """`store_up()` says whether the supervisor reaches the store, `configured` how many workers there should be,
+    `accounts()` what the admin API shows of all."""
 
     def __init__(
         self,
-        crew: Crew,
-        board: Board,
+        workers: Workers,
+        account_states: AccountStates,
         census: Census,
-        workers: int,
+        configured: int,
         store_up: Callable[[], bool],
         accounts: Callable[[], list[dict[str, Any]]],
     ) -> None:
-        self._crew = crew
-        self._board = board
-        self._census = census
         self._workers = workers
+        self._account_states = account_states
+        self._census = census
+        self._configured = configured
         self._store_up = store_up
         self.accounts = accounts
 
     def families(self) -> Iterable[Family]:
         """What rates are made of: the sum over all workers."""
-        return self._crew.lately.families()
+        return self._workers.lately.families()
 
     def workers(self) -> tuple[int, int]:
         """How many serve, and how many should."""
-        return sum(self._crew.states().values()), self._workers
+        return sum(self._workers.states().values()), self._configured
 
     def modes(self) -> Mapping[str, int]:
         """How many processes are in a mode that is not normal, as the supervisor sees it: itself, and missing ones. At
         the end none are missing: those without requests go before the others."""
         alive, configured = self.workers()
-        missing = 0 if self._crew.stopping else max(0, configured - alive)
+        missing = 0 if self._workers.stopping else max(0, configured - alive)
         return {"store": int(not self._store_up()), "workers": missing}
 
     def states(self) -> Mapping[str, int]:
         """How many accounts are in each state."""
-        self._board.look()
-        return {**dict.fromkeys(STATES, 0), **Counter(self._board.states().values())}
+        self._account_states.look()
+        return {**dict.fromkeys(STATES, 0), **Counter(self._account_states.states().values())}
 
     def exchanged(self, account: str, code: str) -> None:
         """There were exchanges with an account that ended so."""
-        self._board.exchanged(account, code)
+        self._account_states.exchanged(account, code)
 
     def view(self, account: str) -> dict[str, Any]:
         """What is known of an account beyond its configuration."""
-        entry, bound = self._board.router.ring.accounts.get(account), self._census.bound
+        entry, bound = self._account_states.router.ring.accounts.get(account), self._census.bound
         return {
-            **self._board.view(account),
-            "in_flight": self._crew.in_flight().get(account, 0),
+            **self._account_states.view(account),
+            "in_flight": self._workers.in_flight().get(account, 0),
             "bindings": None if bound is None or entry is None else bound.get(entry.workspace, 0),
         }

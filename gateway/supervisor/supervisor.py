@@ -56,12 +56,12 @@ from gateway.supervisor.ledger.archive import Archive
 from gateway.supervisor.ledger.sweeper import Sweeper
 from gateway.supervisor.metrics import Exposition, Gauges
 from gateway.supervisor.overview import Watch
-from gateway.supervisor.pool.account_states import Board
+from gateway.supervisor.pool.account_states import AccountStates
 from gateway.supervisor.pool.broadcast import Broadcaster
 from gateway.supervisor.pool.membership import Membership
 from gateway.supervisor.pool.snapshot import Snapshot
 from gateway.supervisor.reload import Reloader
-from gateway.supervisor.workers import Crew
+from gateway.supervisor.workers import Workers
 from gateway.telemetry.counters import Histograms
 from gateway.telemetry.lag import Lag
 from gateway.telemetry.metric_table import LAG
@@ -92,7 +92,7 @@ class Supervisor:
         source: Path | None = None,
     ) -> None:
         self.config = config
-        self.board = Board(config, self.tell)
+        self.account_states = AccountStates(config, self.tell)
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._revive = revive
         self._store_url = store_url
@@ -121,7 +121,7 @@ class Supervisor:
         self._tasks: list[asyncio.Task[Any]] = []
         self.listeners = bind(config.listen, config.workers)
         self._admin_socket = bind(config.admin.listen, 1)[0]
-        self._crew = Crew(self.listeners, self._order, self._told, self._archive.ask)
+        self._workers = Workers(self.listeners, self._order, self._told, self._archive.ask)
         self._audit = Audit(store_url, AuditFile(config.data_dir))
         self._census = Census(store_url)
         self._level_reader = LevelReader(store_url)
@@ -129,16 +129,18 @@ class Supervisor:
             self._level_reader, lambda: self._keyring().callers.values(), lambda: self.config.teams, time.time
         )  # fmt: skip
         watch = Watch(
-            self._crew, self.board, self._census, len(self.listeners), lambda: self.pool.up,
+            self._workers, self.account_states, self._census, len(self.listeners), lambda: self.pool.up,
             lambda: self._accounts.all(),
         )  # fmt: skip
-        self._accounts = Accounts(self.pool, watch.view, self.board.enable, time.time)
+        self._accounts = Accounts(self.pool, watch.view, self.account_states.enable, time.time)
         self.live = Live(watch, Spent(self._usage, time.time), levels)
-        self._crew.ended, self._crew.looked = self.live.finished, self.live.looked
-        self._exposition = Exposition(self._crew.totals, self._registry, watch.modes, self._refresh)
+        self._workers.ended, self._workers.looked = self.live.finished, self.live.looked
+        self._exposition = Exposition(self._workers.totals, self._registry, watch.modes, self._refresh)
         self._lags = Histograms(LAG.name, LAG.help, LAG.labels, LAG.buckets, LAG.known)
         self._lag = Lag(self._lags.labels().observe)
-        self._registry.register(Gauges(self.board, self._crew.in_flight, lambda: self._census.bound, levels))
+        self._registry.register(
+            Gauges(self.account_states, self._workers.in_flight, lambda: self._census.bound, levels)
+        )
 
     @property
     def address(self) -> tuple[str, int]:
@@ -160,7 +162,7 @@ class Supervisor:
         await self.pool.join()
         await self.keys.join()
         self._warn_of_teams()
-        self.board.apply(self.pool.document)
+        self.account_states.apply(self.pool.document)
         admin = self._admin_server()
         self._tasks = [
             asyncio.create_task(work)
@@ -177,7 +179,7 @@ class Supervisor:
                 self.live.run(),
             )
         ]
-        await self._crew.start()
+        await self._workers.start()
         self._tasks.append(asyncio.create_task(self._reloader.run()))
         # What lives now lives on. To look at it again while metrics are added up would keep all else waiting.
         gc.collect()
@@ -194,12 +196,12 @@ class Supervisor:
         if self._stopping.is_set():
             log.warning("asked again: stopping at once")
             self._hurry.set()
-            self._crew.kill()
+            self._workers.kill()
         self._stop_soon()
 
     def _stop_soon(self) -> None:
         self._stopping.set()
-        self._crew.stop()
+        self._workers.stop()
 
     def _order(self) -> Start:
         return Start(
@@ -223,11 +225,11 @@ class Supervisor:
         return self._known[2]
 
     def _keys_changed(self) -> None:
-        self._crew.tell(Keys(self.keys.usable()))
+        self._workers.tell(Keys(self.keys.usable()))
 
     def _agreed(self) -> None:
-        self.board.apply(self.pool.document)
-        self._crew.tell(Document(self.pool.document, self.pool.share))
+        self.account_states.apply(self.pool.document)
+        self._workers.tell(Document(self.pool.document, self.pool.share))
 
     def _warn_of_teams(self) -> None:
         """Of callers made at run time, whom no check of the file has seen."""
@@ -243,7 +245,7 @@ class Supervisor:
     def _alive(self) -> set[str] | None:
         """The names of all processes that settle their own requests; None while a gateway has not said."""
         now = time.monotonic()
-        own = self._crew.names()
+        own = self._workers.names()
         self.pool.name(own)
         others = [each for each in self.pool.live if each.process != self.id]
         for name in (*own, *(name for each in others for name in each.names)):
@@ -257,14 +259,14 @@ class Supervisor:
         return {name for name, at in self._seen.items() if now - at < _SILENT}
 
     def _reseed(self) -> None:
-        self._crew.tell(Reseed())
+        self._workers.tell(Reseed())
         self._archive.ask()
 
     async def _reload(self, config: Config) -> None:
         """Serve by this configuration from now on. Workers learn of accounts before the document names them."""
         self.config = config
-        self._crew.tell(Reload(encode(config)))
-        self.board.configure(config)
+        self._workers.tell(Reload(encode(config)))
+        self.account_states.configure(config)
         self.pool.announce(tuple(map(entry_of, config.accounts)))
         await self.pool.agree()
 
@@ -272,26 +274,26 @@ class Supervisor:
 
     def tell(self, data: bytes) -> None:
         """Tell all workers of all gateways, within milliseconds while the store is there, as if a worker said it."""
-        self._crew.tell(Broadcast(data))
+        self._workers.tell(Broadcast(data))
         self._broadcaster.put(data)
 
     async def _forget(self, data: bytes) -> None:
         """Tell it, and wait for the own workers: they read in order, so that one that then gives numbers has heard."""
         self.tell(data)
         self._census.heard(data)
-        await self._crew.refresh()
+        await self._workers.refresh()
 
     def _told(self, data: bytes) -> None:
         """A worker said it, and the other workers know."""
         self._broadcaster.put(data)
-        self.board.heard(data)
+        self.account_states.heard(data)
 
     def _heard(self, message: bytes) -> None:
         """A gateway said it, perhaps this one."""
         data = self._broadcaster.read(message)
         if data is not None:
-            self._crew.tell(Broadcast(data))
-            self.board.heard(data)
+            self._workers.tell(Broadcast(data))
+            self.account_states.heard(data)
             self._census.heard(data)
             self._access.heard(data)
 
@@ -302,14 +304,18 @@ class Supervisor:
         info = Gauge("gateway_build_info", "1; the version is in the label.", ("version",), registry=registry)
         info.labels(gateway.__version__).set(1)
         conversations = Conversations(
-            self._bindings, lambda: self.config, lambda: self._keyring().callers, self.board.router, self._forget
+            self._bindings,
+            lambda: self.config,
+            lambda: self._keyring().callers,
+            self.account_states.router,
+            self._forget,
         )
         access = self._access
         registry.register(access.tries)
         desks = Desks(
             scrape=self._exposition.encoded, readiness=self._readiness, pool=self._show_pool,
             accounts=self._accounts, conversations=conversations,
-            keys=KeyDesk(self.keys, lambda: self.config, self._crew.refresh, time.time),
+            keys=KeyDesk(self.keys, lambda: self.config, self._workers.refresh, time.time),
             usage=Usage(self._usage, time.time), live=self.live, audit=self._audit,
             metrics_open=lambda: self.config.admin.metrics_open, clients=self._for_clients,
         )  # fmt: skip
@@ -322,8 +328,8 @@ class Supervisor:
 
     async def _refresh(self) -> None:
         """Have all processes tell what they have counted."""
-        self._crew.totals.replace(_OWN, snapshot_of([self._lags.family()]))
-        await self._crew.refresh(whole=True)
+        self._workers.totals.replace(_OWN, snapshot_of([self._lags.family()]))
+        await self._workers.refresh(whole=True)
 
     def _for_clients(self) -> dict[str, Any]:
         host, port = self.address
@@ -334,7 +340,7 @@ class Supervisor:
         }
 
     async def _readiness(self) -> dict[str, Any]:
-        workers = self._crew.states()
+        workers = self._workers.states()
         return {
             "ready": not self._draining and any(workers.values()),
             "draining": self._draining,
@@ -354,19 +360,19 @@ class Supervisor:
         timeouts = self.config.timeouts
         self._draining = True
         log.info("draining", delay_seconds=timeouts.drain_delay, limit_seconds=timeouts.drain)
-        self._crew.tell(NotReady())
+        self._workers.tell(NotReady())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), timeouts.drain_delay)
         for listener in self.listeners:
             listener.close()
-        await self._crew.drain(timeouts.drain)
+        await self._workers.drain(timeouts.drain)
         await self.pool.leave()
-        await self.board.aclose()
+        await self.account_states.aclose()
         self.live.close()
         self._lag.stop()
         admin.end()
         await asyncio.sleep(0)
-        self._crew.close()
+        self._workers.close()
         for task in self._tasks[1:]:
             task.cancel()
         with contextlib.suppress(TimeoutError):

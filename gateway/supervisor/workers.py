@@ -49,7 +49,7 @@ class Worker:
         return f"<Worker {self.index} pid={self.process.pid} ready={self.ready.is_set()}>"
 
 
-class Crew:
+class Workers:
     """One worker for each of the `listeners`. `order()` makes the first message to a new one; `heard` gets the
     broadcasts of each, after the others got it; `returned(since)` is told that one has the store back, which went away
     then (Unix ms), or has died."""

@@ -16,7 +16,7 @@ from gateway.config.schema import loads
 from gateway.core.routing.broadcast import Report, Seen, encode
 from gateway.core.routing.document import PoolDocument
 from gateway.supervisor.metrics import Exposition, Gauges, Whole
-from gateway.supervisor.pool.account_states import Board
+from gateway.supervisor.pool.account_states import AccountStates
 from gateway.worker.accounts import entry_of
 
 MODEL = "claude-haiku-4-5"
@@ -104,7 +104,7 @@ async def test_the_workers_are_added_up_beside_the_loop_and_what_the_loop_change
 
 
 @pytest.fixture
-async def board():
+async def account_states():
     config = loads(
         "secret: 0123456789abcdef0123456789abcdef\nadmin: {token: token-of-the-operator}\n"
         "keys: [{id: k, key: sk-0123456789abcdef0123456789abcdef}]\n"
@@ -114,47 +114,49 @@ async def board():
         "  - {id: c, api_key: sk-ant-three, workspace: v}\n",
         {},
     )
-    made = Board(config, lambda data: None)
+    made = AccountStates(config, lambda data: None)
     made.apply(PoolDocument(1, tuple(sorted(map(entry_of, config.accounts)))))
     yield made
     await made.aclose()
 
 
-def gauges(board: Board, bound: dict[str, int] | None) -> Gauges:
+def gauges(account_states: AccountStates, bound: dict[str, int] | None) -> Gauges:
     levels = Levels(cast(Any, None), list, list, lambda: 0.0)
-    return Gauges(board, lambda: {"a": 3, "gone": 1}, lambda: bound, levels)
+    return Gauges(account_states, lambda: {"a": 3, "gone": 1}, lambda: bound, levels)
 
 
-async def test_accounts_of_the_pool_and_no_others_have_requests_and_bindings(board):
-    found = values(gauges(board, {"w": 7, "elsewhere": 9}).collect())
+async def test_accounts_of_the_pool_and_no_others_have_requests_and_bindings(account_states):
+    found = values(gauges(account_states, {"w": 7, "elsewhere": 9}).collect())
     assert {place[1:]: value for place, value in found.items() if place[0] == "gateway_account_in_flight"} == {
         ("a",): 3, ("b",): 0, ("c",): 0,
     }  # fmt: skip
     assert {place[1:]: value for place, value in found.items() if place[0] == "gateway_account_bindings"} == {
         ("a",): 7, ("b",): 7, ("c",): 0,
     }  # fmt: skip
-    assert not [place for place in values(gauges(board, None).collect()) if place[0] == "gateway_account_bindings"]
+    assert not [
+        place for place in values(gauges(account_states, None).collect()) if place[0] == "gateway_account_bindings"
+    ]
 
 
-async def test_limits_say_what_is_left_and_when_all_is_back(board):
-    organization = board.router.ring.accounts["a"].organization
+async def test_limits_say_what_is_left_and_when_all_is_back(account_states):
+    organization = account_states.router.ring.accounts["a"].organization
     classes = [MODEL, "a-models-name-of-a-clients-own-invention"]
     for name in classes:
-        limit_class = board.router.classify(name)
+        limit_class = account_states.router.classify(name)
         seen = Seen(organization, limit_class, 0.0, 0, {"requests": (60.0, 15.0, 0.0)})
-        board.heard(encode(Report("p", {}, [seen])))
-    found = values(gauges(board, None).collect())
+        account_states.heard(encode(Report("p", {}, [seen])))
+    found = values(gauges(account_states, None).collect())
     ratios = {place[1:]: value for place, value in found.items() if "remaining_ratio" in place[0]}
     resets = {place[1:]: value for place, value in found.items() if "reset_timestamp" in place[0]}
-    place = ("a", board.router.classify(MODEL), "requests")
+    place = ("a", account_states.router.classify(MODEL), "requests")
     assert ratios.keys() == resets.keys()
     assert {labels[1] for labels in ratios} == {place[1]}  # nothing that a client has made up
     assert 0.25 <= ratios[place] < 1.0
     assert time.time() < resets[place] < time.time() + 60
-    (family,) = (each for each in gauges(board, None).collect() if "reset_timestamp" in each.name)
+    (family,) = (each for each in gauges(account_states, None).collect() if "reset_timestamp" in each.name)
     assert "over replicas" in family.documentation.lower()
 
 
-async def test_all_gauges_say_how_replicas_are_put_together(board):
-    for family in gauges(board, {}).collect():
+async def test_all_gauges_say_how_replicas_are_put_together(account_states):
+    for family in gauges(account_states, {}).collect():
         assert "over replicas take " in family.documentation.lower()

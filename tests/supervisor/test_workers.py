@@ -13,7 +13,7 @@ import pytest
 
 from gateway.supervisor import workers as module
 from gateway.supervisor.overview import Watch
-from gateway.supervisor.workers import Crew, Worker
+from gateway.supervisor.workers import Worker, Workers
 from gateway.telemetry.counters import Family
 from gateway.worker.control import Channel, Message, Numbers, Scrape
 
@@ -67,15 +67,15 @@ Hire = Callable[[int], Awaitable[Far]]
 
 
 @pytest.fixture
-async def crew() -> AsyncIterator[Crew]:
-    made = Crew([], cast(Any, None), lambda data: None, lambda since: None)
+async def workers() -> AsyncIterator[Workers]:
+    made = Workers([], cast(Any, None), lambda data: None, lambda since: None)
     yield made
     made.close()
     await asyncio.gather(*made._tasks, return_exceptions=True)
 
 
 @pytest.fixture
-async def hire(crew: Crew) -> AsyncIterator[Hire]:
+async def hire(workers: Workers) -> AsyncIterator[Hire]:
     hired: list[Far] = []
 
     async def worker(index: int) -> Far:
@@ -84,9 +84,9 @@ async def hire(crew: Crew) -> AsyncIterator[Hire]:
             each.setblocking(False)
             ends.append(Channel(*await asyncio.open_connection(sock=each)))
         process = Process()
-        known = crew._workers[index] = Worker(index, f"w{index}", cast(Any, process), ends[0])
+        known = workers._workers[index] = Worker(index, f"w{index}", cast(Any, process), ends[0])
         known.ready.set()
-        crew._task(crew._listen_to(known))
+        workers._task(workers._listen_to(known))
         hired.append(Far(known, ends[1], process))
         return hired[-1]
 
@@ -95,49 +95,49 @@ async def hire(crew: Crew) -> AsyncIterator[Hire]:
         await far.end()
 
 
-async def heard(crew: Crew, far: Far, message: Numbers) -> None:
-    """The worker says it, and the crew knows."""
-    asking = asyncio.create_task(crew.refresh())
+async def heard(workers: Workers, far: Far, message: Numbers) -> None:
+    """The worker says it, and the workers knows."""
+    asking = asyncio.create_task(workers.refresh())
     scrape = await far.scrape()
     far.say(msgspec.structs.replace(message, answers=scrape.number))
     await asking
 
 
-async def test_a_look_at_now_asks_for_little_and_a_scrape_for_all(crew, hire):
+async def test_a_look_at_now_asks_for_little_and_a_scrape_for_all(workers, hire):
     far = await hire(0)
-    looking = asyncio.create_task(crew.refresh())
+    looking = asyncio.create_task(workers.refresh())
     asked = await far.scrape()
     assert not asked.whole
     far.say(Numbers(counted(5), b"", asked.number))
     await looking
-    assert (counts(crew.lately.families()), counts(crew.totals.families())) == (5, 0)
-    looking = asyncio.create_task(crew.refresh(whole=True))
+    assert (counts(workers.lately.families()), counts(workers.totals.families())) == (5, 0)
+    looking = asyncio.create_task(workers.refresh(whole=True))
     asked = await far.scrape()
     assert asked.whole
     far.say(Numbers(counted(6), counted(7), asked.number))
     await looking
-    assert (counts(crew.lately.families()), counts(crew.totals.families())) == (6, 7)
+    assert (counts(workers.lately.families()), counts(workers.totals.families())) == (6, 7)
 
 
-async def test_who_waits_for_numbers_gets_none_that_were_asked_for_before(crew, hire):
+async def test_who_waits_for_numbers_gets_none_that_were_asked_for_before(workers, hire):
     """Else a scrape is old, and what was told in between may not have been read."""
     far = await hire(0)
-    first = asyncio.create_task(crew.refresh())
+    first = asyncio.create_task(workers.refresh())
     early = await far.scrape()
-    second = asyncio.create_task(crew.refresh(whole=True))
+    second = asyncio.create_task(workers.refresh(whole=True))
     late = await far.scrape()
     far.say(Numbers(counted(1), b"", early.number))
     await first
-    assert not second.done() and counts(crew.totals.families()) == 0
+    assert not second.done() and counts(workers.totals.families()) == 0
     far.say(Numbers(counted(2), counted(2), late.number))
     await second
-    assert counts(crew.totals.families()) == 2
+    assert counts(workers.totals.families()) == 2
 
 
-async def test_nobody_waits_for_a_worker_that_has_ended_and_its_last_numbers_stay(crew, hire, monkeypatch):
+async def test_nobody_waits_for_a_worker_that_has_ended_and_its_last_numbers_stay(workers, hire, monkeypatch):
     monkeypatch.setattr(module, "_SCRAPE_WAIT", 1000.0)
     far, other = await hire(0), await hire(1)
-    asking = asyncio.create_task(crew.refresh(whole=True))
+    asking = asyncio.create_task(workers.refresh(whole=True))
     await far.scrape()
     asked = await other.scrape()
     far.say(Numbers(counted(3), counted(3), 0, {"a": 2}))
@@ -145,30 +145,30 @@ async def test_nobody_waits_for_a_worker_that_has_ended_and_its_last_numbers_sta
     await far.end()
     async with asyncio.timeout(10):
         await asking
-    assert (counts(crew.lately.families()), counts(crew.totals.families())) == (7, 7)
-    assert crew.in_flight() == {"a": 1, "b": 1}
+    assert (counts(workers.lately.families()), counts(workers.totals.families())) == (7, 7)
+    assert workers.in_flight() == {"a": 1, "b": 1}
 
 
-async def test_what_an_ended_worker_had_counted_is_added_up_beside_the_loop(crew, hire, monkeypatch):
+async def test_what_an_ended_worker_had_counted_is_added_up_beside_the_loop(workers, hire, monkeypatch):
     far = await hire(0)
-    await heard(crew, far, Numbers(counted(3), counted(3)))
+    await heard(workers, far, Numbers(counted(3), counted(3)))
     threads = []
-    end = crew.totals.end
+    end = workers.totals.end
 
     def ending(worker: int) -> None:
         threads.append(threading.get_ident())
         end(worker)
 
-    monkeypatch.setattr(crew.totals, "end", ending)
+    monkeypatch.setattr(workers.totals, "end", ending)
     await far.end()
     assert len(threads) == 1 and threads[0] != threading.get_ident()
-    assert counts(crew.totals.families()) == 3
+    assert counts(workers.totals.families()) == 3
 
 
-async def test_unasked_looks_are_at_all_numbers_now_and_then(crew, hire, monkeypatch):
+async def test_unasked_looks_are_at_all_numbers_now_and_then(workers, hire, monkeypatch):
     monkeypatch.setattr(module, "_PULL_EVERY", 0.005)
     far = await hire(0)
-    crew._task(crew._pull())
+    workers._task(workers._pull())
     asked = []
     for _ in range(10):
         asked.append(await far.scrape())
@@ -179,7 +179,7 @@ async def test_unasked_looks_are_at_all_numbers_now_and_then(crew, hire, monkeyp
     assert (await far.scrape()).whole
 
 
-async def test_requests_of_accounts_are_summed_once_for_all_who_ask(crew, hire, monkeypatch):
+async def test_requests_of_accounts_are_summed_once_for_all_who_ask(workers, hire, monkeypatch):
     left, right = await hire(0), await hire(1)
     sums = []
 
@@ -191,30 +191,30 @@ async def test_requests_of_accounts_are_summed_once_for_all_who_ask(crew, hire, 
     monkeypatch.setattr(module, "Counter", Summing)
 
     async def told(left_has: dict[str, int], right_has: dict[str, int]) -> None:
-        asking = asyncio.create_task(crew.refresh())
+        asking = asyncio.create_task(workers.refresh())
         for far, has in ((left, left_has), (right, right_has)):
             far.say(Numbers(b"\x90", b"", (await far.scrape()).number, has))
         await asking
 
     await told({"a": 1}, {"a": 2, "b": 1})
-    assert crew.in_flight() == {"a": 3, "b": 1}
+    assert workers.in_flight() == {"a": 3, "b": 1}
     once = len(sums)
     for _ in range(300):
-        assert crew.in_flight() == {"a": 3, "b": 1}
+        assert workers.in_flight() == {"a": 3, "b": 1}
     assert len(sums) == once
     await told({}, {"a": 2})
-    assert crew.in_flight() == {"a": 2}
+    assert workers.in_flight() == {"a": 2}
     await right.end()
-    assert crew.in_flight() == {}
+    assert workers.in_flight() == {}
 
 
-async def test_workers_that_end_in_order_are_not_missed(crew, hire):
-    watch = Watch(crew, cast(Any, None), cast(Any, None), 2, lambda: True, list)
+async def test_workers_that_end_in_order_are_not_missed(workers, hire):
+    watch = Watch(workers, cast(Any, None), cast(Any, None), 2, lambda: True, list)
     left, right = await hire(0), await hire(1)
     assert watch.modes() == {"store": 0, "workers": 0}
     await left.end()
     assert watch.modes() == {"store": 0, "workers": 1}
-    crew.stop()
+    workers.stop()
     assert watch.modes() == {"store": 0, "workers": 0}
     await right.end()
     assert watch.modes() == {"store": 0, "workers": 0}

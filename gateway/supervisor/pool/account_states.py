@@ -37,10 +37,10 @@ _SHOWN = {
 }
 _PROBE = Call(b"GET", b"/v1/models?limit=1", [b"accept: application/json\r\n"], b"", version=False)
 
-log = structlog.get_logger("gateway.board")
+log = structlog.get_logger("gateway.account_states")
 
 
-class Board:
+class AccountStates:
     """`tell` broadcasts to every worker of every gateway."""
 
     def __init__(self, config: Config, tell: Callable[[bytes], None]) -> None:

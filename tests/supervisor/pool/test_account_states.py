@@ -12,7 +12,7 @@ from gateway.core.routing.broadcast import Back, Out, encode
 from gateway.core.routing.document import PoolDocument
 from gateway.core.routing.health import Cause
 from gateway.supervisor.pool import account_states as module
-from gateway.supervisor.pool.account_states import Board
+from gateway.supervisor.pool.account_states import AccountStates
 from gateway.worker.accounts import entry_of
 
 FILE = """\
@@ -27,7 +27,7 @@ accounts:
 
 
 class Clock:
-    """Both clocks of the board."""
+    """Both clocks of the account_states."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
@@ -41,28 +41,30 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-async def board(clock: Clock) -> AsyncIterator[Board]:
+async def account_states(clock: Clock) -> AsyncIterator[AccountStates]:
     config = loads(FILE, {})
-    board = Board(config, lambda data: None)
-    board.apply(PoolDocument(1, tuple(sorted(map(entry_of, config.accounts)))))
-    yield board
-    await board.aclose()
+    account_states = AccountStates(config, lambda data: None)
+    account_states.apply(PoolDocument(1, tuple(sorted(map(entry_of, config.accounts)))))
+    yield account_states
+    await account_states.aclose()
 
 
-async def test_an_organization_without_credit_is_out_since_then_until_a_request_was_paid(board: Board, clock: Clock):
-    board.heard(encode(Out("acme", Cause.BILLING, 60.0, "a")))
-    began = board.view("a")["health"]
+async def test_an_organization_without_credit_is_out_since_then_until_a_request_was_paid(
+    account_states: AccountStates, clock: Clock
+):
+    account_states.heard(encode(Out("acme", Cause.BILLING, 60.0, "a")))
+    began = account_states.view("a")["health"]
     assert (began["state"], began["reason"]) == ("out", "billing") and began["until"] is not None
     seen: list[dict[str, Any]] = []
     for _ in range(10):
         clock.now += 30.0
-        board.look()
-        assert board.states() == {"a": "out", "b": "out", "c": "available"}
-        seen.append(board.view("a")["health"])
+        account_states.look()
+        assert account_states.states() == {"a": "out", "b": "out", "c": "available"}
+        seen.append(account_states.view("a")["health"])
     assert {(each["reason"], each["since"]) for each in seen} == {("billing", began["since"])}
     assert seen[-1]["until"] is None and "The next request tries it." in seen[-1]["why"]
-    board.heard(encode(Back("b", paid=False)))  # what costs nothing shows no money
-    assert board.states() == {"a": "out", "b": "out", "c": "available"}
-    board.heard(encode(Back("b", paid=True)))
-    assert board.states() == {"a": "available", "b": "available", "c": "available"}
-    assert board.view("a")["health"]["since"] != began["since"]
+    account_states.heard(encode(Back("b", paid=False)))  # what costs nothing shows no money
+    assert account_states.states() == {"a": "out", "b": "out", "c": "available"}
+    account_states.heard(encode(Back("b", paid=True)))
+    assert account_states.states() == {"a": "available", "b": "available", "c": "available"}
+    assert account_states.view("a")["health"]["since"] != began["since"]
