@@ -40,7 +40,7 @@ from gateway.worker.accounts import Pool
 from gateway.worker.affinity.bindings import Admission
 from gateway.worker.callers.limits import Accounting, usage_folder
 from gateway.worker.endpoints import HOT, find
-from gateway.worker.objects.batch_usage import BatchTally
+from gateway.worker.objects.batch_usage import BatchUsageMeter
 from gateway.worker.objects.owners import Owners, objects_folder
 from gateway.worker.request.dispatch import Proxy
 from gateway.worker.request.exchange import new_request_id
@@ -108,11 +108,11 @@ class Gateway:
             process,
             lambda: self.pool.share,
         )
-        self._tally = BatchTally(self.store, self.owners, self.accounting, self.catalogue, self._observe)
+        self._batch_usage = BatchUsageMeter(self.store, self.owners, self.accounting, self.catalogue, self._observe)
         self._settlement = Settlement(self.admission, self.accounting, self.catalogue, self._observe)
         self.proxy = Proxy(
-            config, self.pool, self.router, self.admission, self.accounting, self._settlement, self.owners, self._tally,
-            self.keyring, self.metrics.upstream_answered, bound_thinking, self.tracing.begin,
+            config, self.pool, self.router, self.admission, self.accounting, self._settlement, self.owners,
+            self._batch_usage, self.keyring, self.metrics.upstream_answered, bound_thinking, self.tracing.begin,
         )  # fmt: skip
         self._introduce()
         self.upkeep = Upkeep(config, self.proxy.live, self._settlement, self.accounting)
@@ -145,7 +145,7 @@ class Gateway:
         if config.models != self.config.models:
             self.catalogue = catalogue_of(config)
             self._settlement.configure(self.catalogue)
-            self._tally.configure(self.catalogue)
+            self._batch_usage.configure(self.catalogue)
             for forget in self._by_model:
                 forget()
         self.config = config
@@ -203,7 +203,7 @@ class Gateway:
 
     async def close(self) -> None:
         self._lag.stop()
-        await self._tally.close()
+        await self._batch_usage.close()
         self.owners.rest()
         self.accounting.rest()
         await self.store.close()

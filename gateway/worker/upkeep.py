@@ -41,7 +41,9 @@ class Upkeep:
         now = perf_counter()
         if now >= self._keep_at:
             self._keep_at = now + _KEEP_EVERY
-            self._accounting.renew([x.asked for x in self._live if x.asked is not None and x.asked.noted])
+            self._accounting.renew(
+                [x.reservation for x in self._live if x.reservation is not None and x.reservation.noted]
+            )
         for x in list(self._live):
             if x.stream and x.meter.started and now - x.renewed > _RENEW_EVERY:
                 x.renewed = now
@@ -78,5 +80,5 @@ class Upkeep:
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"request-id", x.request_id.encode()),
             (b"x-gateway-request-id", x.request_id.encode()),
-            *(x.asked.headers() if x.asked is not None else ()),
+            *(x.reservation.headers() if x.reservation is not None else ()),
         ]

@@ -638,7 +638,7 @@ async def test_neither_weights_nor_a_new_account_move_a_warm_conversation(launch
     await all_at_home()
 
 
-# -- A herd -----------------------------------------------------------------------------------------------------------
+# -- Single flight ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -659,7 +659,7 @@ async def test_of_six_equal_first_requests_at_once_one_writes_the_cache_and_the_
     assert sorted(answer.route for answer in answers) == ["bound"] * 5 + ["new"]
 
 
-async def test_another_prefix_does_not_wait_for_the_herd(gateway: Gateway, sim: Simulator):
+async def test_another_prefix_does_not_wait_for_the_leader(gateway: Gateway, sim: Simulator):
     name = uuid.uuid4().hex
     body, title = long(6000, fresh_text()), long(4200, fresh_text())
     since = sim.mark()
@@ -682,7 +682,7 @@ async def test_a_herd_is_held_while_another_prefix_is_served(gateway: Gateway, s
     assert [bool(usage["cache_creation_input_tokens"]) for usage in usages] == [True, False, False, False]
 
 
-async def test_nobody_waits_for_ever_for_the_first_of_a_herd(gateway: Gateway, sim: Simulator):
+async def test_nobody_waits_for_ever_for_a_leader(gateway: Gateway, sim: Simulator):
     name = uuid.uuid4().hex
     body = long(6000, fresh_text())
     since = sim.mark()

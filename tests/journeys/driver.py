@@ -344,7 +344,7 @@ class Stage:
                 yield f"{seen.asked} requests and {seen.reserved} tokens reserved of {seen.organization}'s limits"
         if gateway.proxy._holding.bytes:
             yield f"{gateway.proxy._holding.bytes} bytes of bodies are held"
-        if gateway.proxy._herd._leaders:
+        if gateway.proxy._single_flight._leaders:
             yield "somebody still leads"
         ask = self.rig.server.line.ask
         for key in ask("KEYS", "*"):

@@ -15,7 +15,7 @@ from gateway.admin.desks.cached import Cached
 from gateway.config.rules import moment_text
 from gateway.config.schema import Caller, CallerLimits, Team
 from gateway.store.ledger.ledger import tenant_of
-from gateway.store.ledger.levels import Asked, Used
+from gateway.store.ledger.levels import SubjectBuckets, Used
 
 EVERY = 2.0  # seconds between two looks
 _DAY = 86_400
@@ -32,7 +32,7 @@ _BUCKETS = (
 class Reader(Protocol):
     """The store, as in store.levels. Raises StoreDown."""
 
-    async def read(self, asked: Mapping[str, Sequence[Asked]]) -> dict[str, Used]: ...
+    async def read(self, asked: Mapping[str, Sequence[SubjectBuckets]]) -> dict[str, Used]: ...
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -109,11 +109,11 @@ class Levels:
         ]
 
     async def _read(self) -> dict[str, Used]:
-        asked: dict[str, list[Asked]] = {}
+        asked: dict[str, list[SubjectBuckets]] = {}
         for subject in self._subjects():
             tenant = tenant_of("" if subject.kind == "team" else subject.id, subject.team or "")
             buckets = tuple((field, limit) for _, field, limit in subject.buckets)
-            asked.setdefault(tenant, []).append(Asked(subject.name, buckets))
+            asked.setdefault(tenant, []).append(SubjectBuckets(subject.name, buckets))
         return await self._reader.read(asked)
 
     def _shown(self, subject: Subject, used: Used | None) -> dict[str, Any]:

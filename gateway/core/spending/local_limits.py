@@ -1,4 +1,4 @@
-"""A process's own share of callers' limits, for while the store is away: each divided by the processes there were.
+"""Callers' limits without the store: each divided by the processes there were.
 
 Buckets and slots of this process alone, in memory; money is not counted here. It does not know requests.
 """
@@ -12,7 +12,7 @@ from gateway.core.spending.quota import BUCKET, LEASES, SUMS, Row
 Place = tuple[str, str]  # subject, field
 
 
-class Share:
+class LocalLimits:
     """`take` and `give` are of requests that the store was not asked for. Times are seconds of one monotonic clock."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.core.wire.sse import events
 
-Produced = tuple[str, str]  # kind (`container`, `files`, `thread`), id
+CreatedId = tuple[str, str]  # kind (`container`, `files`, `thread`), id
 
 
 class _Container(msgspec.Struct):
@@ -45,7 +45,7 @@ def hints(part: bytes) -> bool:
     return b'"container"' in part or b'"file_id"' in part
 
 
-def in_message(body: bytes, threaded: bool) -> list[Produced]:
+def in_message(body: bytes, threaded: bool) -> list[CreatedId]:
     """Of a whole JSON answer; `threaded` if it belongs to a thread."""
     try:
         message = _message(body)
@@ -58,9 +58,9 @@ def in_message(body: bytes, threaded: bool) -> list[Produced]:
     return found
 
 
-def in_events(ready: bytes, threaded: bool) -> list[Produced]:
+def in_events(ready: bytes, threaded: bool) -> list[CreatedId]:
     """Of whole events of a stream."""
-    found: list[Produced] = []
+    found: list[CreatedId] = []
     for name, data, _ in events(ready):
         starts = b"message_start" in name or b'"message_start"' in data
         if not hints(data) and not (threaded and starts):
@@ -78,8 +78,8 @@ def in_events(ready: bytes, threaded: bool) -> list[Produced]:
     return found
 
 
-def _of(message: _Message, threaded: bool) -> list[Produced]:
-    found: list[Produced] = []
+def _of(message: _Message, threaded: bool) -> list[CreatedId]:
+    found: list[CreatedId] = []
     if message.container is not None and message.container.id:
         found.append(("container", message.container.id))
     if threaded and message.id:
@@ -87,7 +87,7 @@ def _of(message: _Message, threaded: bool) -> list[Produced]:
     return found
 
 
-def _files(block: Any, found: list[Produced]) -> None:
+def _files(block: Any, found: list[CreatedId]) -> None:
     """Files that a block of results shows."""
     kind = block.get("type") if isinstance(block, dict) else None
     if not isinstance(kind, str) or not (kind.endswith("_tool_result") or kind == "container_upload"):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from gateway.core.spending.pricing import Bill
-from gateway.core.wire.created_ids import Produced, hints, in_message
+from gateway.core.wire.created_ids import CreatedId, hints, in_message
 from gateway.core.wire.usage_meter import UsageMeter
 from gateway.records import Usage
 
@@ -44,16 +44,16 @@ class ResultsTap:
     download: they only count.
 
     `lines` are the whole lines seen; `unread` how many beyond `skip` may have used something that could not be read;
-    `produced` are objects that the messages brought.
+    `created_ids` are of objects that the messages brought.
     """
 
-    __slots__ = ("_bill", "_counts", "_held", "_long", "_models", "_skip", "lines", "produced", "unread")
+    __slots__ = ("_bill", "_counts", "_held", "_long", "_models", "_skip", "created_ids", "lines", "unread")
 
     def __init__(self, bill: Callable[[str, Usage], Bill], skip: int = 0) -> None:
         self._bill = bill
         self.lines = 0
         self.unread = 0
-        self.produced: list[Produced] = []
+        self.created_ids: list[CreatedId] = []
         self._models: dict[str, int] = {}  # model -> its number
         self._counts = array("q")  # of each succeeded line: its number, its model's, tokens by class, cost and savings
         self._skip = skip
@@ -121,7 +121,7 @@ class ResultsTap:
         if result.type != "succeeded":
             return
         if hints(line):
-            self.produced += in_message(bytes(result.message), False)
+            self.created_ids += in_message(bytes(result.message), False)
         meter = UsageMeter()
         if not meter.read_json(result.message):
             self.unread += 1

@@ -29,7 +29,7 @@ MODEL = "claude-sonnet-5"
 _BYTES_A_TOKEN = 4
 _DEADLINE = 590.0  # seconds for a request to begin to be answered
 _WALL = 1_700_000_000.0  # Unix time of the replay's second 0
-_HERD_STEP = 0.1  # seconds between looks at whether a herd's leader has begun
+_LEADER_STEP = 0.1  # seconds between looks at whether a leader has begun
 _HERD_WAIT = 2.0
 _OUTCOMES = {429: Outcome.LIMITED, 529: Outcome.OVERLOADED}
 
@@ -174,7 +174,7 @@ class Production:
         if life.record is not None and not route.warm:
             leader = self._leaders.setdefault(life.key, request.index)
             if leader != request.index and now - life.began < _HERD_WAIT:
-                return Wait(_HERD_STEP)
+                return Wait(_LEADER_STEP)
         return self._step(life, now)
 
     def _bind(self, life: Life, now: float) -> None:
@@ -240,7 +240,7 @@ class Production:
         leader = self._leaders.get(life.key)
         if leader is not None and leader != request.index and not life.route.warm and life.entry is None:
             if now - life.began < _HERD_WAIT:
-                return Wait(_HERD_STEP)
+                return Wait(_LEADER_STEP)
         elif leader is None and life.entry is None and not life.route.warm:
             self._bind(life, now)
         return self._step(life, now)

@@ -39,7 +39,7 @@ Call = tuple[Script, tuple[Arg, ...]]  # what StoreClient.call and redis_py.run 
 Run = Callable[[Script, tuple[Arg, ...]], Awaitable[Any]]
 
 
-class Reservation(msgspec.Struct, frozen=True, array_like=True):
+class ReservationRecord(msgspec.Struct, frozen=True, array_like=True):
     """The intent of a request that arrived `at` (in `hour`, as Labels), held by `process`; `team` is "" for none.
     `input` tokens for `input_nano` are what is recorded should nobody settle it, `cost_nano` is what it reserves.
     `leases` and `reserved` are those of its Limits."""
@@ -98,7 +98,7 @@ class Total(msgspec.Struct, frozen=True, array_like=True, tag="total"):
 sums_of = attrgetter(*SUMS)  # an entry's nine numbers
 pack = msgspec.msgpack.Encoder().encode
 unpack = msgspec.msgpack.Decoder(Entry | Total).decode
-unpack_reservation = msgspec.msgpack.Decoder(Reservation).decode
+unpack_reservation = msgspec.msgpack.Decoder(ReservationRecord).decode
 
 
 def tenant_of(caller: str, team: str) -> str:
@@ -185,14 +185,14 @@ def to_sweep(
     return SWEEP, (len(keys), *keys, now, cursor, count, STALE, *alive)
 
 
-def swept_of(reply: list[Any]) -> tuple[str, list[tuple[str, Reservation]]]:
+def swept_of(reply: list[Any]) -> tuple[str, list[tuple[str, ReservationRecord]]]:
     """(cursor to go on with, "0" at the end; request ids and reservations to settle by `estimate_of`)."""
     cursor, flat = reply
     pairs = zip(flat[::2], flat[1::2], strict=True)
     return cursor.decode(), [(request_id.decode(), unpack_reservation(packed)) for request_id, packed in pairs]
 
 
-def estimate_of(request_id: str, held: Reservation, now: int) -> Entry:
+def estimate_of(request_id: str, held: ReservationRecord, now: int) -> Entry:
     """What is recorded of a request that nobody settled: its input. Journal it once the store has counted it."""
     return Entry(
         request_id, held.at, now, held.caller, held.team, held.model, held.account, held.endpoint, provisional=True,

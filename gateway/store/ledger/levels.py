@@ -20,7 +20,7 @@ _AT_ONCE = 8  # tenants
 _SUBJECTS = 200  # of one tenant in one script
 
 
-class Asked(msgspec.Struct, frozen=True):
+class SubjectBuckets(msgspec.Struct, frozen=True):
     """A subject, as core.quota.Plan names it, and its buckets: (field, limit a minute)."""
 
     subject: str
@@ -45,7 +45,7 @@ class LevelReader:
     def __init__(self, url: str) -> None:
         self._redis = open_redis(url)
 
-    async def read(self, asked: Mapping[str, Sequence[Asked]]) -> dict[str, Used]:
+    async def read(self, asked: Mapping[str, Sequence[SubjectBuckets]]) -> dict[str, Used]:
         """By subject; `asked` are the subjects of each tenant. Raises StoreDown."""
         found: dict[str, Used] = {}
         parts = (
@@ -61,7 +61,7 @@ class LevelReader:
                 found |= {each.subject: used_of(reply[0], row) for each, row in zip(subjects, reply[1:], strict=True)}
         return found
 
-    async def _ask(self, tenant: str, subjects: Sequence[Asked]) -> Any:
+    async def _ask(self, tenant: str, subjects: Sequence[SubjectBuckets]) -> Any:
         keys = [key for each in subjects for key in subject_keys(tenant, each.subject)]
         packed = [msgspec.msgpack.encode([word for bucket in each.buckets for word in bucket]) for each in subjects]
         return await run(self._redis, LEVELS, (len(keys), *keys, 0, *packed))

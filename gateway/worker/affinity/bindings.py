@@ -24,7 +24,7 @@ from gateway.store.bindings import record_key
 from gateway.store.client.client import StoreClient, StoreDown
 from gateway.store.client.connection import Arg
 from gateway.store.scripts import ADMIT, REBIND, RECALL, SETTLE
-from gateway.worker.callers.limits import Asked
+from gateway.worker.callers.limits import Reservation
 
 MEMORY = 100_000  # conversations a process remembers
 ACCOUNT_BOUND_FOR = 30 * 86_400  # seconds that a conversation is remembered whose history is bound to its account
@@ -85,10 +85,10 @@ class Admission:
         peek: Peek,
         route: Route,
         former: bytes | None = None,
-        asked: Asked | None = None,
+        reservation: Reservation | None = None,
     ) -> Binding | None:
         """Read the binding of (conversation, model), or create it where the route proposes; None if nobody may serve
-        it now. The route knows it afterwards. What is `asked` of the caller's limits is taken with it; raises
+        it now. The route knows it afterwards. The `reservation` of the caller's limits is taken with it; raises
         ApiError(429) where one refuses.
 
         `former` is the conversation's key under the secret before this one, whose binding a new one follows.
@@ -108,16 +108,16 @@ class Admission:
             proposed = Record(workspace, warm_until=self.now_ms + YOUNG, group=route.group)
         generation = proposed.generation
         place = (key, model, pack(proposed), generation, self._provisional)
-        call = (ADMIT, (1, key, 0, *place[1:])) if asked is None else asked.call(place)
+        call = (ADMIT, (1, key, 0, *place[1:])) if reservation is None else reservation.call(place)
         try:
             reply = await self._store.call(*call)
-            if asked is not None:
-                asked.answered(reply)
+            if reservation is not None:
+                reservation.answered(reply)
             created, packed, now_ms = reply[:3]
             record = proposed if created else unpack(packed)
         except (StoreDown, msgspec.MsgspecError):  # away, or the record cannot be read: settlement writes it anew
-            if asked is not None:
-                asked.without_store()
+            if reservation is not None:
+                reservation.without_store()
             return self._alone(Binding(key, model, proposed), remembered, route)
         self._skew = now_ms - monotonic() * 1000
         if created and not fresh:  # the store has lost what this process knows

@@ -17,7 +17,7 @@ Place = tuple[str, str]  # a binding's key and model
 
 
 class Leader:
-    """The first of a herd, until its answer begins."""
+    """The first of several, until its answer begins."""
 
     __slots__ = ("began", "prefix")
 
@@ -26,7 +26,7 @@ class Leader:
         self.began = began
 
 
-class Herd:
+class SingleFlight:
     """The leaders of one process, by binding."""
 
     def __init__(self) -> None:

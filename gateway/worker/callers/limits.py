@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from gateway.config.schema import Caller, CallerLimits, Config
-from gateway.core.spending.local_limits import Share
+from gateway.core.spending.local_limits import LocalLimits
 from gateway.core.spending.pricing import Catalogue, Model, Price
 from gateway.core.spending.quota import COUNT, MESSAGE, Headers, Limits, Plan, Quota, Refused, estimate_cost, labels
 from gateway.core.wire.peek import Peek
@@ -28,7 +28,7 @@ from gateway.store.client.connection import Arg
 from gateway.store.ledger.ledger import (
     Call,
     Entry,
-    Reservation,
+    ReservationRecord,
     UsageJournal,
     levels_of,
     pack,
@@ -63,11 +63,11 @@ class _Model(msgspec.Struct, frozen=True):
     priced: Model
 
 
-class Asked:
+class Reservation:
     """What one request asks of its caller's limits; `noted` if it is reserved until somebody settles it."""
 
     __slots__ = (
-        "_accounting", "_at", "_cost", "_levels", "_now", "_reservation", "limits", "local", "noted", "plan",
+        "_accounting", "_at", "_cost", "_levels", "_now", "_record", "limits", "local", "noted", "plan",
         "request_id", "taken",
     )  # fmt: skip
 
@@ -77,18 +77,18 @@ class Asked:
         plan: Plan,
         limits: Limits,
         request_id: str,
-        reservation: bytes,
+        record: bytes,
         cost_nano: int,
         at: int,
     ) -> None:
         self.plan = plan
         self.limits = limits
         self.request_id = request_id
-        self.noted = bool(reservation)
+        self.noted = bool(record)
         self.taken = False
-        self.local = False  # of this process's own share, without the store
+        self.local = False  # of the local limits, without the store
         self._accounting = accounting
-        self._reservation = reservation
+        self._record = record
         self._cost = cost_nano
         self._at = at
         self._levels: Any = ()
@@ -96,7 +96,7 @@ class Asked:
 
     def call(self, binding: tuple[Arg, ...] | None) -> Call:
         """The script that takes it, with the binding of a conversation if there is one."""
-        return to_admit(self.limits, self.request_id, self._reservation, self._cost, labels(self._at), binding)
+        return to_admit(self.limits, self.request_id, self._record, self._cost, labels(self._at), binding)
 
     def answered(self, reply: list[Any]) -> None:
         """The store's reply. Raises ApiError(429) where a limit refuses."""
@@ -110,7 +110,7 @@ class Asked:
         self._now = reply[2]
 
     def without_store(self) -> None:
-        """The store is away: take it of this process's share. Raises ApiError where that refuses."""
+        """The store is away: take it of the local limits. Raises ApiError where that refuses."""
         if not self.taken:
             self._accounting.take_locally(self)
             self.taken = self.local = True
@@ -138,7 +138,7 @@ class Accounting:
         processes: Callable[[], int],
     ) -> None:
         self._processes = processes
-        self._share = Share()
+        self._local_limits = LocalLimits()
         self._store = store
         self._journal = journal
         self._process = process
@@ -189,13 +189,13 @@ class Accounting:
 
     def ask(
         self, caller: Caller, request_id: str, at: float, endpoint: Endpoint, peeked: Peek, tokens: int, warm: int
-    ) -> Asked | None:
+    ) -> Reservation | None:
         """What a request asks; None if nothing. `tokens` of input are expected, of which `warm` are in a cache."""
         plan = self.plan(caller)
         arrived = int(at * 1000)
         if not endpoint.metered:
             limits = plan.limits(COUNT)
-            return Asked(self, plan, limits, request_id, b"", 0, arrived) if limits.packed else None
+            return Reservation(self, plan, limits, request_id, b"", 0, arrived) if limits.packed else None
         limits = plan.limits(MESSAGE)
         model = self._models.get(peeked.model) or self._model(peeked.model)
         fields, cost = peeked.fields, 0
@@ -208,48 +208,50 @@ class Accounting:
         if "inference_geo" in fields and peeked.value("inference_geo") == "us":
             fresh, cost = model.priced.in_us(fresh), model.priced.in_us(cost)
         when = labels(arrived)
-        reservation = Reservation(
+        record = ReservationRecord(
             self._process, arrived, when.hour, caller.id, caller.team or "", model.name, "", endpoint.name, tokens,
             fresh, cost, limits.leases, limits.reserved,
         )  # fmt: skip
-        return Asked(self, plan, limits, request_id, pack(reservation), cost, arrived)
+        return Reservation(self, plan, limits, request_id, pack(record), cost, arrived)
 
     async def batch(self, caller: Caller, request_id: str) -> None:
         """Take what creating a batch asks: a request, and that money is left. Raises ApiError(429) where a limit
         refuses."""
         plan = self.plan(caller)
         if plan.batch.packed:
-            await self.take(Asked(self, plan, plan.batch, request_id, b"", 0, int(time() * 1000)))
+            await self.take(Reservation(self, plan, plan.batch, request_id, b"", 0, int(time() * 1000)))
 
-    async def take(self, asked: Asked) -> None:
+    async def take(self, reservation: Reservation) -> None:
         """Take what a request asks that has no conversation. Raises ApiError(429) where a limit refuses."""
         try:
-            asked.answered(await self._store.call(*asked.call(None)))
+            reservation.answered(await self._store.call(*reservation.call(None)))
         except StoreDown:
-            asked.without_store()
+            reservation.without_store()
 
-    def take_locally(self, asked: Asked) -> None:
-        """Take it of this process's own share of the limits. Raises ApiError where that refuses."""
-        if self._deny and asked.limits.reserved:
+    def take_locally(self, reservation: Reservation) -> None:
+        """Take it of the local limits. Raises ApiError where that refuses."""
+        if self._deny and reservation.limits.reserved:
             words = "Your budget cannot be checked now. Please try again later."
             raise ApiError(529, words, retry_after=1, limit=("caller", "store_away"))
-        if asked.limits.rows:
-            refused = self._share.take(asked.limits.rows, self._processes(), monotonic())
+        if reservation.limits.rows:
+            refused = self._local_limits.take(reservation.limits.rows, self._processes(), monotonic())
             if refused is not None:
                 raise _refusal(Refused(refused[0], max(1, ceil(refused[1]))))
 
     def store_returned(self) -> None:
         """The store counts again."""
-        self._share.clear()
+        self._local_limits.clear()
 
     # After it.
 
-    def settlement(self, record: Finished, asked: Asked, sent: bool, renewal: tuple[Arg, ...] | None) -> None:
+    def settlement(
+        self, record: Finished, reservation: Reservation, sent: bool, renewal: tuple[Arg, ...] | None
+    ) -> None:
         """Post what a request has used; `sent` if an upstream had it. `renewal` is that of its conversation's binding,
         if there is one."""
-        entry = self._count(record, asked.plan.debits, sent, renewal)
-        if asked.local:
-            self._share.give(asked.limits.rows, sums_of(entry))
+        entry = self._count(record, reservation.plan.debits, sent, renewal)
+        if reservation.local:
+            self._local_limits.give(reservation.limits.rows, sums_of(entry))
 
     def items(self, record: Finished) -> None:
         """Post what items of a batch have used."""
@@ -279,14 +281,14 @@ class Accounting:
                 self._store.post(*to_enroll((tenant,)))
         return entry
 
-    def renew(self, running: Iterable[Asked]) -> None:
+    def renew(self, running: Iterable[Reservation]) -> None:
         """Keep the slots of requests that are still running."""
         held: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-        for asked in running:
-            if not asked.taken or asked.local or not asked.limits.leases:
+        for reservation in running:
+            if not reservation.taken or reservation.local or not reservation.limits.leases:
                 continue
-            for subject in asked.leases:
-                held[asked.plan.tenant, subject].append(asked.request_id)
+            for subject in reservation.leases:
+                held[reservation.plan.tenant, subject].append(reservation.request_id)
         for (tenant, subject), ids in held.items():
             for first in range(0, len(ids), 1000):
                 try:

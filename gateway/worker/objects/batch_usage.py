@@ -23,10 +23,10 @@ from gateway.worker.objects.owners import Owners
 from gateway.worker.request.exchange import Exchange
 
 _MARKS = 10_000  # batches whose marks this process keeps for itself
-log = structlog.get_logger("gateway.tally")
+log = structlog.get_logger("gateway.batch_usage")
 
 
-class BatchTally:
+class BatchUsageMeter:
     """`observe` gets a record for each model of each stretch of results that is read for the first time."""
 
     def __init__(

@@ -24,7 +24,7 @@ from gateway.worker.callers.limits import Accounting
 from gateway.worker.callers.rights import Rights
 from gateway.worker.endpoints import LIFETIMES, Answer, At, Body
 from gateway.worker.head import AnswerHead, Head, HeaderList, without
-from gateway.worker.objects.batch_usage import BatchTally
+from gateway.worker.objects.batch_usage import BatchUsageMeter
 from gateway.worker.objects.listing import Listing
 from gateway.worker.objects.owners import APART, Owners
 from gateway.worker.objects.rewriting import created_ids, results_to
@@ -51,14 +51,14 @@ class Objects:
         router: Router,
         owners: Owners,
         accounting: Accounting,
-        tally: BatchTally,
+        batch_usage: BatchUsageMeter,
         serve: Serve,
         rights: Rights,
     ) -> None:
         self._router = router
         self._owners = owners
         self._accounting = accounting
-        self._tally = tally
+        self._batch_usage = batch_usage
         self._serve = serve
         self._rights = rights
         self.configure(config)
@@ -235,15 +235,15 @@ class Objects:
 
     async def _results(self, x: Exchange, response: Response, headers: HeaderList) -> None:
         """Results of a batch pass through, and what is read of them is metered, also if that is not all."""
-        skip = await self._tally.metered(x.object)
-        tap = self._tally.tap(skip)
+        skip = await self._batch_usage.metered(x.object)
+        tap = self._batch_usage.tap(skip)
         try:
             await relay_through(x, response, headers, tap.feed)
             if x.outcome == "ok":
                 tap.finish()
         finally:
-            self._tally.settle_soon(x, tap, skip)
-        for kind, object_id in set(tap.produced):
+            self._batch_usage.settle_soon(x, tap, skip)
+        for kind, object_id in set(tap.created_ids):
             if x.caller is not None and x.account is not None:
                 await self._owners.created(x.caller, object_id, x.account.workspace, LIFETIMES.get(kind, 0))
 

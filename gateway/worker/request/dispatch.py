@@ -20,7 +20,7 @@ from gateway.core.routing.outcomes import HIDDEN, Outcome, judge, judge_body, ju
 from gateway.core.routing.route import Refuse, Route, Wait
 from gateway.core.routing.router import FULL, Router
 from gateway.core.spending.keyring import Keyring
-from gateway.core.wire.created_ids import Produced
+from gateway.core.wire.created_ids import CreatedId
 from gateway.errors import TYPES, ApiError
 from gateway.listen.cycle import TASK, Receive, Scope, Send
 from gateway.telemetry.tracing import Trace
@@ -28,13 +28,13 @@ from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError, Withdrawn
 from gateway.worker.accounts import SLOT_WAIT, Account, Lease, Pool, readable_notes
 from gateway.worker.affinity.bindings import Admission
-from gateway.worker.affinity.single_flight import Herd
+from gateway.worker.affinity.single_flight import SingleFlight
 from gateway.worker.callers.authenticate import Callers
 from gateway.worker.callers.limits import Accounting
 from gateway.worker.callers.rights import Rights
 from gateway.worker.endpoints import LIFETIMES, At, Endpoint
 from gateway.worker.head import LIMIT_KINDS, AnswerHead, read_head
-from gateway.worker.objects.batch_usage import BatchTally
+from gateway.worker.objects.batch_usage import BatchUsageMeter
 from gateway.worker.objects.owners import Owners
 from gateway.worker.objects.request import Objects
 from gateway.worker.request.exchange import Exchange, Holding
@@ -85,7 +85,7 @@ class Proxy:
         accounting: Accounting,
         settlement: Settlement,
         owners: Owners,
-        tally: BatchTally,
+        batch_usage: BatchUsageMeter,
         keyring: Keyring[Caller],
         upstream_answered: Callable[[str, str, str], None],
         bound_thinking: Callable[[str], bool],
@@ -100,13 +100,21 @@ class Proxy:
         self._answered = upstream_answered
         self._trace = trace
         self._callers = Callers(keyring, lambda: self._admission.store_up)
-        self._herd = Herd()
+        self._single_flight = SingleFlight()
         self._holding = Holding(0)
         self._rights = Rights(config, router.offers)
         self._messages = Messages(
-            config, router, admission, accounting, owners, self._rights, self._herd, self._serve, bound_thinking
+            config,
+            router,
+            admission,
+            accounting,
+            owners,
+            self._rights,
+            self._single_flight,
+            self._serve,
+            bound_thinking,
         )
-        self._objects = Objects(config, router, owners, accounting, tally, self._serve, self._rights)
+        self._objects = Objects(config, router, owners, accounting, batch_usage, self._serve, self._rights)
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -143,7 +151,7 @@ class Proxy:
             await x.refuse(ApiError(500, "The gateway failed to handle this request."), [])
         finally:
             self.live.discard(x)
-            self._release_herd(x)
+            self._release_leader(x)
             self._holding.give(x)
             self._settlement.settle(x)
 
@@ -290,9 +298,9 @@ class Proxy:
         await relay_whole(x, response, headers, partial(self._own, x))
         return None
 
-    async def _own(self, x: Exchange, produced: list[Produced]) -> None:
+    async def _own(self, x: Exchange, created: list[CreatedId]) -> None:
         """What an answer brings is its caller's from now on."""
-        for kind, object_id in produced:
+        for kind, object_id in created:
             if x.caller is not None and x.account is not None and object_id not in x.names:
                 x.names |= {object_id}
                 await self._owners.created(x.caller, object_id, x.account.workspace, LIFETIMES.get(kind, 0))
@@ -388,7 +396,7 @@ class Proxy:
         """An account's answer is about to go to the client: whom it helps. Returns why the conversation now lives
         there, "" if nothing has changed."""
         reason = route.served(entry, monotonic())
-        if x.herd is not None:
+        if x.leader is not None:
             reason = reason or "leads"
         return reason
 
@@ -396,14 +404,14 @@ class Proxy:
         """Bind the conversation to the workspace that serves it now, and let those who wait for its cache go."""
         if reason != "leads" and x.binding is not None:
             await self._admission.rebind(x.binding, route, entry.workspace, reason)
-        if x.herd is not None:
+        if x.leader is not None:
             self._settlement.renew(x, 0.0, 0)
-            self._release_herd(x)
+            self._release_leader(x)
 
-    def _release_herd(self, x: Exchange) -> None:
-        if x.herd is not None and x.binding is not None:
-            self._herd.release((x.binding.key, x.binding.model), x.herd)
-            x.herd = None
+    def _release_leader(self, x: Exchange) -> None:
+        if x.leader is not None and x.binding is not None:
+            self._single_flight.release((x.binding.key, x.binding.model), x.leader)
+            x.leader = None
 
     async def _give_up(self, x: Exchange, failure: tuple[int, str] | Refusal | None, refuse: Refuse) -> None:
         """Nobody is left to ask: pass on the last answer, or say what it means where it was about an account."""

@@ -26,7 +26,7 @@ from gateway.upstream.transport import Response
 from gateway.worker.accounts import Account, Lease
 from gateway.worker.affinity.bindings import Binding
 from gateway.worker.affinity.single_flight import Leader
-from gateway.worker.callers.limits import Asked
+from gateway.worker.callers.limits import Reservation
 from gateway.worker.endpoints import Endpoint
 from gateway.worker.head import Head, HeaderList
 from gateway.worker.request.upload import Upload
@@ -82,9 +82,9 @@ class Exchange:
     stream = False
     conversation = b""  # its key; empty for a request that has none
     route: Route | None = None
-    asked: Asked | None = None
+    reservation: Reservation | None = None
     binding: Binding | None = None
-    herd: Leader | None = None  # this request's, while others wait for it
+    leader: Leader | None = None  # this request's, while others wait for it
     account: Account | None = None
     lease: Lease | None = None
     call: Call | None = None
@@ -155,8 +155,8 @@ class Exchange:
         ]
         if expose_account and self.account is not None:
             headers.append((b"x-gateway-account", self.account.tag))
-        if self.asked is not None:
-            headers += self.asked.headers()
+        if self.reservation is not None:
+            headers += self.reservation.headers()
         return headers
 
     def remember_cache(self) -> None:

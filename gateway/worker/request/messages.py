@@ -21,7 +21,7 @@ from gateway.core.wire.references import references
 from gateway.errors import ApiError
 from gateway.upstream.provider import Call
 from gateway.worker.affinity.bindings import Admission
-from gateway.worker.affinity.single_flight import Herd
+from gateway.worker.affinity.single_flight import SingleFlight
 from gateway.worker.callers.limits import Accounting
 from gateway.worker.callers.rights import Rights
 from gateway.worker.head import Head, without
@@ -46,7 +46,7 @@ class Messages:
         accounting: Accounting,
         owners: Owners,
         rights: Rights,
-        herd: Herd,
+        single_flight: SingleFlight,
         serve: Serve,
         bound_thinking: Callable[[str], bool],
     ) -> None:
@@ -55,7 +55,7 @@ class Messages:
         self._accounting = accounting
         self._owners = owners
         self._rights = rights
-        self._herd = herd
+        self._single_flight = single_flight
         self._serve = serve
         self._bound_thinking = bound_thinking
         self.configure(config)
@@ -89,17 +89,19 @@ class Messages:
         warm = 0
         if x.conversation and endpoint.metered and self._accounting.plan(caller).message.reserved:
             warm = self._admission.warm(caller, x.conversation, peeked.model)
-        asked = x.asked = self._accounting.ask(caller, x.request_id, x.at, endpoint, peeked, int(route.tokens), warm)
+        reservation = x.reservation = self._accounting.ask(
+            caller, x.request_id, x.at, endpoint, peeked, int(route.tokens), warm
+        )
         if x.conversation:
             former = None
             if self._former_secret is not None:
                 former = identify(self._former_secret, caller.id, head.conversation, head.session, head.agent, peeked)
-            x.binding = await self._admission.bind(caller, x.conversation, peeked, route, former, asked)
+            x.binding = await self._admission.bind(caller, x.conversation, peeked, route, former, reservation)
             place = None if x.binding is None or not x.endpoint.metered else (x.binding.key, x.binding.model)
-            if place is not None and (not route.warm or self._herd.leads(place)):
-                await self._join_herd(x, route, caller, former)
-        elif asked is not None:
-            await self._accounting.take(asked)
+            if place is not None and (not route.warm or self._single_flight.leads(place)):
+                await self._join_flight(x, route, caller, former)
+        elif reservation is not None:
+            await self._accounting.take(reservation)
         x.admit_time = perf_counter() - began - x.queued
         x.remember_cache()
 
@@ -150,13 +152,13 @@ class Messages:
             route.account_bound = self._bound_thinking(peeked.model) and peeked.signed_thinking
         return route
 
-    async def _join_herd(self, x: Exchange, route: Route, caller: Caller, former: bytes | None) -> None:
+    async def _join_flight(self, x: Exchange, route: Route, caller: Caller, former: bytes | None) -> None:
         """Of a cold conversation's simultaneous requests the first goes; the others wait until its answer begins."""
         binding, peeked = x.binding, x.peek
         if binding is None or peeked is None:
             return
         began = perf_counter()
-        x.herd, waited = await self._herd.join((binding.key, binding.model), peeked)
+        x.leader, waited = await self._single_flight.join((binding.key, binding.model), peeked)
         if waited:
             x.queued += perf_counter() - began
             x.binding = await self._admission.bind(caller, x.conversation, peeked, route, former)

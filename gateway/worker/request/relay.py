@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 from gateway.core.wire.chat_meter import matters
-from gateway.core.wire.created_ids import Produced, hints, in_events, in_message
+from gateway.core.wire.created_ids import CreatedId, hints, in_events, in_message
 from gateway.core.wire.sse import EventSplitter, events
 from gateway.core.wire.usage_meter import UsageMeter
 from gateway.errors import ApiError
@@ -29,7 +29,7 @@ _LINGER = 0.2  # seconds to wait for the end of the framing behind message_stop
 _DELTA = b"event: content_block_delta"
 
 # Told of what an answer brings before the client is.
-Own = Callable[[list[Produced]], Awaitable[None]]
+Own = Callable[[list[CreatedId]], Awaitable[None]]
 
 _WORDS = {
     "timeout": (504, "The upstream did not answer in time."),

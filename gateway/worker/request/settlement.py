@@ -60,8 +60,8 @@ class Settlement:
                     usage.total_input - usage.cache_read, usage.cache_read, usage.output, monotonic(), not x.estimated
                 )
         record = self._record(x, now)
-        if x.asked is not None and x.asked.noted:
-            self._accounting.settlement(record, x.asked, x.reached or x.sent, renewal)
+        if x.reservation is not None and x.reservation.noted:
+            self._accounting.settlement(record, x.reservation, x.reached or x.sent, renewal)
         elif renewal is not None:
             self._admission.renew(renewal)
         self._observe(record, x.admit_time)

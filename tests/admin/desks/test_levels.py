@@ -11,7 +11,7 @@ import msgspec
 from gateway.admin.desks.levels import Levels
 from gateway.config.schema import Budget, Caller, CallerLimits, Team
 from gateway.store.client.connection import StoreDown
-from gateway.store.ledger.levels import Asked, Used
+from gateway.store.ledger.levels import SubjectBuckets, Used
 
 NOON = datetime(2026, 12, 22, 12, tzinfo=UTC).timestamp()
 AT = int(NOON * 1000)
@@ -25,9 +25,9 @@ class Reader:
 
     def __init__(self, used: dict[str, Used] | None) -> None:
         self.used = used
-        self.asked: Mapping[str, Sequence[Asked]] = {}
+        self.asked: Mapping[str, Sequence[SubjectBuckets]] = {}
 
-    async def read(self, asked: Mapping[str, Sequence[Asked]]) -> dict[str, Used]:
+    async def read(self, asked: Mapping[str, Sequence[SubjectBuckets]]) -> dict[str, Used]:
         self.asked = asked
         if self.used is None:
             raise StoreDown("away")
@@ -54,7 +54,7 @@ async def test_each_limit_says_how_much_is_left_and_when_all_of_it_is():
         "budget_usd_day": (1.0, 0.7, "2026-12-23T00:00:00Z"),
         "budget_usd_month": (20.0, 14.95, "2027-01-01T00:00:00Z"),
     }
-    asked = Asked("c:alice", (("requests", 60), ("counts", 60), ("input", 1000)))
+    asked = SubjectBuckets("c:alice", (("requests", 60), ("counts", 60), ("input", 1000)))
     assert reader.asked == {"t:one": [asked]}
 
 

@@ -26,7 +26,7 @@ from gateway.store.ledger.ledger import (
     TENANTS,
     Call,
     Entry,
-    Reservation,
+    ReservationRecord,
     Total,
     UsageJournal,
     estimate_of,
@@ -80,7 +80,7 @@ class Ledger:
         debits = plan.debits if plan else b""
         return int(self.ask(to_settle(entry, pack(entry), debits, now=entry.ended if now is None else now)))
 
-    def sweep(self, at: int, *alive: str, tenant: str = "t:research") -> list[tuple[str, Reservation]]:
+    def sweep(self, at: int, *alive: str, tenant: str = "t:research") -> list[tuple[str, ReservationRecord]]:
         cursor, found = "0", []
         for _ in range(1000):
             reply = self.ask(to_sweep(tenant, alive, at, cursor, ("c:alice", "t:research"), at))
@@ -149,7 +149,7 @@ def admission(
     held = b""
     if endpoints == MESSAGE:
         held = pack(
-            Reservation(
+            ReservationRecord(
                 process, at, labels(at).hour, caller, team, "m", "", "messages", 100, cost // 2, cost, limits.leases,
                 limits.reserved,
             )
@@ -930,7 +930,7 @@ def test_a_plan_is_enough_for_a_newer_reservation(store):
     """Fields that a newer version appends to a reservation are of no matter to a settlement."""
     plan = plan_of(Quota(concurrency=1, day_nano=CENT))
     limits: Limits = plan.message
-    held = Reservation("p1", AT, labels(AT).hour, "alice", "research", "m", "", "messages", 1, 1, 9, (1,), (1,))
+    held = ReservationRecord("p1", AT, labels(AT).hour, "alice", "research", "m", "", "messages", 1, 1, 9, (1,), (1,))
     packed = msgspec.msgpack.encode([*msgspec.msgpack.decode(pack(held)), "more"])
     store.ask(to_admit(limits, "r1", packed, 9, labels(AT), None, AT))
     assert store.money() == (0, 0, 9)

@@ -25,7 +25,7 @@ from gateway.store.ledger.ledger import (
     STALE,
     Call,
     Entry,
-    Reservation,
+    ReservationRecord,
     UsageJournal,
     estimate_of,
     levels_of,
@@ -253,7 +253,7 @@ class History(RuleBasedStateMachine):
     # Requests.
 
     def admission(self, request: Request, limits: Limits, cost: int) -> Call:
-        held = Reservation(
+        held = ReservationRecord(
             request.process, request.at, labels(request.at).hour, request.caller, TEAMS[request.caller], "m", "",
             "messages", 50, cost // 2, cost, limits.leases, limits.reserved,
         )  # fmt: skip
@@ -364,7 +364,7 @@ class History(RuleBasedStateMachine):
         recent = request.at // HOUR >= self.now // HOUR - 2
         return request.process not in self.alive() or (recent and request.id in self.account.settled)
 
-    def swept(self, request_id: str, held: Reservation) -> None:
+    def swept(self, request_id: str, held: ReservationRecord) -> None:
         request, cost = self.account.held[request_id]
         assert self.stale(request)
         assert (held.caller, held.at, held.cost_nano) == (request.caller, request.at, cost)

@@ -11,12 +11,12 @@ import pytest
 from gateway.core.spending.quota import COUNT, Plan, Quota, labels
 from gateway.store.client.connection import StoreDown
 from gateway.store.client.redis_py import open_redis, run
-from gateway.store.ledger.ledger import Entry, Reservation, pack, to_admit, to_settle
-from gateway.store.ledger.levels import Asked, LevelReader, Used
+from gateway.store.ledger.ledger import Entry, ReservationRecord, pack, to_admit, to_settle
+from gateway.store.ledger.levels import LevelReader, SubjectBuckets, Used
 
 QUOTA = Quota(requests=10, input_tokens=1000, output_tokens=60_000, concurrency=3, day_nano=500, month_nano=900)
-ALICE = Asked("c:alice", (("requests", 10), ("counts", 10), ("input", 1000), ("output", 60_000)))
-TEAM = Asked("t:one", (("requests", 100),))
+ALICE = SubjectBuckets("c:alice", (("requests", 10), ("counts", 10), ("input", 1000), ("output", 60_000)))
+TEAM = SubjectBuckets("t:one", (("requests", 100),))
 PLAN = Plan("t:one", (("c:alice", QUOTA), ("t:one", Quota(requests=100, month_nano=10_000))))
 
 
@@ -45,7 +45,9 @@ async def store(server) -> AsyncIterator[Callable[..., Any]]:
 
 
 def reservation(at: int) -> bytes:
-    held = Reservation("p", at, labels(at).hour, "alice", "one", "m", "a", "/v1/messages", 5, 6, 100, (1,), (1, 2))
+    held = ReservationRecord(
+        "p", at, labels(at).hour, "alice", "one", "m", "a", "/v1/messages", 5, 6, 100, (1,), (1, 2)
+    )
     return pack(held)
 
 
@@ -80,12 +82,14 @@ async def test_looking_changes_nothing(server, connect, store):
     await store(*to_admit(PLAN.message, "req_0", reservation(now), 100, labels(now)))
     before = contents(server)
     reader = connect(server.url)
-    await reader.read({"t:one": [ALICE, TEAM], "c:nobody": [Asked("c:nobody", (("input", 5),))]})
+    await reader.read({"t:one": [ALICE, TEAM], "c:nobody": [SubjectBuckets("c:nobody", (("input", 5),))]})
     assert contents(server) == before
 
 
 async def test_who_has_used_nothing_has_all(server, connect):
-    found = await connect(server.url).read({"c:bob": [Asked("c:bob", (("requests", 7),)), Asked("c:bob2", ())]})
+    found = await connect(server.url).read(
+        {"c:bob": [SubjectBuckets("c:bob", (("requests", 7),)), SubjectBuckets("c:bob2", ())]}
+    )
     assert found["c:bob"] == Used(found["c:bob"].at, (7,), 0, 0, 0, 0)
     assert found["c:bob2"].levels == ()
 
@@ -96,14 +100,14 @@ async def test_what_was_spent_on_another_day_counts_no_more(server, connect):
     mapping = {"day": "20200101", "day_spent": "7", "month": when.month, "month_spent": "8"}
     server.admin.hset(key, mapping=mapping)
     server.admin.zadd("{c:bob}:c:c:bob", {"old": 1, "new": 1e15})
-    found = (await connect(server.url).read({"c:bob": [Asked("c:bob", ())]}))["c:bob"]
+    found = (await connect(server.url).read({"c:bob": [SubjectBuckets("c:bob", ())]}))["c:bob"]
     assert (found.day_spent, found.month_spent, found.leases) == (0, 8, 1)
     assert server.admin.zcard("{c:bob}:c:c:bob") == 2
 
 
 async def test_many_subjects_are_read_each_under_its_own_name(server, connect):
-    asked = {f"c:caller-{n}": [Asked(f"c:caller-{n}", (("input", n + 1),))] for n in range(50)}
-    asked["t:big"] = [Asked(f"c:member-{n}", (("input", n + 1),)) for n in range(450)]
+    asked = {f"c:caller-{n}": [SubjectBuckets(f"c:caller-{n}", (("input", n + 1),))] for n in range(50)}
+    asked["t:big"] = [SubjectBuckets(f"c:member-{n}", (("input", n + 1),)) for n in range(450)]
     found = await connect(server.url).read(asked)
     assert {name: used.levels for name, used in found.items()} == {
         **{f"c:caller-{n}": (n + 1,) for n in range(50)},
@@ -113,7 +117,7 @@ async def test_many_subjects_are_read_each_under_its_own_name(server, connect):
 
 async def test_a_store_that_is_away_says_so(connect):
     with pytest.raises(StoreDown):
-        await connect("redis://127.0.0.1:1").read({"c:bob": [Asked("c:bob", ())]})
+        await connect("redis://127.0.0.1:1").read({"c:bob": [SubjectBuckets("c:bob", ())]})
 
 
 def test_counting_tokens_has_limits_to_look_at():

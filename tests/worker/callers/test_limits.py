@@ -30,9 +30,9 @@ def reserved(model: str, tokens: int, warm: int = 0, **fields: Any) -> int:
     body = {"model": model, "max_tokens": 1000, "messages": [{"role": "user", "content": "Hi"}], **fields}
     match = find(b"/v1/messages", "POST")
     assert match is not None
-    asked = accounting.ask(ALICE, "req_1", 1e9, match.endpoint, peek(msgspec.json.encode(body)), tokens, warm)
-    assert asked is not None
-    return asked._cost
+    reservation = accounting.ask(ALICE, "req_1", 1e9, match.endpoint, peek(msgspec.json.encode(body)), tokens, warm)
+    assert reservation is not None
+    return reservation._cost
 
 
 @pytest.mark.parametrize(
