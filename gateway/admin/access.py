@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 from starlette.requests import Request
 
-from gateway.admin.failed_logins import Tries
+from gateway.admin.failed_logins import FailedLogins
 from gateway.config.schema import ADMIN, Config
 from gateway.core.routing import broadcast
 from gateway.errors import ApiError
@@ -69,7 +69,7 @@ class Access:
         self, config: Callable[[], Config], now: Callable[[], float], tell: Callable[[bytes], None] = lambda data: None
     ) -> None:
         self._tell = tell
-        self.tries = Tries(now)
+        self.failed_logins = FailedLogins(now)
         self._config = config
         self._now = now
         self._known: Config | None = None
@@ -120,7 +120,7 @@ class Access:
 
     def _wrong(self, request: Request) -> ApiError | None:
         """Count a wrong token; the refusal, where there were too many."""
-        wait = self.tries.add(self.address(request))
+        wait = self.failed_logins.add(self.address(request))
         return ApiError(429, f"Too many wrong tokens; try again in {wait} s", retry_after=wait) if wait else None
 
     # Sessions.

@@ -63,7 +63,7 @@ class AdminApp:
         self._lacking = Repeats[str](_WINDOW, _say_lacking, now)  # by who it was that has not the role
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._access.tries.look()
+        self._access.failed_logins.look()
         self._lacking.look()
         request = Request(scope, receive, send)
         raw_path: bytes = scope.get("raw_path") or scope["path"].encode()

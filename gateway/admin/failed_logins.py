@@ -24,7 +24,7 @@ _MINUTE = 60.0
 log = structlog.get_logger("gateway.admin")
 
 
-class Tries(Collector):
+class FailedLogins(Collector):
     """All of them; `now()` gives seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:

@@ -79,19 +79,19 @@ class _Together(Collector):
 
 
 class Gauges(Collector):
-    """`in_flight()` are the requests that each account has, `bound()` the bindings of each workspace, None while nobody
+    """`in_flight()` are the requests that each account has, `bindings()` those of each workspace, None while nobody
     knows."""
 
     def __init__(
         self,
         account_states: AccountStates,
         in_flight: Callable[[], Mapping[str, int]],
-        bound: Callable[[], Mapping[str, int] | None],
+        bindings: Callable[[], Mapping[str, int] | None],
         levels: Levels,
     ) -> None:
         self._account_states = account_states
         self._in_flight = in_flight
-        self._bound = bound
+        self._bindings = bindings
         self._levels = levels
 
     def collect(self) -> Iterator[Metric]:
@@ -145,11 +145,11 @@ class Gauges(Collector):
             "are counted at leisure. Accounts of one workspace have the same; over replicas take max.",
             labels=("account",),
         )  # fmt: skip
-        now, bound = self._in_flight(), self._bound()
+        now, counts = self._in_flight(), self._bindings()
         for entry in self._account_states.router.ring.accounts.values():
             in_flight.add_metric((entry.id,), now.get(entry.id, 0))
-            if bound is not None:
-                bindings.add_metric((entry.id,), bound.get(entry.workspace, 0))
+            if counts is not None:
+                bindings.add_metric((entry.id,), counts.get(entry.workspace, 0))
         yield in_flight
         yield bindings
 

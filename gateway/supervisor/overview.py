@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gateway.store.pool.binding_counts import Census
+from gateway.store.pool.binding_counts import BindingCounts
 from gateway.supervisor.pool.account_states import AccountStates
 from gateway.supervisor.pool.diagnosis import STATES
 from gateway.supervisor.workers import Workers
@@ -21,14 +21,14 @@ class Watch:
         self,
         workers: Workers,
         account_states: AccountStates,
-        census: Census,
+        binding_counts: BindingCounts,
         configured: int,
         store_up: Callable[[], bool],
         accounts: Callable[[], list[dict[str, Any]]],
     ) -> None:
         self._workers = workers
         self._account_states = account_states
-        self._census = census
+        self._binding_counts = binding_counts
         self._configured = configured
         self._store_up = store_up
         self.accounts = accounts
@@ -59,9 +59,9 @@ class Watch:
 
     def view(self, account: str) -> dict[str, Any]:
         """What is known of an account beyond its configuration."""
-        entry, bound = self._account_states.router.ring.accounts.get(account), self._census.bound
+        entry, counts = self._account_states.router.ring.accounts.get(account), self._binding_counts.counts
         return {
             **self._account_states.view(account),
             "in_flight": self._workers.in_flight().get(account, 0),
-            "bindings": None if bound is None or entry is None else bound.get(entry.workspace, 0),
+            "bindings": None if counts is None or entry is None else counts.get(entry.workspace, 0),
         }

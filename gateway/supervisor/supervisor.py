@@ -33,7 +33,7 @@ from gateway.admin.dashboard.browser import browser_routes
 from gateway.admin.dashboard.live import Live
 from gateway.admin.desks.accounts import Accounts
 from gateway.admin.desks.conversations import Conversations
-from gateway.admin.desks.cost_to_date import Spent
+from gateway.admin.desks.cost_to_date import CostToDate
 from gateway.admin.desks.keys import Keys as KeyDesk
 from gateway.admin.desks.levels import Levels
 from gateway.admin.desks.usage import Usage
@@ -47,7 +47,7 @@ from gateway.store.ledger.ledger import UsageJournal
 from gateway.store.ledger.levels import LevelReader
 from gateway.store.ledger.usage import UsageReader
 from gateway.store.owners import OwnersJournal
-from gateway.store.pool.binding_counts import Census
+from gateway.store.pool.binding_counts import BindingCounts
 from gateway.store.pool.key_file import KeyFile
 from gateway.store.pool.keys import KeyStore
 from gateway.store.pool.pool_store import PoolStore
@@ -123,23 +123,23 @@ class Supervisor:
         self._admin_socket = bind(config.admin.listen, 1)[0]
         self._workers = Workers(self.listeners, self._order, self._told, self._archive.ask)
         self._audit = Audit(store_url, AuditFile(config.data_dir))
-        self._census = Census(store_url)
+        self._binding_counts = BindingCounts(store_url)
         self._level_reader = LevelReader(store_url)
         levels = Levels(
             self._level_reader, lambda: self._keyring().callers.values(), lambda: self.config.teams, time.time
         )  # fmt: skip
         watch = Watch(
-            self._workers, self.account_states, self._census, len(self.listeners), lambda: self.pool.up,
+            self._workers, self.account_states, self._binding_counts, len(self.listeners), lambda: self.pool.up,
             lambda: self._accounts.all(),
         )  # fmt: skip
         self._accounts = Accounts(self.pool, watch.view, self.account_states.enable, time.time)
-        self.live = Live(watch, Spent(self._usage, time.time), levels)
+        self.live = Live(watch, CostToDate(self._usage, time.time), levels)
         self._workers.ended, self._workers.looked = self.live.finished, self.live.looked
         self._exposition = Exposition(self._workers.totals, self._registry, watch.modes, self._refresh)
         self._lags = Histograms(LAG.name, LAG.help, LAG.labels, LAG.buckets, LAG.known)
         self._lag = Lag(self._lags.labels().observe)
         self._registry.register(
-            Gauges(self.account_states, self._workers.in_flight, lambda: self._census.bound, levels)
+            Gauges(self.account_states, self._workers.in_flight, lambda: self._binding_counts.counts, levels)
         )
 
     @property
@@ -175,7 +175,7 @@ class Supervisor:
                 self._archive.run(),
                 self._sweeper.run(),
                 self._audit.run(),
-                self._census.run(),
+                self._binding_counts.run(),
                 self.live.run(),
             )
         ]
@@ -280,7 +280,7 @@ class Supervisor:
     async def _forget(self, data: bytes) -> None:
         """Tell it, and wait for the own workers: they read in order, so that one that then gives numbers has heard."""
         self.tell(data)
-        self._census.heard(data)
+        self._binding_counts.heard(data)
         await self._workers.refresh()
 
     def _told(self, data: bytes) -> None:
@@ -294,7 +294,7 @@ class Supervisor:
         if data is not None:
             self._workers.tell(Broadcast(data))
             self.account_states.heard(data)
-            self._census.heard(data)
+            self._binding_counts.heard(data)
             self._access.heard(data)
 
     # The admin listener.
@@ -311,7 +311,7 @@ class Supervisor:
             self._forget,
         )
         access = self._access
-        registry.register(access.tries)
+        registry.register(access.failed_logins)
         desks = Desks(
             scrape=self._exposition.encoded, readiness=self._readiness, pool=self._show_pool,
             accounts=self._accounts, conversations=conversations,
@@ -378,7 +378,7 @@ class Supervisor:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._tasks[0]), 3)
         await self._admin.finish()
-        await self._census.close()
+        await self._binding_counts.close()
         await self._level_reader.close()
         await self._bindings.close()
         await self._usage.close()

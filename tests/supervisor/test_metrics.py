@@ -120,9 +120,9 @@ async def account_states():
     await made.aclose()
 
 
-def gauges(account_states: AccountStates, bound: dict[str, int] | None) -> Gauges:
+def gauges(account_states: AccountStates, bindings: dict[str, int] | None) -> Gauges:
     levels = Levels(cast(Any, None), list, list, lambda: 0.0)
-    return Gauges(account_states, lambda: {"a": 3, "gone": 1}, lambda: bound, levels)
+    return Gauges(account_states, lambda: {"a": 3, "gone": 1}, lambda: bindings, levels)
 
 
 async def test_accounts_of_the_pool_and_no_others_have_requests_and_bindings(account_states):

@@ -33,7 +33,7 @@ def browser_routes(access: Access) -> list[Route]:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
             raise ApiError(415, f"A token is sent as {FORM}")
         token, call.who = _token(await call.body()), None
-        await asyncio.sleep(access.tries.pause)
+        await asyncio.sleep(access.failed_logins.pause)
         try:
             call.who = access.login(request, token)
         except ApiError as error:

@@ -18,7 +18,7 @@ import structlog
 from gateway.admin.dashboard.rates import Numbers, Rates, sample_of
 from gateway.admin.dashboard.viewers import Viewers, event
 from gateway.admin.desks.cached import Cached
-from gateway.admin.desks.cost_to_date import EVERY, Spent
+from gateway.admin.desks.cost_to_date import EVERY, CostToDate
 from gateway.admin.desks.levels import Levels
 from gateway.config.rules import moment_text
 from gateway.records import Finished
@@ -64,9 +64,9 @@ class Live:
     """Of `gateway`. Call `looked` whenever the workers have told their numbers, and `finished` with their requests; let
     `run` run."""
 
-    def __init__(self, gateway: Gateway, spent: Spent, levels: Levels) -> None:
+    def __init__(self, gateway: Gateway, cost_to_date: CostToDate, levels: Levels) -> None:
         self._gateway = gateway
-        self._spent = Cached(spent.look, EVERY)
+        self._cost_to_date = Cached(cost_to_date.look, EVERY)
         self._levels = levels
         self._began = monotonic()
         self._rates = Rates(self._began)
@@ -137,7 +137,7 @@ class Live:
         numbers = self._rates.numbers()
         alive, configured = self._gateway.workers()
         own, of_workers = self._gateway.modes(), self._rates.latest.degraded
-        spent = None if own.get("store") else await self._spent.get()
+        cost = None if own.get("store") else await self._cost_to_date.get()
         answer: dict[str, Any] = {
             "at": moment_text(round(time(), 3)),
             "uptime_seconds": round(monotonic() - self._began),
@@ -150,7 +150,7 @@ class Live:
             "ttft_seconds": {"p50": _short(numbers.ttft_p50), "p95": _short(numbers.ttft_p95)},
             "overhead_seconds": {"p50": _short(numbers.overhead_p50), "p99": _short(numbers.overhead_p99)},
             "cache_hit_rate": _short(numbers.cache_hit_rate),
-            "spent": spent or _UNKNOWN,
+            "spent": cost or _UNKNOWN,
             "degraded": sorted({name for modes in (own, of_workers) for name, count in modes.items() if count}),
             "accounts": dict(self._gateway.states()),
         }
@@ -186,7 +186,7 @@ class Live:
     def close(self) -> None:
         """End all streams: the gateway stops."""
         self._viewers.close()
-        self._spent.close()
+        self._cost_to_date.close()
         self._levels.close()
 
     def _requests(self, rows: Iterable[Any]) -> bytes:

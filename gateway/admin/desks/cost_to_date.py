@@ -18,7 +18,7 @@ class Store(Protocol):
     async def sum(self, span: Span, groups: tuple[str, ...], only: Mapping[str, frozenset[str]]) -> Sums: ...
 
 
-class Spent:
+class CostToDate:
     """`now()` gives Unix seconds."""
 
     def __init__(self, store: Store, now: Callable[[], float]) -> None:

@@ -28,17 +28,17 @@ _TRIP = 200  # conversations read together
 _OF_BINDINGS = b"}:b:"  # in the keys of conversations: see store.bindings.record_key
 
 _flushed = msgspec.msgpack.Decoder(Forget).decode
-log = structlog.get_logger("gateway.census")
+log = structlog.get_logger("gateway.binding_counts")
 
 
-class Census:
-    """Of the store at `url`. `bound` are the bindings by workspace (a conversation has one for each model that it talks
-    to), as the last whole round has found them; during the first round, what the keys seen so far let expect. None
-    while nobody knows."""
+class BindingCounts:
+    """Of the store at `url`. `counts` are the bindings by workspace (a conversation has one for each model that it
+    talks to), as the last whole round has found them; during the first round, what the keys seen so far let expect.
+    None while nobody knows."""
 
     def __init__(self, url: str) -> None:
         self._redis = open_redis(url)
-        self.bound: Mapping[str, int] | None = None
+        self.counts: Mapping[str, int] | None = None
         self._whole = False  # a round has come to its end
         self._begin()
 
@@ -54,7 +54,7 @@ class Census:
             try:
                 await self.look()
             except StoreDown:
-                self.bound, self._whole = None, False
+                self.counts, self._whole = None, False
                 self._begin()
             except Exception:  # whatever it was, the next look must come
                 log.exception("counting conversations failed")
@@ -77,11 +77,11 @@ class Census:
         except FAILURES as error:
             raise StoreDown(str(error) or type(error).__name__) from None
         if not nodes:
-            self.bound, self._whole = self._found, True
+            self.counts, self._whole = self._found, True
             self._begin()
         elif not self._whole and self._seen:
             part = min(1.0, self._seen / max(1, self._size))
-            self.bound = {workspace: round(count / part) for workspace, count in self._found.items()}
+            self.counts = {workspace: round(count / part) for workspace, count in self._found.items()}
 
     async def _scan(self, node: Any) -> None:
         self._cursor, keys = await node.execute_command("SCAN", self._cursor, "COUNT", AT_ONCE)
@@ -96,8 +96,8 @@ class Census:
             workspace = _flushed(data).workspace
         except msgspec.MsgspecError:  # another fact
             return
-        if workspace and self.bound is not None:
-            self.bound = {**self.bound, workspace: 0}
+        if workspace and self.counts is not None:
+            self.counts = {**self.counts, workspace: 0}
         self._found.pop(workspace, None)
 
     async def _primaries(self) -> list[Any]:

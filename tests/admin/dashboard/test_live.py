@@ -11,7 +11,7 @@ import pytest
 
 from gateway.admin.dashboard import live as module
 from gateway.admin.dashboard.live import Live
-from gateway.admin.desks.cost_to_date import Spent
+from gateway.admin.desks.cost_to_date import CostToDate
 from gateway.admin.desks.levels import Levels
 from gateway.records import Finished
 from gateway.store.client.connection import StoreDown
@@ -57,7 +57,7 @@ class Away:
 
 
 def live_of(gateway: Gateway) -> Live:
-    return Live(gateway, cast(Spent, Away()), Levels(cast(Any, None), list, list, lambda: 0.0))
+    return Live(gateway, cast(CostToDate, Away()), Levels(cast(Any, None), list, list, lambda: 0.0))
 
 
 def record(name: str) -> Finished:
