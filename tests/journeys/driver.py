@@ -28,6 +28,7 @@ from gateway.core.routing.document import PoolDocument
 from gateway.core.spending.keyring import Stored
 from gateway.listen.server import Server as Listener
 from gateway.records import Finished
+from gateway.store.client.client import StoreDown
 from gateway.store.ledger.journal import read as read_journal
 from gateway.store.ledger.ledger import Entry, UsageJournal, unpack
 from gateway.store.pool.shared_keys import encode as encode_keys
@@ -51,6 +52,7 @@ CALLERS = [
     {"id": "carol", "key": KEYS["carol"], "team": "research"},
     {"id": "dora", "key": KEYS["dora"]},
 ]
+BEAT = 2.0  # seconds between heartbeats of the supervisor
 CALM = 0.6  # seconds after the last answer in which what nobody waits for comes to its end
 
 
@@ -143,6 +145,7 @@ class Stage:
         self._gateway: Gateway | None = None
         self.listener: Listener
         self.lines = _Lines()
+        self.calm_at = 0.0
         world.origins[rig.server.path] = self.store.accept
         for name in journey.pool:
             world.origins[f"{name}.test"] = partial(self.upstream.accept, name)
@@ -178,17 +181,30 @@ class Stage:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(account.transport.aclose(), 1.0)
 
+    # As its supervisor does it.
+
+    def turn(self, state: str) -> None:
+        """The store is so from now on. The next heartbeat finds out whether it may have lost something."""
+        self.store.turn(state)
+        self.world.call_later(BEAT, self._beat)
+        self.calm_at = self.world.clock.now + BEAT
+
+    def _beat(self) -> None:
+        if self.store.state == "here":
+            self.gateway.reseed()
+            self._store_returned(0)
+
     def _store_returned(self, since: int) -> None:
-        """The supervisor's part: tell the store what was journaled meanwhile."""
+        """Tell the store what was journaled since then."""
+        self._replaying = asyncio.create_task(self._replay(since))
 
-        async def replay() -> None:
-            async def run(script: Any, args: Any) -> Any:
-                return await self.gateway.store.call(script, args)
+    async def _replay(self, since: int) -> None:
+        async def run(script: Any, args: Any) -> Any:
+            return await self.gateway.store.call(script, args)
 
+        with contextlib.suppress(StoreDown):  # once more at the next heartbeat
             now = int(self.world.clock.wall * 1000)
             await UsageJournal(self.rig.folder / "usage").replay(run, now, since)
-
-        self.replaying = asyncio.create_task(replay())
 
     # The play.
 
@@ -212,7 +228,7 @@ class Stage:
         tasks = [asyncio.create_task(self._do(*each)) for each in journey.does]
         calls = await asyncio.gather(*[self._ask(each) for each in journey.asks])
         await asyncio.gather(*tasks)
-        await asyncio.sleep(CALM)
+        await asyncio.sleep(max(0.0, self.calm_at - self.world.clock.now) + CALM)
         self.records = list(self.gateway.ended)
         records = self.records[before:]
         problems = list(self._problems(list(zip(journey.asks, calls, strict=True)), records))
@@ -238,13 +254,15 @@ class Stage:
             headers.append(("content-type", "application/json"))
         call = Call(self.world)
         call.connect()
-        if ask.pieces:
+        sending = None
+        if ask.raw:
+            call.pipe.say(ask.raw)
+        elif ask.pieces:
             call.pipe.say(request(ask.method, ask.path, headers, None))
             sending = asyncio.create_task(self._send(call, ask))
         else:
             body = ask.payload if ask.body is not None or ask.method == "POST" else None
             call.pipe.say(request(ask.method, ask.path, headers, body))
-            sending = None
         call.asked_at = self.world.clock.now
         if ask.gone is not None:
             await asyncio.wait((call.done,), timeout=ask.gone)
@@ -304,9 +322,9 @@ class Stage:
                 yield f"bound to {bound!r}, not {journey.bound!r}"
         yield from self._left_behind()
         yield from self._books().problems()
-        errors = tuple(each["event"] for each in self.logs if each["log_level"] in ("error", "exception", "critical"))
-        if errors != journey.errors:
-            yield f"logged {errors}, not {journey.errors}"
+        errors = {each["event"] for each in self.logs if each["log_level"] in ("error", "exception", "critical")}
+        if errors != set(journey.errors):
+            yield f"logged {errors}, not {set(journey.errors)}"
         for complaint in self.complaints:
             yield f"the event loop complains: {complaint}"
 
@@ -382,7 +400,7 @@ class Stage:
             lines.append(
                 f"  {asked.at - 10_000:.2f} s: {asked.account} {asked.method} {asked.path} {asked.body[:100]!r}"
             )
-        lines += [f"  log {each}" for each in self.logs[:20]]
+        lines += [f"  said {each}" for each in self.logs[:20]]
         return "\n".join(lines)
 
 
@@ -411,7 +429,7 @@ def _interrupt(stage: Stage, reason: str = "drain") -> None:
 
 
 ACTIONS: dict[str, Callable[..., Any]] = {
-    "store": lambda stage, state: stage.store.turn(state),
+    "store": Stage.turn,
     "stop": _interrupt,
 }
 

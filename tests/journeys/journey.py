@@ -50,8 +50,8 @@ class Want:
 class Ask:
     """A request, `at` seconds after the journey has begun. `conversation` names the one that has its home on these
     accounts, by rank: `a b` is at home on a, then on b; None: it names none. `gone`: the client hangs up so many
-    seconds after it asked (`how`: close or reset). `pieces`: the body comes so instead of at once. `deaf`: it reads
-    nothing, for so long. `pipelined`: it is asked on the connection of the request before."""
+    seconds after it asked (`how`: close or reset). `pieces`: the body comes so, instead of at once. `raw`: these bytes
+    are sent instead of a proper request."""
 
     want: Want = field(default_factory=Want)
     at: float = 0.0
@@ -62,6 +62,7 @@ class Ask:
     body: Json | bytes | None = None
     headers: tuple[tuple[str, str], ...] = ()
     pieces: tuple[Piece, ...] = ()
+    raw: bytes = b""
     gone: float | None = None
     how: str = "close"
 
