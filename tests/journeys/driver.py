@@ -40,6 +40,7 @@ from gateway.worker.request.exchange import new_request_id
 from tests.journeys.books import Books
 from tests.journeys.http import Call, Upstream, request
 from tests.journeys.journey import MODEL, Ask, Journey, usual
+from tests.journeys.parts import PARTS
 from tests.journeys.store import Server, Store
 from tests.journeys.verdict import unlike
 from tests.journeys.world import World, turned
@@ -146,6 +147,7 @@ class Stage:
         self.listener: Listener
         self.lines = _Lines()
         self.calm_at = 0.0
+        self.mended = contextlib.ExitStack()
         world.origins[rig.server.path] = self.store.accept
         for name in journey.pool:
             world.origins[f"{name}.test"] = partial(self.upstream.accept, name)
@@ -175,6 +177,7 @@ class Stage:
 
     async def close(self) -> None:
         """End it, as far as it has begun."""
+        self.mended.close()
         if self._gateway is not None:
             await self.gateway.close()
             for account in self.gateway.pool.accounts.values():
@@ -224,7 +227,7 @@ class Stage:
         self.upstream.asked.clear()
         self.upstream.tried.clear()
         if journey.breaks:
-            PARTS[journey.breaks](self)
+            self._break(*PARTS[journey.breaks])
         tasks = [asyncio.create_task(self._do(*each)) for each in journey.does]
         calls = await asyncio.gather(*[self._ask(each) for each in journey.asks])
         await asyncio.gather(*tasks)
@@ -290,6 +293,17 @@ class Stage:
             if list(ring.rank(key))[: len(wanted)] == wanted:
                 return name
         raise AssertionError
+
+    def _break(self, owner: Any, name: str) -> None:
+        """Let a part of the gateway raise an exception the next time it is used."""
+        whole = vars(owner)[name]
+
+        def broken(*args: Any, **more: Any) -> Any:
+            setattr(owner, name, whole)
+            raise RuntimeError("broken on purpose")
+
+        setattr(owner, name, broken)
+        self.mended.callback(setattr, owner, name, whole)
 
     # Afterwards.
 
@@ -387,6 +401,7 @@ class Stage:
             counted=int(counted),
             journal=_entries(read_journal(self.rig.folder / "usage")),
             ledger=_entries(ledger) if self.store.state == "here" else None,
+            broken=self.journey.breaks.removeprefix("the "),
         )
 
     def _story(self, calls: list[Call], records: list[Finished]) -> str:
@@ -432,5 +447,3 @@ ACTIONS: dict[str, Callable[..., Any]] = {
     "store": Stage.turn,
     "stop": _interrupt,
 }
-
-PARTS: dict[str, Callable[[Stage], None]] = {}

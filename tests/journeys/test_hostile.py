@@ -182,6 +182,7 @@ SIZES = [
     ),
 ]
 
+POST = b"POST /v1/messages HTTP/1.1\r\nhost: x\r\n"
 LONG_ID = "i" * 257
 HEADS = [
     journey(
@@ -225,7 +226,7 @@ HEADS = [
         "a length beside chunks is no request",
         Ask(
             Want(status=400, error="invalid_request_error", record=None),
-            raw=b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+            raw=POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         ),
         asked="",
     ),

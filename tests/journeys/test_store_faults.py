@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.journeys.driver import CALLERS, KEYS, Rig
+from tests.journeys.driver import CALLERS, Rig
 from tests.journeys.http import Answer
-from tests.journeys.journey import Ask, Journey, Want, as_json, ask, good, journey, limited, stream, usage, whole_stream
+from tests.journeys.journey import Ask, Journey, Want, as_json, ask, good, journey, limited, stream, whole_stream
 
 # What may be wrong with it, and whether a request then goes without it.
 STATES = {
@@ -42,8 +42,9 @@ def through(state: str, streamed: bool, warm: bool) -> Journey:
     """A request while it is so, and the next one afterwards: both where the conversation lives."""
     without = STATES[state]
     route = "stateless" if without else "bound" if warm else "new"
+    what = f"{'warm' if warm else 'new'} conversation's {'stream' if streamed else 'request'}"
     return journey(
-        f"a {'warm' if warm else 'new'} conversation's {'stream' if streamed else 'request'} while the store {named(state)}",
+        f"a {what} is served while the store {named(state)}",
         ask(stream=streamed, at=1.0, want=Want(by="a", attempts=1, route=route, used=(100, 20), money=200_000)),
         ask(stream=streamed, at=20.0, want=Want(by="a", attempts=1, used=(100, 20))),
         given=(ask(),) if warm else (),
@@ -54,9 +55,7 @@ def through(state: str, streamed: bool, warm: bool) -> Journey:
     )
 
 
-THROUGH = [
-    through(state, streamed, warm) for state in STATES for streamed in (False, True) for warm in (False, True)
-]
+THROUGH = [through(state, streamed, warm) for state in STATES for streamed in (False, True) for warm in (False, True)]
 
 
 def during(state: str, at: float, phase: str) -> Journey:
@@ -74,7 +73,9 @@ def during(state: str, at: float, phase: str) -> Journey:
 
 
 DURING = [
-    during(state, at, phase) for state in STATES for at, phase in ((0.5, "before the head of"), (4.5, "in the middle of"))
+    during(state, at, phase)
+    for state in STATES
+    for at, phase in ((0.5, "before the head of"), (4.5, "in the middle of"))
 ]
 
 
