@@ -221,8 +221,10 @@ class Gateway:
 
     def _observe(self, record: Finished, admit_time: float) -> None:
         self.ended.append(record)
-        self._request_log.request(record)
-        self.metrics.observe(record, admit_time)
+        try:
+            self.metrics.observe(record, admit_time)
+        finally:
+            self._request_log.request(record)
         if record.span_id:
             self.tracing.finished(record)
 

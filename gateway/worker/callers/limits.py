@@ -273,13 +273,17 @@ class Accounting:
             if not self.full:
                 self.full = True
                 log.error("the journal of usage cannot be written", reason=str(error))
+        finally:
+            self._post(entry, packed, debits, renewal)
+        return entry
+
+    def _post(self, entry: Entry, packed: bytes, debits: bytes, renewal: tuple[Arg, ...] | None) -> None:
         with suppress(StoreDown):  # the journal tells it
             self._store.post(*to_settle(entry, packed, debits, renewal))
-            tenant = tenant_of(record.caller, record.team)
+            tenant = tenant_of(entry.caller, entry.team)
             if tenant not in self._enrolled:  # readers need not wait for the next sweep
                 self._enrolled.add(tenant)
                 self._store.post(*to_enroll((tenant,)))
-        return entry
 
     def renew(self, running: Iterable[Reservation]) -> None:
         """Keep the slots of requests that are still running."""
