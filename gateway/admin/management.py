@@ -142,7 +142,7 @@ def key_routes(desk: Keys) -> list[Route]:
             method="PATCH", path="/admin/v1/callers/{id}", handler=change, role=OPERATE, action="caller.change",
             about="Give a caller made at run time other limits, models or notes",
             params=(Param("id", "of the caller", schemas.TEXT, required=True),), body=schemas.CALLER_CHANGE,
-            may=(404, 409, 503), good={200: Good("The caller and its keys", schemas.CALLER)},
+            may=(404, 409, 503), good={200: Good("The caller and its keys", schemas.CHANGED_CALLER)},
         ),
         Route(
             method="DELETE", path="/admin/v1/keys/{id}", handler=revoke, about="End a key, everywhere and for good",

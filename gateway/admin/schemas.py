@@ -200,6 +200,7 @@ _KEY = {
     "replaced_by": maybe(TEXT),
 }
 CALLER = record(**_CALLER, keys=many(record(**_KEY)))
+CHANGED_CALLER = record(**_CALLER, keys=many(record(**_KEY)), warnings=many(TEXT))
 KEY = record(**{**_CALLER, **_KEY})
 _SHOWN_ONCE = {**TEXT, "description": "the key itself, which is shown this once"}
 NEW_KEY = record(**{**_CALLER, **_KEY}, key=_SHOWN_ONCE, warnings=many(TEXT))

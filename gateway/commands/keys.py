@@ -89,8 +89,7 @@ def create(
         "expires_in": expires,
     }
     made = admin_of(config, url, token_file).ask("POST", "keys", _given(body))
-    for warning in made.get("warnings", ()):  # an older gateway gives none
-        typer.echo(f"warning: {warning}", err=True)
+    _warn(made)
     _hand_out(made, f"{made['id']} of {made['caller']}", as_json)
 
 
@@ -123,10 +122,16 @@ def limit(
         limits["budget_usd"] = {name: _amount(value) for name, value in budget.items()}
     changes = _given({"limits": limits or None, "models": model})
     changed = admin_of(config, url, token_file).ask("PATCH", f"callers/{quote(caller, safe='')}", changes)
+    _warn(changed)
     if as_json:
         print_json(changed)
     else:
         _print_table([changed])
+
+
+def _warn(answer: dict[str, Any]) -> None:
+    for warning in answer.get("warnings", ()):  # an older gateway gives none
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def _amount(text: str) -> float | None:

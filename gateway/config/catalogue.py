@@ -89,7 +89,7 @@ def merged(models: Models) -> Catalogue:
     own = {name: _model(name, entry, known) for name, entry in models.catalogue.items()}
     added = [model for name, model in own.items() if known.exact(name) is None]
     every = (*added, *(own.get(model.id, model) for model in known))
-    default = next((model.price for model in every if models.default in (model.id, *model.aliases)), None)
+    default = next((model.price for model in every if models.default in model.names), None)
     return Catalogue(every, as_of=known.as_of, default=default)
 
 
@@ -123,7 +123,7 @@ def pattern_warnings(
     lists by id. What an account serves by name, and an alias, may be used by callers too. Accounts that are `told` of
     elsewhere are left out."""
     known = merged(models)
-    names = [name for model in known for name in (model.id, *model.aliases)]
+    names = [name for model in known for name in model.names]
     served = [name for listed in accounts.values() for name in listed if not _is_pattern(name)]
     others = {account: listed for account, listed in accounts.items() if account not in told}
     warnings = []
@@ -217,14 +217,14 @@ def _models(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> An
             given = node.value["catalogue"].node.value[name]
             place = given.node.value.get(wrong.key, given)
             reader.fail(place.line, ".".join(filter(None, (join(f"{path}.catalogue", name), wrong.key))), str(wrong))
-    names = {name for model in models.values() if not model.retired for name in (model.id, *model.aliases)}
+    names = {name for model in models.values() if not model.retired for name in model.names}
     for alias, target in values["aliases"].items():
         line, place = node.value["aliases"].node.value[alias].line, join(f"{path}.aliases", alias)
         if alias in names:
             reader.fail(line, place, "is the name of a model, which it would hide; choose another")
         elif target in values["aliases"]:
             reader.fail(line, place, "stands for an alias; write the model that is meant")
-    if not any(values["default"] in (model.id, *model.aliases) for model in models.values()):
+    if not any(values["default"] in model.names for model in models.values()):
         line = node.value["default"].line if "default" in node.value else node.line
         reader.fail(line, join(path, "default"), f"is no model that has a price; {_nearest(values['default'], known)}")
     return values if len(reader.problems) == before else BAD

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib.util import find_spec
@@ -32,9 +32,9 @@ from gateway.core.spending.pricing import Catalogue
 
 __all__ = [
     "ADMIN", "ROLES", "Account", "Admin", "AdminToken", "Affinity", "Budget", "Caller", "CallerLimits", "Config",
-    "ConfigError", "Limits", "Log", "ModelEntry", "Models", "Team", "Timeouts", "Tracing", "catalogue_of",
-    "config_warnings", "decode", "describe", "encode", "load", "load_default_path", "parse_listen", "schema",
-    "undefined_team",
+    "ConfigError", "Limits", "Log", "ModelEntry", "Models", "Team", "Timeouts", "Tracing", "caller_warnings",
+    "catalogue_of", "config_warnings", "decode", "describe", "encode", "load", "load_default_path", "parse_listen",
+    "schema", "undefined_team",
 ]  # fmt: skip
 
 load_default_path = Path("gateway.yaml")
@@ -138,7 +138,11 @@ class Account(Frozen, frozen=True, kw_only=True):
     weight: Annotated[float, Number(above=0, most=1e9), "share of conversations, relative to the others"] = 1.0
     organization: Annotated[str, _ID, "limit domain; default: the account id"] = ""
     workspace: Annotated[str, _ID, "cache domain; default: the account id"] = ""
-    models: Annotated[tuple[str, ...], _PATTERNS, "models it serves, * matches anything"] = ("*",)
+    models: Annotated[
+        tuple[str, ...],
+        _PATTERNS,
+        "models it serves: names, each of which means all names of its model, or patterns with *",
+    ] = ("*",)
     max_concurrency: Annotated[int | None, _COUNT, "requests in flight at most, over all processes"] = None
     state: Annotated[str, Choice(STATES), "draining takes no new conversations, disabled serves nothing"] = "active"
     drain_until: Annotated[float | None, Moment(), "when draining ends and it is as if disabled"] = None
@@ -178,7 +182,11 @@ class Caller(Frozen, frozen=True, kw_only=True):
     id: Annotated[str, Text(check.identifier, check.ID_PATTERN, once="caller id"), "name; it stays while keys rotate"]
     digests: Annotated[tuple[str, ...], Derived(check.shortened)] = ()
     team: Annotated[str | None, _ID, "team that shares tenancy and budgets' reports"] = None
-    models: Annotated[tuple[str, ...], _PATTERNS, "models it may use, * matches anything"] = ("*",)
+    models: Annotated[
+        tuple[str, ...],
+        _PATTERNS,
+        "models it may use: names, each of which means all names of its model, or patterns with *",
+    ] = ("*",)
     limits: Annotated[CallerLimits, "limits of this caller"] = CallerLimits()
     share: Annotated[
         Literal["caller", "team"] | None, Choice(_SHARES), "who shares its files and batches; default: the top level's"
@@ -484,6 +492,13 @@ def undefined_team(team: str | None, defined: Collection[str]) -> str:
     return f"{words}; {nearest(team, defined, 'those that are')}" if defined else words
 
 
+def caller_warnings(config: Config, caller: str, team: str | None, models: Sequence[str]) -> list[str]:
+    """What of a caller made at run time is allowed and yet hardly meant, in words for people."""
+    problem = undefined_team(team, [each.id for each in config.teams])
+    accounts = {account.id: account.models for account in config.accounts}
+    return [*([problem] if problem else []), *pattern_warnings(config.models, accounts, {caller: models}, accounts)]
+
+
 def config_warnings(config: Config, told: Collection[str] = ()) -> list[str]:
     """What is allowed and yet hardly meant, one line each, without secrets. Of the accounts that are `told` of by
     whoever has asked them, `models` and `base_url` are left out."""
@@ -493,7 +508,10 @@ def config_warnings(config: Config, told: Collection[str] = ()) -> list[str]:
     if not config.keys:
         warnings.append("keys is empty: only keys made with `gateway keys create` are accepted")
     patterns = {pattern for account in config.accounts for pattern in account.models}
-    warnings += model_warnings(config.models, lambda model: any(fnmatchcase(model, pattern) for pattern in patterns))
+    every_name = catalogue_of(config).names
+    warnings += model_warnings(
+        config.models, lambda model: any(fnmatchcase(name, each) for name in every_name(model) for each in patterns)
+    )
     warnings += pattern_warnings(
         config.models,
         {account.id: account.models for account in config.accounts},

@@ -94,7 +94,7 @@ class Gateway:
         self.store_returned: Callable[[int], None] = lambda since: None  # what was journaled meanwhile is to be told
         self._away_since = 0  # of the store (Unix ms); 0 while it is there, or was never seen
         self.pool = Pool(config)
-        self.router = Router(limit_class, self._tell, self.pool.free)
+        self.router = Router(limit_class, self._tell, self.pool.free, lambda model: self.catalogue.names(model))
         self.apply(document)
         self._process = process
         self._request_log = request_log
@@ -116,7 +116,9 @@ class Gateway:
         )  # fmt: skip
         self._introduce()
         self.upkeep = Upkeep(config, self.proxy.live, self._settlement, self.accounting)
-        self._by_model = (bound_thinking.cache_clear, limit_class.cache_clear, self.metrics.forget_models)
+        self._by_model = (
+            bound_thinking.cache_clear, limit_class.cache_clear, self.metrics.forget_models, self.router.forget_models
+        )  # fmt: skip
         self._cold = Starlette(
             routes=[
                 Route("/healthz", self._healthz, methods=["GET"]),

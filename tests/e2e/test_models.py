@@ -116,9 +116,25 @@ async def test_a_caller_sees_what_it_may_use(named: Gateway):
 async def test_only_what_an_account_serves_is_listed(launch: Launch, sim: Simulator):
     gateway = launch(accounts=accounts_of(sim, 2, models=["claude-haiku-4-*", "claude-own-1"]))
     found = await models(gateway)
-    assert MODEL in found and "claude-own-1" in found
-    assert {each.rpartition("-")[0] for each in found} == {"claude-haiku-4", "claude-own"}
+    assert found == ["claude-own-1", f"{MODEL}-20251001"]
     assert_error(await ask(gateway, path=f"/v1/models/{LARGER}"), 404, "not_found_error")
+
+
+async def test_a_name_in_a_list_means_every_name_of_its_model(launch: Launch, sim: Simulator):
+    one, two = accounts_of(sim, 2)
+    gateway = launch(
+        accounts=[{**one, "models": [MODEL]}, {**two, "models": ["claude-sonnet-4-5-20250929"]}],
+        keys=[{"id": "alice", "key": ALICE, "models": [f"{MODEL}-20251001", "claude-sonnet-4-5"]}],
+    )
+    for name in (MODEL, f"{MODEL}-20251001"):
+        answer = await ask(gateway, message(model=name), conversation())
+        assert (answer.status, answer.account) == (200, one["id"])
+    for name in ("claude-sonnet-4-5", "claude-sonnet-4-5-20250929"):
+        answer = await ask(gateway, message(model=name), conversation())
+        assert (answer.status, answer.account) == (200, two["id"])
+        assert (await ask(gateway, path=f"/v1/models/{name}")).json()["id"] == "claude-sonnet-4-5-20250929"
+    assert await models(gateway) == [f"{MODEL}-20251001", "claude-sonnet-4-5-20250929"]
+    assert_error(await ask(gateway, message(model=LARGER), conversation()), 403, "permission_error")
 
 
 # -- Aliases ----------------------------------------------------------------------------------------------------------

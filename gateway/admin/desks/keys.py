@@ -16,7 +16,7 @@ import structlog
 from gateway.config import checks as check
 from gateway.config.checks import shortened
 from gateway.config.rules import BAD, Number, Reader, Rule, Text, moment_text
-from gateway.config.schema import Caller, Config, undefined_team
+from gateway.config.schema import Caller, Config, caller_warnings, undefined_team
 from gateway.config.sections import simple, struct_fields
 from gateway.config.source import Entry, Node, Problem
 from gateway.core.spending.keyring import ACTIVE, EXPIRED, CallerRecord, KeyRecord, Stored
@@ -173,15 +173,14 @@ class Keys:
             new = await self._create(name, given, lifetime)
         log.info("key created", key=new.id, caller=name)
         shown = await self._shown(new.id)
-        problem = self._undefined_team(shown["team"])
-        return {"key": new.secret, **shown, "warnings": [problem] if problem else []}
+        return {"key": new.secret, **shown, "warnings": self._warnings(shown)}
 
-    def _undefined_team(self, team: str | None) -> str:
-        return undefined_team(team, [each.id for each in self._config().teams])
+    def _warnings(self, shown: Mapping[str, Any]) -> list[str]:
+        return caller_warnings(self._config(), shown["caller"], shown["team"], shown["models"])
 
     async def _create(self, name: str, given: Mapping[str, Any], lifetime: int) -> NewKey:
         """For a caller that no file defines, perhaps a new one."""
-        problem = self._undefined_team(given.get("team"))
+        problem = undefined_team(given.get("team"), [each.id for each in self._config().teams])
         if problem and self._config().teams_strict:
             raise ApiError(400, f"{name}: {problem}")
         wanted = {field: given[field] for field in _DEFINING if field in given}
@@ -235,7 +234,8 @@ class Keys:
                 continue
             await self._settled()
             log.info("caller changed", caller=name, fields=sorted({*wanted, *limits}))
-            return self._shown_with_keys(name)
+            shown = self._shown_with_keys(name)
+            return {**shown, "warnings": self._warnings(shown)}
         raise ApiError(503, f"{name} changes faster than it can be agreed on")
 
     async def rotate(self, key: str, body: bytes) -> dict[str, Any]:

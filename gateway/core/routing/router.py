@@ -38,17 +38,20 @@ _OPEN: State = (OPEN, 0.0)
 
 class Router(Standing):
     """`classify(model)` names the class whose limits a model shares; `tell` spreads facts to other processes; `free`
-    says whether an account has a slot now. `held` are the accounts whose credentials this process has."""
+    says whether an account has a slot now; `names(model)` are all names of a model: an account whose list has one of
+    them serves it. `held` are the accounts whose credentials this process has."""
 
     def __init__(
         self,
         classify: Classify,
         tell: Callable[[broadcast.Fact], None] = lambda fact: None,
         free: Callable[[str], bool] = lambda account: True,
+        names: Callable[[str], Iterable[str]] = lambda model: (model,),
     ) -> None:
         super().__init__(tell)
         self.classify = classify
         self.free = free
+        self._names = names
         self.held: frozenset[str] | None = None  # None: all of them
         self._wall = 0.0  # Unix seconds less this process's clock
         self._serves: dict[tuple[str, str], bool] = {}
@@ -67,13 +70,17 @@ class Router(Standing):
                 for member in self.ring.members(entry.workspace, b"\0"):
                     self._ramps.setdefault(entry.workspace, []).append((member.weight, member.since))
 
+    def forget_models(self) -> None:
+        """The catalogue has changed: ask it anew."""
+        self._serves.clear()
+
     # Who may serve.
 
     def serves(self, entry: Entry, model: str) -> bool:
         """Whether the account is meant to serve `model` ("" for any)."""
         known = self._serves.get((entry.id, model))
         if known is None:
-            known = not model or any(fnmatchcase(model, pattern) for pattern in entry.models)
+            known = not model or any(fnmatchcase(name, each) for name in self._names(model) for each in entry.models)
             if len(self._serves) >= MANY:
                 self._serves.clear()
             self._serves[entry.id, model] = known

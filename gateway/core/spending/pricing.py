@@ -62,6 +62,15 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     retired: bool = False
     account_bound_thinking: bool = False  # its thinking blocks are read by the account that produced them alone
 
+    @property
+    def listed_id(self) -> str:
+        """The id under which Anthropic lists it: with its date, where it has one."""
+        return next((name for name in self.names if _DATED.search(name)), self.id)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.id, *self.aliases)
+
     def price_for(self, total_input: int, fast: bool = False) -> Price:
         """The price that applies to a request with `total_input` tokens of input of every class."""
         if fast and self.fast is not None:
@@ -128,7 +137,7 @@ class Catalogue:
         self._by_name: dict[str, Model] = {}
         self._dated: dict[str, Model] = {}  # names with a date that were asked for
         for model in models:
-            for name in (model.id, *model.aliases):
+            for name in model.names:
                 if name in self._by_name:
                     raise ValueError(f"model name {name!r} appears twice")
                 self._by_name[name] = model
@@ -162,6 +171,11 @@ class Catalogue:
                 if found is not None and len(self._dated) < _MAX_DATED:
                     self._dated[model] = found
         return found
+
+    def names(self, model: str) -> tuple[str, ...]:
+        """All names of the model that has this one; the name alone where nobody knows it."""
+        found = self.find(model)
+        return (model,) if found is None else (model, *found.names)
 
     def bill(self, model: str, usage: Usage, batch: bool = False) -> Bill:
         """What one request of that model costs; nothing if neither it nor a default has a price."""

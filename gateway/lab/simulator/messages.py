@@ -151,7 +151,7 @@ class Messages:
 
     def _model(self, name: str, account: Account) -> Model:
         model = self._catalogue.find(name)
-        if model is None or (account.models is not None and model.id not in account.models):
+        if model is None or not account.serves(model.names):
             raise ApiError(404, f"model: {name}")
         return model
 

@@ -14,7 +14,7 @@ __all__ = ["model_list", "model_object"]
 def _object(model: Model) -> dict[str, Any]:
     return {
         "type": "model",
-        "id": model.id,
+        "id": model.listed_id,
         "display_name": model.display_name,
         "created_at": model.created_at,
         "max_input_tokens": model.context,
@@ -23,7 +23,7 @@ def _object(model: Model) -> dict[str, Any]:
 
 
 def _served(catalogue: Catalogue, account: Account) -> list[Model]:
-    return [model for model in catalogue if account.models is None or model.id in account.models]
+    return [model for model in catalogue if account.serves(model.names)]
 
 
 def model_list(catalogue: Catalogue, account: Account, query: dict[str, str]) -> bytes:
@@ -35,7 +35,7 @@ def model_list(catalogue: Catalogue, account: Account, query: dict[str, str]) ->
     if not 1 <= limit <= 1000:
         raise ApiError(400, "limit: Input should be between 1 and 1000")
     models = _served(catalogue, account)
-    ids = [model.id for model in models]
+    ids = [model.listed_id for model in models]
     for name in ("after_id", "before_id"):
         if name in query and query[name] not in ids:
             raise ApiError(400, f"{name}: {query[name]!r} is not a model")
@@ -49,8 +49,8 @@ def model_list(catalogue: Catalogue, account: Account, query: dict[str, str]) ->
         {
             "data": [_object(model) for model in page],
             "has_more": more,
-            "first_id": page[0].id if page else None,
-            "last_id": page[-1].id if page else None,
+            "first_id": page[0].listed_id if page else None,
+            "last_id": page[-1].listed_id if page else None,
         }
     )
 

@@ -3,7 +3,7 @@
 Knows nothing of requests, time or sockets.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,13 +22,17 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One credential. `models` are the ids it may use (None: all)."""
+    """One credential. `models` are names of those it may use (None: all)."""
 
     id: str
     api_key: str
     workspace: str
     organization: str
     models: tuple[str, ...] | None = None
+
+    def serves(self, names: Iterable[str]) -> bool:
+        """Whether it may use the model that has these names."""
+        return self.models is None or not set(self.models).isdisjoint(names)
 
 
 class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

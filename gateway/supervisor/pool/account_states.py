@@ -47,7 +47,9 @@ class AccountStates:
         self._tell = tell
         self._catalogue = catalogue_of(config)
         self._pool = Pool(config)
-        self._router = Router(lambda model: self._catalogue.limit_class(model))
+        self._router = Router(
+            lambda model: self._catalogue.limit_class(model), names=lambda model: self._catalogue.names(model)
+        )
         self._configured = [account.id for account in config.accounts]
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._notes: dict[str, dict[str, str]] = {}  # what accounts' headers said lately
@@ -62,6 +64,7 @@ class AccountStates:
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
         self._catalogue = catalogue_of(config)
+        self._router.forget_models()
         self._configured = [account.id for account in config.accounts]
         for account in self._pool.configure(config, self._router.ring.accounts):
             self._take(broadcast.Back(account, wholly=True))

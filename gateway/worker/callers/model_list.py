@@ -141,10 +141,10 @@ def _known(model: Model, named: list[str], aliases: Container[str]) -> _Entry:
     elif model.retired or model.retires_at is not None:
         lifecycle = "deprecated"
     info = Info(
-        model.id, model.display_name, model.created_at, lifecycle, model.line, model.context, model.max_output,
+        model.listed_id, model.display_name, model.created_at, lifecycle, model.line, model.context, model.max_output,
         retires_at=model.retires_at,
     )  # fmt: skip
-    names = dict.fromkeys((model.id, *model.aliases, *named))
+    names = dict.fromkeys((model.listed_id, *model.names, *named))
     return _Entry(info, tuple(name for name in names if name not in aliases))
 
 

@@ -23,12 +23,13 @@ class Rights:
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
         self.aliases = config.models.aliases
-        names = [pattern for account in config.accounts for pattern in account.models]
-        self._models = Models(catalogue_of(config), self.aliases, names)
+        catalogue = catalogue_of(config)
+        self._names = catalogue.names
+        self._models = Models(catalogue, self.aliases, [name for account in config.accounts for name in account.models])
 
     def check(self, caller: Caller, model: str) -> None:
         """Raise ApiError(403) where the caller may not use the model, or what its name stands for."""
-        if not allowed(caller, model) and not allowed(caller, self.aliases.get(model, model)):
+        if not self.allowed(caller, model) and not self.allowed(caller, self.aliases.get(model, model)):
             raise ApiError(403, f"Your key may not use the model {model}.")
 
     def check_body(self, caller: Caller, peeked: Peek) -> None:
@@ -55,10 +56,11 @@ class Rights:
     def models(self, caller: Caller, name: str, query: bytes) -> bytes:
         """The answer to a request for the model of that name, or for a page of those that the caller may use."""
         if name:
-            return self._models.one(name, lambda model: allowed(caller, model), self._offers)
-        return self._models.listing(lambda model: allowed(caller, model), self._offers, query)
+            return self._models.one(name, lambda model: self.allowed(caller, model), self._offers)
+        return self._models.listing(lambda model: self.allowed(caller, model), self._offers, query)
 
-
-def allowed(caller: Caller, model: str) -> bool:
-    """Whether the caller's key allows `model`."""
-    return any(pattern == "*" or fnmatchcase(model, pattern) for pattern in caller.models)
+    def allowed(self, caller: Caller, model: str) -> bool:
+        """Whether the caller's key allows `model`, by any name that the model has."""
+        if caller.models == _ANY:
+            return True
+        return any(fnmatchcase(name, pattern) for name in self._names(model) for pattern in caller.models)

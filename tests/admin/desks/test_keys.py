@@ -151,6 +151,15 @@ async def test_a_new_caller_gets_a_key_that_is_shown_once(desk):
     assert shown.items() <= {**made, "source": "store"}.items()
 
 
+async def test_models_that_are_none_are_warned_about_when_they_are_given(desk):
+    made = await desk.create(caller="bob", models=["claude-opsu-*", "claude-haiku-4-5-20251001"])
+    words = 'key bob: models: claude-opsu-* fits no model of the catalogue; did you mean "claude-opus-5"?'
+    assert made["warnings"] == [words]
+    changed = await desk.keys.change("bob", b'{"models": ["claude-opsu-*"]}')
+    assert changed["warnings"] == [words]
+    assert (await desk.keys.change("bob", b'{"models": ["claude-opus-*"]}'))["warnings"] == []
+
+
 async def test_a_caller_without_more_may_use_all_models_without_limits_for_ever(desk):
     made = await desk.create(caller="bob", team=None, expires_in=None)
     assert (made["team"], made["models"], made["limits"], made["expires_at"]) == (None, ["*"], {}, None)

@@ -95,6 +95,19 @@ def bill(model: Model, *, batch: bool = False, **usage: Any) -> Bill:
     return CATALOGUE.bill(model.id, Usage(**usage), batch)
 
 
+def test_a_model_has_all_its_names_and_is_listed_under_the_dated_one():
+    catalogue = load_catalogue()
+    names = ("claude-haiku-4-5", "claude-haiku-4-5-20251001")
+    assert {*catalogue.names("claude-haiku-4-5")} == {*catalogue.names("claude-haiku-4-5-20251001")} == {*names}
+    assert catalogue.names("claude-haiku-4-5-20270101") == ("claude-haiku-4-5-20270101", *names)
+    assert catalogue.names("llama") == ("llama",)
+    assert [model.listed_id for model in catalogue if model.listed_id != model.id] == [
+        "claude-opus-4-5-20251101", "claude-haiku-4-5-20251001", "claude-sonnet-4-5-20250929",
+    ]  # fmt: skip
+    sonnet = catalogue.exact("claude-sonnet-4")
+    assert sonnet is not None and sonnet.listed_id == "claude-sonnet-4-20250514"
+
+
 def test_cost_is_the_sum_of_the_token_classes_in_nano_dollars():
     model = CATALOGUE.find("claude-sonnet-4-5")
     assert model is not None

@@ -184,12 +184,12 @@ async def test_models_are_listed_in_pages_and_only_those_of_the_account(client, 
         if not page["has_more"]:
             break
         after = f"&after_id={page['last_id']}"
-    assert sorted(seen) == sorted(model.id for model in load_catalogue())
+    assert sorted(seen) == sorted(model.listed_id for model in load_catalogue())
     back = (await client.get(f"/v1/models?limit=2&before_id={seen[5]}", headers=head)).json()
     assert [model["id"] for model in back["data"]] == seen[3:5] and back["has_more"]
     assert (await client.get("/v1/models?limit=0", headers=head)).status_code == 400
     one = await client.get("/v1/models/claude-opus-4-5-20251101", headers=head)
-    assert one.json()["id"] == "claude-opus-4-5"
+    assert one.json()["id"] == "claude-opus-4-5-20251101"
     assert (await client.get("/v1/models/nothing", headers=head)).status_code == 404
 
 
@@ -199,7 +199,7 @@ async def test_an_account_without_a_model_answers_404_for_it():
         assert (await post(client, sim)).status_code == 404
         assert (await post(client, sim, body(model="claude-haiku-4-5-20251001"))).status_code == 200
         listed = await client.get("/v1/models", headers=headers(world.accounts[0]))
-        assert [model["id"] for model in listed.json()["data"]] == ["claude-haiku-4-5"]
+        assert [model["id"] for model in listed.json()["data"]] == ["claude-haiku-4-5-20251001"]
 
 
 async def test_the_warm_up_probe_needs_no_credential_and_other_paths_are_404(sim, client):

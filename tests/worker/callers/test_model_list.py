@@ -20,8 +20,9 @@ from gateway.errors import ApiError
 from gateway.worker.callers.model_list import Models
 
 CATALOGUE = load_catalogue()
-CURRENT = [model.id for model in CATALOGUE if not model.retired]
-RETIRED = [model.id for model in CATALOGUE if model.retired]
+CURRENT = [model.listed_id for model in CATALOGUE if not model.retired]
+RETIRED = [model.listed_id for model in CATALOGUE if model.retired]
+HAIKU, SONNET = "claude-haiku-4-5-20251001", "claude-sonnet-4-5-20250929"
 
 
 def every(name: str) -> bool:
@@ -64,6 +65,7 @@ def missing(models: Models, name: str, may_use: Any = every, served: Any = every
 
 def test_models_are_those_of_the_catalogue_newest_first_without_the_retired():
     assert ids(Models(CATALOGUE, {})) == CURRENT
+    assert {HAIKU, SONNET, "claude-opus-4-5-20251101", "claude-opus-4-6", "claude-opus-5-5"} <= set(CURRENT)
     dates = [model.created_at for model in CATALOGUE if not model.created_at.startswith("1970")]
     assert dates == sorted(dates, reverse=True)
 
@@ -72,7 +74,7 @@ def test_a_model_has_every_field_of_the_sdk_and_nothing_else():
     shown = one(Models(CATALOGUE, {"fast": "claude-haiku-4-5"}), "claude-sonnet-4-5")
     assert shown == {
         "type": "model",
-        "id": "claude-sonnet-4-5",
+        "id": SONNET,
         "display_name": "Claude Sonnet 4.5",
         "created_at": "2025-09-29T00:00:00Z",
         "lifecycle": "deprecated",
@@ -104,7 +106,7 @@ def test_the_sdk_pages_through_all_of_them(limit: int):
         assert [each.id for each in client.models.list(lifecycle=["retired"])] == RETIRED
         last = client.models.list(limit=limit, before_id=found[-1].id)
         assert [each.id for each in last.data] == [each.id for each in found[:-1][-limit:]]
-        assert client.models.retrieve("claude-opus-4-5-20251101").id == "claude-opus-4-5"
+        assert client.models.retrieve("claude-opus-4-5").id == "claude-opus-4-5-20251101"
 
 
 @given(st.integers(1, 30), st.sets(st.sampled_from(CURRENT)))
@@ -180,15 +182,16 @@ def test_parameters_that_mean_nothing_here_are_ignored():
 
 def test_stages_of_life_can_be_chosen():
     models = Models(CATALOGUE, {})
-    assert ids(models, "lifecycle[]=deprecated") == ["claude-sonnet-4-5"]
-    assert ids(models, "limit=99&lifecycle%5B%5D=retired&lifecycle%5B%5D=deprecated") == ["claude-sonnet-4-5", *RETIRED]
-    assert "claude-sonnet-4-5" not in ids(models, "limit=99&lifecycle=active")
+    assert ids(models, "lifecycle[]=deprecated") == [SONNET]
+    assert ids(models, "limit=99&lifecycle%5B%5D=retired&lifecycle%5B%5D=deprecated") == [SONNET, *RETIRED]
+    assert SONNET not in ids(models, "limit=99&lifecycle=active")
 
 
 def test_only_what_is_served_and_may_be_used_is_there():
     models = Models(CATALOGUE, {"fast": "claude-haiku-4-5"})
-    opus, haiku = only("claude-opus-5", "claude-haiku-4-5"), only("claude-haiku-4-5", "claude-sonnet-5")
-    assert ids(models, may_use=opus, served=haiku) == ["claude-haiku-4-5", "fast"]
+    names = "claude-haiku-4-5", HAIKU
+    opus, haiku = only("claude-opus-5", *names), only(*names, "claude-sonnet-5")
+    assert ids(models, may_use=opus, served=haiku) == [HAIKU, "fast"]
     for name in ("claude-opus-5", "claude-sonnet-5", "claude-fable-5", "no-such-model"):
         assert missing(models, name, opus, haiku) == f"model: {name}"
 
@@ -196,16 +199,14 @@ def test_only_what_is_served_and_may_be_used_is_there():
 def test_a_dated_or_other_name_is_answered_with_the_id():
     models = Models(CATALOGUE, {})
     for name in ("claude-haiku-4-5-20251001", "claude-haiku-4-5", "claude%2Dhaiku-4-5", "claude-haiku-4-5-20260101"):
-        assert one(models, name)["id"] == "claude-haiku-4-5"
+        assert one(models, name)["id"] == HAIKU
 
 
-def test_a_model_that_is_served_by_its_dated_name_alone_is_listed_under_it():
-    models = Models(CATALOGUE, {}, ["claude-haiku-4-5-20251001", "claude-opus-5-20260801"])
-    dated = only("claude-haiku-4-5-20251001", "claude-opus-5-20260801")
-    assert ids(models, served=dated) == ["claude-opus-5-20260801", "claude-haiku-4-5-20251001"]
-    assert ids(models, may_use=dated) == ["claude-opus-5-20260801", "claude-haiku-4-5-20251001"]
-    assert one(models, "claude-haiku-4-5", served=dated)["id"] == "claude-haiku-4-5-20251001"
-    assert "claude-haiku-4-5-20251001" not in ids(models)
+def test_a_model_is_listed_once_under_the_id_that_anthropic_lists():
+    models = Models(CATALOGUE, {}, ["claude-haiku-4-5", HAIKU, "claude-opus-5-20260801"])
+    assert ids(models) == CURRENT and HAIKU in CURRENT
+    haiku = only("claude-haiku-4-5", HAIKU)
+    assert ids(models, served=haiku) == ids(models, may_use=haiku) == [HAIKU]
 
 
 def test_an_alias_is_a_model_of_its_own_beside_the_one_it_stands_for():
@@ -215,16 +216,16 @@ def test_an_alias_is_a_model_of_its_own_beside_the_one_it_stands_for():
     assert (shown["max_tokens"], shown["created_at"]) == (64_000, "2025-10-15T00:00:00Z")
     assert one(models, quote("über/groß", safe=""))["id"] == "über/groß"
     listed = ids(models)
-    place = listed.index("claude-haiku-4-5")
+    place = listed.index(HAIKU)
     assert listed[place + 1 : place + 3] == ["fast", "über/groß"]
     assert [name for name in listed if name in CURRENT] == CURRENT
 
 
 def test_an_alias_is_seen_by_those_who_may_use_it_or_its_model_where_that_is_served():
     models = Models(CATALOGUE, {"fast": "claude-haiku-4-5"})
-    haiku = only("claude-haiku-4-5")
+    haiku = only("claude-haiku-4-5", HAIKU)
     assert ids(models, may_use=only("fast")) == ["fast"]
-    assert ids(models, may_use=haiku) == ["claude-haiku-4-5", "fast"]
+    assert ids(models, may_use=haiku) == [HAIKU, "fast"]
     assert missing(models, "fast", only("claude-opus-5")) == "model: fast"
     assert missing(models, "fast", served=only("claude-opus-5", "fast")) == "model: fast"
 

@@ -30,6 +30,10 @@ def rights(**fields: Any) -> Rights:
         (("claude-haiku-*",), "fast"),
         (("fast",), "fast"),
         (("a", "own-*"), "own-model"),
+        (("claude-haiku-4-5",), "claude-haiku-4-5-20251001"),
+        (("claude-haiku-4-5-20251001",), "claude-haiku-4-5"),
+        (("claude-haiku-4-5",), "claude-haiku-4-5-20270101"),
+        (("claude-haiku-4-5-20251001",), "fast"),
     ],
 )
 def test_a_caller_may_use_what_its_patterns_name_or_what_an_alias_of_theirs_stands_for(patterns, model):
@@ -42,6 +46,7 @@ def test_a_caller_may_use_what_its_patterns_name_or_what_an_alias_of_theirs_stan
         (("claude-haiku-*",), "claude-opus-5"),
         (("claude-opus-*",), "fast"),
         (("fast",), "claude-haiku-4-5"),
+        (("claude-haiku-4-5",), "claude-haiku-4-5-x"),
         (("Claude-haiku-4-5",), "claude-haiku-4-5"),
     ],
 )
@@ -64,7 +69,7 @@ def test_a_caller_sees_the_models_that_it_may_use():
         page = json.loads(rights().models(caller(*patterns), "", b"limit=1000"))
         return [model["id"] for model in page["data"]]
 
-    assert seen("claude-haiku-4-5") == ["claude-haiku-4-5", "fast"]
+    assert seen("claude-haiku-4-5") == ["claude-haiku-4-5-20251001", "fast"]
     assert "own-model" in seen("*") and "claude-opus-5" in seen("*")
     assert json.loads(rights().models(caller("*"), "fast", b""))["id"] == "fast"
     with pytest.raises(ApiError) as unknown:
