@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from operator import add, attrgetter
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -24,16 +24,16 @@ from gateway.core.spending.quota import LEASE as LEASE_FOR
 from gateway.core.spending.quota import SUMS, Labels, Limits, Refused, labels, reservations_key, subject_keys
 from gateway.store.client.connection import Arg
 from gateway.store.ledger.journal import Journal, compact, read
-from gateway.store.scripts import ADMIT, ENROLL, KNOWN, LEASE, RESTORE, SETTLE, SPEND, SWEEP, TAKE, TENANT_LIST, Script
+from gateway.store.scripts import ADMIT, ENROLL, LEASE, REPLAY, RESTORE, SETTLE, SPEND, SWEEP, TAKE, TENANT_LIST, Script
 
 RECORDS = 100_000  # of a tenant, in its stream
 SETTLED_FOR = 3 * 86_400_000  # ms that the store knows which requests are settled
 TOTALS_FOR = 35 * 24  # hours
 STALE = 30_000  # ms after which a reservation without its process is an estimate
 TENANTS = "{pool}:tenants"
-AT_ONCE = 32  # scripts that a replay has under way
 _ROWS = 50  # totals that one script restores, about
-_ASKED = 500  # entries that a replay asks for in one go
+_REPLAYED = 2000  # entries that are replayed together
+_AT_ONCE = 250  # of them that one script counts: the store is busy for as long
 _HOUR = 3_600_000
 Call = tuple[Script, tuple[Arg, ...]]  # what StoreClient.call and redis_py.run are called with
 Run = Callable[[Script, tuple[Arg, ...]], Awaitable[Any]]
@@ -114,17 +114,19 @@ def subjects_of(caller: str, team: str) -> tuple[str, ...]:
 @lru_cache(maxsize=8192)
 def _keys(caller: str, team: str, hour: int) -> tuple[str, ...]:
     """What ledger.lua is given for a request of this hour."""
-    tenant, when = tenant_of(caller, team), labels(hour * _HOUR)
-    keys = [
+    return _keys_of(tenant_of(caller, team), hour, subjects_of(caller, team))
+
+
+def _keys_of(tenant: str, hour: int, subjects: Iterable[str]) -> tuple[str, ...]:
+    when = labels(hour * _HOUR)
+    return (
         reservations_key(tenant),
         f"{{{tenant}}}:x:{when.hour}",
         f"{{{tenant}}}:u:h:{when.hour}",
         f"{{{tenant}}}:u:d:{when.day}",
         f"{{{tenant}}}:s",
-    ]
-    for subject in subjects_of(caller, team):
-        keys += subject_keys(tenant, subject)
-    return tuple(keys)
+        *(key for subject in subjects for key in subject_keys(tenant, subject)),
+    )
 
 
 # The calls, and what their replies say. `now` 0 is the store's own clock.
@@ -255,9 +257,10 @@ class UsageJournal:
         if new:
             await self._tell(run, lambda entry: _place(entry) in new, now)
         settled: set[str] = set()  # estimates that gave way, perhaps to an entry in another gateway's journal
-        for part in _parts([each for each in found.estimates if not _forgotten(each[0], now)]):
-            statuses = await self._settle(run, part, now)
-            settled.update(entry.id for (entry, _), status in zip(part, statuses, strict=True) if status == 0)
+        known = [each for each in found.estimates if not _forgotten(each[0], now)]
+        async for entry, status in self._replay(run, known):
+            if status == 0:
+                settled.add(entry.id)
 
         def fold(records: Iterable[bytes]) -> Iterator[bytes]:
             return _fold(records, found.folded, settled, now, safe_before)
@@ -265,16 +268,24 @@ class UsageJournal:
         await asyncio.to_thread(compact, self._folder, fold)
 
     async def _tell(self, run: Run, wanted: Callable[[Entry], bool], now: int) -> int:
-        """Settle entries that the store does not know, a few at a time; how many those were."""
+        """Have entries counted that the store does not know; how many those were."""
         entries = (each for each in _entries(self._folder) if wanted(each[0]) and not _forgotten(each[0], now))
         counted = 0
-        while many := await asyncio.to_thread(lambda: list(islice(entries, _ASKED))):
-            for part in _parts(await _unknown(run, many)):
-                counted += sum(status in (1, 2) for status in await self._settle(run, part, now))
+        while many := await asyncio.to_thread(lambda: list(islice(entries, _REPLAYED))):
+            async for _, status in self._replay(run, many):
+                counted += status in (1, 2)
         return counted
 
-    async def _settle(self, run: Run, entries: Sequence[_Written], now: int) -> list[int]:
-        return await _together(run, [to_settle(*each, now=now, records=self._records) for each in entries])
+    async def _replay(self, run: Run, entries: Sequence[_Written]) -> AsyncIterator[tuple[Entry, int]]:
+        """Have them counted; each, with what `to_settle` says is replied."""
+        places: dict[Place, list[_Written]] = {}
+        for each in entries:
+            places.setdefault(_place(each[0]), []).append(each)
+        for place, those in places.items():
+            for first in range(0, len(those), _AT_ONCE):  # one at a time: each keeps the store busy for a while
+                part = those[first : first + _AT_ONCE]
+                for (entry, _), status in zip(part, await run(*_to_replay(place, part, self._records)), strict=True):
+                    yield entry, status
 
     async def _restore(self, run: Run, totals: dict[Place, list[Total]]) -> set[Place]:
         """The places that were not marked."""
@@ -364,6 +375,18 @@ def _fold(
         yield pack(Total(*name, total))
 
 
+def _to_replay(place: Place, entries: Sequence[_Written], records: int) -> Call:
+    """Count these, all of one tenant's hour; the reply has for each what `to_settle` says."""
+    tenant, hour = place
+    when, team = labels(hour * _HOUR), entries[0][0].team
+    callers = {caller: number for number, caller in enumerate(dict.fromkeys(entry.caller for entry, _ in entries), 1)}
+    keys = _keys_of(tenant, hour, [*(f"c:{caller}" for caller in callers), *((f"t:{team}",) if team else ())])
+    args: list[Arg] = [when.day, when.month, records, len(callers) + 1 if team else ""]
+    for entry, packed in entries:
+        args += (callers[entry.caller], packed)
+    return REPLAY, (len(keys), *keys, *args)
+
+
 def _restoring(name: str, totals: dict[Place, list[Total]]) -> Iterator[tuple[list[Place], Call]]:
     """Calls that restore the places, each some hours of one tenant's day."""
     days: dict[tuple[str, str], list[Place]] = {}
@@ -415,40 +438,3 @@ def _name(folder: Path) -> str:
         path.hardlink_to(new)  # whole at once, or not at all
     new.unlink()
     return path.read_text()
-
-
-async def _unknown(run: Run, entries: Sequence[_Written]) -> list[_Written]:
-    """Those that the store has not settled, or only as estimates."""
-    hours: dict[Place, list[_Written]] = {}
-    for each in entries:
-        hours.setdefault(_place(each[0]), []).append(each)
-    found: list[_Written] = []
-    for (tenant, hour), mine in hours.items():
-        key = f"{{{tenant}}}:x:{labels(hour * _HOUR).hour}"
-        states = await run(KNOWN, (2, key, reservations_key(tenant), *[entry.id for entry, _ in mine]))
-        found += [
-            each
-            for each, state in zip(mine, states, strict=True)
-            if not state or (state == 1 and not each[0].provisional)
-        ]
-    return found
-
-
-async def _together(run: Run, calls: Sequence[Call]) -> list[Any]:
-    """The replies. All have come, or failed, when the first failure is raised."""
-
-    async def one(call: Call) -> Any:
-        return await run(*call)
-
-    replies = await asyncio.gather(*map(one, calls), return_exceptions=True)
-    for reply in replies:
-        if isinstance(reply, BaseException):
-            raise reply
-    return replies
-
-
-_T = TypeVar("_T")
-
-
-def _parts(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    return (items[first : first + AT_ONCE] for first in range(0, len(items), AT_ONCE))

@@ -8,7 +8,7 @@
 local function tally(key, field, record, first, sign, lifetime)
   local packed = redis.call('HGET', key, field)
   local sums = packed and cmsgpack.unpack(packed) or {0, 0, 0, 0, 0, 0, 0, 0, 0}
-  local any = sign > 0
+  local any = false
   for i = 1, 9 do
     sums[i] = sums[i] + sign * record[first + i]
     any = any or sums[i] ~= 0
@@ -72,6 +72,66 @@ local function charge(key, day, month, amount, released, debits, p, record, firs
   end
 end
 
+-- Take back what a request had reserved. `leases` are the KEYS of those of its subjects; the money that each had
+-- reserved is returned in the same order.
+local function take_back(key, id, leases)
+  local held, released = redis.call('HGET', key, id), {}
+  if held then
+    held = cmsgpack.unpack(held)
+    redis.call('HDEL', key, id)
+    for _, s in ipairs(held[12]) do
+      redis.call('ZREM', KEYS[leases[s] ], id)
+    end
+    for _, s in ipairs(held[13]) do
+      released[s] = held[11]
+    end
+  else -- a lease may have been renewed after all
+    for _, k in ipairs(leases) do
+      redis.call('ZREM', KEYS[k], id)
+    end
+  end
+  return released
+end
+
+-- Note that a request is settled, once for each id; an estimate gives way to what is known later.
+--
+-- returns  1 if it was not settled, 2 and the estimate that gave way, 0 if it was settled, 3 if it is an estimate and
+--          was settled
+local function note(key, record, packed)
+  local id, provisional = record[2], record[10]
+  if redis.call('HSETNX', key, id, provisional and packed or '') == 1 then
+    if redis.call('HLEN', key) == 1 then
+      redis.call('PEXPIRE', key, 259200000) -- 3 days
+    end
+    return 1
+  end
+  local earlier = redis.call('HGET', key, id)
+  if earlier == '' then
+    return 0
+  elseif provisional then
+    return 3
+  end
+  redis.call('HSET', key, id, '')
+  return 2, cmsgpack.unpack(earlier)
+end
+
+local FIRST = 10 -- the place before a record's sums
+
+-- The field of the aggregates that counts a record.
+local function field_of(record)
+  return record[5] .. '\0' .. record[7] .. '\0' .. record[8]
+end
+
+-- Whether there is anything to count.
+local function used(record)
+  for i = FIRST + 1, FIRST + 9 do
+    if record[i] ~= 0 then
+      return true
+    end
+  end
+  return false
+end
+
 -- Count one request, once for each id, and give back what was reserved for it. An estimate gives way to what is known
 -- later.
 --
@@ -80,67 +140,33 @@ end
 -- ARGV     from `a`: record, day, month, records that the stream keeps (0: none), buckets to debit: '', or a
 --          MessagePack array that has for each subject the number of fields, the fields, and of each its limit per
 --          minute and the four places among the sums (0: none) of what is taken
--- returns  1 if it was counted, 2 if it took the place of an estimate, 0 if it had been counted, 3 if it is an estimate
---          that had been
+-- returns  as `note`
 local function count(now, k, a)
   local record, day, month = cmsgpack.unpack(ARGV[a]), ARGV[a + 1], ARGV[a + 2]
-  local id, provisional, first = record[2], record[10], 10
-  local released, status, amount, debits = {}, 1, 0, nil
-  local held = redis.call('HGET', KEYS[k], id)
-  if held then
-    held = cmsgpack.unpack(held)
-    redis.call('HDEL', KEYS[k], id)
-    for _, s in ipairs(held[12]) do
-      redis.call('ZREM', KEYS[k + 4 + 2 * s], id)
-    end
-    for _, s in ipairs(held[13]) do
-      released[s] = held[11]
-    end
-  else -- a lease may have been renewed after all
-    for i = k + 6, #KEYS, 2 do
-      redis.call('ZREM', KEYS[i], id)
-    end
+  local leases = {}
+  for i = k + 6, #KEYS, 2 do
+    leases[#leases + 1] = i
   end
-  if redis.call('HSETNX', KEYS[k + 1], id, provisional and ARGV[a] or '') == 0 then
-    local earlier = redis.call('HGET', KEYS[k + 1], id)
-    if earlier == '' then
-      status = 0
-    elseif provisional then
-      status = 3
-    else
-      status, earlier = 2, cmsgpack.unpack(earlier)
-      amount = -earlier[first + 8]
-      redis.call('HSET', KEYS[k + 1], id, '')
-      local field = earlier[5] .. '\0' .. earlier[7] .. '\0' .. earlier[8]
-      tally(KEYS[k + 2], field, earlier, first, -1, 0)
-      tally(KEYS[k + 3], field, earlier, first, -1, 0)
-    end
-  elseif redis.call('HLEN', KEYS[k + 1]) == 1 then
-    redis.call('PEXPIRE', KEYS[k + 1], 259200000) -- 3 days
+  local released, amount, debits = take_back(KEYS[k], record[2], leases), 0, nil
+  local status, estimate = note(KEYS[k + 1], record, ARGV[a])
+  if estimate then
+    amount = -estimate[FIRST + 8]
+    tally(KEYS[k + 2], field_of(estimate), estimate, FIRST, -1, 0)
+    tally(KEYS[k + 3], field_of(estimate), estimate, FIRST, -1, 0)
   end
-  if status == 1 or status == 2 then
-    local used = false
-    for i = first + 1, first + 9 do
-      if record[i] ~= 0 then
-        used = true
-        break
-      end
-    end
-    if used then
-      local field = record[5] .. '\0' .. record[7] .. '\0' .. record[8]
-      tally(KEYS[k + 2], field, record, first, 1, 3024000000) -- 35 days
-      tally(KEYS[k + 3], field, record, first, 1, 34560000000) -- 400 days
-      amount = amount + record[first + 8]
-      debits = ARGV[a + 4] ~= '' and cmsgpack.unpack(ARGV[a + 4])
-      if ARGV[a + 3] ~= '0' then
-        redis.call('XADD', KEYS[k + 4], 'MAXLEN', '~', ARGV[a + 3], '*', 'r', ARGV[a])
-      end
+  if (status == 1 or status == 2) and used(record) then
+    tally(KEYS[k + 2], field_of(record), record, FIRST, 1, 3024000000) -- 35 days
+    tally(KEYS[k + 3], field_of(record), record, FIRST, 1, 34560000000) -- 400 days
+    amount = amount + record[FIRST + 8]
+    debits = ARGV[a + 4] ~= '' and cmsgpack.unpack(ARGV[a + 4])
+    if ARGV[a + 3] ~= '0' then
+      redis.call('XADD', KEYS[k + 4], 'MAXLEN', '~', ARGV[a + 3], '*', 'r', ARGV[a])
     end
   end
   local p = 1
   for s = 1, (#KEYS - k - 4) / 2 do
     if amount ~= 0 or released[s] or debits then
-      charge(KEYS[k + 3 + 2 * s], day, month, amount, released[s] or 0, debits, p, record, first, now)
+      charge(KEYS[k + 3 + 2 * s], day, month, amount, released[s] or 0, debits, p, record, FIRST, now)
     end
     p = debits and p + 1 + 6 * debits[p] or 1
   end

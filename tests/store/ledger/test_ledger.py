@@ -122,6 +122,11 @@ class Ledger:
     def everything(self) -> dict[str, bytes]:
         return {key.decode(): self.admin.dump(key) for key in self.admin.scan_iter()}
 
+    def records(self) -> dict[str, list[bytes]]:
+        """What the streams of records hold, in no order."""
+        keys = [key for key in self.admin.scan_iter() if key.endswith(b":s")]
+        return {key.decode(): sorted(fields[b"r"] for _, fields in self.admin.xrange(key)) for key in keys}
+
     def counted(self) -> dict[str, Any]:
         """All aggregates, and all that was spent."""
         found: dict[str, Any] = {}
@@ -630,6 +635,7 @@ def test_all_keys_of_a_call_are_in_one_slot():
         to_settle(entry, pack(entry), plan.debits, renewal), to_renew("t:research", "c:alice", ["r"]),
         to_sweep("t:research", [], AT, subjects=["c:alice"]),
         ledger._to_restore("j", [("t:research", AT // HOUR)], {("t:research", AT // HOUR): [total]}),
+        ledger._to_replay(("t:research", AT // HOUR), [(each, pack(each)) for each in (entry, used(caller="bob"))], 9),
     ]  # fmt: skip
     for script, (count, *args) in calls:
         assert isinstance(count, int) and len(args) >= count > 0, script
@@ -708,6 +714,38 @@ async def test_a_flushed_store_gets_everything_back_once(store, journal, folder)
         await compacted(store, journal, AT + HOUR)
         assert store.counted() == before
     assert {type(each) for each in kept(folder)} == {Total}
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1000])
+async def test_a_replay_gives_what_each_settlement_gave_and_the_records_with_it(store, journal, monkeypatch, at_once):
+    monkeypatch.setattr(ledger, "_AT_ONCE", at_once)
+    monkeypatch.setattr(ledger, "_REPLAYED", 20)
+    plan, limited = plan_of(Quota(day_nano=CENT, concurrency=9)), Plan("c:bob", [("c:bob", Quota(concurrency=9))])
+    places = [("alice", "research"), ("bob", "research"), ("bob", "")]
+    entries = [
+        some(at=AT + each * MINUTE, caller=places[each % 3][0], team=places[each % 3][1], requests=int(each % 5 > 0))
+        for each in range(40)
+    ]
+    write(store, journal, *entries, *entries[:7])
+    before, records = store.counted(), store.records()
+    assert sum(map(len, records.values())) == 40
+    store.admin.flushall()
+    for entry, its in ((entries[0], plan), (entries[2], limited)):
+        store.admit(its, entry.id, cost=60, at=entry.at)
+    assert store.money()[2] == 60 and store.leases() == 1
+    assert await journal.replay(store.run, AT + 3 * HOUR) == 40
+    assert (store.counted(), store.records()) == (before, records)
+    assert store.money()[2] == store.leases() == store.reservations() == 0
+    assert not [key for key in store.everything() if "}:c:" in key]
+
+
+async def test_an_estimate_and_the_word_that_nothing_was_sent_leave_nothing_of_a_replay(store, journal):
+    store.admit(plan_of(Quota(day_nano=CENT)), cost=60)
+    await swept(store, journal, AT + STALE)
+    write(store, journal, used(requests=0))
+    store.admin.flushall()
+    assert await journal.replay(store.run, AT + HOUR) == 2
+    assert store.counted() == {}
 
 
 async def test_restoring_a_store_that_has_lost_nothing_changes_nothing(store, journal):
