@@ -78,7 +78,7 @@ def compare(
         print_json([_shown(row, organization) for row in rows])
     else:
         _print_table(rows, span, organization)
-    worst = max((row.share for row in rows), default=0.0)
+    worst = max((row.part for row in rows), default=0.0)
     if worst > tolerance / 100:
         fail(f"up to {worst:.2%} of a class of tokens is not explained; {tolerance:g}% may be", 1)
 
@@ -166,5 +166,5 @@ def _print_table(rows: tuple[Row, ...], span: Span, organization: str) -> None:
         numbers = (row.theirs, row.ours, row.difference, row.unexplained)
         causes = [f"{words} {getattr(row, name):+,}" for name, words in _CAUSES.items() if getattr(row, name)]
         names = [Text(name) for name in (row.workspace, row.model, row.tokens)]
-        table.add_row(*names, *(f"{number:,}" for number in numbers), f"{row.share:.2%}", "; ".join(causes))
+        table.add_row(*names, *(f"{number:,}" for number in numbers), f"{row.part:.2%}", "; ".join(causes))
     console().print(table)

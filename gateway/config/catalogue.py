@@ -93,15 +93,15 @@ def merged(models: Models) -> Catalogue:
     return Catalogue(every, as_of=known.as_of, default=default)
 
 
-def model_warnings(models: Models, served: Callable[[str], bool]) -> list[str]:
-    """What of the section is allowed and yet hardly meant; `served` says whether any account takes a model."""
+def model_warnings(models: Models, offered: Callable[[str], bool]) -> list[str]:
+    """What of the section is allowed and yet hardly meant; `offered` says whether any account takes a model."""
     warnings = []
     known, built_in = merged(models), load_catalogue()
     for alias, model in models.aliases.items():
         place = join("models.aliases", alias)
         if known.find(model) is None:
             warnings.append(f"{place}: {_unknown(model, known)}")
-        elif not served(model):
+        elif not offered(model):
             warnings.append(f"{place}: no account serves the model it stands for")
     for name, entry in models.catalogue.items():
         base = built_in.exact(entry.like or name)

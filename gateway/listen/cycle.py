@@ -77,7 +77,7 @@ class Cycle:
 
     async def refuse(self, error: ApiError) -> None:
         """Answer with an error of the server's own and close the connection after it."""
-        request_id = self.connection.limits.request_id()
+        request_id = self.connection.bounds.request_id()
         body = error.body(request_id)
         headers = error.headers(request_id)
         headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]

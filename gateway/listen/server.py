@@ -42,9 +42,9 @@ class _TooLarge(Exception):
     """The request head is beyond its bound."""
 
 
-class Limits:
-    """What the connections of one server share: bounds, the clock, how to name a request, and who is told of a limit
-    that refused one: its scope and its name."""
+class Bounds:
+    """What bounds the connections of one server, how to name a request, and who is told of a limit that refused one:
+    its scope and its name."""
 
     def __init__(self, config: Config, request_id: Callable[[], str], throttled: Callable[[str, str], None]) -> None:
         self.head_bytes = config.limits.max_head_kb * 1024
@@ -71,7 +71,7 @@ class Connection(HttpToolsProtocol):
     """One client connection. Phases: `idle`, `head` (arriving), `body` (arriving), `busy` (being answered), `linger`
     (answered before its body had arrived)."""
 
-    limits: Limits  # set on the subclass that a server makes
+    bounds: Bounds  # set on the subclass that a server makes
     server_draining = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -84,9 +84,9 @@ class Connection(HttpToolsProtocol):
         self.unparsed = 0
         self.wide = False
         self.write_deadline = FOREVER
-        self.deadline = self.loop.time() + self.limits.head
-        if len(self.connections) > self.limits.connections:
-            self.limits.throttled("gateway", "connections")
+        self.deadline = self.loop.time() + self.bounds.head
+        if len(self.connections) > self.bounds.connections:
+            self.bounds.throttled("gateway", "connections")
             self._refuse(ApiError(529, "The gateway has too many open connections.", retry_after=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -122,8 +122,8 @@ class Connection(HttpToolsProtocol):
             return
         if self.phase == "idle":
             self.phase = "head"
-            self.deadline = self.loop.time() + self.limits.head
-        self.wide = len(data) > self.limits.head_bytes  # only then can one segment hold too large a head whole
+            self.deadline = self.loop.time() + self.bounds.head
+        self.wide = len(data) > self.bounds.head_bytes  # only then can one segment hold too large a head whole
         self.unparsed += len(data)  # until a callback takes it back: the parser holds unfinished fields by itself
         try:
             self.parser.feed_data(data)
@@ -131,7 +131,7 @@ class Connection(HttpToolsProtocol):
             self._ignore_upgrade(data[offer.args[0] :])
         except httptools.HttpParserCallbackError as error:
             if isinstance(error.__context__, _TooLarge):
-                self._refuse(ApiError(431, f"The request head is larger than {self.limits.head_bytes} bytes."))
+                self._refuse(ApiError(431, f"The request head is larger than {self.bounds.head_bytes} bytes."))
             elif isinstance(error.__context__, httptools.HttpParserError):
                 self._refuse(ApiError(400, "Invalid request target."))
             else:
@@ -142,8 +142,8 @@ class Connection(HttpToolsProtocol):
             else:
                 self._refuse(ApiError(400, "Invalid HTTP request."))
         else:
-            if self.unparsed > self.limits.head_bytes + 1024:
-                self._refuse(ApiError(431, f"The request head is larger than {self.limits.head_bytes} bytes."))
+            if self.unparsed > self.bounds.head_bytes + 1024:
+                self._refuse(ApiError(431, f"The request head is larger than {self.bounds.head_bytes} bytes."))
 
     def _ignore_rest(self) -> None:
         """What follows a request that is being answered is none: answer those that were whole, then close."""
@@ -178,7 +178,7 @@ class Connection(HttpToolsProtocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self.wide and sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.head_bytes:
+        if self.wide and sum(len(name) + len(value) + 4 for name, value in self.headers) > self.bounds.head_bytes:
             raise _TooLarge
         url = self.url
         raw_path, query, path = _split(url) if len(url) <= _SHORT else _split.__wrapped__(url)
@@ -215,7 +215,7 @@ class Connection(HttpToolsProtocol):
         self.serving = cycle
         self.phase = "body"
         self.body_began = self.loop.time()
-        self.deadline = self.body_began + self.limits.body
+        self.deadline = self.body_began + self.bounds.body
         self._start_asgi_task(cycle, self.app)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -228,7 +228,7 @@ class Connection(HttpToolsProtocol):
         size = len(body)
         cycle.received += size
         if self.phase == "body":
-            self.deadline = self.body_began + self.limits.body + cycle.received / MIN_RATE
+            self.deadline = self.body_began + self.bounds.body + cycle.received / MIN_RATE
         if cycle.response_complete:
             if cycle.received > MAX_DISCARDED:
                 self.finish()
@@ -263,7 +263,7 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
         if not self.serving.keep_alive:
             if self.serving.more_body and not self.serving.waiting_for_100_continue:
-                self._linger(self.limits.body)
+                self._linger(self.bounds.body)
             elif self.deaf:  # closing now would reset the connection, and the answer with it
                 self._linger(DEAF_LINGER)
                 self.transport.write_eof()
@@ -279,7 +279,7 @@ class Connection(HttpToolsProtocol):
         elif not self.cycle.more_body:
             self._rest()
         else:
-            self._linger(self.limits.body)
+            self._linger(self.bounds.body)
 
     def _linger(self, wait: float) -> None:
         """Answered early: let the client finish sending, within bounds, so that it reads the answer."""
@@ -288,12 +288,12 @@ class Connection(HttpToolsProtocol):
 
     def _rest(self) -> None:
         self.phase = "idle"
-        self.deadline = self.loop.time() + self.limits.idle
+        self.deadline = self.loop.time() + self.bounds.idle
 
     # Bounds.
 
     def pause_writing(self) -> None:
-        self.write_deadline = self.loop.time() + self.limits.write
+        self.write_deadline = self.loop.time() + self.bounds.write
         self.flow.pause_writing()
 
     def resume_writing(self) -> None:
@@ -313,7 +313,7 @@ class Connection(HttpToolsProtocol):
         """Answer what is no proper request, where an answer still can be given, and close."""
         cycle = self.serving
         if self.phase == "head" or (self.phase == "body" and cycle is not None and not cycle.response_started):
-            request_id = self.limits.request_id()
+            request_id = self.bounds.request_id()
             body = error.body(request_id)
             lines = [b"%s: %s\r\n" % header for header in error.headers(request_id)]
             head = STATUS_LINE[error.status] + b"".join(lines)
@@ -324,7 +324,7 @@ class Connection(HttpToolsProtocol):
 
     def finish(self) -> None:
         """Close once what was written is read, within the time that writing may take."""
-        self.deadline = self.loop.time() + self.limits.write
+        self.deadline = self.loop.time() + self.bounds.write
         self.transport.close()
 
     def shutdown(self) -> None:
@@ -363,8 +363,8 @@ class Server(uvicorn.Server):
         request_id: Callable[[], str],
         throttled: Callable[[str, str], None] = lambda scope, reason: None,
     ) -> None:
-        limits = Limits(config, request_id, throttled)
-        self.protocol = cast(type[Connection], type("BoundConnection", (Connection,), {"limits": limits}))
+        bounds = Bounds(config, request_id, throttled)
+        self.protocol = cast(type[Connection], type("BoundedConnection", (Connection,), {"bounds": bounds}))
         super().__init__(
             uvicorn.Config(
                 cast(Any, app),

@@ -124,7 +124,7 @@ class Gauges(Collector):
         )  # fmt: skip
         router, now, wall = self._account_states.router, monotonic(), time()
         for entry in router.ring.accounts.values():
-            for limit_class, row in router.limits(entry.organization, now).items():
+            for limit_class, row in router.rate_limits(entry.organization, now).items():
                 for kind, name in KINDS.items():
                     if row.get(f"{kind}_limit") and self._account_states.known_class(limit_class):
                         left, of = row[f"{kind}_left"], row[f"{kind}_limit"]

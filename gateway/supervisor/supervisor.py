@@ -207,7 +207,7 @@ class Supervisor:
         return Start(
             encode(self.config),
             self.pool.document,
-            self.pool.share,
+            self.pool.processes,
             self._store_url,
             self.keys.usable(),
             f"{self.id}.{next(self._names)}",
@@ -229,7 +229,7 @@ class Supervisor:
 
     def _agreed(self) -> None:
         self.account_states.apply(self.pool.document)
-        self._workers.tell(Document(self.pool.document, self.pool.share))
+        self._workers.tell(Document(self.pool.document, self.pool.processes))
 
     def _warn_of_teams(self) -> None:
         """Of callers made at run time, whom no check of the file has seen."""

@@ -39,8 +39,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_chunks", "_error", "_framed", "_full", "_head_size", "_incoming", "_lines", "_origin_method", "_parser",
-        "_paused", "_pool", "_room", "_size", "_transport", "_waiter", "_whole", "deadline", "headers", "idle_since",
-        "phase", "served", "status",
+        "_paused", "_pool", "_room", "_size", "_transport", "_waiter", "_whole", "deadline", "exchanges", "headers",
+        "idle_since", "phase", "status",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
         self._incoming: select.poll | None = None
         self._room: asyncio.Future[None] | None = None
         self.phase = "idle"
-        self.served = 0
+        self.exchanges = 0
         self.idle_since = 0.0
         self.deadline = FOREVER
         self.status = 0
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
         self._lines = self.headers  # of a head that is not whole
 
     def __repr__(self) -> str:
-        return f"<Connection {self._pool.origin.host}:{self._pool.origin.port} {self.phase} served={self.served}>"
+        return f"<Connection {self._pool.origin.host}:{self._pool.origin.port} {self.phase} exchanges={self.exchanges}>"
 
     # The exchange, as the pool and the caller use it.
 
@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         """Write one request and wait for the final response head; an upload takes the place of the body."""
         self.phase = "head"
-        self.served += 1
+        self.exchanges += 1
         self.status = self._head_size = self._size = 0
         self.headers = self._lines = []
         self._chunks = []

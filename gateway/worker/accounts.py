@@ -131,8 +131,8 @@ class Account:
         """Hand a free slot over; False if nobody waits. A tenant that has its part of the slots already, of as many
         equal ones as there are tenants, lets the others have theirs first."""
         held = self._held
-        share = inf if self.slots is None else max(1, self.slots // max(1, len(held)))
-        while (waiter := self._queue.pop(held, share)) is not None:
+        most = inf if self.slots is None else max(1, self.slots // max(1, len(held)))
+        while (waiter := self._queue.pop(held, most)) is not None:
             tenant, turn = waiter
             if not turn.done():  # else it was cancelled, but has not run since
                 held[tenant] += 1
@@ -169,13 +169,13 @@ class Lease:
 
 
 class Pool:
-    """The accounts whose credentials this process holds, over one transport for each origin. `share` is how many
+    """The accounts whose credentials this process holds, over one transport for each origin. `processes` is how many
     worker processes, of every replica, divide an account's slots."""
 
     def __init__(self, config: Config) -> None:
         self.accounts: dict[str, Account] = {}
         self._transports: dict[tuple[Origin, Timeouts], Transport] = {}
-        self._share = config.workers
+        self._processes = config.workers
         self._seen: dict[bytes, dict[str, str]] = {name: {} for name in _IDENTITY}
         self.configure(config, ())
 
@@ -203,7 +203,7 @@ class Pool:
             if name in self.accounts and name not in accounts:
                 accounts[name] = self.accounts[name]
         self.accounts = accounts
-        self.divide(self._share)
+        self.divide(self._processes)
         return renewed
 
     def retire(self, kept: Iterable[str], configured: Iterable[str]) -> None:
@@ -212,17 +212,17 @@ class Pool:
         if not wanted.issuperset(self.accounts):
             self.accounts = {name: account for name, account in self.accounts.items() if name in wanted}
 
-    def divide(self, share: int) -> None:
+    def divide(self, processes: int) -> None:
         """Split every account's slots over this many worker processes."""
-        self._share = max(1, share)
+        self._processes = max(1, processes)
         for account in self.accounts.values():
             most = account.config.max_concurrency
-            account.resize(None if most is None else max(1, most // self._share))
+            account.resize(None if most is None else max(1, most // self._processes))
 
     @property
-    def share(self) -> int:
+    def processes(self) -> int:
         """Worker processes, of every gateway, that divide slots and limits."""
-        return self._share
+        return self._processes
 
     def free(self, account: str) -> bool:
         """Whether an account has a slot now."""

@@ -106,7 +106,7 @@ class Gateway:
             self.catalogue,
             UsageJournal(usage_folder(config)),
             process,
-            lambda: self.pool.share,
+            lambda: self.pool.processes,
         )
         self._batch_usage = BatchUsageMeter(self.store, self.owners, self.accounting, self.catalogue, self._observe)
         self._settlement = Settlement(self.admission, self.accounting, self.catalogue, self._observe)
@@ -133,12 +133,12 @@ class Gateway:
 
     # What the supervisor says.
 
-    def apply(self, document: PoolDocument, share: int = 0) -> None:
-        """Route over this document from now on; `share` worker processes of every replica divide the slots."""
+    def apply(self, document: PoolDocument, processes: int = 0) -> None:
+        """Route over this document from now on; `processes` worker processes of every replica divide the slots."""
         kept = [entry.id for entry in document.accounts]
         self.pool.retire(kept, [account.id for account in self.config.accounts])
-        if share:
-            self.pool.divide(share)
+        if processes:
+            self.pool.divide(processes)
         self.router.held = frozenset(self.pool.accounts)
         self.router.apply(document, monotonic(), time())
 

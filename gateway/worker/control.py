@@ -15,21 +15,21 @@ from gateway.records import Finished
 
 
 class Start(msgspec.Struct, tag=True):
-    """To a new worker: everything it needs. `config` is `gateway.config.schema.encode`'s; `share` as in Document."""
+    """To a new worker: all it needs. `config` is `gateway.config.schema.encode`'s; `processes` as in Document."""
 
     config: bytes
     document: PoolDocument
-    share: int
+    processes: int
     store: str
     keys: bytes
     process: str
 
 
 class Document(msgspec.Struct, tag=True):
-    """To a worker: route over this from now on, one of `share` worker processes of all gateways."""
+    """To a worker: route over this from now on, one of `processes` worker processes of all gateways."""
 
     document: PoolDocument
-    share: int
+    processes: int
 
 
 class Keys(msgspec.Struct, tag=True):

@@ -219,7 +219,7 @@ class AnswerHead:
                 self._wait(*header)
 
     @property
-    def limits(self) -> list[int | None]:
+    def rate_limits(self) -> list[int | None]:
         """Limit and remaining of each of LIMIT_KINDS in turn, None where nothing was said."""
         found: list[int | None] = [None] * len(_LIMITS)
         for name, value in self._headers:

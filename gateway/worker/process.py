@@ -53,7 +53,7 @@ async def run(control: socket.socket, listener: socket.socket, writer: LogWriter
     gateway = Gateway(config, start.document, start.keys, start.store, start.process, request_log)
     gateway.tell = lambda data: channel.send(Broadcast(data))
     gateway.store_returned = lambda since: channel.send(Returned(since))
-    gateway.apply(start.document, start.share)
+    gateway.apply(start.document, start.processes)
     await gateway.start()
     server = Server(gateway, config, new_request_id, gateway.metrics.throttled)
     serving = asyncio.create_task(server.serve([listener]))
@@ -94,8 +94,8 @@ def _follow(message: Message, channel: Channel, gateway: Gateway, server: Server
     match message:
         case Broadcast(data):
             gateway.heard(data)
-        case Document(document, share):
-            gateway.apply(document, share)
+        case Document(document, processes):
+            gateway.apply(document, processes)
         case Keys(keys):
             gateway.know(keys)
         case Reload(config):

@@ -87,7 +87,7 @@ async def test_no_partition_changes_a_response(marks, pool):
         assert await connection.read() == b"hello"
         assert await connection.read() == b""
         connection.close()
-        assert (pool.idle, pool.busy, connection.served, wire.closing) == ([connection], set(), count, False)
+        assert (pool.idle, pool.busy, connection.exchanges, wire.closing) == ([connection], set(), count, False)
         pool.idle.clear()
 
 

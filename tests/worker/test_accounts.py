@@ -556,8 +556,8 @@ async def test_slots_of_an_account_are_split_over_the_workers(make):
 
 async def test_slots_are_split_anew_when_there_are_more_or_fewer_workers(make):
     pool = make(one("a", max_concurrency=100), one("b", max_concurrency=3), one("c"), workers=8)
-    for share, expected in ((25, [4, 1, None]), (1, [100, 3, None]), (0, [100, 3, None]), (2, [50, 1, None])):
-        pool.divide(share)
+    for processes, expected in ((25, [4, 1, None]), (1, [100, 3, None]), (0, [100, 3, None]), (2, [50, 1, None])):
+        pool.divide(processes)
         assert slots(pool) == expected
 
 

@@ -288,18 +288,18 @@ def test_the_three_limits_come_each_in_their_place():
     headers = [*limit("output-tokens", 8000, 7000), *limit("requests", 50, 49), *limit("input-tokens", 30000, 0)]
     head = AnswerHead(headers)
     assert LIMIT_KINDS == ("requests", "input", "output")
-    assert head.limits == [50, 49, 30000, 0, 8000, 7000]
+    assert head.rate_limits == [50, 49, 30000, 0, 8000, 7000]
     assert (head.about, head.visible) == (True, [])
 
 
 def test_a_limit_that_was_not_named_is_none():
-    assert AnswerHead(limit("input-tokens", 30000, 29000)).limits == [None, None, 30000, 29000, None, None]
-    assert AnswerHead([(b"content-type", b"x")]).limits == [None] * 6
+    assert AnswerHead(limit("input-tokens", 30000, 29000)).rate_limits == [None, None, 30000, 29000, None, None]
+    assert AnswerHead([(b"content-type", b"x")]).rate_limits == [None] * 6
 
 
 @pytest.mark.parametrize("nonsense", ["", "-1", "many", "1.5", "1e6", "\u0663", "9" * 16])
 def test_a_limit_that_is_no_number_is_as_if_it_was_not_named(nonsense):
-    assert AnswerHead(limit("requests", nonsense, 3)).limits == [None, 3, None, None, None, None]
+    assert AnswerHead(limit("requests", nonsense, 3)).rate_limits == [None, 3, None, None, None, None]
 
 
 def test_what_else_concerns_the_account_is_noted_and_unseen():
@@ -345,7 +345,7 @@ def test_an_accounts_identity_and_limits_and_the_upstreams_front_end_stay_unseen
 def test_an_answer_without_headers_has_no_kind():
     head = AnswerHead([])
     assert (head.visible, head.kind, head.request_id, head.retry_after) == ([], b"", b"", None)
-    assert (head.about, head.notes, head.limits) == (False, [], [None] * 6)
+    assert (head.about, head.notes, head.rate_limits) == (False, [], [None] * 6)
 
 
 def test_a_user_profile_is_noted_and_its_line_can_be_taken_out_again():

@@ -171,14 +171,14 @@ def _more(now: Counts[_T], before: Counts[_T]) -> dict[_T, float]:
     return {name: max(0.0, value - before.get(name, 0.0)) for name, value in now.items()}
 
 
-def quantile(share: float, buckets: Counts[float]) -> float | None:
-    """The value below which this share of what was observed lies, straight within a bucket, as Prometheus reckons it;
+def quantile(part: float, buckets: Counts[float]) -> float | None:
+    """The value below which this part of what was observed lies, straight within a bucket, as Prometheus reckons it;
     the last finite bound for what lies beyond. Within the first bucket it is but a guess. None where nothing was
     observed."""
     bounds = sorted(buckets)
     if not bounds or bounds[-1] != inf or buckets[inf] <= 0.0:
         return None
-    rank = share * buckets[inf]
+    rank = part * buckets[inf]
     low = below = 0.0
     for bound in bounds[:-1]:
         count = buckets[bound]

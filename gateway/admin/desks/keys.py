@@ -70,19 +70,19 @@ class Table(Protocol):
 
 
 class Keys:
-    """The callers of the configuration that `config()` gives, and those in `table`. `settled` returns when this
+    """The callers of the configuration that `config()` gives, and those in `table`. `applied` returns when this
     gateway's workers know what the table says; `now()` gives Unix seconds."""
 
     def __init__(
         self,
         table: Table,
         config: Callable[[], Config],
-        settled: Callable[[], Awaitable[None]],
+        applied: Callable[[], Awaitable[None]],
         now: Callable[[], float],
     ) -> None:
         self._table = table
         self._config = config
-        self._settled = settled
+        self._applied = applied
         self._now = now
         self._listed: tuple[Caller, ...] = ()  # the file's callers, of which `_by_id` was made
         self._by_id: dict[str, Caller] = {}
@@ -232,7 +232,7 @@ class Keys:
             except CallerExists as exists:  # somebody was quicker
                 record = exists.record
                 continue
-            await self._settled()
+            await self._applied()
             log.info("caller changed", caller=name, fields=sorted({*wanted, *limits}))
             shown = self._shown_with_keys(name)
             return {**shown, "warnings": self._warnings(shown)}
@@ -281,7 +281,7 @@ class Keys:
 
     async def _shown(self, key: str) -> dict[str, Any]:
         """The key and its caller, once this gateway goes by it."""
-        await self._settled()
+        await self._applied()
         return {**self._caller(self._table.stored.keys[key].caller), **self._key(key)}
 
 

@@ -170,11 +170,11 @@ class Router(Standing):
         ramps = self._ramps.get(workspace)
         if ramps:
             wall = now + self._wall
-            share = sum(
+            part = sum(
                 weight * (min(1.0, _RAMP_FROM + (1.0 - _RAMP_FROM) * max(0.0, wall - since) / RAMP) if since else 1.0)
                 for weight, since in ramps
             )
-            cap *= share / sum(weight for weight, _ in ramps)
+            cap *= part / sum(weight for weight, _ in ramps)
         return cap
 
     def _mean(self, model: str, now: float) -> float:

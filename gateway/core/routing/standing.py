@@ -202,8 +202,8 @@ class Standing:
                 told.append(broadcast.Closed(organization, limit_class, domain.closed_until - now))
         return told
 
-    def limits(self, organization: str, now: float) -> dict[str, dict[str, float]]:
-        """What is known of an organization's limits: class -> limits, what is left of them, seconds it is closed."""
+    def rate_limits(self, organization: str, now: float) -> dict[str, dict[str, float]]:
+        """What is known of an organization's: class -> limits, what is left of them, seconds it is closed."""
         found: dict[str, dict[str, float]] = {}
         for limit_class, domain in self._classes.get(organization, {}).items():
             row: dict[str, float] = {}

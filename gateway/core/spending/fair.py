@@ -66,19 +66,19 @@ class FairQueue(Generic[Item]):
         self.size += 1
         return True
 
-    def pop(self, held: Mapping[str, int] = _NOTHING, share: float = inf) -> Item | None:
+    def pop(self, held: Mapping[str, int] = _NOTHING, most: float = inf) -> Item | None:
         """Who is next, None if nobody waits. `held` says how much each tenant has already of what is waited for: those
-        that have `share` or more are passed over, unless all have that wait."""
+        that have `most` or more are passed over, unless all have that wait."""
         ring = self._next_ring()
         if not ring:
             return None
         tenants, passed = len(ring), 0  # how many were passed over, one after the other
         while True:
             tenant = next(iter(ring))
-            if held.get(tenant, 0) >= share:
+            if held.get(tenant, 0) >= most:
                 passed += 1
                 if passed == tenants:
-                    share = inf
+                    most = inf
             else:
                 passed, line = 0, ring[tenant]
                 item, cost = next(iter(line.waiters.items()))

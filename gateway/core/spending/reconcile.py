@@ -125,7 +125,7 @@ class Row(msgspec.Struct, frozen=True):
         return self.difference - self.other - self.batch - self.estimated - self.edges
 
     @property
-    def share(self) -> float:
+    def part(self) -> float:
         """The unexplained part, as a fraction of the larger side."""
         return abs(self.unexplained) / max(self.theirs - self.other, self.ours, 1)
 

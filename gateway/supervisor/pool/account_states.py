@@ -249,6 +249,6 @@ class AccountStates:
             },
             "last_error": {"at": moment_text(round(at)), "what": what} if at else None,
             "headroom": headroom(self._router, entry.organization, now, wall),
-            "limits": self._router.limits(entry.organization, now),
+            "limits": self._router.rate_limits(entry.organization, now),
             "headers": self._notes.get(account, {}),
         }

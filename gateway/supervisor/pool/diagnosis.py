@@ -104,7 +104,7 @@ def headroom(router: Router, organization: str, now: float, wall: float) -> list
     """What is known of an organization's limits, by class of models and kind: `ratio` of `of` is left, and all of it at
     `resets_at`, or None if it is now."""
     rows = []
-    for limit_class, row in sorted(router.limits(organization, now).items()):
+    for limit_class, row in sorted(router.rate_limits(organization, now).items()):
         for kind, name in KINDS.items():
             if row.get(f"{kind}_limit"):
                 left, of = row[f"{kind}_left"], row[f"{kind}_limit"]

@@ -28,8 +28,8 @@ _OPERATOR_WAIT = 2.0  # seconds an operator waits for the store
 class Membership:
     """The membership of gateway `process` with its `workers`, whose file defines `accounts`.
 
-    `changed` is called for each new document and `share`, `reseed` when the store may have lost what the workers know,
-    and `outdated` when a newer version has taken over the store.
+    `changed` is called for each new document and number of `processes`, `reseed` when the store may have lost what the
+    workers know, and `outdated` when a newer version has taken over the store.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Membership:
         self._poked = asyncio.Event()
         self.up = False  # whether the store answered last
         self.overrides: Overrides = {}
-        self.share = workers  # worker processes of all live gateways
+        self.processes = workers  # worker processes of all live gateways
         self.live: tuple[Announcement, ...] = ()
         self.announce(accounts)
         kept = snapshot.read()
@@ -146,16 +146,16 @@ class Membership:
             again = not self.up or agreement.lost
             self.up = True
             self.live, self.overrides = agreement.live, agreement.overrides
-            share = sum(max(1, each.workers) for each in agreement.live)
+            processes = sum(max(1, each.workers) for each in agreement.live)
             if agreement.lost:  # the others have not said yet that they are still there
-                share = max(share, self.share)
+                processes = max(processes, self.processes)
             document, before = agreement.document, self.document
             if document.epoch != before.epoch or document.accounts != before.accounts:
                 log.info("pool agreed", epoch=document.epoch, accounts=len(document.accounts))
-                self.document, self.share = document, share
+                self.document, self.processes = document, processes
                 self._changed()
-            elif share != self.share:
-                self.share = share
+            elif processes != self.processes:
+                self.processes = processes
                 self._changed()
             if again:
                 self._reseed()

@@ -202,24 +202,24 @@ class Admission:
         return record.tokens if record is not None and record.warm_until > self.now_ms else 0
 
     def renewal(
-        self, binding: Binding, served: str, age: float, ttl: int, tokens: int, size: int, account_bound: bool
+        self, binding: Binding, workspace: str, age: float, ttl: int, tokens: int, size: int, account_bound: bool
     ) -> tuple[Arg, ...]:
-        """What tells the store that the conversation's cache is warm in the workspace that served it: its response
+        """What tells the store that the conversation's cache is warm in the `workspace` that served it: its response
         began `age` seconds ago, entries live `ttl` seconds; the conversation holds `tokens` (0 while unknown), its body
         had `size` bytes. This process knows it at once."""
         record = binding.record
         age_ms, ttl_ms = int(age * 1000), ttl * 1000
         warm_until = self.now_ms - age_ms + ttl_ms
-        if served == record.workspace:
+        if workspace == record.workspace:
             if warm_until > record.warm_until:
                 record.warm_until = warm_until
             if tokens:
                 record.tokens, record.size = tokens, size
             record.account_bound = record.account_bound or int(account_bound)
         else:
-            record.detour, record.detour_warm_until = served, warm_until
+            record.detour, record.detour_warm_until = workspace, warm_until
         return (
-            binding.key, binding.model, served, record.generation, record.workspace, age_ms, ttl_ms, tokens, size,
+            binding.key, binding.model, workspace, record.generation, record.workspace, age_ms, ttl_ms, tokens, size,
             int(account_bound), self._remember_account_bound if account_bound else self._remember,
         )  # fmt: skip
 

@@ -52,12 +52,12 @@ class _Entry(NamedTuple):
     names: tuple[str, ...]
     target: str = ""
 
-    def seen(self, may_use: Says, served: Says) -> Info | None:
+    def seen(self, may_use: Says, offered: Says) -> Info | None:
         if self.target:
             allowed = may_use(self.info.id) or may_use(self.target)
-            return self.info if allowed and served(self.target) else None
+            return self.info if allowed and offered(self.target) else None
         for name in self.names:
-            if served(name) and may_use(name):
+            if offered(name) and may_use(name):
                 return self.info if name == self.info.id else msgspec.structs.replace(self.info, id=name)
         return None
 
@@ -102,12 +102,12 @@ class Models:
         """Whether this may be a model's name at all."""
         return name.startswith("claude") or self._find(name) is not None
 
-    def listing(self, may_use: Says, served: Says, query: bytes) -> bytes:
+    def listing(self, may_use: Says, offered: Says, query: bytes) -> bytes:
         """One page of what can be used, newest first, as JSON: `limit`, `after_id` or `before_id`, and `lifecycle`
         of the query. Raises ApiError(400) for a wrong one."""
         asked = _parameters(query)
         limit, stages = _limit(asked), _stages(asked)
-        seen = [info for entry in self._entries if (info := entry.seen(may_use, served)) is not None]
+        seen = [info for entry in self._entries if (info := entry.seen(may_use, offered)) is not None]
         seen = [info for info in seen if info.lifecycle in stages]
         after, before = _cursor(asked, "after_id", seen), _cursor(asked, "before_id", seen)
         if after is not None and before is not None:
@@ -122,12 +122,12 @@ class Models:
         page = seen[start:end]
         return _encode(_Page(page, more, page[0].id if page else None, page[-1].id if page else None))
 
-    def one(self, name: str, may_use: Says, served: Says) -> bytes:
+    def one(self, name: str, may_use: Says, offered: Says) -> bytes:
         """One model as JSON, by a name as it stands in the path, percent signs and all. Raises the same ApiError(404)
-        for a model that does not exist, is not served, or is not for this caller."""
+        for a model that does not exist, is not offered, or is not for this caller."""
         name = unquote(name)
         entry = self._find(name)
-        info = None if entry is None else entry.seen(may_use, served)
+        info = None if entry is None else entry.seen(may_use, offered)
         if info is None:
             raise ApiError(404, f"model: {name}")
         return _encode(info)

@@ -310,7 +310,7 @@ class Proxy:
         domain, now = route.domain, monotonic()
         if domain is not None and (now >= domain.look_at or head.retry_after is not None):
             domain.look_at = now + _LOOK_EVERY
-            limits = head.limits
+            limits = head.rate_limits
             for index, kind in enumerate(LIMIT_KINDS):
                 limit, remaining = limits[2 * index], limits[2 * index + 1]
                 if limit is not None and remaining is not None:

@@ -108,11 +108,11 @@ class Desk:
             admin=Admin(token=TOKEN), secret=("s" * 32,), keys=callers or (ALICE,),
             accounts=(Account(id="a", api_key="sk-x"),),
         )  # fmt: skip
-        self.settled = 0
+        self.applied = 0
         self.keys = Keys(self.table, lambda: self.config, self._settle, lambda: self.table.now / 1000)
 
     async def _settle(self) -> None:
-        self.settled += 1
+        self.applied += 1
 
     async def create(self, **body: Any) -> dict[str, Any]:
         return await self.keys.create(json.dumps(body).encode())
@@ -144,7 +144,7 @@ async def test_a_new_caller_gets_a_key_that_is_shown_once(desk):
         "revoked_at": None, "replaced_by": None,
         "warnings": ['team "blue" is not defined under teams, so that it has no limits'],
     }  # fmt: skip
-    assert desk.settled == 1
+    assert desk.applied == 1
     assert secret not in json.dumps(desk.keys.all())
     shown = desk.one("bob")
     assert [key["id"] for key in shown.pop("keys")] == [made["id"]]
@@ -300,7 +300,7 @@ async def test_a_revoked_key_is_shown_as_such(desk):
     made = await desk.create(caller="bob")
     revoked = await desk.keys.revoke(made["id"])
     assert (revoked["id"], revoked["state"], revoked["revoked_at"]) == (made["id"], "revoked", "2027-01-15T08:00:00Z")
-    assert "key" not in revoked and desk.settled == 2
+    assert "key" not in revoked and desk.applied == 2
 
 
 async def test_a_key_that_the_file_names_too_is_revoked_there(desk):
@@ -610,7 +610,7 @@ async def test_a_caller_is_given_other_limits_and_keeps_what_was_not_named():
     changed = await desk.keys.change("bob", b'{"limits": {"concurrency": 5}, "metadata": {"desk": "4"}}')
     assert changed["limits"] == {"concurrency": 5, "requests_per_minute": 9} and changed["metadata"] == {"desk": "4"}
     assert (changed["team"], changed["models"]) == ("blue", ["claude-*"])
-    assert len(changed["keys"]) == 1 and desk.settled == 2
+    assert len(changed["keys"]) == 1 and desk.applied == 2
     assert desk.table.stored.callers["bob"].revision == 2
     more = await desk.keys.change("bob", b'{"limits": {"concurrency": null, "budget_usd": {"day": 5, "month": 90}}}')
     assert more["limits"] == {"requests_per_minute": 9, "budget_usd": {"day": 5, "month": 90}}

@@ -618,10 +618,10 @@ def test_an_older_observation_of_another_process_replaces_nothing():
 
 def test_operators_see_what_is_left_of_the_limits():
     over = router()
-    assert over.limits("home", NOW) == {}
+    assert over.rate_limits("home", NOW) == {}
     over.domain("home", MODEL).observe("input", 60_000, 30_000, NOW)
     learn(over, HOME, Outcome.LIMITED, 30.0)
-    assert over.limits("home", NOW) == {MODEL: {"input_limit": 60_000, "input_left": 30_000, "closed_for": 30.0}}
+    assert over.rate_limits("home", NOW) == {MODEL: {"input_limit": 60_000, "input_left": 30_000, "closed_for": 30.0}}
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def test_equal_counts_leave_nothing_to_explain_in_any_class():
     assert [(row.tokens, row.theirs, row.ours) for row in rows] == [
         (name, amount, amount) for name, amount in zip(CLASSES, (10, 20, 30, 40, 50), strict=True)
     ]
-    assert {(row.workspace, row.model, row.difference, row.unexplained, row.share) for row in rows} == {
+    assert {(row.workspace, row.model, row.difference, row.unexplained, row.part) for row in rows} == {
         (ALL, M, 0, 0, 0.0)
     }
 
@@ -146,7 +146,7 @@ def test_without_models_in_the_report_all_are_compared_together():
 
 def test_what_one_side_alone_has_is_unexplained():
     assert [
-        (row.model, row.unexplained, row.share) for row in compare([line(100, model="a")], [ours(50, model="b")])
+        (row.model, row.unexplained, row.part) for row in compare([line(100, model="a")], [ours(50, model="b")])
     ] == [
         ("a", 100, 1.0),
         ("b", -50, 1.0),
@@ -161,7 +161,7 @@ def test_keys_that_are_not_ours_explain_exactly_what_they_used():
     [row] = compare(lines, [ours(145)], scope=Scope(keys=frozenset({"ours"})))
     assert (row.difference, row.other, row.unexplained) == (0, 45, -45)  # equal by chance only
     [row] = compare([line(90, key="ours"), line(900)], [ours(100)], scope=Scope(keys=frozenset({"ours"})))
-    assert (row.other, row.unexplained, row.share) == (900, -10, 0.1)
+    assert (row.other, row.unexplained, row.part) == (900, -10, 0.1)
     with pytest.raises(ValueError, match="does not tell API keys apart"):
         compare([line(1)], [ours(1)], scope=Scope(keys=frozenset({"ours"})))
 

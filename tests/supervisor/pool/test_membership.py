@@ -88,17 +88,17 @@ async def test_joining_is_agreeing(server, make: Make):
 
 async def test_slots_are_shared_by_the_workers_of_all_gateways(server, make: Make):
     one, two = make("one", server.url, workers=2), make("two", server.url, workers=3)
-    assert one.pool.share == 2
+    assert one.pool.processes == 2
     await one.pool.join()
     await two.pool.join()
-    assert two.pool.share == 5
+    assert two.pool.processes == 5
     one.calls()
     await one.pool.agree()
-    assert (one.pool.share, one.calls()) == (5, ["changed"])
+    assert (one.pool.processes, one.calls()) == (5, ["changed"])
     await two.pool.leave()
     await one.pool.agree()
     await one.pool.agree()
-    assert (one.pool.share, one.calls()) == (2, ["changed"])
+    assert (one.pool.processes, one.calls()) == (2, ["changed"])
 
 
 async def test_a_poke_is_followed_at_once(server, make: Make, monkeypatch: pytest.MonkeyPatch):
