@@ -22,9 +22,11 @@ import pytest
 import structlog
 
 from gateway.config.schema import Config, loads
+from gateway.core.routing import broadcast
 from gateway.core.routing.binding import unpack as read_binding
 from gateway.core.routing.conversation import key as conversation_key
 from gateway.core.routing.document import PoolDocument
+from gateway.core.routing.ring import Ring
 from gateway.core.spending.keyring import Stored
 from gateway.listen.server import Server as Listener
 from gateway.records import Finished
@@ -164,10 +166,11 @@ class Stage:
 
     async def _start(self) -> None:
         config = self.config
-        document = PoolDocument(1, tuple(sorted(map(entry_of, config.accounts))))
+        document = self.document = PoolDocument(1, tuple(sorted(map(entry_of, config.accounts))))
         log = RequestLog(cast(Any, self.lines), human=False, enabled=True)
         gateway = Gateway(config, document, encode_keys(Stored()), config.redis, "process", log)
         self._gateway = gateway
+        self.ring = Ring(document)
         gateway.store_returned = self._store_returned
         gateway.apply(document, 1)
         await gateway.start()
@@ -185,6 +188,11 @@ class Stage:
                     await asyncio.wait_for(account.transport.aclose(), 1.0)
 
     # As its supervisor does it.
+
+    def agree(self, document: PoolDocument) -> None:
+        """Every process routes over this from now on."""
+        self.document = document
+        self.gateway.apply(document, 1)
 
     def turn(self, state: str) -> None:
         """The store is so from now on. The next heartbeat finds out whether it may have lost something."""
@@ -286,7 +294,7 @@ class Stage:
         places, _, mark = ranks.partition("#")
         workspaces = {each.id: each.workspace for each in self.config.accounts}
         wanted = list(dict.fromkeys(workspaces[each] for each in places.split() if each in workspaces))
-        ring = self.gateway.router.ring
+        ring = self.ring  # as it was in the beginning
         for number in itertools.count():
             name = f"conversation{mark}-{number}"
             key = conversation_key(SECRET.encode(), caller, b"header", name.encode())
@@ -344,7 +352,9 @@ class Stage:
 
     def _state(self, account: str) -> str:
         router, now = self.gateway.router, self.world.clock.now
-        entry = router.ring.accounts[account]
+        entry = router.ring.accounts.get(account)
+        if entry is None:
+            return "gone"
         why, wait = router.state(entry, MODEL, router.classify(MODEL), 0.0, True, now)
         return f"{why} {wait:.0f}" if why and wait < 1e9 else why or "open"
 
@@ -439,11 +449,36 @@ def _state_fits(state: str, wanted: str) -> bool:
 # What happens to a gateway beside requests.
 
 
-def _interrupt(stage: Stage, reason: str = "drain") -> None:
-    stage.gateway.upkeep.interrupt(reason)
+def _stop(stage: Stage) -> None:
+    """The process ends: what still runs is told so."""
+    stage.gateway.draining = True
+    stage.listener.drain()
+    stage.gateway.upkeep.interrupt("drain")
+
+
+def _account(stage: Stage, name: str, **changes: Any) -> None:
+    """Operators change an account: all agree on another pool."""
+    document = stage.document
+    entries = tuple(msgspec.structs.replace(each, **changes) if each.id == name else each for each in document.accounts)
+    stage.agree(PoolDocument(document.epoch + 1, entries))
+
+
+def _remove(stage: Stage, name: str) -> None:
+    document = stage.document
+    stage.agree(PoolDocument(document.epoch + 1, tuple(each for each in document.accounts if each.id != name)))
+
+
+def _hear(stage: Stage, name: str, *values: Any) -> None:
+    """Another process tells a fact of this name."""
+    stage.gateway.heard(broadcast.encode(getattr(broadcast, name)(*values)))
 
 
 ACTIONS: dict[str, Callable[..., Any]] = {
     "store": Stage.turn,
-    "stop": _interrupt,
+    "stop": _stop,
+    "disable": partial(_account, state="disabled"),
+    "drain": partial(_account, state="draining"),
+    "enable": partial(_account, state="active"),
+    "remove": _remove,
+    "hear": _hear,
 }
