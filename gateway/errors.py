@@ -38,12 +38,13 @@ class ApiError(Exception):
 
     `status` is the HTTP status, `message` the words for the client, `retry_after` whole seconds or None, `kind` the
     `error.type` where it differs from the usual one of the status, `code` the `error.details.error_code` if it has one.
-    `limit` says whose limit refused (`caller`, `account`, `gateway`) and which, for metrics and the log.
+    `limit` says whose limit refused (`caller`, `account`, `gateway`) and which, for metrics and the log; `cause` what
+    else is to blame, for the log alone.
     """
 
     def __init__(
         self, status: int, message: str, *, retry_after: int | None = None, kind: str | None = None,
-        code: str | None = None, retry: bool = True, limit: tuple[str, str] = ("", ""),
+        code: str | None = None, retry: bool = True, limit: tuple[str, str] = ("", ""), cause: str = "",
     ) -> None:  # fmt: skip
         super().__init__(message)
         self.status = status
@@ -53,6 +54,7 @@ class ApiError(Exception):
         self.code = code
         self.retry = retry
         self.limit = limit
+        self.cause = cause
 
     def body(self, request_id: str) -> bytes:
         """The JSON bytes of the answer."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.e2e.rig import (
+    ADMIN_TOKEN,
     CALLERS,
+    WAIT_SECONDS,
     Answer,
     Gateway,
     Simulator,
@@ -19,10 +22,12 @@ from tests.e2e.rig import (
     assert_error,
     at_once,
     conversation,
+    eventually,
     free_port,
     message,
 )
 
+Launch = Callable[..., Gateway]
 ERIN = "sk-" + "Er1n0" * 9 + "one"  # may use one model only
 
 
@@ -210,13 +215,43 @@ async def test_trouble_with_every_accounts_credential_or_money_is_a_529(kind: st
         answer = await ask(gateway, message(stream=stream), fault=kind)
         text = assert_error(answer, 529, "overloaded_error")
         assert not re.search("key|credit|billing|usage|organization", text, re.IGNORECASE)
+        assert "none is in service" in text
         assert_retry_after(answer)
+        # Only the operator is told what is wrong with them.
+        assert gateway.record(answer.request_id)["cause"] == ("credential" if kind == "status=401" else "billing")
+
+
+async def test_a_529_says_what_keeps_the_accounts_from_serving(launch: Launch, sim: Simulator):
+    away = [{**each, "base_url": f"http://127.0.0.1:{free_port()}"} for each in accounts_of(sim, 2)]
+    small = {**accounts_of(sim, 3)[2], "id": "small", "models": ["claude-opus-5"], "max_concurrency": 1}
+    gateway = launch(accounts=[*({**each, "models": ["claude-haiku-*"]} for each in away), small])
+    for _ in range(4):  # before and after it is known of them
+        answer = await ask(gateway, message())
+        assert "the upstream cannot be reached" in assert_error(answer, 529, "overloaded_error")
+        assert gateway.record(answer.request_id)["cause"] == "unreachable"
+    since = sim.mark()
+    held = asyncio.create_task(ask(gateway, message(model="claude-opus-5"), fault="silence=5"))
+    await eventually(lambda: sim.records(since), "the held request")
+    busy = await ask(gateway, message(model="claude-opus-5"))
+    assert "all are busy" in assert_error(busy, 529, "overloaded_error")
+    assert gateway.record(busy.request_id)["cause"] == "busy"
+    await held
+    gateway.get(
+        "/admin/v1/accounts/small", admin=True, headers={"authorization": f"Bearer {ADMIN_TOKEN}"}, method="PATCH",
+        body=b'{"state": "draining"}',
+    )  # fmt: skip
+    async with asyncio.timeout(WAIT_SECONDS):
+        while (answer := await ask(gateway, message(model="claude-opus-5"), conversation())).status == 200:
+            pass
+    assert "none is in service" in assert_error(answer, 529, "overloaded_error")
+    assert gateway.record(answer.request_id)["cause"] == "draining"
 
 
 async def test_a_529_of_all_passes_with_a_short_wait(gateway: Gateway, sim: Simulator):
     answer = await ask(gateway, message(), fault={"kind": "status", "value": 529, "retry_after": 7200})
     assert_error(answer, 529, "overloaded_error")
     assert_retry_after(answer)
+    assert gateway.record(answer.request_id)["cause"] == "overloaded"
 
 
 # -- Not repeated -----------------------------------------------------------------------------------------------------

@@ -299,6 +299,21 @@ class Router(Standing):
                     out = min(out, wait)
         return (limited, True) if limited < inf else (out, False)
 
+    def closed_by(self, model: str, limit_class: str, now: float) -> list[str]:
+        """What keeps accounts closed that are meant to serve `model`, each once: the cause of an outage, else the state
+        as `state` names it; `denied` and `not_held` for what that calls out and credential."""
+        found = set()
+        for entry in self.ring.accounts.values():
+            why, _ = self.state(entry, model, limit_class, 0.0, False, now)
+            if why == OUT:
+                outages = (self.health(entry.id).outage, self.organization(entry.organization))
+                why = next((each.cause.value for each in outages if each.cause and each.until > now), "denied")
+            elif why == CREDENTIAL:
+                why = "not_held"
+            if why not in (OPEN, MODEL):
+                found.add(why)
+        return sorted(found)
+
     def offers(self, model: str) -> bool:
         """Whether any account of the pool is meant to serve `model` ("" for any)."""
         return any(entry.state != "disabled" and self.serves(entry, model) for entry in self.ring.accounts.values())

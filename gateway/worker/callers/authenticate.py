@@ -28,7 +28,8 @@ class Callers:
                 if caller is not None:
                     return caller
         if (head.api_key or head.bearer) and not self._complete():
-            raise ApiError(529, "The gateway cannot look for this key now. Please try again later.", retry_after=1)
+            words = "The gateway cannot look for this key now, as its store is away. Please try again later."
+            raise ApiError(529, words, retry_after=1, cause="store_away")
         if head.api_key or head.bearer:
             raise ApiError(401, "invalid x-api-key")
         raise ApiError(401, "x-api-key header is required")

@@ -231,8 +231,8 @@ class Accounting:
     def take_locally(self, reservation: Reservation) -> None:
         """Take it of the local limits. Raises ApiError where that refuses."""
         if self._deny and reservation.limits.reserved:
-            words = "Your budget cannot be checked now. Please try again later."
-            raise ApiError(529, words, retry_after=1, limit=("caller", "store_away"))
+            words = "Your budget cannot be checked now, as the gateway's store is away. Please try again later."
+            raise ApiError(529, words, retry_after=1, limit=("caller", "store_away"), cause="store_away")
         if reservation.limits.rows:
             refused = self._local_limits.take(reservation.limits.rows, self._processes(), monotonic())
             if refused is not None:

@@ -42,7 +42,7 @@ _AT_ONCE = 128  # objects that the store is asked for in one go: a flood would m
 _OWED = 10_000  # calls kept for a store that is away
 UNKNOWN = "Not found"  # of a stranger's object as of none: the same words
 APART = "The objects that this request names live on different accounts; create them anew to use them together."
-AWAY = "The gateway cannot tell now where this object lives. Please try again later."
+AWAY = "The gateway cannot tell now where this object lives, as its store is away. Please try again later."
 
 log = structlog.get_logger("gateway.owners")
 
@@ -123,7 +123,7 @@ class Owners:
                     if owner is not None:
                         self._keep(each, owner)
         except (StoreDown, msgspec.MsgspecError):
-            raise ApiError(529, AWAY, retry_after=1) from None
+            raise ApiError(529, AWAY, retry_after=1, cause="store_away") from None
         return [found[each] for each in ids]
 
     async def known(self, ids: Collection[str]) -> frozenset[str]:
@@ -152,7 +152,8 @@ class Owners:
             if proposed is None:
                 break
             homes = await self._agree(group, present, proposed)
-        raise ApiError(529, "No account can take new objects now. Please try again later.", retry_after=5)
+        words = "No account can take new objects now: none is in service. Please try again later."
+        raise ApiError(529, words, retry_after=5, cause=",".join(self._router.closed_by("", "", monotonic())))
 
     async def homes(self, caller: Caller) -> tuple[str, ...]:
         """All workspaces that may hold objects of the caller's share group, the present home first: as they are now,
@@ -173,7 +174,7 @@ class Owners:
         except (StoreDown, msgspec.MsgspecError):
             if not proposed and known is not None:
                 return known.workspaces
-            raise ApiError(529, AWAY, retry_after=1) from None
+            raise ApiError(529, AWAY, retry_after=1, cause="store_away") from None
         if homes.workspaces and homes != known:
             self._homes[group] = homes
             self.write(lambda journal: journal.home(group, homes))

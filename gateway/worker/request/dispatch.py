@@ -52,7 +52,12 @@ _WARM_ENOUGH = 150_000  # ms: half of the shortest cache lifetime; a stream that
 
 log = structlog.get_logger("gateway.proxy")
 
-NO_ACCOUNT = "No account can serve this request now. Please try again later."
+NO_ACCOUNT = "No account can serve this request now: {}. Please try again later."
+# Why, as far as a client is told: whose account lacks what is nobody else's business.
+_BUSY, _UNREACHABLE, _OUT = "all are busy", "the upstream cannot be reached", "none is in service"
+_SAID = {  # by what an account did last, where nothing is held against any
+    Outcome.UNSENT: "unreachable", Outcome.UNAUTHORIZED: "credential", Outcome.SPENT: "billing",
+}  # fmt: skip
 ALL_LIMITED = "The accounts that can serve this request are at their rate limits. Please try again later."
 
 
@@ -189,6 +194,7 @@ class Proxy:
         """Ask accounts, step by step, until one answers for good, while nothing but pings has reached the client."""
         failure: tuple[int, str] | Refusal | None = None  # no exception: a kept one would keep its frames
         refuse: Refuse | None = None
+        outcome: Outcome | None = None  # of the last exchange
         while (not x.started or x.pinged) and not x.interrupted:  # else there is an answer, or this process stops
             step = route.next(monotonic(), random())
             if isinstance(step, Wait):
@@ -240,7 +246,7 @@ class Proxy:
                 x.failover = x.failover or outcome.value
             if not again or (x.upload is not None and x.upload.begun):
                 break
-        await self._give_up(x, failure, refuse or route.refuse(monotonic()))
+        await self._give_up(x, failure, refuse or route.refuse(monotonic()), outcome)
 
     async def _pause(self, x: Exchange, seconds: float) -> None:
         """Wait for a limit, without a slot; a client that goes ends it."""
@@ -413,23 +419,23 @@ class Proxy:
             self._single_flight.release((x.binding.key, x.binding.model), x.leader)
             x.leader = None
 
-    async def _give_up(self, x: Exchange, failure: tuple[int, str] | Refusal | None, refuse: Refuse) -> None:
+    async def _give_up(
+        self, x: Exchange, failure: tuple[int, str] | Refusal | None, refuse: Refuse, outcome: Outcome | None
+    ) -> None:
         """Nobody is left to ask: pass on the last answer, or say what it means where it was about an account."""
         if isinstance(failure, tuple):
             raise ApiError(*failure)
         if failure is None or failure.outcome in HIDDEN:
             if refuse.status == 404:
                 raise ApiError(404, f"model: {x.model}")
-            limited = refuse.status == 429
-            full = not limited and x.route is not None and x.route.away == FULL
-            raise ApiError(
-                refuse.status,
-                ALL_LIMITED if limited else NO_ACCOUNT,
-                retry_after=retry_after(refuse.seconds),
-                limit=("account", "rate_limit") if limited else ("account", "concurrency") if full else ("", ""),
-            )
+            seconds = retry_after(refuse.seconds)
+            if refuse.status == 429:
+                raise ApiError(429, ALL_LIMITED, retry_after=seconds, limit=("account", "rate_limit"))
+            raise self._nobody(x, outcome, seconds)
         status, head, body = failure.status, failure.head, failure.body
         x.outcome = "error"
+        if failure.outcome is Outcome.OVERLOADED:
+            x.cause = failure.outcome.value
         x.upstream_request_id = head.request_id.decode("latin-1")
         headers = head.visible + x.gateway_headers(self._config.expose_account)
         if failure.event and body is not None:
@@ -445,6 +451,18 @@ class Proxy:
         if head.retry_after is not None:
             headers.append((b"retry-after", b"%d" % retry_after(head.retry_after)))
         await x.answer(status, headers, body)
+
+    def _nobody(self, x: Exchange, outcome: Outcome | None, seconds: int) -> ApiError:
+        """The refusal of a request that no account can serve now, `outcome` being that of the last exchange."""
+        route = x.route
+        if route is not None and route.away == FULL:
+            words = NO_ACCOUNT.format(_BUSY)
+            return ApiError(529, words, retry_after=seconds, limit=("account", "concurrency"), cause="busy")
+        causes = self._router.closed_by(x.model, "" if route is None else route.limit_class, monotonic())
+        if not causes and outcome in _SAID:
+            causes = [_SAID[outcome]]
+        words = NO_ACCOUNT.format(_UNREACHABLE if causes == ["unreachable"] else _OUT)
+        return ApiError(529, words, retry_after=seconds, cause=",".join(causes))
 
 
 async def _read_bounded(response: Response) -> bytes | None:

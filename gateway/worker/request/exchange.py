@@ -62,7 +62,7 @@ class Holding:
         x.held += size
         if self.bytes > self.most:
             words = "The gateway holds too many large requests now. Please try again later."
-            raise ApiError(529, words, retry_after=1, limit=("gateway", "memory"))
+            raise ApiError(529, words, retry_after=1, limit=("gateway", "memory"), cause="memory")
 
     def give(self, x: Exchange, size: int | None = None) -> None:
         """Hold so much less for `x`, by default nothing any more."""
@@ -225,6 +225,7 @@ class Exchange:
         """Answer with an error of the gateway's own: as JSON, or as an event where a stream has begun."""
         self.outcome = "error" if self.outcome == "ok" else self.outcome
         self.throttled, self.limit = error.limit
+        self.cause = self.cause or error.cause
         if self.ended:
             return
         if self.started:
