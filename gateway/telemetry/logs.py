@@ -13,6 +13,7 @@ import stat
 import threading
 import time
 from collections import deque
+from datetime import UTC, datetime
 from typing import Any
 from zlib import crc32
 
@@ -71,7 +72,7 @@ class LogWriter:
         lines = self._lines
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
-            lost = {"at": time.time(), "level": "error", "event": "log lines lost", "lost": dropped}
+            lost = {**_begin(time.time(), "error"), "event": "log lines lost", "lost": dropped}
             lines.append(_encode(lost) + b"\n")
         while lines:
             piece = [lines.popleft()]
@@ -99,13 +100,12 @@ def configure(log: Log, writer: LogWriter, fd: int = 1) -> RequestLog:
 
     def render(_: Any, method: str, event: structlog.typing.EventDict) -> bytes:
         if human:
-            shown = {key: value for key, value in event.items() if key not in ("event", "at", "exception")}
+            shown = {key: value for key, value in event.items() if key not in ("event", "exception")}
             rest = " ".join(f"{key}={_printable(value)}" for key, value in shown.items())
             trace = f"\n{event['exception']}" if "exception" in event else ""
             word = _painted(f"{method:<7}", paint.get(method))
             return f"{_clock(time.time())} {word} {event['event']} {rest}{trace}\n".encode(errors="replace")
-        fields = {"at": time.time(), "level": method, "event": event.pop("event", ""), **event}
-        return _json(fields)
+        return _json({**_begin(time.time(), method), "event": event.pop("event", ""), **event})
 
     class Output:
         def msg(self, line: bytes) -> None:
@@ -120,7 +120,13 @@ def configure(log: Log, writer: LogWriter, fd: int = 1) -> RequestLog:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_Bridge()], level=logging.WARNING, force=True)
-    return RequestLog(writer, human, level <= logging.INFO, log.sample, paint)
+    return RequestLog(writer, human, level, log.sample, paint)
+
+
+def _begin(at: float, level: str) -> dict[str, Any]:
+    """What every line of JSON begins with: when it was written, `at` being Unix seconds, and how severe it is."""
+    time = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"time": time, "level": level}
 
 
 def _json(fields: dict[str, Any]) -> bytes:
@@ -169,23 +175,30 @@ class RequestLog:
 
     Trouble is an error, a broken stream, a client that left, a limit that refused and an account that failed: what
     somebody will look for, and seldom enough to be worth its line each time. What is left out is still counted, in
-    metrics and in the ledger.
+    metrics and in the ledger. `least` is the least severe level written: a request that the gateway or its upstream
+    failed is a warning.
     """
 
     def __init__(
-        self, writer: LogWriter, human: bool, enabled: bool, sample: float = 1.0, paint: Paint | None = None
+        self, writer: LogWriter, human: bool, least: int, sample: float = 1.0, paint: Paint | None = None
     ) -> None:
         self._write = writer.write
         self._human = human
-        self._enabled = enabled
+        self._least = least
         self._most = int(sample * 2**32)  # of the ids' checksums
         self._all = sample >= 1.0
         self._paint = paint or {}
 
     def request(self, record: Finished) -> None:
-        if not self._enabled or not (self._all or self._wanted(record)):
+        bad = record.status >= 500 or record.outcome == "interrupted"
+        level = logging.WARNING if bad else logging.INFO
+        if level < self._least or not (self._all or self._wanted(record)):
             return
-        self._write(_line(record, self._paint) if self._human else _encode(record) + b"\n")
+        if self._human:
+            self._write(_line(record, self._paint))
+        else:
+            begin = _encode(_begin(record.at + record.duration, "warning" if bad else "info"))
+            self._write(begin[:-1] + b"," + _encode(record)[1:] + b"\n")
 
     def _wanted(self, record: Finished) -> bool:
         quiet = record.outcome == "ok" and record.status < 400 and not record.failover
@@ -227,7 +240,8 @@ def _line(record: Finished, paint: Paint) -> bytes:
         trouble = f"{trouble} after {record.failover}".lstrip()
     parts = (
         _painted(_clock(record.at), paint.get("quiet")), _painted(status, paint.get(status) or paint.get(status[0])),
-        record.endpoint, record.model, record.route, record.account, tokens, cost,
+        record.endpoint, record.caller, record.model, record.route, record.account, tokens, cost,
         f"{record.duration * 1000:.1f} ms", _painted(trouble, paint.get("trouble")),
+        _painted(record.request_id, paint.get("quiet")),
     )  # fmt: skip
     return ("  ".join(part for part in parts if part) + "\n").encode(errors="replace")

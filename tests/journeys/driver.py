@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -167,7 +168,7 @@ class Stage:
     async def _start(self) -> None:
         config = self.config
         document = self.document = PoolDocument(1, tuple(sorted(map(entry_of, config.accounts))))
-        log = RequestLog(cast(Any, self.lines), human=False, enabled=True)
+        log = RequestLog(cast(Any, self.lines), human=False, least=logging.INFO)
         gateway = Gateway(config, document, encode_keys(Stored()), config.redis, "process", log)
         self._gateway = gateway
         self.ring = Ring(document)

@@ -7,11 +7,13 @@ import fcntl
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from gateway.records import Finished, Usage
 from gateway.telemetry import logs
 from gateway.telemetry.logs import LogWriter, RequestLog, configure
 
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 RECORD = Finished(
     "req_1", 1_800_000_000.25, "messages", method="POST", status=200, caller="alice", model="claude-sonnet-4-5",
     stream=True, account="team-a", workspace="w1", route="bound", attempts=1,
@@ -104,7 +107,7 @@ def test_a_line_is_one_json_object_with_time_level_event_and_fields(output):
         "it happened", account="a", seconds=1.5, text='quote " newline \n \u2028 \x00 \u00e9'
     )
     (line,) = output.records()
-    assert line.pop("at") > 1_700_000_000
+    assert TIME.fullmatch(line["time"]) and datetime.fromisoformat(line.pop("time")) > datetime(2026, 1, 1, tzinfo=UTC)
     assert line == {
         "level": "warning", "event": "it happened", "account": "a", "seconds": 1.5,
         "text": 'quote " newline \n \u2028 \x00 \u00e9',
@@ -205,8 +208,28 @@ def test_libraries_that_use_the_standard_library_end_in_the_same_stream(output):
 def test_a_request_is_one_line_that_holds_the_whole_record(output):
     output.configure().request(RECORD)
     (line,) = output.lines()
-    assert json.loads(line)["event"] == "request"
+    found = json.loads(line)
+    assert found["event"] == "request" and list(found)[:2] == ["time", "level"]
+    assert (found["time"], found["level"], found["at"]) == ("2027-01-15T08:00:01.750Z", "info", 1_800_000_000.25)
     assert msgspec.json.decode(line, type=Finished) == RECORD
+
+
+@pytest.mark.parametrize(
+    ("fields", "level"),
+    [
+        ({}, "info"), ({"status": 404, "outcome": "error"}, "info"), ({"status": 0, "outcome": "client_gone"}, "info"),
+        ({"status": 529, "outcome": "error"}, "warning"), ({"outcome": "interrupted"}, "warning"),
+    ],
+)  # fmt: skip
+def test_a_request_that_failed_is_a_warning(fields, level, output, tmp_path):
+    record = msgspec.structs.replace(RECORD, **fields)
+    output.configure().request(record)
+    assert [line["level"] for line in output.records()] == [level]
+    for least, written in (("warning", level == "warning"), ("error", False)):
+        other = Output(tmp_path / least)
+        other.configure(least).request(record)
+        assert len(other.lines()) == written
+        os.close(other.fd)
 
 
 def test_a_request_is_one_short_line_for_people(output):
@@ -225,8 +248,8 @@ def test_a_request_is_one_short_line_for_people(output):
         "1500.0 ms",
     ):
         assert part in first
-    assert "req_1" not in first
-    assert "gone" in second and "client_gone" in second and "$" not in second
+    assert first.endswith("  req_1") and "  alice  " in first
+    assert second.endswith("  req_2") and "gone" in second and "client_gone" in second and "$" not in second
 
 
 @pytest.mark.parametrize("form", ["json", "human"])
@@ -234,7 +257,14 @@ def test_a_refused_request_says_whose_limit_it_was(output, form):
     refused = msgspec.structs.replace(RECORD, status=429, outcome="error", throttled="caller", limit="budget_day")
     output.configure(form=form).request(refused)
     (line,) = output.lines()
-    assert "budget_day" in line and "caller" in line
+    assert "budget_day" in line and "caller" in line and "alice" in line and "req_1" in line
+
+
+def test_a_request_that_nobody_could_serve_says_why(output):
+    requests = output.configure(form="human")
+    requests.request(msgspec.structs.replace(RECORD, status=529, outcome="error", cause="billing,credential"))
+    (line,) = output.lines()
+    assert "529" in line and "error billing,credential" in line
 
 
 class Terminal:
