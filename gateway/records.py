@@ -7,7 +7,9 @@ import msgspec
 
 class Usage(msgspec.Struct, omit_defaults=True):
     """Tokens of one answer by price class. `input` is fresh input alone; total input is the sum of the first four. `us`
-    and `fast` say that it was served in the United States, and in fast mode."""
+    and `fast` say that it was served in the United States, and in fast mode. `searches` and `executions` are what
+    server tools did for a fee: web searches, and requests that executed code. `iterations` are the parts of which it is
+    the sum, where the answer told them: each is priced by itself."""
 
     input: int = 0
     cache_read: int = 0
@@ -16,10 +18,20 @@ class Usage(msgspec.Struct, omit_defaults=True):
     output: int = 0
     us: bool = False
     fast: bool = False
+    searches: int = 0
+    executions: int = 0
+    iterations: tuple[Iteration, ...] = ()
 
     @property
     def total_input(self) -> int:
         return self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
+
+
+class Iteration(msgspec.Struct, frozen=True):
+    """What one run of a model used on the way to an answer; "" is the model that answered."""
+
+    model: str
+    usage: Usage
 
 
 ITEMS = "batch_items"  # the endpoint of records that stand for items of batches instead of a request

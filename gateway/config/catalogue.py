@@ -16,7 +16,7 @@ from gateway.config import checks as check
 from gateway.config.rules import BAD, Number, Reader, Table, Text
 from gateway.config.sections import Frozen, Section, nearest
 from gateway.config.source import Node, join
-from gateway.core.spending.pricing import Catalogue, Model, Price
+from gateway.core.spending.pricing import Catalogue, Fees, Model, Price
 from gateway.data import load_catalogue
 
 __all__ = ["MODELS", "ModelEntry", "Models", "listed", "merged", "model_warnings", "pattern_warnings"]
@@ -62,6 +62,17 @@ class ModelEntry(Frozen, frozen=True, kw_only=True):
         return any(getattr(self, key) is not None for key in _PRICES)
 
 
+class ModelFees(Frozen, frozen=True, kw_only=True):
+    """What server tools cost beside their tokens; None is as the built-in catalogue has it."""
+
+    web_search: Annotated[float | None, _DOLLARS, "US dollars per 1,000 web searches; default: 10"] = None
+    code_execution: Annotated[
+        float | None,
+        _DOLLARS,
+        "US dollars per hour of code execution, of which each request told counts as five minutes; default: 0.05",
+    ] = None
+
+
 class Models(Frozen, frozen=True, kw_only=True):
     """Model names of the operator's own, and models that the built-in catalogue lacks or has otherwise."""
 
@@ -72,6 +83,7 @@ class Models(Frozen, frozen=True, kw_only=True):
         "model: its prices and sizes; adds to the built-in ones",
     ] = msgspec.field(default_factory=dict)
     default: Annotated[str, _NAME, "model whose price those have that nobody knows"] = "claude-opus-5"
+    fees: Annotated[ModelFees, "what server tools cost beside their tokens"] = ModelFees()
 
 
 class _Wrong(ValueError):
@@ -90,7 +102,7 @@ def merged(models: Models) -> Catalogue:
     added = [model for name, model in own.items() if known.exact(name) is None]
     every = (*added, *(own.get(model.id, model) for model in known))
     default = next((model.price for model in every if models.default in model.names), None)
-    return Catalogue(every, as_of=known.as_of, default=default)
+    return Catalogue(every, as_of=known.as_of, default=default, fees=_fees(models.fees, known.fees))
 
 
 def model_warnings(models: Models, offered: Callable[[str], bool]) -> list[str]:
@@ -180,6 +192,14 @@ def _model(name: str, entry: ModelEntry, known: Catalogue) -> Model:
         above=None if base is None or entry.priced else base.above,
         **{"display_name": itself.display_name}
         | {key: value for key in _OTHERS if (value := getattr(entry, key)) is not None},
+    )
+
+
+def _fees(given: ModelFees, known: Fees) -> Fees:
+    searches, hours = given.web_search, given.code_execution
+    return Fees(
+        known.web_search if searches is None else round(searches * 1_000_000),
+        known.code_execution if hours is None else round(hours * 1e9 / 12),
     )
 
 

@@ -28,8 +28,8 @@ _FRESH = 60.0  # seconds; a file that changed later than that before the start i
 _SHOWN = 20  # changes and problems that a log line names
 RELOADABLE = frozenset({
     "accounts", "keys", "teams", "teams_strict", "admin.token", "admin.tokens", "admin.metrics_open",
-    "affinity.remember", "models.aliases", "models.catalogue", "models.default", "share", "public_url",
-    "trusted_proxies", "expose_account", "retry_ambiguous",
+    "affinity.remember", "models.aliases", "models.catalogue", "models.default", "models.fees", "share",
+    "public_url", "trusted_proxies", "expose_account", "retry_ambiguous",
 })  # fmt: skip
 _LISTS = ("accounts", "keys", "teams", "admin.tokens")  # whose members are named one by one
 
@@ -63,6 +63,7 @@ def compare(running: Config, loaded: Config) -> Change:
             aliases=loaded.models.aliases,
             catalogue=loaded.models.catalogue,
             default=loaded.models.default,
+            fees=loaded.models.fees,
         ),
         share=loaded.share,
         public_url=loaded.public_url,

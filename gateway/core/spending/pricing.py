@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.records import Usage
 
-__all__ = ["UNKNOWN_DATE", "Above", "Bill", "Catalogue", "Model", "Price"]
+__all__ = ["UNKNOWN_DATE", "Above", "Bill", "Catalogue", "Fees", "Model", "Price"]
 
 UNKNOWN_DATE = "1970-01-01T00:00:00Z"
 """What Anthropic, too, gives as the date of a model whose date is not known."""
@@ -112,9 +112,20 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return (cost * 11 + 5) // 10 if self.us_surcharge else cost
 
 
+class Fees(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nano-dollars of what server tools do, beside the tokens: one web search, and one request that executes code (five
+    minutes of a container, the least that is charged)."""
+
+    web_search: int = 0
+    code_execution: int = 0
+
+
+_NO_FEES = Fees()
+
+
 class Bill(NamedTuple):
     """Nano-dollars of one request, and how much more it would have cost with its cache reads as fresh input.
-    `by_default`: nobody knows the price of its model."""
+    `by_default`: nobody knows the price of its model, or of one that took part."""
 
     cost: int
     savings: int
@@ -123,15 +134,19 @@ class Bill(NamedTuple):
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     as_of: str
+    fees: Fees
     models: tuple[Model, ...]
 
 
 class Catalogue:
     """Every known model, found by id, alias or a dated form of either."""
 
-    def __init__(self, models: tuple[Model, ...], *, as_of: str = "", default: Price | None = None) -> None:
+    def __init__(
+        self, models: tuple[Model, ...], *, as_of: str = "", default: Price | None = None, fees: Fees = _NO_FEES
+    ) -> None:
         """`default` prices models that are not in the catalogue (see `priced`); `ValueError` on a repeated name."""
         self.as_of = as_of
+        self.fees = fees
         self.models = models
         self.default = default
         self._by_name: dict[str, Model] = {}
@@ -144,9 +159,10 @@ class Catalogue:
 
     @classmethod
     def from_json(cls, data: bytes, *, default: Price | None = None) -> "Catalogue":
-        """Decode `{"as_of": ..., "models": [...]}`; `ValueError` (or its subclass from the decoder) if malformed."""
+        """Decode `{"as_of": ..., "fees": ..., "models": [...]}`; `ValueError` (or its subclass from the decoder) if
+        malformed."""
         document = msgspec.json.decode(data, type=_Document)
-        return cls(document.models, as_of=document.as_of, default=default)
+        return cls(document.models, as_of=document.as_of, default=default, fees=document.fees)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self.models)
@@ -178,16 +194,25 @@ class Catalogue:
         return (model,) if found is None else (model, *found.names)
 
     def bill(self, model: str, usage: Usage, batch: bool = False) -> Bill:
-        """What one request of that model costs; nothing if neither it nor a default has a price."""
+        """What one request of that model costs, fees included, which a batch pays in full; no tokens if neither it nor
+        a default has a price. Where the usage has iterations, each is priced by its own model and its own length."""
+        fee = usage.searches * self.fees.web_search + usage.executions * self.fees.code_execution
+        if not usage.iterations:
+            return self._bill(model, usage, batch, fee)
+        bills = [self._bill(each.model or model, each.usage, batch) for each in usage.iterations]
+        by_default = any(bill.by_default for bill in bills)
+        return Bill(fee + sum(bill.cost for bill in bills), sum(bill.savings for bill in bills), by_default)
+
+    def _bill(self, model: str, usage: Usage, batch: bool, fee: int = 0) -> Bill:
         found = self.find(model)
         priced = found or self.priced(model)
         if priced is None:
-            return Bill(0, 0, True)
+            return Bill(fee, 0, True)
         read, fresh, write_5m, write_1h = usage.cache_read, usage.input, usage.cache_write_5m, usage.cache_write_1h
         rest = write_5m, write_1h, usage.output, batch, usage.us, usage.fast
         cost = priced.cost(fresh, read, *rest)
         savings = priced.cost(fresh + read, 0, *rest) - cost if read else 0
-        return Bill(cost, savings, found is None)
+        return Bill(cost + fee, savings, found is None)
 
     def limit_class(self, model: str) -> str:
         """The rate-limit bucket that a model shares with its siblings; an unknown one has its own."""

@@ -70,19 +70,25 @@ class ChatMeter:
     """What one answer used, as far as it is known yet: the counterpart of UsageMeter.
 
     `started` once the input is known, in a stream by a chunk near its end, if at all; `stopped` once [DONE] was seen;
-    `error` is the type of an error in the stream.
+    `error` is the type of an error in the stream. What it wrote to caches lives for `ttl` seconds.
     """
 
-    __slots__ = ("error", "model", "passed_bytes", "passed_deltas", "started", "stopped", "usage")
+    __slots__ = ("error", "model", "passed_bytes", "passed_deltas", "started", "stopped", "ttl", "usage")
 
-    def __init__(self) -> None:
+    def __init__(self, ttl: int = 300) -> None:
         self.usage = Usage()
         self.model = ""
+        self.ttl = ttl
         self.started = False
         self.stopped = False
         self.error = ""
         self.passed_bytes = 0
         self.passed_deltas = 0
+
+    @property
+    def context(self) -> int:
+        """Tokens that the conversation holds with this answer."""
+        return self.usage.total_input + self.usage.output
 
     matters = staticmethod(matters)
 
@@ -159,6 +165,7 @@ class ChatMeter:
             usage.output = seen.completion_tokens
         if seen.prompt_tokens is not None:
             usage.cache_read = min(details.cached_tokens or 0, seen.prompt_tokens)
-            usage.cache_write_5m = min(details.cache_write_tokens or 0, seen.prompt_tokens - usage.cache_read)
-            usage.input = seen.prompt_tokens - usage.cache_read - usage.cache_write_5m
+            written = min(details.cache_write_tokens or 0, seen.prompt_tokens - usage.cache_read)
+            usage.cache_write_5m, usage.cache_write_1h = (0, written) if self.ttl == 3600 else (written, 0)
+            usage.input = seen.prompt_tokens - usage.cache_read - written
             self.started = True

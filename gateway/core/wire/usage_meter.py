@@ -6,15 +6,19 @@ prices, nor who asked.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import msgspec
 
 from gateway.core.wire.sse import events
-from gateway.records import Usage
+from gateway.records import Iteration, Usage
 
 _DELTA = b"event: content_block_delta"
 _BYTES_A_TOKEN = 4.4
+_LONGEST = 32 * 1024  # bytes of a usage object in the ends of a long answer
+_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,256})"')
+_HEAD = 1024  # bytes of a long answer in which its model stands, if it stands before the content
 
 
 # A count that is none makes its event unreadable: better no usage, and an estimate, than a ledger gone wrong.
@@ -26,14 +30,29 @@ class _Creation(msgspec.Struct):
     ephemeral_1h_input_tokens: _Count = None
 
 
-class _Usage(msgspec.Struct):
+class _Tokens(msgspec.Struct):
     input_tokens: _Count = None
     output_tokens: _Count = None
     cache_read_input_tokens: _Count = None
     cache_creation_input_tokens: _Count = None
     cache_creation: _Creation | None = None
+
+
+class _Iteration(_Tokens):
+    type: str = ""
+    model: str | None = None
+
+
+class _ServerTools(msgspec.Struct):
+    web_search_requests: _Count = None
+    code_execution_requests: _Count = None
+
+
+class _Usage(_Tokens):
     inference_geo: str | None = None
     speed: str | None = None
+    server_tool_use: _ServerTools | None = None
+    iterations: msgspec.Raw = msgspec.Raw()
 
 
 class _Message(msgspec.Struct):
@@ -55,6 +74,11 @@ class _Event(msgspec.Struct):
 _event = msgspec.json.Decoder(_Event).decode
 _message = msgspec.json.Decoder(_Message).decode
 _usage = msgspec.json.Decoder(_Usage).decode
+_iterations = msgspec.json.Decoder(list[_Iteration] | None).decode
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_APART = ("compaction", "advisor_message")  # iterations whose tokens the answer's own counts leave out
+_FALLBACK = "fallback_message"  # the iteration of the model that answered in place of the one that was asked
 
 
 def _text_size(delta: bytes) -> int:
@@ -68,19 +92,36 @@ class UsageMeter:
     """What one answer used, as far as it is known yet.
 
     `started` once the input is known (message_start, or a JSON answer's usage), `stopped` once message_stop was seen;
-    `error` is the type of an `error` event.
+    `error` is the type of an `error` event. Cache writes of which no lifetime is told live for `ttl` seconds, as the
+    request asked.
     """
 
-    __slots__ = ("error", "model", "passed_bytes", "passed_deltas", "started", "stopped", "usage")
+    __slots__ = (
+        "_creation", "_iterations", "_told", "_written", "error", "model", "passed_bytes", "passed_deltas", "started",
+        "stopped", "ttl", "usage",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
-        self.usage = Usage()
+    def __init__(self, ttl: int = 300) -> None:
+        self.usage = self._told = Usage()  # all of it, and what its own counts say
         self.model = ""
+        self.ttl = ttl
+        self._written: int | None = None
+        self._creation: _Creation | None = None
+        self._iterations: list[_Iteration] = []
         self.started = False
         self.stopped = False
         self.error = ""
         self.passed_bytes = 0
         self.passed_deltas = 0
+
+    @property
+    def context(self) -> int:
+        """Tokens that the conversation holds with this answer: what the last run of the model read and wrote."""
+        for each in reversed(self._iterations):
+            if each.type not in _APART:
+                last = self._usage_of(each)
+                return last.total_input + last.output
+        return self.usage.total_input + self.usage.output
 
     @staticmethod
     def matters(ready: bytes) -> bool:
@@ -96,7 +137,7 @@ class UsageMeter:
                 continue
             try:
                 event = _event(data)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except _UNREADABLE:
                 continue
             if event.type == "message_start" and event.message is not None:
                 self.started = True
@@ -131,7 +172,7 @@ class UsageMeter:
         """Take usage from a whole JSON answer; False where it holds none."""
         try:
             message = _message(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except _UNREADABLE:
             return False
         if message.usage is None:
             return False
@@ -141,18 +182,21 @@ class UsageMeter:
 
     def read_ends(self, head: bytes, tail: bytes) -> bool:
         """Take usage from the ends of a JSON answer that was too long to hold."""
+        match = _MODEL.search(head, 0, _HEAD)
+        if match is not None:
+            self.model = match[1].decode(errors="replace")
         for part in (tail, head):
             position = part.rfind(b'"usage"')
             begin = part.find(b"{", position)
             if position < 0 or begin < 0:
                 continue
             depth = 0
-            for index in range(begin, min(len(part), begin + 4096)):
+            for index in range(begin, min(len(part), begin + _LONGEST)):
                 depth += (part[index] == 0x7B) - (part[index] == 0x7D)
                 if depth == 0:
                     try:
                         self._update(_usage(part[begin : index + 1]))
-                    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    except _UNREADABLE:
                         break
                     self.started = True
                     return True
@@ -165,20 +209,83 @@ class UsageMeter:
 
     def _update(self, seen: _Usage) -> None:
         """Counts are cumulative: those present replace, those absent stay."""
-        usage = self.usage
+        told = self._told
         if seen.inference_geo == "us":
-            usage.us = True
+            told.us = True
         if seen.speed == "fast":
-            usage.fast = True
+            told.fast = True
         if seen.input_tokens is not None:
-            usage.input = seen.input_tokens
+            told.input = seen.input_tokens
         if seen.output_tokens is not None:
-            usage.output = seen.output_tokens
+            told.output = seen.output_tokens
         if seen.cache_read_input_tokens is not None:
-            usage.cache_read = seen.cache_read_input_tokens
-        if seen.cache_creation is not None and seen.cache_creation.ephemeral_1h_input_tokens is not None:
-            usage.cache_write_1h = seen.cache_creation.ephemeral_1h_input_tokens
+            told.cache_read = seen.cache_read_input_tokens
+        if seen.cache_creation is not None:
+            self._creation = seen.cache_creation
         if seen.cache_creation_input_tokens is not None:
-            usage.cache_write_5m = max(0, seen.cache_creation_input_tokens - usage.cache_write_1h)
-        elif seen.cache_creation is not None and seen.cache_creation.ephemeral_5m_input_tokens is not None:
-            usage.cache_write_5m = seen.cache_creation.ephemeral_5m_input_tokens
+            self._written = seen.cache_creation_input_tokens
+        told.cache_write_5m, told.cache_write_1h = _writes(self._written, self._creation, self.ttl)
+        tools = seen.server_tool_use
+        if tools is not None:
+            if tools.web_search_requests is not None:
+                told.searches = tools.web_search_requests
+            if tools.code_execution_requests is not None:
+                told.executions = tools.code_execution_requests
+        if len(seen.iterations) > 2:  # more than []
+            try:
+                self._iterations = _iterations(seen.iterations) or self._iterations
+            except _UNREADABLE:  # of a kind that is not known yet: what the answer's own counts say stands
+                self._iterations = []
+        self.usage = self._with_iterations() if self._iterations else told
+
+    def _with_iterations(self) -> Usage:
+        """The sum of all iterations. What the answer's own counts have beyond those that they cover counts too."""
+        told = self._told
+        parts = [Iteration(each.model or "", self._usage_of(each)) for each in self._iterations]
+        covered = [part.usage for each, part in zip(self._iterations, parts, strict=True) if each.type not in _APART]
+        written = told.cache_write_5m + told.cache_write_1h - sum(_written(each) for each in covered)
+        five, hour = _writes(max(0, written), None, self.ttl)
+        rest = Usage(
+            max(0, told.input - sum(each.input for each in covered)),
+            max(0, told.cache_read - sum(each.cache_read for each in covered)),
+            five, hour, max(0, told.output - sum(each.output for each in covered)), told.us, told.fast,
+        )  # fmt: skip
+        if rest.total_input or rest.output:
+            parts.append(Iteration("", rest))
+        for each in self._iterations:
+            if each.type == _FALLBACK and each.model:
+                self.model = each.model
+        return msgspec.structs.replace(
+            told,
+            iterations=tuple(parts),
+            input=sum(part.usage.input for part in parts),
+            cache_read=sum(part.usage.cache_read for part in parts),
+            cache_write_5m=sum(part.usage.cache_write_5m for part in parts),
+            cache_write_1h=sum(part.usage.cache_write_1h for part in parts),
+            output=sum(part.usage.output for part in parts),
+        )
+
+    def _usage_of(self, each: _Iteration) -> Usage:
+        five, hour = _writes(each.cache_creation_input_tokens, each.cache_creation, self.ttl)
+        return Usage(
+            each.input_tokens or 0, each.cache_read_input_tokens or 0, five, hour, each.output_tokens or 0,
+            self._told.us, self._told.fast,
+        )  # fmt: skip
+
+
+def _written(usage: Usage) -> int:
+    return usage.cache_write_5m + usage.cache_write_1h
+
+
+def _writes(total: int | None, split: _Creation | None, ttl: int) -> tuple[int, int]:
+    """Tokens written to caches for five minutes and for an hour; those of which `split` says nothing live as the
+    request asked."""
+    five = split.ephemeral_5m_input_tokens if split is not None else None
+    hour = split.ephemeral_1h_input_tokens if split is not None else None
+    if total is None:
+        return five or 0, hour or 0
+    if hour is not None and (five is None or five + hour > total):
+        return max(0, total - hour), hour
+    five, hour = five or 0, hour or 0
+    rest = max(0, total - five - hour)
+    return (five, hour + rest) if ttl == 3600 else (five + rest, hour)

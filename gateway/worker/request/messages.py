@@ -78,6 +78,7 @@ class Messages:
             self._resolve(x, head, peeked)
         x.stream = peeked.stream and x.endpoint.events
         x.threaded = "thread" in peeked.fields
+        x.meter.ttl = peeked.cache_ttl
         named = references(peeked)
         route = x.route = self._route(x, head, peeked, caller.id)
         began = perf_counter()

@@ -66,7 +66,7 @@ class Settlement:
             )
         if not x.meter.started:
             return None
-        return self._renewal(x, now - x.response_began, usage.total_input + usage.output)
+        return self._renewal(x, now - x.response_began, x.meter.context)
 
     def _tell(self, x: Exchange, record: Finished, renewal: tuple[Arg, ...] | None) -> None:
         if x.reservation is not None and x.reservation.noted:

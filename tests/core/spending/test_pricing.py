@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.spending.pricing import Bill, Catalogue, Model, Price
+from gateway.core.spending.pricing import Bill, Catalogue, Fees, Model, Price
 from gateway.data import load_catalogue
-from gateway.records import Usage
+from gateway.records import Iteration, Usage
 
 CATALOGUE = load_catalogue()
 TOKENS = st.integers(0, 2_000_000)
@@ -160,6 +160,36 @@ def test_an_unknown_model_gets_the_default_price_if_there_is_one():
     assert Catalogue((), default=price).priced("llama") is not None
     known = CATALOGUE.priced("claude-opus-4-6", price)
     assert known is not None and known.price.input == 5_000
+
+
+def test_server_tools_cost_a_fee_which_a_batch_pays_in_full():
+    searched = Usage(input=1000, output=10, searches=15)
+    plain = CATALOGUE.bill("claude-opus-4-6", Usage(input=1000, output=10))
+    assert CATALOGUE.bill("claude-opus-4-6", searched).cost == plain.cost + 15 * 10_000_000  # $10 per 1,000
+    half = CATALOGUE.bill("claude-opus-4-6", searched, batch=True).cost
+    assert half == plain.cost // 2 + 15 * 10_000_000
+    assert CATALOGUE.bill("claude-opus-4-6", Usage(input=0, executions=12)).cost == 12 * 4_166_667  # $0.05 an hour
+    assert CATALOGUE.bill("claude-opus-4-6", Usage(searches=1, us=True, fast=True)).cost == 10_000_000
+    assert Catalogue((), fees=Fees(web_search=7)).bill("llama", Usage(searches=3)) == (21, 0, True)
+
+
+def test_each_iteration_costs_what_its_own_model_does_for_its_own_length():
+    haiku, opus = CATALOGUE.find("claude-haiku-5-5"), CATALOGUE.find("claude-opus-5")
+    assert haiku is not None and opus is not None
+    parts = (
+        Iteration("claude-opus-5", Usage(input=1000, output=2)),
+        Iteration("", Usage(input=60_000, cache_read=500)),
+        Iteration("", Usage(input=60_000, output=300)),
+    )
+    usage = Usage(input=121_000, cache_read=500, output=302, searches=1, iterations=parts)
+    cost = opus.cost(1000, 0, 0, 0, 2) + haiku.cost(60_000, 500, 0, 0, 0) + haiku.cost(60_000, 0, 0, 0, 300)
+    assert CATALOGUE.bill("claude-haiku-5-5", usage) == (cost + 10_000_000, 500 * 90, False)
+    batch = sum((each.cost(*tokens) + 1) // 2 for each, tokens in (
+        (opus, (1000, 0, 0, 0, 2)), (haiku, (60_000, 500, 0, 0, 0)), (haiku, (60_000, 0, 0, 0, 300)),
+    ))  # fmt: skip
+    assert CATALOGUE.bill("claude-haiku-5-5", usage, batch=True).cost == batch + 10_000_000
+    unknown = Usage(input=5, iterations=(Iteration("llama", Usage(input=5)),))
+    assert CATALOGUE.bill("claude-haiku-5-5", unknown) == (0, 0, True)
 
 
 @pytest.mark.parametrize(

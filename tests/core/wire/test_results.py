@@ -27,6 +27,26 @@ def line(result: dict[str, Any]) -> bytes:
     return json.dumps({"custom_id": "a", "result": result}, separators=(",", ":")).encode() + b"\n"
 
 
+COMPACTED: dict[str, Any] = {
+    "input_tokens": 10, "output_tokens": 2, "server_tool_use": {"web_search_requests": 3},
+    "iterations": [
+        {"type": "compaction", "input_tokens": 1000, "output_tokens": 5}, {"type": "message", "input_tokens": 10},
+    ],
+}  # fmt: skip
+
+
+def test_iterations_and_fees_of_an_item_are_in_its_price():
+    catalogue = load_catalogue()
+    tap = ResultsTap(partial(catalogue.bill, batch=True))
+    tap.feed(succeeded(**COMPACTED) + succeeded(input_tokens=4))
+    found = tap.metered()["claude-opus-5-5"]
+    assert (found.usage.input, found.usage.output) == (1014, 7)
+    opus = catalogue.find("claude-opus-5-5")
+    assert opus is not None
+    parts = ((1000, 5), (10, 0), (0, 2), (4, 0))
+    assert found.cost == sum(opus.cost(i, 0, 0, 0, o, batch=True) for i, o in parts) + 3 * 10_000_000
+
+
 ERRORED = line({"type": "errored", "error": {"type": "error", "error": {"type": "overloaded_error"}}})
 
 

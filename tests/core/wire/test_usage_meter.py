@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.core.wire.sse import MAX_HELD, EventSplitter
 from gateway.core.wire.usage_meter import UsageMeter
-from gateway.records import Usage
+from gateway.records import Iteration, Usage
 
 RUNS = settings(deadline=None, max_examples=150)
 
@@ -59,7 +59,8 @@ def usages() -> st.SearchStrategy[dict[str, Any]]:
     )
     names = ["input_tokens", "output_tokens", "cache_read_input_tokens"]
     plain = st.dictionaries(st.sampled_from(names), COUNT | st.none(), max_size=3)
-    other = st.just({"service_tier": "standard", "server_tool_use": {"web_search_requests": 1}})
+    tools = st.fixed_dictionaries({"web_search_requests": COUNT, "web_fetch_requests": COUNT})
+    other = tools.map(lambda used: {"service_tier": "standard", "server_tool_use": used})
     return st.tuples(plain, st.just({}) | split, st.just({}) | other).map(
         lambda all_: {**all_[0], **all_[1], **all_[2]}
     )
@@ -99,6 +100,7 @@ def answers(draw: st.DrawFn) -> tuple[bytes, Usage, int]:
         expected.input = take(each, "input_tokens", expected.input)
         expected.output = take(each, "output_tokens", expected.output)
         expected.cache_read = take(each, "cache_read_input_tokens", expected.cache_read)
+        expected.searches = take(each.get("server_tool_use", {}), "web_search_requests", expected.searches)
         if "cache_creation" in each:
             expected.cache_write_5m = each["cache_creation"]["ephemeral_5m_input_tokens"]
             expected.cache_write_1h = each["cache_creation"]["ephemeral_1h_input_tokens"]
@@ -191,6 +193,144 @@ def test_parts_of_usage_may_be_missing_or_null(usage, expected):
     meter.see(frame(start(**usage)))
     assert meter.started
     assert meter.usage == expected
+
+
+# -- Lifetimes of cache writes -----------------------------------------------------------------------------------------
+
+
+def metered(ttl: int, *events_: dict[str, Any]) -> Usage:
+    meter = UsageMeter(ttl)
+    meter.see(b"".join(map(frame, events_)))
+    return meter.usage
+
+
+HOUR = {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 500}
+
+
+def test_writes_of_which_no_lifetime_is_told_live_as_the_request_asked():
+    told = start(input_tokens=1, cache_creation_input_tokens=500)
+    assert metered(3600, told) == Usage(input=1, cache_write_1h=500)
+    assert metered(300, told) == Usage(input=1, cache_write_5m=500)
+    nothing = {"ephemeral_5m_input_tokens": None, "ephemeral_1h_input_tokens": None}
+    for split in (None, {}, nothing):
+        assert metered(3600, start(cache_creation_input_tokens=500, cache_creation=split)) == Usage(cache_write_1h=500)
+
+
+def test_a_split_that_is_told_late_counts():
+    begun = start(cache_creation_input_tokens=500)
+    for ttl in (300, 3600):
+        late = metered(ttl, begun, delta(cache_creation=HOUR, output_tokens=3))
+        assert late == Usage(cache_write_1h=500, output=3)
+        both = {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 400}
+        assert metered(ttl, begun, delta(cache_creation=both)) == Usage(cache_write_5m=100, cache_write_1h=400)
+
+
+def test_writes_beyond_a_split_that_was_told_live_as_the_request_asked():
+    begun, more = start(cache_creation_input_tokens=500, cache_creation=HOUR), delta(cache_creation_input_tokens=700)
+    assert metered(3600, begun, more) == Usage(cache_write_1h=700)
+    assert metered(300, begun, more) == Usage(cache_write_5m=200, cache_write_1h=500)
+
+
+def test_the_whole_answer_in_json_is_read_alike():
+    meter = UsageMeter(3600)
+    usage = {"cache_creation_input_tokens": 5, "server_tool_use": {"web_search_requests": 2}}
+    assert meter.read_json(json.dumps({"model": "m", "usage": usage}).encode())
+    assert meter.usage == Usage(cache_write_1h=5, searches=2)
+    long = UsageMeter(3600)
+    head = b'{"id":"msg_1","model":"claude-opus-5","content":[{"text":"' + b"a" * 5000
+    assert long.read_ends(head, b'a"}],"usage":' + json.dumps(usage).encode() + b"}")
+    assert (long.model, long.usage) == ("claude-opus-5", meter.usage)
+
+
+# -- Server tools and iterations ---------------------------------------------------------------------------------------
+
+
+def iteration(kind: str = "message", model: str | None = None, **tokens: int) -> dict[str, Any]:
+    names = {"fresh": "input_tokens", "read": "cache_read_input_tokens", "output": "output_tokens"}
+    names["written"] = "cache_creation_input_tokens"
+    return {"type": kind, "model": model, **{names[name]: count for name, count in tokens.items()}}
+
+
+def test_searches_and_executions_are_cumulative():
+    tools = {"web_search_requests": 1, "web_fetch_requests": 0}
+    more = {"web_search_requests": 15, "code_execution_requests": 2}
+    usage = metered(300, start(input_tokens=1), delta(server_tool_use=tools), delta(server_tool_use=more))
+    assert (usage.searches, usage.executions) == (15, 2)
+    assert metered(300, start(server_tool_use=tools), delta(server_tool_use=None)).searches == 1
+
+
+def test_a_compaction_is_used_beside_what_the_answers_own_counts_say():
+    meter = UsageMeter()
+    parts = [iteration("compaction", fresh=180_000, output=3500), iteration(fresh=23_000, read=100, output=1000)]
+    meter.see(frame(start(input_tokens=45)) + frame(delta(input_tokens=23_000, output_tokens=1000, iterations=parts)))
+    usage = meter.usage
+    assert (usage.input, usage.cache_read, usage.output) == (203_000, 100, 4500)
+    assert usage.iterations == (
+        Iteration("", Usage(input=180_000, output=3500)),
+        Iteration("", Usage(input=23_000, cache_read=100, output=1000)),
+    )
+    assert meter.context == 24_100  # the conversation is what the answer read and wrote
+
+
+def test_of_a_fallback_each_model_has_its_own_part_and_the_last_one_answered():
+    meter = UsageMeter()
+    parts = [
+        iteration(model="claude-fable-5", fresh=1000, output=2),
+        iteration("fallback_message", "claude-opus-4-8", fresh=1100, output=300),
+    ]
+    meter.see(frame(start("claude-fable-5", input_tokens=1000)))
+    meter.see(frame(delta(input_tokens=1100, output_tokens=300, iterations=parts)))
+    assert [each.model for each in meter.usage.iterations] == ["claude-fable-5", "claude-opus-4-8"]
+    assert (meter.usage.input, meter.usage.output, meter.context) == (2100, 302, 1400)
+    assert meter.model == "claude-opus-4-8"
+
+
+def test_what_iterations_leave_out_of_the_answers_own_counts_is_used_too():
+    parts = [iteration("compaction", fresh=50), iteration(fresh=10, written=5)]
+    usage = metered(
+        3600, start(input_tokens=30, cache_creation_input_tokens=9), delta(output_tokens=7, iterations=parts)
+    )
+    assert usage.iterations[-1] == Iteration("", Usage(input=20, cache_write_1h=4, output=7))
+    assert (usage.input, usage.cache_write_1h, usage.output) == (80, 9, 7)
+
+
+def test_iterations_that_split_writes_count_them_once():
+    parts = [{**iteration(fresh=1, written=500), "cache_creation": HOUR}]
+    usage = metered(300, start(input_tokens=1, cache_creation_input_tokens=500), delta(iterations=parts))
+    assert usage.iterations == (Iteration("", Usage(input=1, cache_write_1h=500)),)
+    assert (usage.cache_write_5m, usage.cache_write_1h) == (0, 500)
+
+
+def test_each_part_is_as_fast_and_as_far_as_the_whole():
+    usage = metered(
+        300, start(inference_geo="us", speed="fast"), delta(iterations=[iteration("compaction", fresh=5)])
+    )  # fmt: skip
+    assert all(part.usage.us and part.usage.fast for part in usage.iterations)
+
+
+@pytest.mark.parametrize(
+    "odd", [None, [], {}, "many", [1], [{"type": 5}], [{"input_tokens": -1}], [[]], [{"model": {}}]]
+)
+def test_iterations_of_another_kind_leave_the_answers_own_counts(odd):
+    assert metered(300, start(input_tokens=5), delta(output_tokens=7, iterations=odd)) == Usage(input=5, output=7)
+
+
+@given(
+    st.lists(st.sampled_from(["message", "compaction", "fallback_message", "advisor_message", "new"]), max_size=6),
+    st.data(),
+)
+def test_the_whole_is_the_sum_of_its_parts_and_never_less_than_was_told(kinds, data):
+    parts = [
+        iteration(kind, **{name: data.draw(COUNT) for name in ("fresh", "read", "written", "output")}) for kind in kinds
+    ]
+    told = {name: data.draw(COUNT) for name in ("input_tokens", "cache_read_input_tokens", "output_tokens")}
+    usage = metered(data.draw(st.sampled_from([300, 3600])), start(**told), delta(iterations=parts))
+    for name in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output"):
+        whole = getattr(usage, name)
+        if usage.iterations:
+            assert whole == sum(getattr(part.usage, name) for part in usage.iterations)
+    assert usage.input >= told["input_tokens"] and usage.output >= told["output_tokens"]
+    assert usage.output >= sum(part["output_tokens"] for part in parts)
 
 
 ODD = st.sampled_from(
