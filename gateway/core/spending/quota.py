@@ -234,6 +234,12 @@ def reservations_key(tenant: str) -> str:
     return f"{{{tenant}}}:r"
 
 
+def warm_key(reservations: str, conversation: str) -> str:
+    """Where the store keeps which request has a conversation's warm discount; `conversation` is the key of its
+    bindings."""
+    return f"{reservations[:-1]}w:{conversation.rpartition(':')[2]}"
+
+
 def subject_keys(tenant: str, subject: str) -> tuple[str, str]:
     """Where the store keeps a subject's buckets and money, and its leases."""
     return f"{{{tenant}}}:q:{subject}", f"{{{tenant}}}:c:{subject}"
@@ -329,14 +335,20 @@ def _utc(second: int) -> datetime:
 # Money.
 
 
-def estimate_cost(
-    price: Price, input_tokens: int, warm_tokens: int, max_tokens: int, strict: bool = False, write_ttl: int = 0
-) -> int:
-    """Nano-dollars to reserve for a request of `input_tokens`, of which `warm_tokens` are in the cache, that asked for
-    at most `max_tokens` of output: EXPECTED_OUTPUT of them at most, unless `strict`. What is fresh may all be written
-    to a cache for `write_ttl` seconds (0: to none)."""
+def estimate_cost(price: Price, input_tokens: int, max_tokens: int, strict: bool = False, write_ttl: int = 0) -> int:
+    """Nano-dollars to reserve for a request of `input_tokens` that asked for at most `max_tokens` of output:
+    EXPECTED_OUTPUT of them at most, unless `strict`. Its input may all be written to a cache for `write_ttl` seconds
+    (0: to none)."""
     output = max_tokens if strict else min(max_tokens, EXPECTED_OUTPUT)
-    fresh = price.input
-    if write_ttl:
-        fresh = max(fresh, price.write_1h if write_ttl == 3600 else price.write_5m)
-    return max(0, input_tokens - warm_tokens) * fresh + output * price.output
+    return input_tokens * _fresh(price, write_ttl) + output * price.output
+
+
+def warm_discount(price: Price, warm_tokens: int, write_ttl: int = 0) -> int:
+    """Nano-dollars of such an estimate that are not needed, if so many of its tokens are read from a cache."""
+    return warm_tokens * max(0, _fresh(price, write_ttl) - price.read)
+
+
+def _fresh(price: Price, write_ttl: int) -> int:
+    if not write_ttl:
+        return price.input
+    return max(price.input, price.write_1h if write_ttl == 3600 else price.write_5m)

@@ -23,7 +23,8 @@ _ONE_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
 _TRUE = msgspec.Raw(b"true")
 _LONG = 16 * 1024
 _ENCODED = re.compile(rb"[A-Za-z0-9+/=]{8192,}")
-_ENCODED_COUNTS = 6400  # bytes: an image is about 1,600 tokens
+ENCODED_COUNTS = 6400  # bytes: an image is about 1,600 tokens
+SOURCE = b'"source"'  # the key of every image and document that is no plain text
 MAX_FIELDS = 256  # keys of a body's top level: Anthropic knows about thirty
 MAX_MODEL = 256  # characters
 
@@ -31,15 +32,24 @@ MAX_MODEL = 256  # characters
 class Peek:
     """What was read. `fields` holds the raw JSON of every top-level key; `model` is "" where none is required."""
 
-    __slots__ = ("_ttl", "body", "fields", "model", "stream")
+    __slots__ = ("_encoded", "_held", "_ttl", "body", "fields", "model", "stream")
 
     def __init__(self, body: bytes, fields: dict[str, msgspec.Raw], model: str) -> None:
         self.body = body
         self.fields = fields
         self.model = model
         self._ttl = 0
+        self._held: dict[bytes, bool] = {}
+        self._encoded: list[tuple[int, int]] | None = None
         stream = fields.get("stream")
         self.stream = stream is not None and stream == _TRUE
+
+    def holds(self, word: bytes) -> bool:
+        """Whether the word stands anywhere in the body: looked for once, however many ask."""
+        held = self._held.get(word)
+        if held is None:
+            held = self._held[word] = word in self.body
+        return held
 
     def value(self, name: str) -> Any:
         """The decoded value of a top-level field, or None where it is absent or cannot be decoded."""
@@ -68,26 +78,36 @@ class Peek:
     def cache_ttl(self) -> int:
         """The longest cache lifetime the body asks for, in seconds: 300 or 3600."""
         if not self._ttl:
-            self._ttl = 3600 if b'"1h"' in self.body and _ONE_HOUR.search(self.body) else 300
+            self._ttl = 3600 if self.holds(b'"1h"') and _ONE_HOUR.search(self.body) else 300
         return self._ttl
 
     @property
     def text_size(self) -> int:
         """Bytes of the body by which its tokens may be reckoned: encoded images and documents count little."""
-        size = len(self.body)
-        if size > _LONG and b'"base64"' in self.body:
-            for match in _ENCODED.finditer(self.body):
-                size -= max(0, match.end() - match.start() - _ENCODED_COUNTS)
-        return size
+        return len(self.body) - sum(max(0, end - begin - ENCODED_COUNTS) for begin, end in self.encoded)
+
+    @property
+    def encoded(self) -> list[tuple[int, int]]:
+        """Where the long encoded parts of the body begin and end."""
+        if self._encoded is None:
+            long = len(self.body) > _LONG and self.holds(SOURCE) and self.holds(b'"base64"')
+            self._encoded = [match.span() for match in _ENCODED.finditer(self.body)] if long else []
+        return self._encoded
 
     @property
     def signed_thinking(self) -> bool:
         """Whether the history holds thinking that its producer has signed."""
-        return b'"signature"' in self.body
+        return self.holds(b'"signature"')
+
+    @property
+    def caches(self) -> bool:
+        """Whether it asks for anything to be kept in a cache."""
+        return self.holds(b'"cache_control"')
 
     def forget(self) -> None:
         """Let go of the body; what was read of it stays, the other fields are gone."""
         self._ttl = self.cache_ttl
+        self._encoded = self.encoded
         self.body = b""
         self.fields = {}
 

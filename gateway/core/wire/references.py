@@ -29,8 +29,8 @@ def references(peek: Peek) -> frozenset[str]:
     A body that has no such key costs a search for it.
     """
     fields, body = peek.fields, peek.body
-    named = "container" in fields or "thread" in fields or b'"file_id"' in body
-    if not named and (b"\\u00" not in body or not _ESCAPED.search(body)):
+    named = "container" in fields or "thread" in fields or peek.holds(b'"file_id"')
+    if not named and not (peek.holds(b"\\u00") and _ESCAPED.search(body)):
         return frozenset()
     values = {name: _decode(name, bytes(fields[name])) for name in _FIELDS if name in fields}
     found: set[str] = set()

@@ -21,7 +21,16 @@ from typing import Any
 import msgspec
 
 from gateway.core.spending.quota import LEASE as LEASE_FOR
-from gateway.core.spending.quota import SUMS, Labels, Limits, Refused, labels, reservations_key, subject_keys
+from gateway.core.spending.quota import (
+    SUMS,
+    Labels,
+    Limits,
+    Refused,
+    labels,
+    reservations_key,
+    subject_keys,
+    warm_key,
+)
 from gateway.store.client.connection import Arg
 from gateway.store.ledger.journal import Journal, compact, read
 from gateway.store.scripts import ADMIT, ENROLL, LEASE, REPLAY, RESTORE, SETTLE, SPEND, SWEEP, TAKE, TENANT_LIST, Script
@@ -134,15 +143,18 @@ def _keys_of(tenant: str, hour: int, subjects: Iterable[str]) -> tuple[str, ...]
 
 def to_admit(
     limits: Limits, request_id: str, reservation: bytes, cost_nano: int, when: Labels,
-    binding: tuple[Arg, ...] | None = None, now: int = 0,
+    binding: tuple[Arg, ...] | None = None, now: int = 0, discount: int = 0,
 ) -> Call:  # fmt: skip
     """Reserve what a request's limits ask. `reservation` is packed, b"" for none (a request that nobody settles);
     `binding` is (conversation key, model, proposed binding, generation, lifetime) as of admit.lua, for a request that
-    has a conversation."""
+    has a conversation. It reserves `discount` less, unless another one of its conversation does already."""
     keys, asked = limits.keys, (request_id, reservation, limits.packed, cost_nano, when.day, when.month)
     if binding is None:
         return TAKE, (len(keys), *keys, now, *asked)
-    return ADMIT, (1 + len(keys), binding[0], *keys, now, *binding[1:], *asked)
+    if not discount:
+        return ADMIT, (1 + len(keys), binding[0], *keys, now, *binding[1:], *asked)
+    warm = warm_key(keys[0], str(binding[0]))
+    return ADMIT, (2 + len(keys), binding[0], *keys, warm, now, *binding[1:], *asked, discount)
 
 
 def refused_of(reply: list[Any], limits: Limits, at: int) -> Refused | None:

@@ -5,7 +5,8 @@
 -- KEYS     from `k`: reservations (hash: request id -> MessagePack as in store/ledger.py), then for each subject its
 --          buckets and money (hash), and its leases (zset: request id -> expiry, ms)
 -- ARGV     from `a`: request id, reservation ('' to note none), limits, nano-dollars to reserve, day, month (such as
---          20261122 and 202611)
+--          20261122 and 202611); perhaps nano-dollars of them that are not needed if the conversation's cache is read:
+--          for one request of a conversation at a time, whose id the last key has
 --
 -- Limits are '', or a MessagePack array that has for each subject: the number of fields to read, the fields, the number
 -- of rows to check, and five things of each row:
@@ -24,7 +25,18 @@ local function reserve(now, k, a)
     end
     return nil, levels
   end
-  local limits, amount = cmsgpack.unpack(ARGV[a + 2]), tonumber(ARGV[a + 3])
+  local limits, amount, reservation = cmsgpack.unpack(ARGV[a + 2]), tonumber(ARGV[a + 3]), ARGV[a + 1]
+  local discounted = false
+  if ARGV[a + 6] then
+    local holder = redis.call('GET', KEYS[#KEYS])
+    discounted = not holder or holder == id or redis.call('HEXISTS', KEYS[k], holder) == 0
+    if discounted then
+      local held = cmsgpack.unpack(reservation)
+      amount = amount - tonumber(ARGV[a + 6])
+      held[11] = amount
+      reservation = cmsgpack.pack(held)
+    end
+  end
   local number, refusing, longest = 0, nil, -1
   local sets, leases, takes = {}, {}, {}
   local p, hash = 1, k + 1
@@ -88,7 +100,7 @@ local function reserve(now, k, a)
     if refusing then
       known = redis.call('HEXISTS', KEYS[k], id) == 1
     else
-      known = redis.call('HSETNX', KEYS[k], id, ARGV[a + 1]) == 0
+      known = redis.call('HSETNX', KEYS[k], id, reservation) == 0
     end
   end
   if known then -- the reply was lost, and it was asked again
@@ -105,6 +117,9 @@ local function reserve(now, k, a)
   end
   for i, set in pairs(sets) do
     redis.call('HSET', KEYS[i], unpack(set))
+  end
+  if discounted then
+    redis.call('SET', KEYS[#KEYS], id, 'PX', 7200000) -- longer than any answer takes
   end
   for i, expiry in pairs(leases) do
     redis.call('ZADD', KEYS[i], expiry, id)

@@ -11,7 +11,6 @@ from typing import Any
 from gateway.core.wire.peek import Peek
 
 WAIT = 2.0  # seconds for the first one's answer to begin
-_CACHEABLE = b'"cache_control"'
 
 Place = tuple[str, str]  # a binding's key and model
 
@@ -35,7 +34,7 @@ class SingleFlight:
     async def join(self, place: Place, peek: Peek) -> tuple[Leader | None, bool]:
         """Lead, and get what `release` takes; or wait for the present leader, and get True once it has begun. Requests
         that cache nothing, or another prefix than the leader's, neither lead nor wait."""
-        if _CACHEABLE not in peek.body:
+        if not peek.caches:
             return None, False
         prefix = (peek.fields.get("system"), peek.fields.get("tools"))
         leader = self._leaders.get(place)

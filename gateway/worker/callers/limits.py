@@ -19,8 +19,21 @@ import structlog
 from gateway.config.schema import Caller, CallerLimits, Config
 from gateway.core.spending.local_limits import LocalLimits
 from gateway.core.spending.pricing import Catalogue, Model, Price
-from gateway.core.spending.quota import COUNT, MESSAGE, Headers, Limits, Plan, Quota, Refused, estimate_cost, labels
+from gateway.core.spending.quota import (
+    COUNT,
+    MESSAGE,
+    Headers,
+    Limits,
+    Plan,
+    Quota,
+    Refused,
+    estimate_cost,
+    labels,
+    warm_discount,
+)
+from gateway.core.wire.by_reference import tokens_elsewhere
 from gateway.core.wire.peek import Peek
+from gateway.core.wire.server_tools import extras
 from gateway.errors import ApiError
 from gateway.records import Finished
 from gateway.store.client.client import StoreClient, StoreDown
@@ -48,6 +61,7 @@ _FREE = Model(
 _NANO = 1_000_000_000
 OTHER = "other"
 _MOST_OUTPUT = 128_000
+_CONTEXT = 1_000_000
 _ITS_MAX_TOKENS = ("max_tokens",)
 _MAX_TOKENS = {"chat": ("max_completion_tokens", "max_tokens"), "complete": ("max_tokens_to_sample",)}
 
@@ -60,6 +74,7 @@ class _Model(msgspec.Struct, frozen=True):
 
     name: str
     max_output: int
+    context: int
     priced: Model
 
 
@@ -67,8 +82,8 @@ class Reservation:
     """What one request asks of its caller's limits; `noted` if it is reserved until somebody settles it."""
 
     __slots__ = (
-        "_accounting", "_at", "_cost", "_levels", "_now", "_record", "limits", "local", "noted", "plan",
-        "request_id", "taken",
+        "_accounting", "_at", "_cost", "_discount", "_levels", "_now", "_record", "limits", "local", "noted",
+        "plan", "request_id", "taken",
     )  # fmt: skip
 
     def __init__(
@@ -78,8 +93,9 @@ class Reservation:
         limits: Limits,
         request_id: str,
         record: bytes,
-        cost_nano: int,
         at: int,
+        cost_nano: int = 0,
+        discount_nano: int = 0,
     ) -> None:
         self.plan = plan
         self.limits = limits
@@ -90,13 +106,17 @@ class Reservation:
         self._accounting = accounting
         self._record = record
         self._cost = cost_nano
+        self._discount = discount_nano
         self._at = at
         self._levels: Any = ()
         self._now = at
 
     def call(self, binding: tuple[Arg, ...] | None) -> Call:
         """The script that takes it, with the binding of a conversation if there is one."""
-        return to_admit(self.limits, self.request_id, self._record, self._cost, labels(self._at), binding)
+        return to_admit(
+            self.limits, self.request_id, self._record, self._cost, labels(self._at), binding,
+            discount=self._discount,
+        )  # fmt: skip
 
     def answered(self, reply: list[Any]) -> None:
         """The store's reply. Raises ApiError(429) where a limit refuses."""
@@ -181,6 +201,7 @@ class Accounting:
         model = self._models[name] = _Model(
             OTHER if found is None else name,
             _MOST_OUTPUT if found is None else found.max_output,
+            _CONTEXT if found is None else found.context,
             self._catalogue.priced(name) or _FREE,
         )
         return model
@@ -195,31 +216,49 @@ class Accounting:
         arrived = int(at * 1000)
         if not endpoint.metered:
             limits = plan.limits(COUNT)
-            return Reservation(self, plan, limits, request_id, b"", 0, arrived) if limits.packed else None
+            return Reservation(self, plan, limits, request_id, b"", arrived) if limits.packed else None
         limits = plan.limits(MESSAGE)
         model = self._models.get(peeked.model) or self._model(peeked.model)
-        fields, cost = peeked.fields, 0
-        price = model.priced.price_for(tokens, "speed" in fields and peeked.value("speed") == "fast")
-        fresh = tokens * price.input
+        fast = "speed" in peeked.fields and peeked.value("speed") == "fast"
+        us = "inference_geo" in peeked.fields and peeked.value("inference_geo") == "us"
+        fresh = tokens * model.priced.price_for(tokens, fast).input
+        if us:
+            fresh = model.priced.in_us(fresh)
+        cost, discount = 0, 0
         if limits.reserved:
-            most = _most(endpoint, peeked, model.max_output)
-            writes = 3600 if peeked.cache_ttl == 3600 else 300 if b'"cache_control"' in peeked.body else 0
-            cost = estimate_cost(price, tokens, warm, most, self._strict, writes)
-        if "inference_geo" in fields and peeked.value("inference_geo") == "us":
-            fresh, cost = model.priced.in_us(fresh), model.priced.in_us(cost)
+            cost, discount = self._price(model, endpoint, peeked, tokens, warm, fast, us)
         when = labels(arrived)
         record = ReservationRecord(
             self._process, arrived, when.hour, caller.id, caller.team or "", model.name, "", endpoint.name, tokens,
             fresh, cost, limits.leases, limits.reserved,
         )  # fmt: skip
-        return Reservation(self, plan, limits, request_id, pack(record), cost, arrived)
+        return Reservation(self, plan, limits, request_id, pack(record), arrived, cost, discount)
+
+    def _price(
+        self, model: _Model, endpoint: Endpoint, peeked: Peek, tokens: int, warm: int, fast: bool, us: bool
+    ) -> tuple[int, int]:
+        """Nano-dollars to reserve for a request, and how many of them it may not need because its prompt is in a cache.
+        What it names counts as if it were long, and every model that may read the prompt as if it did."""
+        tokens += tokens_elsewhere(peeked, model.context, endpoint.chat)
+        most = _most(endpoint, peeked, model.max_output)
+        writes = 3600 if peeked.cache_ttl == 3600 else 300 if peeked.caches else 0
+        price = model.priced.price_for(tokens, fast)
+        cost = estimate_cost(price, tokens, most, self._strict, writes)
+        discount = 0 if self._strict else warm_discount(price, min(warm, tokens), writes)
+        more = extras(peeked)
+        for name in more.models:
+            other = (self._models.get(name) or self._model(name)).priced
+            cost += estimate_cost(other.price_for(tokens, fast), tokens, most, self._strict, writes)
+        if us:
+            cost, discount = model.priced.in_us(cost), model.priced.in_us(discount)
+        return cost + more.searches * self._catalogue.fees.web_search, discount
 
     async def batch(self, caller: Caller, request_id: str) -> None:
         """Take what creating a batch asks: a request, and that money is left. Raises ApiError(429) where a limit
         refuses."""
         plan = self.plan(caller)
         if plan.batch.packed:
-            await self.take(Reservation(self, plan, plan.batch, request_id, b"", 0, int(time() * 1000)))
+            await self.take(Reservation(self, plan, plan.batch, request_id, b"", int(time() * 1000)))
 
     async def take(self, reservation: Reservation) -> None:
         """Take what a request asks that has no conversation. Raises ApiError(429) where a limit refuses."""

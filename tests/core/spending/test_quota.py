@@ -26,6 +26,7 @@ from gateway.core.spending.quota import (
     Row,
     estimate_cost,
     labels,
+    warm_discount,
 )
 from gateway.store.ledger.ledger import Entry, sums_of
 
@@ -252,27 +253,32 @@ def test_a_period_ends_when_its_label_changes(at, period):
 # Money.
 
 
-def test_dollars_are_reserved_for_cold_input_and_some_output():
-    assert estimate_cost(PRICE, 1000, 0, 100) == 1000 * 3000 + 100 * 15_000
-    assert estimate_cost(PRICE, 1000, 900, 100) == 100 * 3000 + 100 * 15_000
-    assert estimate_cost(PRICE, 1000, 1200, 0) == 0
-    assert estimate_cost(PRICE, 0, 0, 128_000) == 8192 * 15_000
+def test_dollars_are_reserved_for_input_and_some_output():
+    assert estimate_cost(PRICE, 1000, 100) == 1000 * 3000 + 100 * 15_000
+    assert estimate_cost(PRICE, 0, 128_000) == 8192 * 15_000
 
 
 def test_what_may_be_written_to_a_cache_is_reserved_as_a_write():
-    assert estimate_cost(PRICE, 1000, 900, 0, write_ttl=300) == 100 * PRICE.write_5m
-    assert estimate_cost(PRICE, 1000, 900, 0, write_ttl=3600) == 100 * PRICE.write_1h
+    assert estimate_cost(PRICE, 1000, 0, write_ttl=300) == 1000 * PRICE.write_5m
+    assert estimate_cost(PRICE, 1000, 0, write_ttl=3600) == 1000 * PRICE.write_1h
+
+
+def test_what_is_read_from_a_cache_needs_no_more_than_the_price_of_that():
+    for ttl, fresh in ((0, PRICE.input), (300, PRICE.write_5m), (3600, PRICE.write_1h)):
+        cold = estimate_cost(PRICE, 1000, 100, write_ttl=ttl)
+        assert cold - warm_discount(PRICE, 900, ttl) == 100 * fresh + 900 * PRICE.read + 100 * 15_000
 
 
 def test_strict_budgets_reserve_all_of_the_output_that_may_come():
-    assert estimate_cost(PRICE, 0, 0, 128_000, strict=True) == 128_000 * 15_000
-    assert estimate_cost(PRICE, 7, 0, 100, strict=True) == estimate_cost(PRICE, 7, 0, 100)
+    assert estimate_cost(PRICE, 0, 128_000, strict=True) == 128_000 * 15_000
+    assert estimate_cost(PRICE, 7, 100, strict=True) == estimate_cost(PRICE, 7, 100)
 
 
-@given(st.integers(0, 10**7), st.integers(0, 10**7), st.integers(0, 10**6))
-def test_an_estimate_is_never_negative_and_strict_never_less(tokens, warm, most):
-    loose = estimate_cost(PRICE, tokens, warm, most)
-    assert 0 <= loose <= estimate_cost(PRICE, tokens, warm, most, strict=True)
+@given(st.integers(0, 10**7), st.data(), st.integers(0, 10**6), st.sampled_from([0, 300, 3600]))
+def test_an_estimate_is_never_negative_and_strict_never_less(tokens, data, most, ttl):
+    loose = estimate_cost(PRICE, tokens, most, write_ttl=ttl)
+    assert 0 <= loose <= estimate_cost(PRICE, tokens, most, strict=True, write_ttl=ttl)
+    assert 0 <= warm_discount(PRICE, data.draw(st.integers(0, tokens)), ttl) <= loose
 
 
 def test_limits_say_what_they_are():

@@ -69,10 +69,10 @@ class Ledger:
 
     def admit(
         self, plan: Plan, request_id: str = "r1", *, cost: int = 0, endpoints: str = MESSAGE, at: int = AT,
-        now: int | None = None, process: str = "p1", binding: tuple[Arg, ...] | None = None,
+        now: int | None = None, process: str = "p1", binding: tuple[Arg, ...] | None = None, discount: int = 0,
     ) -> Refused | None:  # fmt: skip
         limits = plan.limits(endpoints)
-        self.reply = self.ask(admission(plan, request_id, cost, endpoints, at, now, process, binding))
+        self.reply = self.ask(admission(plan, request_id, cost, endpoints, at, now, process, binding, discount))
         self.levels = list(levels_of(self.reply))
         return refused_of(self.reply, limits, at)
 
@@ -147,7 +147,7 @@ def store(server) -> Ledger:
 
 def admission(
     plan: Plan, request_id: str, cost: int = 0, endpoints: str = MESSAGE, at: int = AT, now: int | None = None,
-    process: str = "p1", binding: tuple[Arg, ...] | None = None,
+    process: str = "p1", binding: tuple[Arg, ...] | None = None, discount: int = 0,
 ) -> Call:  # fmt: skip
     limits = plan.limits(endpoints)
     caller, team = plan.subjects[0][2:], "research" if len(plan.subjects) > 1 else ""
@@ -159,7 +159,7 @@ def admission(
                 limits.reserved,
             )
         )  # fmt: skip
-    return to_admit(limits, request_id, held, cost, labels(at), binding, at if now is None else now)
+    return to_admit(limits, request_id, held, cost, labels(at), binding, at if now is None else now, discount)
 
 
 def used(request_id: str = "r1", *, at: int = AT, **fields: Any) -> Entry:
@@ -368,6 +368,52 @@ def test_two_hundred_at_once_never_exceed_a_budget_and_what_they_leave_is_usable
     assert answers.count(None) == 9
     other = plan_of(None, Quota(month_nano=12 * CENT), "bob")
     assert [store.admit(other, f"t{each}", cost=CENT) for each in range(9)].count(None) == 2
+
+
+WARM = (f"{T}:b:{'ab' * 16}", "m", pack_binding(Record("w1")), 1, 60_000)
+OTHER = (f"{T}:b:{'cd' * 16}", *WARM[1:])
+
+
+def test_one_request_of_a_conversation_at_a_time_reserves_less_for_what_its_cache_has(store):
+    plan = plan_of(Quota(day_nano=10 * CENT))
+    assert store.admit(plan, "r1", cost=4 * CENT, discount=3 * CENT, binding=WARM) is None
+    assert store.money()[2] == CENT
+    assert store.admit(plan, "r2", cost=4 * CENT, discount=3 * CENT, binding=WARM) is None
+    assert store.money()[2] == 5 * CENT  # the second one whole
+    assert store.admit(plan, "r3", cost=4 * CENT, discount=3 * CENT, binding=OTHER) is None
+    assert store.money()[2] == 6 * CENT  # another conversation
+    assert store.admit(plan, "r4", cost=5 * CENT, discount=4 * CENT, binding=WARM) is not None
+    assert store.money()[2] == 6 * CENT
+    store.settle(used("r1", cost_nano=CENT // 2), plan)
+    store.settle(used("r3"), plan)
+    assert store.money() == (CENT // 2, CENT // 2, 4 * CENT)  # each gives back what it had taken
+    assert store.admit(plan, "r4", cost=5 * CENT, discount=4 * CENT, binding=WARM) is None  # r1 has ended
+    assert store.money()[2] == 5 * CENT
+    for request_id in ("r2", "r4"):
+        store.settle(used(request_id), plan)
+    assert store.money()[2] == 0 and store.reservations() == 0
+
+
+def test_two_hundred_at_once_of_one_warm_conversation_are_no_more_than_the_budget_holds(store):
+    plan = plan_of(Quota(day_nano=10 * CENT))
+    admitted = [
+        request_id
+        for request_id in map("r{}".format, range(200))
+        if store.admit(plan, request_id, cost=CENT, discount=CENT - 1, binding=WARM) is None
+    ]
+    assert len(admitted) == 10 and store.money()[2] <= 10 * CENT
+    for request_id in admitted:  # each as if nothing had been in the cache
+        store.settle(used(request_id, cost_nano=CENT), plan)
+    assert store.money() == (10 * CENT, 10 * CENT, 0)
+
+
+def test_a_reply_that_was_lost_takes_the_discount_once(store):
+    plan = plan_of(Quota(day_nano=10 * CENT, requests=5))
+    for _ in range(2):
+        assert store.admit(plan, "r1", cost=4 * CENT, discount=3 * CENT, binding=WARM) is None
+        assert (store.money()[2], store.levels) == (CENT, [4])
+    [(_, held)] = store.sweep(AT + STALE)
+    assert (held.cost_nano, held.leases, held.reserved) == (CENT, (), (1,))
 
 
 def test_a_budget_that_is_spent_admits_not_even_what_costs_nothing(store):
