@@ -42,7 +42,7 @@ from gateway.worker.app import Gateway
 from gateway.worker.request.exchange import new_request_id
 from tests.journeys.books import Books
 from tests.journeys.http import Call, Upstream, request
-from tests.journeys.journey import MODEL, Ask, Journey, usual
+from tests.journeys.journey import Ask, Journey, usual
 from tests.journeys.parts import PARTS
 from tests.journeys.store import Server, Store
 from tests.journeys.verdict import unlike
@@ -356,7 +356,8 @@ class Stage:
         entry = router.ring.accounts.get(account)
         if entry is None:
             return "gone"
-        why, wait = router.state(entry, MODEL, router.classify(MODEL), 0.0, True, now)
+        model = self.journey.model
+        why, wait = router.state(entry, model, router.classify(model), 0.0, True, now)
         return f"{why} {wait:.0f}" if why and wait < 1e9 else why or "open"
 
     def _bound(self, ask: Ask) -> str:

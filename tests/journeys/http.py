@@ -56,6 +56,9 @@ class Asked:
         return values[0] if len(values) == 1 else None
 
 
+_NO_CONNECTION = ("refused", "unreachable")
+
+
 class Upstream:
     """All accounts of a journey: what each answers, and what it was asked."""
 
@@ -64,11 +67,17 @@ class Upstream:
         self.default = default
         self.scripts: dict[str, deque[Answer]] = {}
         self.asked: list[Asked] = []  # what reached an account, whole or not
+        self._open: list[_Origin] = []  # connections made since the last script
         self.tried: list[str] = []  # the same and refused connections, by account
 
     def script(self, answers: Mapping[str, Iterable[Answer]]) -> None:
-        """What the accounts will answer from now on."""
+        """What the accounts will answer from now on. One that takes no connection has none any more."""
         self.scripts = {account: deque(each) for account, each in answers.items()}
+        for origin in self._open:
+            script = self.scripts.get(origin.account)
+            if script and script[0].instead in _NO_CONNECTION:
+                origin.hang_up()
+        self._open.clear()
 
     def take(self, asked: Asked) -> Answer:
         script = self.scripts.get(asked.account) or self.scripts.get("*")
@@ -77,13 +86,15 @@ class Upstream:
     async def accept(self, account: str, pipe: Pipe) -> _Origin:
         """A connection is asked for. Raises OSError where there is none to be had."""
         script = self.scripts.get(account) or self.scripts.get("*")
-        if script and script[0].instead in ("refused", "unreachable"):
+        if script and script[0].instead in _NO_CONNECTION:
             answer = script.popleft()
             self.tried.append(account)
             if answer.instead == "unreachable":
                 await asyncio.sleep(100_000)
             raise ConnectionRefusedError(111, f"{account} refuses connections")
-        return _Origin(self, account, pipe)
+        origin = _Origin(self, account, pipe)
+        self._open.append(origin)
+        return origin
 
 
 class _Origin:
@@ -91,12 +102,15 @@ class _Origin:
 
     def __init__(self, upstream: Upstream, account: str, pipe: Pipe) -> None:
         self._upstream = upstream
-        self._account = account
+        self.account = account
         self._pipe = pipe
         self._parser = httptools.HttpRequestParser(self)
         self._asked: Asked | None = None
         self._gone = False
         self._answering: asyncio.Task[None] | None = None
+
+    def hang_up(self) -> None:
+        self._pipe.hang_up()
 
     # The gateway speaks.
 
@@ -111,9 +125,9 @@ class _Origin:
             self._asked.abandoned = True
 
     def on_message_begin(self) -> None:
-        self._asked = Asked(self._account, self._upstream.world.clock.now)
+        self._asked = Asked(self.account, self._upstream.world.clock.now)
         self._upstream.asked.append(self._asked)
-        self._upstream.tried.append(self._account)
+        self._upstream.tried.append(self.account)
 
     def on_url(self, url: bytes) -> None:
         if self._asked is not None:

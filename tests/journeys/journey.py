@@ -83,6 +83,8 @@ class Journey:
 
     `upstream` and `then`: what the accounts answer, in their order; `*` is any that has no more orders of its own.
 
+    `model`: the one for which accounts are judged.
+
     Afterwards: `asked`, the accounts in the order in which they were tried (a regular expression); `accounts`, how they
     stand (those that are not named are open); `bound`, where the conversation of the last request lives (None:
     wherever, "": nowhere); `errors`: what is logged as an error."""
@@ -100,6 +102,7 @@ class Journey:
     asked: str | None = None
     accounts: Mapping[str, str] = field(default_factory=dict)
     bound: str | None = None
+    model: str = MODEL
     errors: tuple[str, ...] = ()
 
     def __str__(self) -> str:
