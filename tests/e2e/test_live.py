@@ -296,7 +296,7 @@ def test_while_the_store_is_away_what_it_knows_is_null_and_all_else_goes_on(live
 
 
 def test_watching_is_for_some_and_ends_with_the_gateway(limited, launch):
-    port, tokens = free_port(), [f"token-of-viewer-{number}" for number in range(4)]
+    port, tokens = free_port(), [f"the-token-of-viewer-{number}" for number in range(4)]
     admin = {
         "listen": f"127.0.0.1:{port}", "token": ADMIN_TOKEN,
         "tokens": [{"id": f"viewer-{number}", "token": token} for number, token in enumerate(tokens)],
@@ -314,7 +314,7 @@ def test_watching_is_for_some_and_ends_with_the_gateway(limited, launch):
 
 def _one_more(gateway: Gateway, watching: list[Events]) -> bool:
     try:
-        watching.append(Events(gateway, token="token-of-viewer-3"))
+        watching.append(Events(gateway, token="the-token-of-viewer-3"))
     except AssertionError:
         return False
     return True
