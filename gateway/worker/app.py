@@ -182,7 +182,7 @@ class Gateway:
         heard = broadcast.decode(data)
         if isinstance(heard, broadcast.Forget):
             self.admission.forget(heard)
-        elif isinstance(heard, broadcast.Bounds):
+        elif isinstance(heard, broadcast.BoundConversations):
             self.admission.heard(heard)
         elif isinstance(heard, broadcast.Owned):
             self.owners.heard(heard)

@@ -81,18 +81,18 @@ class Hello(msgspec.Struct, tag="hello", array_like=True, frozen=True):
     """A process has begun, and asks what is closed."""
 
 
-class Bound(msgspec.Struct, array_like=True, frozen=True):
-    """A conversation was bound; `record` is core.binding's, packed."""
+class BoundConversation(msgspec.Struct, array_like=True, frozen=True):
+    """A conversation was bound; `record` is core.routing.binding's, packed."""
 
     key: str
     model: str
     record: bytes
 
 
-class Bounds(msgspec.Struct, tag="bounds", array_like=True, frozen=True):
+class BoundConversations(msgspec.Struct, tag="bounds", array_like=True, frozen=True):
     """Conversations that were bound lately."""
 
-    bound: list[Bound]
+    bound: list[BoundConversation]
 
 
 class Owned(msgspec.Struct, tag="owned", array_like=True, frozen=True):
@@ -112,7 +112,7 @@ class Ended(msgspec.Struct, tag="ended", array_like=True, frozen=True):
     session: str
 
 
-Fact = Owned | Hello | Bounds | Closed | Out | Back | ModelClosed | Report | Noted | Forget | Ended
+Fact = Owned | Hello | BoundConversations | Closed | Out | Back | ModelClosed | Report | Noted | Forget | Ended
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Fact).decode
 

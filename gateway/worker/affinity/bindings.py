@@ -16,7 +16,7 @@ import structlog
 from gateway.config.schema import Caller, Config
 from gateway.core.routing.binding import YOUNG, Record, pack, unpack
 from gateway.core.routing.binding import moved as turned
-from gateway.core.routing.broadcast import Bound, Bounds, Fact, Forget
+from gateway.core.routing.broadcast import BoundConversation, BoundConversations, Fact, Forget
 from gateway.core.routing.groups import group_of
 from gateway.core.routing.route import Route
 from gateway.core.wire.peek import Peek
@@ -57,7 +57,7 @@ class Admission:
         self._memory: dict[tuple[str, str], Record] = {}
         self._skew = (time() - monotonic()) * 1000  # ms from this process's clock to the store's
         self._reseeding: asyncio.Task[None] | None = None
-        self._unspread: list[Bound] = []  # not yet spread
+        self._unspread: list[BoundConversation] = []  # not yet spread
         self._reseed_again = False  # asked for while one was under way
         # What was never answered is not worth remembering for long: settlement extends the record's life.
         self._provisional = str(int(config.timeouts.total * 1000) + 60_000)
@@ -183,13 +183,13 @@ class Admission:
         """Tell others of a binding: they would look elsewhere for it, should the store lose it or go away."""
         if not self._unspread:
             asyncio.get_running_loop().call_later(_SPREAD_EVERY, self._spread_all)
-        self._unspread.append(Bound(binding.key, binding.model, pack(binding.record)))
+        self._unspread.append(BoundConversation(binding.key, binding.model, pack(binding.record)))
 
     def _spread_all(self) -> None:
         bound, self._unspread = self._unspread, []
-        self._tell(Bounds(bound))
+        self._tell(BoundConversations(bound))
 
-    def heard(self, fact: Bounds) -> None:
+    def heard(self, fact: BoundConversations) -> None:
         """Another process has bound conversations."""
         for each in fact.bound:
             known, record = self._memory.get((each.key, each.model)), unpack(each.record)

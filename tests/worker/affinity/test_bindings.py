@@ -15,7 +15,7 @@ import redis
 
 from gateway.config.schema import Admin, Affinity, Caller, Config
 from gateway.core.routing.binding import YOUNG, Record, pack, unpack
-from gateway.core.routing.broadcast import Bound, Bounds, Fact, Forget
+from gateway.core.routing.broadcast import BoundConversation, BoundConversations, Fact, Forget
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.groups import group_of
 from gateway.core.routing.route import Route
@@ -588,7 +588,7 @@ async def test_a_move_that_the_store_missed_is_told_to_it(start, admin):
     moving = await alone.bind()
     await alone.move(moving, elsewhere)
     assert moving.place == (elsewhere, "stateless", 2)
-    process.admission.heard(Bounds([Bound(moving.binding.key, MODEL, pack(moving.record))]))
+    process.admission.heard(BoundConversations([BoundConversation(moving.binding.key, MODEL, pack(moving.record))]))
     assert (await process.bind()).place == (elsewhere, "bound", 2)
     assert (await other.bind()).place == (elsewhere, "bound", 2)
     assert route.workspace != elsewhere
@@ -659,7 +659,7 @@ async def test_a_binding_that_the_ranking_would_not_find_is_told_to_others(start
     assert request.workspace != home(process)
     process.admission._spread_all()
     (fact,) = process.told
-    assert isinstance(fact, Bounds)
+    assert isinstance(fact, BoundConversations)
     (told,) = fact.bound
     assert (told.key, told.model, unpack(told.record)) == (request.binding.key, MODEL, request.record)
     other.admission.heard(fact)
@@ -687,7 +687,7 @@ async def test_news_that_come_late_do_not_replace_what_is_newer(start, generatio
     known = process.remembered(request)
     assert (known.generation, known.tokens) == (2, 1000)
     late = Record(home(process), generation)
-    process.admission.heard(Bounds([Bound(request.binding.key, MODEL, pack(late))]))
+    process.admission.heard(BoundConversations([BoundConversation(request.binding.key, MODEL, pack(late))]))
     assert process.remembered(request) == known
 
 
