@@ -13,7 +13,7 @@ _OVER_EVERY = 600.0  # seconds between looks at the days that are over: late set
 
 
 class Store(Protocol):
-    """The ledger, as in store.usage."""
+    """The ledger, as in store.ledger.usage."""
 
     async def sum(self, span: Span, groups: tuple[str, ...], only: Mapping[str, frozenset[str]]) -> Sums: ...
 

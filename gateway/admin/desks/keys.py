@@ -57,7 +57,7 @@ ROTATE: dict[str, Rule] = {
 
 
 class Table(Protocol):
-    """This gateway's copy of what was made at run time, and how to change it for all; as store.shared_keys."""
+    """This gateway's copy of what was made at run time, and how to change it for all; as store.pool.shared_keys."""
 
     stored: Stored
 

@@ -30,7 +30,7 @@ _BUCKETS = (
 
 
 class Reader(Protocol):
-    """The store, as in store.levels. Raises StoreDown."""
+    """The store, as in store.ledger.levels. Raises StoreDown."""
 
     async def read(self, asked: Mapping[str, Sequence[SubjectBuckets]]) -> dict[str, Used]: ...
 
@@ -45,7 +45,7 @@ class Subject(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """As core.quota.Plan names it."""
+        """As core.spending.quota.Plan names it."""
         return f"t:{self.id}" if self.kind == "team" else f"c:{self.id}"
 
     @property

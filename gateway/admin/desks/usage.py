@@ -31,7 +31,7 @@ log = structlog.get_logger("gateway.admin")
 
 
 class Store(Protocol):
-    """The ledger as it is read, as in store.usage. Both raise StoreDown."""
+    """The ledger as it is read, as in store.ledger.usage. Both raise StoreDown."""
 
     async def sum(self, span: Span, groups: tuple[str, ...], only: Mapping[str, frozenset[str]]) -> Sums: ...
     async def records(self, tenant: str, span: Span, key: str, limit: int, before: str) -> Page: ...

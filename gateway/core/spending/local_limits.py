@@ -43,7 +43,7 @@ class LocalLimits:
         return None
 
     def give(self, rows: Sequence[Row], sums: Sequence[int]) -> None:
-        """A request that took has ended; `sums` (as core.quota's SUMS) is what it has used."""
+        """A request that took has ended; `sums` (as core.spending.quota's SUMS) is what it has used."""
         for row in rows:
             place = row.subject, row.kind.field
             if row.kind.form == BUCKET and row.kind.debits and place in self._levels:

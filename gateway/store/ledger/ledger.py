@@ -70,7 +70,7 @@ class ReservationRecord(msgspec.Struct, frozen=True, array_like=True):
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, tag="entry"):
     """What a request that arrived `at` has used, as it was known when it `ended`; "" for no team and no account. The
-    nine numbers are core.quota's SUMS: `requests` is 1, or 0 where none was sent upstream, `estimated` 1 or 0.
+    nine numbers are core.spending.quota's SUMS: `requests` is 1, or 0 where none was sent upstream, `estimated` 1 or 0.
     `provisional` is what stands for a settlement that never came, until it comes."""
 
     id: str
@@ -94,7 +94,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, tag="entry"):
 
 
 class Total(msgspec.Struct, frozen=True, array_like=True, tag="total"):
-    """Entries of one `hour` (since 1970) together; `sums` as core.quota's SUMS."""
+    """Entries of one `hour` (since 1970) together; `sums` as core.spending.quota's SUMS."""
 
     hour: int
     caller: str
@@ -116,7 +116,7 @@ def tenant_of(caller: str, team: str) -> str:
 
 
 def subjects_of(caller: str, team: str) -> tuple[str, ...]:
-    """Whom its requests are charged to, as core.quota.Plan has them."""
+    """Whom its requests are charged to, as core.spending.quota.Plan has them."""
     return (f"c:{caller}", f"t:{team}") if team else (f"c:{caller}",)
 
 

@@ -21,7 +21,7 @@ _SUBJECTS = 200  # of one tenant in one script
 
 
 class SubjectBuckets(msgspec.Struct, frozen=True):
-    """A subject, as core.quota.Plan names it, and its buckets: (field, limit a minute)."""
+    """A subject, as core.spending.quota.Plan names it, and its buckets: (field, limit a minute)."""
 
     subject: str
     buckets: tuple[tuple[str, int], ...]

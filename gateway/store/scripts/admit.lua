@@ -1,7 +1,7 @@
 -- Admit one request: reserve what its limits ask, then read the binding of its conversation for this model, or create
 -- it as proposed. One that a limit refuses changes nothing.
 --
--- KEYS     1 conversation (hash: model -> binding, a MessagePack array as in core/binding.py); where there is a
+-- KEYS     1 conversation (hash: model -> binding, a MessagePack array as in core/routing/binding.py); where there is a
 --          reservation, from 2 as in quota.lua, and the last one as there if part of it may not be needed
 -- ARGV     now (ms, 0 = this server's clock), model, proposed binding, its generation (a newer one than the stored
 --          one's comes from before the store lost its data, and wins), lifetime of the record (ms); where there is a

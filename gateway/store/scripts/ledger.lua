@@ -1,6 +1,6 @@
 -- Put before scripts that count what was used.
 --
--- A record is a MessagePack array as in store/ledger.py: its nine sums (requests, estimated, input, cache_read,
+-- A record is a MessagePack array as in store/ledger/ledger.py: its nine sums (requests, estimated, input, cache_read,
 -- write_5m, write_1h, output, cost_nano, savings_nano) are those of the aggregates, in which each field (caller, model
 -- and account with zero bytes between them) holds a MessagePack array of them.
 

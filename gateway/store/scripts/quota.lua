@@ -2,7 +2,7 @@
 
 -- Take for one request what all of its limits ask, or nothing, and note it as a reservation. Once for each request id.
 --
--- KEYS     from `k`: reservations (hash: request id -> MessagePack as in store/ledger.py), then for each subject its
+-- KEYS     from `k`: reservations (hash: request id -> MessagePack as in store/ledger/ledger.py), then for each subject its
 --          buckets and money (hash), and its leases (zset: request id -> expiry, ms)
 -- ARGV     from `a`: request id, reservation ('' to note none), limits, nano-dollars to reserve, day, month (such as
 --          20261122 and 202611); perhaps nano-dollars of them that are not needed if the conversation's cache is read:

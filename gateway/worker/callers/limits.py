@@ -1,6 +1,7 @@
 """What requests reserve and what they have used, told to the store: limits, budgets and the ledger of one process.
 
-It does not know what limits mean (core.quota does), nor how the store counts (store.ledger and its scripts do).
+It does not know what limits mean (core.spending.quota does), nor how the store counts (store.ledger and its scripts
+do).
 """
 
 from __future__ import annotations
