@@ -9,6 +9,7 @@ from gateway.commands import (
     accounts,
     audit,
     bench,
+    callers,
     config,
     conversations,
     demo,
@@ -35,6 +36,7 @@ app.command("doctor")(doctor.doctor)
 app.command("top")(top.top)
 app.add_typer(accounts.app, name="accounts")
 app.add_typer(keys.app, name="keys")
+app.add_typer(callers.app, name="callers")
 app.add_typer(conversations.app, name="conversations")
 app.add_typer(usage.app, name="usage")
 app.command("audit")(audit.audit)

@@ -23,8 +23,9 @@ from tests.e2e.rig import free_port, until
 ROOT = Path(__file__).parents[1]
 DESIGNED = [
     "serve", "config check", "config show", "config schema", "accounts list", "accounts drain", "accounts enable",
-    "accounts disable", "accounts weight", "keys create", "keys list", "keys revoke", "conversations show",
-    "conversations flush", "usage", "simulate", "demo", "replay", "bench", "doctor", "top", "audit",
+    "accounts disable", "accounts weight", "keys create", "keys list", "keys revoke", "callers delete",
+    "conversations show", "conversations flush", "usage", "simulate", "demo", "replay", "bench", "doctor", "top",
+    "audit",
 ]  # fmt: skip
 # What prints no data of its own: the log is that of the gateway, and the records go to a file.
 NO_JSON = {"serve", "usage export"}
@@ -32,7 +33,7 @@ NO_JSON = {"serve", "usage export"}
 ONLINE: dict[str, list[str]] = {
     "accounts list": [], "accounts drain": ["a"], "accounts enable": ["a"], "accounts disable": ["a"],
     "accounts weight": ["a", "2"], "keys create": ["x"], "keys list": [], "keys revoke": ["k"], "keys rotate": ["k"],
-    "keys limit": ["x", "--rpm", "5"],
+    "keys limit": ["x", "--rpm", "5"], "callers delete": ["x"],
     "conversations show": ["alice", "c"], "conversations flush": ["alice", "c"], "usage": [],
     "usage export": ["--out", "records.jsonl"], "audit": [], "top": ["--once"],
 }  # fmt: skip

@@ -111,6 +111,20 @@ def key_routes(desk: Keys) -> list[Route]:
         call.about(f"callers/{after['caller']}", **changes)
         return json(after)
 
+    async def delete(call: Call) -> Response:
+        before = desk.caller(call.params["id"])
+        call.about(f"callers/{before['caller']}" if before else "")
+        gone = await desk.delete(call.params["id"])
+        call.about(f"callers/{gone['caller']}", source=("store", None), keys_revoked=(0, gone["revoked"]))
+        return json(gone)
+
+    async def revoke_all(call: Call) -> Response:
+        before = desk.caller(call.params["id"])
+        call.about(f"callers/{before['caller']}" if before else "")
+        after = await desk.revoke_all(call.params["id"])
+        call.about(f"callers/{after['caller']}", keys_revoked=(0, after["revoked"]))
+        return json(after)
+
     async def rotate(call: Call) -> Response:
         before = desk.find(call.params["id"])
         call.about(f"keys/{before['id']}" if before else "")
@@ -128,6 +142,7 @@ def key_routes(desk: Keys) -> list[Route]:
         return json(gone)
 
     id_ = (Param("id", "of the key", schemas.TEXT, required=True),)
+    caller = (Param("id", "of the caller", schemas.TEXT, required=True),)
     return [
         Route(
             method="GET", path="/admin/v1/keys", handler=all_keys, about="All callers and their keys",
@@ -141,8 +156,18 @@ def key_routes(desk: Keys) -> list[Route]:
         Route(
             method="PATCH", path="/admin/v1/callers/{id}", handler=change, role=OPERATE, action="caller.change",
             about="Give a caller made at run time other limits, models or notes",
-            params=(Param("id", "of the caller", schemas.TEXT, required=True),), body=schemas.CALLER_CHANGE,
-            may=(404, 409, 503), good={200: Good("The caller and its keys", schemas.CHANGED_CALLER)},
+            params=caller, body=schemas.CALLER_CHANGE, may=(404, 409, 503),
+            good={200: Good("The caller and its keys", schemas.CHANGED_CALLER)},
+        ),
+        Route(
+            method="DELETE", path="/admin/v1/callers/{id}", handler=delete, role=OPERATE, action="caller.delete",
+            about="Delete a caller made at run time: its keys end at once, its usage stays", params=caller,
+            may=(404, 409, 503), good={200: Good("Who is deleted", schemas.DELETED_CALLER)},
+        ),
+        Route(
+            method="DELETE", path="/admin/v1/callers/{id}/keys", handler=revoke_all, role=OPERATE,
+            action="caller.revoke", about="End all keys of a caller that were made at run time, for good",
+            params=caller, may=(404, 503), good={200: Good("The caller and its keys", schemas.REVOKED_CALLER)},
         ),
         Route(
             method="DELETE", path="/admin/v1/keys/{id}", handler=revoke, about="End a key, everywhere and for good",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.admin.desks import accounts, keys
-from gateway.config.checks import ID_PATTERN, NOTE_LENGTH
+from gateway.config.checks import ID_PATTERN, NOTE_LENGTH, PERSON_PATTERN
 from gateway.config.schema import ROLES
 from gateway.core.routing.document import STATES
 
@@ -127,7 +127,11 @@ _CHANGING: Schema = {
 }
 KEY_CREATE = _closed(
     ("caller",),
-    caller={**_IDENTIFIER, "description": "who calls: an id that stays while its keys rotate"},
+    caller={
+        "type": "string",
+        "pattern": f"^{PERSON_PATTERN}$",
+        "description": "who calls: an id, perhaps an e-mail address, that stays while its keys rotate",
+    },
     team=maybe(_IDENTIFIER),
     **_CHANGING,
     expires_in={**_LIFETIME, "description": "seconds"},
@@ -201,6 +205,8 @@ _KEY = {
 }
 CALLER = record(**_CALLER, keys=many(record(**_KEY)))
 CHANGED_CALLER = record(**_CALLER, keys=many(record(**_KEY)), warnings=many(TEXT))
+REVOKED_CALLER = record(**_CALLER, keys=many(record(**_KEY)), warnings=many(TEXT), revoked=COUNT)
+DELETED_CALLER = record(caller=TEXT, team=maybe(TEXT), deleted_at=TIME, revoked=COUNT)
 KEY = record(**{**_CALLER, **_KEY})
 _SHOWN_ONCE = {**TEXT, "description": "the key itself, which is shown this once"}
 NEW_KEY = record(**{**_CALLER, **_KEY}, key=_SHOWN_ONCE, warnings=many(TEXT))

@@ -29,8 +29,6 @@ _SHORT = {
     "concurrency": "concurrency",
 }
 
-KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="The key's id, as `gateway keys list` shows it.")]
-
 
 def _duration(text: str) -> float:
     """Seconds of `90`, `30m`, `24h`, `30d` or `2w`."""
@@ -163,18 +161,33 @@ def list_keys(
 
 @app.command()
 def revoke(
-    key_id: KeyId,
+    key_id: Annotated[
+        str | None, typer.Argument(metavar="[KEY_ID]", help="The key's id, as `gateway keys list` shows it.")
+    ] = None,
+    caller: Annotated[
+        str | None,
+        typer.Option(metavar="CALLER", help="Instead: all keys of this caller.", autocompletion=completion.callers),
+    ] = None,
     config: ConfigOption = load_default_path,
     url: UrlOption = None,
     token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End a key now, on all gateways and for good."""
-    revoked = admin_of(config, url, token_file).ask("DELETE", f"keys/{quote(key_id, safe='')}")
+    """End a key, or all of a caller, now, on all gateways and for good."""
+    if (key_id is None) == (caller is None):
+        fail("name a key by its id, or a caller with --caller", 2)
+    admin = admin_of(config, url, token_file)
+    if caller is None:
+        revoked = admin.ask("DELETE", f"keys/{quote(key_id or '', safe='')}")
+        words = f"{revoked['id']} of {revoked['caller']} is {revoked['state']}"
+    else:
+        revoked = admin.ask("DELETE", f"callers/{quote(caller, safe='')}/keys")
+        words = f"{revoked['revoked']} keys of {caller} are revoked"
+    _warn(revoked)
     if as_json:
         print_json(revoked)
     else:
-        typer.echo(f"{revoked['id']} of {revoked['caller']} is {revoked['state']}", err=True)
+        typer.echo(words, err=True)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qs, unquote, urlencode, urlsplit
 
 ID_PATTERN = "[A-Za-z0-9._-]{1,64}"
+PERSON_PATTERN = "[A-Za-z0-9._@+'-]{1,128}"
 DIGEST_PATTERN = "[0-9a-fA-F]{64}"
 SECRET_LENGTH = 32
 TOKEN_LENGTH = 20
@@ -33,6 +34,13 @@ _RESERVED_HEADERS = frozenset({
 def identifier(text: str) -> str:
     if not re.fullmatch(ID_PATTERN, text):
         raise ValueError("must be 1 to 64 of the characters A-Z a-z 0-9 . _ -")
+    return text
+
+
+def person(text: str) -> str:
+    """An id that may be an e-mail address."""
+    if not re.fullmatch(PERSON_PATTERN, text):
+        raise ValueError("must be 1 to 128 of the characters A-Z a-z 0-9 . _ - @ + '")
     return text
 
 

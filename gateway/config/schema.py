@@ -62,7 +62,7 @@ class AdminToken(Frozen, frozen=True, kw_only=True):
     """A further token of the admin listener. `digests` are lower-case SHA-256 hex digests; tokens are not kept."""
 
     id: Annotated[
-        str, Text(check.identifier, check.ID_PATTERN, once="admin token id"), "who has it; named in the audit log"
+        str, Text(check.person, check.PERSON_PATTERN, once="admin token id"), "who has it; named in the audit log"
     ]
     digests: Annotated[tuple[str, ...], Derived(check.shortened)] = ()
     role: Annotated[Literal["read", "operate"], Choice(ROLES), "read may look at everything, operate may change it"] = (
@@ -179,7 +179,11 @@ class Caller(Frozen, frozen=True, kw_only=True):
     """Who calls: a stable principal. `digests` are lower-case SHA-256 hex digests of its keys, which count until
     `expires` (Unix seconds); keys are not kept."""
 
-    id: Annotated[str, Text(check.identifier, check.ID_PATTERN, once="caller id"), "name; it stays while keys rotate"]
+    id: Annotated[
+        str,
+        Text(check.person, check.PERSON_PATTERN, once="caller id"),
+        "name, perhaps an e-mail address; it stays while keys rotate",
+    ]
     digests: Annotated[tuple[str, ...], Derived(check.shortened)] = ()
     team: Annotated[str | None, _ID, "team that shares tenancy and budgets' reports"] = None
     models: Annotated[

@@ -234,7 +234,7 @@ class Supervisor:
     def _warn_of_teams(self) -> None:
         """Of callers made at run time, whom no check of the file has seen."""
         defined = [team.id for team in self.config.teams]
-        for team in sorted({caller.team for caller in self.keys.stored.callers.values() if caller.team is not None}):
+        for team in sorted({caller.team for caller in self.keys.stored.present.values() if caller.team is not None}):
             problem = undefined_team(team, defined)
             if problem and all(caller.team != team for caller in self.config.keys):
                 log.warning(problem)

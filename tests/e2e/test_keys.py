@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -155,6 +156,48 @@ async def test_a_revoked_key_is_refused_everywhere_within_a_second(pair: list[Ga
     closed = [await all_closed(gateway, made["key"]) for gateway in (one, other)]
     assert_error(await ask(one, message(), key=made["key"]), 401, "authentication_error")
     assert max(closed) - revoked < 1.0
+
+
+async def test_a_deleted_caller_is_refused_everywhere_at_once_and_its_usage_stays(pair: list[Gateway], sim: Simulator):
+    one, other = pair
+    who = "o'brien+lab@acme.example"
+    keys = [create(other, who, limits={"budget_usd": {"day": 5}}) for _ in range(2)]
+    for made in keys:
+        for gateway in pair:
+            await eventually_opens(gateway, made["key"])
+    status, gone = admin(one, "DELETE", f"callers/{quote(who, safe='')}")
+    assert (status, gone["caller"], gone["revoked"]) == (200, who, 2)
+    for gateway in pair:
+        for made in keys:
+            await all_closed(gateway, made["key"])
+        await eventually(lambda: who not in str(admin(gateway, "GET", "keys")[1]), "its end")  # noqa: B023
+    used = f"usage?group_by=key&key={quote(who, safe='')}"
+    await eventually(lambda: admin(one, "GET", used)[1]["data"], "its usage")
+    [row] = admin(other, "GET", used)[1]["data"]
+    assert (row["key"], row["requests"] >= 4) == (who, True)
+    [entry] = [each for each in admin(other, "GET", "audit")[1]["data"] if each["action"] == "caller.delete"]
+    assert (entry["resource"], entry["changes"]["keys_revoked"]) == (f"callers/{who}", [0, 2])
+    again = create(one, who)
+    for gateway in pair:
+        await eventually_opens(gateway, again["key"])
+    assert admin(other, "DELETE", f"callers/{quote(who, safe='')}/keys")[1]["revoked"] == 1
+    for gateway in pair:
+        await all_closed(gateway, again["key"])
+
+
+async def test_an_address_may_be_a_caller_wherever_one_is_named(launch: Launch, sim: Simulator):
+    who = "ada.lovelace@acme.example"
+    gateway = launch(accounts=accounts_of(sim, 1), keys=[{"id": who, "key": ALICE, "limits": {"concurrency": 3}}])
+    name = conversation()
+    answer = await ask(gateway, message(), name, key=ALICE)
+    assert answer.status == 200 and gateway.record(answer.request_id)["caller"] == who
+    path = f"conversations/{quote(who, safe='')}/{name['X-Conversation-Id']}"
+    assert admin(gateway, "GET", path)[1]["caller"] == who
+    [level] = admin(gateway, "GET", "limits")[1]["data"]
+    assert level["id"] == who
+    await eventually(lambda: admin(gateway, "GET", f"usage?group_by=key&key={who}")[1]["data"], "its usage")
+    shown = CliRunner().invoke(app, ["usage", "--key", who, "--config", str(gateway.folder / "gateway.yaml")])
+    assert shown.exit_code == 0 and who in shown.stdout
 
 
 async def test_both_keys_open_while_one_replaces_the_other(pair: list[Gateway], sim: Simulator):

@@ -45,7 +45,7 @@ class _Json(Reader):
 _rules: dict[str, Rule] = {field.name: field.rule for field in struct_fields(Caller)}
 # What bodies may say.
 CREATE: dict[str, Rule] = {
-    "caller": Text(check.identifier),
+    "caller": Text(check.person),
     **{name: _rules[name] for name in _DEFINING},
     "expires_in": Number(above=0, most=MOST_SECONDS),
 }
@@ -67,6 +67,7 @@ class Table(Protocol):
     async def change(self, caller: str, record: CallerRecord) -> None: ...
     async def rotate(self, key: str, overlap: int, lifetime: int | None = None) -> NewKey: ...
     async def revoke(self, key: str) -> None: ...
+    async def finish(self, caller: str, record: CallerRecord | None = None) -> int: ...
 
 
 class Keys:
@@ -95,7 +96,8 @@ class Keys:
         made: defaultdict[str, list[str]] = defaultdict(list)  # one look at all keys, however many callers there are
         for id_, key in stored.keys.items():
             made[key.caller].append(id_)
-        names = self._in_file().keys() | stored.callers.keys() | made.keys()
+        deleted = stored.callers.keys() - stored.present.keys()
+        names = self._in_file().keys() | ((stored.callers.keys() | made.keys()) - deleted)
         return [{**self._caller(name), "keys": self._keys(name, made.get(name, []))} for name in sorted(names)]
 
     def find(self, key: str) -> dict[str, Any] | None:
@@ -188,7 +190,8 @@ class Keys:
             wanted["limits"] = sparse(msgspec.to_builtins(wanted["limits"]))
         record = self._table.stored.callers.get(name)
         for _ in range(_TRIES):
-            if record is not None:
+            known = record is not None and not record.deleted_at
+            if record is not None and known:
                 other = [field for field in wanted if getattr(record, field) != wanted[field]]
                 if other:
                     raise ApiError(
@@ -196,8 +199,9 @@ class Keys:
                         f"{name} is there already, with another value of {other[0]}, and all keys of a caller share "
                         "it; leave it out, name another caller, or define this one in the configuration file",
                     )
-            known = record is not None
-            record = record or CallerRecord(created_at=int(self._now() * 1000), **wanted)
+            if record is None or not known:
+                follows = 0 if record is None else record.revision
+                record = CallerRecord(created_at=int(self._now() * 1000), revision=follows + 1, **wanted)
             try:
                 return await self._do(self._table.create(name, record, lifetime, known))
             except CallerExists as exists:  # somebody was quicker
@@ -206,7 +210,7 @@ class Keys:
 
     def caller(self, name: str) -> dict[str, Any] | None:
         """The caller of this id with its keys, if this gateway knows one."""
-        known = name in self._in_file() or name in self._table.stored.callers
+        known = name in self._in_file() or name in self._table.stored.present
         return self._shown_with_keys(name) if known else None
 
     async def change(self, name: str, body: bytes) -> dict[str, Any]:
@@ -220,9 +224,7 @@ class Keys:
         if name in self._in_file():
             raise ApiError(409, f"{name} is defined in the configuration file; change it there")
         limits = _named(msgspec.to_builtins(wanted.pop("limits", {})), msgspec.json.decode(body).get("limits") or {})
-        record = self._table.stored.callers.get(name)
-        if record is None:
-            raise ApiError(404, f"There is no caller of the id {name}; `gateway keys list` shows them")
+        record = self._record(name)
         for _ in range(_TRIES):
             new = msgspec.structs.replace(
                 record, limits=_merged(record.limits, limits), revision=record.revision + 1, **wanted
@@ -237,6 +239,46 @@ class Keys:
             shown = self._shown_with_keys(name)
             return {**shown, "warnings": self._warnings(shown)}
         raise ApiError(503, f"{name} changes faster than it can be agreed on")
+
+    def _record(self, name: str) -> CallerRecord:
+        """Of a caller made at run time. Raises ApiError 404."""
+        record = self._table.stored.present.get(name)
+        if record is None:
+            raise ApiError(404, f"There is no caller of the id {name}; `gateway keys list` shows them")
+        return record
+
+    async def delete(self, name: str) -> dict[str, Any]:
+        """Delete a caller that was made at run time: its keys end at once, what it has used stays in the ledger. Raises
+        ApiError: 404 for an unknown caller, 409 for one that the file defines, 503 while the store is away."""
+        if name in self._in_file():
+            raise ApiError(409, f"{name} is defined in the configuration file; take it out there")
+        record = self._record(name)
+        for _ in range(_TRIES):
+            now = int(self._now() * 1000)
+            gone = CallerRecord(
+                team=record.team, created_at=record.created_at, revision=record.revision + 1, deleted_at=now
+            )
+            try:
+                ended = await self._do(self._table.finish(name, gone))
+            except CallerExists as exists:  # somebody was quicker
+                record = exists.record
+                continue
+            await self._applied()
+            log.info("caller deleted", caller=name, keys=ended)
+            return {"caller": name, "team": record.team, "deleted_at": _time(now), "revoked": ended}
+        raise ApiError(503, f"{name} changes faster than it can be agreed on")
+
+    async def revoke_all(self, name: str) -> dict[str, Any]:
+        """End all keys of a caller that were made at run time, everywhere and for good; the caller stays. Raises
+        ApiError: 404 for an unknown caller, 503 while the store is away."""
+        if name not in self._in_file() and not any(key.caller == name for key in self._table.stored.keys.values()):
+            self._record(name)
+        ended = await self._do(self._table.finish(name))
+        await self._applied()
+        log.info("keys revoked", caller=name, keys=ended)
+        left = self._in_file()[name].digests if name in self._in_file() else ()
+        words = "its keys in the configuration file still count; take them out there"
+        return {**self._shown_with_keys(name), "revoked": ended, "warnings": [f"{name}: {words}"] if left else []}
 
     async def rotate(self, key: str, body: bytes) -> dict[str, Any]:
         """Make a successor, shown in this answer only; the key itself ends after an overlap. Raises ApiError: 400 and

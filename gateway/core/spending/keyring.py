@@ -18,7 +18,8 @@ ACTIVE, EXPIRED, REVOKED = "active", "expired", "revoked"
 
 class CallerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A caller made at run time, which all its keys share; of two records the one with the higher `revision` counts.
-    `limits` are as the configuration file has them, without those that are none."""
+    `limits` are as the configuration file has them, without those that are none. One that was `deleted_at` some time is
+    kept as that: whoever still knows it as it was would give it back."""
 
     team: str | None = None
     models: tuple[str, ...] = ("*",)
@@ -26,6 +27,7 @@ class CallerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     metadata: dict[str, str] = {}
     created_at: int = 0
     revision: int = 1
+    deleted_at: int = 0
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
@@ -61,7 +63,8 @@ class KeyRecord(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """All callers and keys made at run time, by their ids. `version` differs after every change."""
+    """All callers and keys made at run time, by their ids, deleted callers too. `version` differs after every
+    change."""
 
     version: str = ""
     callers: dict[str, CallerRecord] = {}
@@ -69,6 +72,11 @@ class Stored(msgspec.Struct, frozen=True):
 
     def __bool__(self) -> bool:
         return bool(self.callers or self.keys)
+
+    @property
+    def present(self) -> dict[str, CallerRecord]:
+        """The callers that were not deleted."""
+        return {name: record for name, record in self.callers.items() if not record.deleted_at}
 
     def same(self, other: Stored) -> bool:
         """Whether both say the same, whatever the version."""
@@ -78,7 +86,7 @@ class Stored(msgspec.Struct, frozen=True):
 def usable(stored: Stored, now: float) -> Stored:
     """What is needed to recognise callers from `now` (ms) on: the keys that have not ended."""
     keys = {name: key for name, key in stored.keys.items() if now < key.end}
-    return Stored(stored.version, stored.callers, keys)
+    return Stored(stored.version, stored.present, keys)
 
 
 def stale(stored: Stored, now: float) -> list[str]:
@@ -131,7 +139,7 @@ class Keyring(Generic[C]):
 
     def __init__(self, configured: Iterable[C], stored: Stored, made: Callable[[str, CallerRecord], C | None]) -> None:
         in_file = {caller.id: caller for caller in configured}
-        recorded = {name: made(name, record) for name, record in stored.callers.items() if name not in in_file}
+        recorded = {name: made(name, record) for name, record in stored.present.items() if name not in in_file}
         self.callers: dict[str, C] = {name: caller for name, caller in recorded.items() if caller is not None}
         self._by_digest: dict[bytes, tuple[C, float]] = {}
         for key in stored.keys.values():

@@ -100,7 +100,7 @@ class KeyStore:
     ) -> None:
         """Make a key that lives `lifetime` (0 for ever), and its caller with this `record`; None for a caller that a
         file defines. Raises CallerExists where there is a record of the caller, unless it is `known`: read and found to
-        be what is wanted."""
+        be what is wanted. That of a deleted one is followed by the record with the next revision."""
         key = KeyRecord(caller, new.digest, new.hint, of_file=record is None)
         text = b"" if record is None else _encode(record)
         reply = await self._run("create", new.id, _encode(key), lifetime, caller, text, int(known))
@@ -125,6 +125,17 @@ class KeyStore:
         """End a key now, whether or not it has ended before. Raises UnknownKey."""
         reply = await self._run("revoke", key)
         _judge(reply[0])
+
+    async def finish(self, caller: str, record: CallerRecord | None = None) -> int:
+        """End all keys of a caller now; how many those were. With a `record` the caller is deleted, which this one says
+        and whose revision is that of the present one and 1. Raises UnknownCaller, and CallerExists where the present
+        one is another than that."""
+        text, revision = (b"", 0) if record is None else (_encode(record), record.revision - 1)
+        outcome, *more = reply = await self._run("finish", caller, text, revision)
+        if outcome == b"unknown":
+            raise UnknownCaller
+        _judge_caller(reply)
+        return int(more[0])
 
     async def offer(self, lost: Stored) -> None:
         """Give the store back what it has lost."""

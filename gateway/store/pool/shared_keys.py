@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -27,6 +28,7 @@ _FIRST_WAIT = 1.5  # seconds a starting gateway waits for the store before it go
 _WAIT = 5.0  # seconds for a look
 _OPERATOR_WAIT = 2.0  # seconds an operator waits for the store
 
+T = TypeVar("T")
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Stored).decode
 
@@ -145,16 +147,21 @@ class SharedKeys:
         """As KeyStore.revoke."""
         await self._change(self._store.revoke(key))
 
-    async def _change(self, work: Awaitable[None]) -> None:
+    async def finish(self, caller: str, record: CallerRecord | None = None) -> int:
+        """As KeyStore.finish."""
+        return await self._change(self._store.finish(caller, record))
+
+    async def _change(self, work: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(_OPERATOR_WAIT):
-                await work
+                done = await work
         except TimeoutError:
             raise StoreDown("no answer in time") from None
         except NewerSchema as error:
             raise StoreDown(str(error)) from None
         if not await self.look(_OPERATOR_WAIT):
             raise StoreDown("the store went away meanwhile")
+        return done
 
     async def close(self) -> None:
         await self._store.close()

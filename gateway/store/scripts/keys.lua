@@ -28,13 +28,13 @@ local function write(id, key)
   changed = true
 end
 
--- Of a caller's record; 0 for one that cannot be read.
+-- Of a caller's record, and whether that says that the caller was deleted; 0 for one that cannot be read.
 local function revision_of(text)
   local ok, record = pcall(cjson.decode, text)
   if not ok or type(record) ~= 'table' then
-    return 0
+    return 0, false
   end
-  return type(record.revision) == 'number' and record.revision or 1
+  return type(record.revision) == 'number' and record.revision or 1, record.deleted_at ~= nil
 end
 
 -- The earlier of two times, 0 being never.
@@ -64,7 +64,7 @@ end
 
 -- Key id, key without times, lifetime (ms, 0 = for ever), caller, its record ('' where a file defines it), '1' if the
 -- record may be there already -> `done`, `taken` for another key of this id, or `known` with the record that is there.
--- The same key made again is done.
+-- The same key made again is done. A caller that was deleted is made anew by the record that follows.
 function act.create(id, text, lifetime, caller, record, known)
   local key, present = cjson.decode(text), read(id)
   if present or redis.call('HEXISTS', KEYS[2], id) == 1 then
@@ -72,10 +72,15 @@ function act.create(id, text, lifetime, caller, record, known)
   end
   if record ~= '' then
     local there = redis.call('HGET', KEYS[1], caller)
-    if there and known ~= '1' then
+    local revision, deleted = 0, false
+    if there then
+      revision, deleted = revision_of(there)
+    end
+    local anew = not there or (deleted and revision_of(record) == revision + 1)
+    if not anew and (deleted or known ~= '1') then
       return {'known', there}
     end
-    if not there then
+    if anew then
       redis.call('HSET', KEYS[1], caller, record)
     end
   end
@@ -128,6 +133,31 @@ function act.revoke(id)
     write(id, key)
   end
   return {'done'}
+end
+
+-- Caller, its record as one that is deleted ('' to keep it), the revision that this one follows -> `done` and how many
+-- keys this has ended, `unknown`, or `known` with the record that is there instead.
+function act.finish(caller, record, revision)
+  local there = redis.call('HGET', KEYS[1], caller)
+  if record ~= '' then
+    if not there then
+      return {'unknown'}
+    elseif there ~= record and revision_of(there) ~= tonumber(revision) then
+      return {'known', there}
+    end
+    redis.call('HSET', KEYS[1], caller, record)
+    changed = true
+  end
+  local ended = 0
+  for _, id in ipairs(redis.call('HKEYS', KEYS[2])) do
+    local key = read(id)
+    if key and key.caller == caller and key.revoked_at == 0 and (key.expires_at == 0 or key.expires_at > now) then
+      key.revoked_at = now
+      write(id, key)
+      ended = ended + 1
+    end
+  end
+  return {'done', ended}
 end
 
 -- How many callers, {id, caller} of each, {id, key} of keys: what this store has lost -> `done`. Of a caller that is

@@ -71,9 +71,12 @@ class Table:
             raise StoreDown("connection refused")
         self.rival()
         if record is not None:
-            if caller in self.stored.callers and not known:
-                raise CallerExists(self.stored.callers[caller])
-            self.stored = Stored("", {caller: record, **self.stored.callers}, self.stored.keys)
+            there = self.stored.callers.get(caller)
+            anew = there is None or (there.deleted_at and record.revision == there.revision + 1)
+            if there is not None and not anew and (there.deleted_at or not known):
+                raise CallerExists(there)
+            if anew:
+                self.stored = Stored("", {**self.stored.callers, caller: record}, self.stored.keys)
         return self._new(caller, lifetime, record is None)
 
     async def change(self, caller: str, record: CallerRecord) -> None:
@@ -97,6 +100,16 @@ class Table:
 
     async def revoke(self, key: str) -> None:
         self.put(key, msgspec.structs.replace(self._key(key), revoked_at=self.now))
+
+    async def finish(self, caller: str, record: CallerRecord | None = None) -> int:
+        if record is not None:
+            await self.change(caller, record)
+        elif self.away:
+            raise StoreDown("connection refused")
+        open_ = [id_ for id_, key in self.stored.keys.items() if key.caller == caller and self.now < key.end]
+        for each in open_:
+            await self.revoke(each)
+        return len(open_)
 
 
 class Desk:
@@ -317,7 +330,7 @@ async def test_a_key_that_the_file_names_too_is_revoked_there(desk):
         ({}, "Give the caller"),
         ({"caller": None}, "Give the caller"),
         ({"caller": ""}, "caller must not be empty"),
-        ({"caller": "a b"}, "caller must be 1 to 64 of the characters"),
+        ({"caller": "a b"}, "caller must be 1 to 128 of the characters"),
         ({"caller": 7}, "caller expected a string"),
         ({"caller": "bob", "mood": 1, "colour": 2}, "Unknown fields: colour, mood; known are caller, team"),
         ({"caller": "bob", "team": "a/b"}, "team must be"),
@@ -477,9 +490,9 @@ class Office:
         self.thread.join()
         self.socket.close()
 
-    def run(self, *words: str) -> tuple[int, str, str]:
+    def run(self, *words: str, group: str = "keys") -> tuple[int, str, str]:
         runner = CliRunner(env={"HTTP_PROXY": "http://127.0.0.1:9"})
-        done = runner.invoke(command_line, ["keys", *words, "--config", str(self.file)])
+        done = runner.invoke(command_line, [group, *words, "--config", str(self.file)])
         return done.exit_code, done.stdout, done.stderr
 
 
@@ -579,7 +592,10 @@ def test_a_caller_with_several_keys_must_name_one(office):
         (["rotate", "nobody"], 1, "There is no key of the id nobody"),
         (["revoke", "key_none"], 1, "There is no key of the id key_none"),
         (["create", "alice", "--team", "x"], 1, "alice is defined in the configuration file"),
-        (["create", "a b"], 2, "caller must be 1 to 64"),
+        (["create", "a b"], 2, "caller must be 1 to 128"),
+        (["revoke"], 2, "name a key by its id, or a caller with --caller"),
+        (["revoke", "key_1", "--caller", "bob"], 2, "name a key by its id, or a caller with --caller"),
+        (["revoke", "--caller", "nobody@acme.com"], 1, "There is no caller of the id nobody@acme.com"),
         (["create", "bob", "--rpm", "0"], 2, "limits.requests_per_minute must be at least 1"),
         (["create", "bob", "--meta", "nothing"], 2, "--meta needs NAME=VALUE"),
         (["create", "bob", "--expires", "soon"], 2, "30d or 2w"),
@@ -657,3 +673,72 @@ async def test_a_change_follows_one_that_was_quicker():
     assert (changed["models"], changed["metadata"]) == (["claude-haiku-*"], {"by": "rival"})
     assert changed["limits"] == {"requests_per_minute": 10, "budget_usd": {"day": 5}}
     assert desk.table.stored.callers["bob"].revision == 3
+
+
+# -- All keys of a caller, and its end --------------------------------------------------------------------------------
+
+
+ADA = "ada+lab@acme.example"  # as an address of a company may be
+
+
+async def test_a_deleted_caller_has_no_keys_is_listed_no_more_and_can_be_made_anew(desk):
+    made = await desk.create(caller=ADA, team="blue", limits={"concurrency": 3})
+    await desk.create(caller=ADA)
+    gone = await desk.keys.delete(ADA)
+    assert gone == {"caller": ADA, "team": "blue", "deleted_at": "2027-01-15T08:00:00Z", "revoked": 2}
+    assert [each["caller"] for each in desk.keys.all()] == ["alice"] and desk.keys.caller(ADA) is None
+    assert desk.keys.find(made["id"])["state"] == "revoked"
+    for again in (desk.keys.delete(ADA), desk.keys.revoke_all("nobody"), desk.keys.change(ADA, b'{"models": "*"}')):
+        with pytest.raises(ApiError) as unknown:
+            await again
+        assert unknown.value.status == 404
+    anew = await desk.create(caller=ADA, team="red")
+    assert (anew["team"], anew["limits"], anew["state"]) == ("red", {}, "active")
+    assert sorted(key["state"] for key in desk.one(ADA)["keys"]) == ["active", "revoked", "revoked"]
+    assert desk.table.stored.callers[ADA].revision == 3
+
+
+async def test_all_keys_of_a_caller_can_be_ended_and_the_caller_stays(desk):
+    await desk.create(caller=ADA, team="blue")
+    await desk.create(caller=ADA)
+    after = await desk.keys.revoke_all(ADA)
+    assert (after["revoked"], after["warnings"], [key["state"] for key in after["keys"]]) == (2, [], ["revoked"] * 2)
+    assert (await desk.keys.revoke_all(ADA))["revoked"] == 0
+    assert (await desk.create(caller=ADA))["team"] == "blue"
+    await desk.create(caller="alice")
+    filed = await desk.keys.revoke_all("alice")
+    assert (filed["revoked"], [key["state"] for key in filed["keys"]]) == (1, ["active", "revoked"])
+    assert "in the configuration file still count" in filed["warnings"][0]
+
+
+async def test_whom_the_file_defines_is_not_deleted_and_a_rival_is_not_overridden(desk):
+    with pytest.raises(ApiError, match="take it out there") as filed:
+        await desk.keys.delete("alice")
+    assert filed.value.status == 409
+    await desk.create(caller=ADA, limits={"concurrency": 3})
+
+    def rival() -> None:
+        desk.table.rival = lambda: None
+        wider = msgspec.structs.replace(desk.table.stored.callers[ADA], limits={}, revision=2)
+        desk.table.stored = Stored("", {ADA: wider}, desk.table.stored.keys)
+
+    desk.table.rival = rival
+    assert (await desk.keys.delete(ADA))["revoked"] == 1
+    assert desk.table.stored.callers[ADA].revision == 3
+    desk.table.away = True
+    with pytest.raises(ApiError) as away:
+        await desk.keys.revoke_all("alice")
+    assert away.value.status == 503
+
+
+def test_a_caller_is_revoked_and_deleted_from_the_command_line(office):
+    for _ in range(2):
+        assert office.run("create", ADA, "--team", "blue")[0] == 0
+    code, out, err = office.run("revoke", "--caller", ADA)
+    assert (code, out) == (0, "") and f"2 keys of {ADA} are revoked" in err
+    assert office.run("create", ADA)[0] == 0
+    code, out, err = office.run("delete", ADA, group="callers")
+    assert (code, out) == (0, "") and f"{ADA} is deleted, 1 keys with it" in err
+    code, out, err = office.run("delete", ADA, group="callers")
+    assert (code, out) == (1, "") and f"There is no caller of the id {ADA}" in err
+    assert json.loads(office.run("list", "--json")[1])[0]["caller"] == "alice"

@@ -109,6 +109,15 @@ def test_a_record_without_a_digest_is_no_record(text):
         KeyRecord("bob", text)
 
 
+def test_the_keys_of_a_deleted_caller_open_nothing_even_if_nobody_has_ended_them():
+    gone = CallerRecord(team="blue", revision=2, deleted_at=5)
+    stored = Stored("1-x", {"bob": gone}, {"k": record("bob", "1")})
+    assert stored.present == {} and usable(stored, NOW).callers == {}
+    for each in (stored, usable(stored, NOW)):
+        keyring = Keyring[Caller]([], each, made)
+        assert (keyring.callers, keyring.count(NOW / 1000), found(keyring, "1")) == ({}, 0, None)
+
+
 def test_workers_need_only_the_keys_that_have_not_ended():
     stored = Stored(
         "7-x",

@@ -527,3 +527,58 @@ async def test_of_two_records_of_a_caller_the_later_one_is_given_back(store, ser
         await store.offer(Stored("", {"bob": first}))
         await store.offer(Stored("", {"bob": second}))
         assert (await table(store)).callers == {"bob": later}
+
+
+async def test_all_keys_of_a_caller_end_at_once_and_no_others(store):
+    mine, spent, others = await make(store), await make(store), await make(store, "carol")
+    await store.revoke(spent.id)
+    before = (await table(store)).keys[spent.id]
+    assert await store.finish("bob") == 1
+    stored = await table(store)
+    assert stored.keys[mine.id].revoked_at and stored.keys[spent.id] == before
+    assert not stored.keys[others.id].revoked_at and stored.callers["bob"] == BOB
+    assert await store.finish("bob") == await store.finish("nobody") == 0
+    assert (await table(store)).version == stored.version
+
+
+GONE = CallerRecord(team="blue", revision=2, deleted_at=9)
+
+
+async def test_a_caller_is_deleted_with_its_keys_and_made_anew_by_the_record_that_follows(store):
+    old = await make(store)
+    assert await store.finish("bob", GONE) == 1
+    stored = await table(store)
+    assert (stored.callers, stored.present) == ({"bob": GONE}, {}) and stored.keys[old.id].revoked_at
+    assert await store.finish("bob", GONE) == 0  # the reply was lost
+    for record, known in ((BOB, True), (BOB, False), (msgspec.structs.replace(BOB, revision=2), False)):
+        with pytest.raises(CallerExists) as caught:
+            await store.create(new_key(), "bob", record, known=known)
+        assert caught.value.record == GONE
+    again, new = msgspec.structs.replace(BOB, team="red", revision=3), new_key()
+    await store.create(new, "bob", again)
+    stored = await table(store)
+    assert stored.present == {"bob": again} and not stored.keys[new.id].revoked_at and stored.keys[old.id].revoked_at
+
+
+async def test_a_caller_is_not_deleted_where_somebody_was_quicker_or_there_is_none(store):
+    await make(store)
+    wider = msgspec.structs.replace(BOB, limits={"concurrency": 9}, revision=2)
+    await store.change("bob", wider)
+    with pytest.raises(CallerExists) as late:
+        await store.finish("bob", GONE)
+    assert late.value.record == wider and (await table(store)).callers == {"bob": wider}
+    with pytest.raises(UnknownCaller):
+        await store.finish("carol", GONE)
+
+
+async def test_a_gateway_with_an_old_snapshot_brings_no_deleted_caller_back(server, copy):
+    one, other = copy(server.url, "one").keys, copy(server.url, "other").keys
+    await one.create("bob", BOB)
+    await other.look()
+    await one.finish("bob", GONE)
+    server.admin.flushall()
+    await other.look()  # which gives back what it knows
+    await one.look()
+    await other.look()
+    assert one.stored.present == other.stored.present == {}
+    assert all(key.revoked_at for key in other.stored.keys.values()) and other.stored.keys
