@@ -2,48 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from pkgutil import resolve_name
+from typing import Any, cast
+
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from gateway import __version__
-from gateway.commands import (
-    accounts,
-    audit,
-    bench,
-    callers,
-    config,
-    conversations,
-    demo,
-    doctor,
-    keys,
-    replay,
-    serve,
-    top,
-    usage,
-)
-from gateway.lab.simulator.command import simulate
+
+# What it is called, and its function or its own group. Each is imported when it is called: no command waits for what
+# another needs.
+COMMANDS = {
+    "serve": "gateway.commands.serve:serve",
+    "config": "gateway.commands.config:app",
+    "doctor": "gateway.commands.doctor:doctor",
+    "top": "gateway.commands.top:top",
+    "accounts": "gateway.commands.accounts:app",
+    "keys": "gateway.commands.keys:app",
+    "callers": "gateway.commands.callers:app",
+    "conversations": "gateway.commands.conversations:app",
+    "usage": "gateway.commands.usage:app",
+    "audit": "gateway.commands.audit:audit",
+    "demo": "gateway.commands.demo:demo",
+    "simulate": "gateway.lab.simulator.command:simulate",
+    "replay": "gateway.commands.replay:replay",
+    "bench": "gateway.commands.bench:bench",
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """COMMANDS, as the command line's parser wants them."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            found, around = resolve_name(COMMANDS[name]), typer.Typer()
+            if isinstance(found, typer.Typer):
+                around.add_typer(found, name=name)
+            else:
+                around.command(name)(found)
+            self._made[name] = get_group(around).commands[name]
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Group(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = cast(Any, _Commands())  # a mapping that nobody changes
+
 
 app = typer.Typer(
     name="gateway",
+    cls=_Group,
     help="One base URL in front of many Anthropic accounts; each conversation stays on the account that caches it.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},  # of every command: those below inherit it
 )
-app.command("serve")(serve.serve)
-app.add_typer(config.app, name="config")
-app.command("doctor")(doctor.doctor)
-app.command("top")(top.top)
-app.add_typer(accounts.app, name="accounts")
-app.add_typer(keys.app, name="keys")
-app.add_typer(callers.app, name="callers")
-app.add_typer(conversations.app, name="conversations")
-app.add_typer(usage.app, name="usage")
-app.command("audit")(audit.audit)
-app.command("demo")(demo.demo)
-app.command("simulate")(simulate)
-app.command("replay")(replay.replay)
-app.command("bench")(bench.bench)
 
 
 @app.callback(invoke_without_command=True)
