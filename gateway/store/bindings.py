@@ -14,14 +14,9 @@ from gateway.store.client.connection import StoreDown
 from gateway.store.client.redis_py import open_redis, run, scan
 from gateway.store.scripts import FLUSH, INSPECT
 
-ALL = "{*}:b:*"  # the keys of all conversations: see record_key
+ALL = "{*}:b:*"  # the keys of all conversations: see core.routing.binding
 BATCH = 500  # conversations that one script goes through at most
 PATIENCE = 2.0  # seconds for one conversation
-
-
-def record_key(tenant: str, conversation: bytes) -> str:
-    """Where the store keeps a conversation's bindings."""
-    return f"{{{tenant}}}:b:{conversation.hex()}"
 
 
 class Stored(msgspec.Struct, frozen=True):

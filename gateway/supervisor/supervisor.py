@@ -49,9 +49,10 @@ from gateway.store.ledger.usage import UsageReader
 from gateway.store.owners import OwnersJournal
 from gateway.store.pool.binding_counts import BindingCounts
 from gateway.store.pool.key_file import KeyFile
+from gateway.store.pool.keyring import keyring_of
 from gateway.store.pool.keys import KeyStore
 from gateway.store.pool.pool_store import PoolStore
-from gateway.store.pool.shared_keys import SharedKeys, keyring_of
+from gateway.store.pool.shared_keys import SharedKeys
 from gateway.supervisor.ledger.archive import Archive
 from gateway.supervisor.ledger.sweeper import Sweeper
 from gateway.supervisor.metrics import Exposition, Gauges

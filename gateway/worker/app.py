@@ -29,8 +29,8 @@ from gateway.records import Finished
 from gateway.store.client.client import StoreClient
 from gateway.store.ledger.ledger import UsageJournal
 from gateway.store.owners import OwnersJournal
-from gateway.store.pool.shared_keys import decode as decode_keys
-from gateway.store.pool.shared_keys import keyring_of
+from gateway.store.pool.keyring import decode as decode_keys
+from gateway.store.pool.keyring import keyring_of
 from gateway.telemetry.lag import Lag
 from gateway.telemetry.logs import RequestLog
 from gateway.telemetry.metrics import OTHER, WorkerMetrics

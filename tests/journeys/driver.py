@@ -34,7 +34,7 @@ from gateway.records import Finished
 from gateway.store.client.client import StoreDown
 from gateway.store.ledger.journal import read as read_journal
 from gateway.store.ledger.ledger import Entry, UsageJournal, unpack
-from gateway.store.pool.shared_keys import encode as encode_keys
+from gateway.store.pool.keyring import encode as encode_keys
 from gateway.telemetry.logs import RequestLog
 from gateway.telemetry.totals import families_of
 from gateway.worker.accounts import entry_of

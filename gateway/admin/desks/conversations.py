@@ -16,12 +16,12 @@ import structlog
 
 from gateway.config.rules import moment_text
 from gateway.config.schema import Caller, Config
-from gateway.core.routing.binding import Move, Record
+from gateway.core.routing.binding import Move, Record, record_key
 from gateway.core.routing.broadcast import Forget, encode
 from gateway.core.routing.conversation import check_id, identify
 from gateway.core.routing.router import DISABLED, DRAINING, LIMITED, MODEL, OPEN, OUT, REMOVED, Router
 from gateway.errors import ApiError
-from gateway.store.bindings import Stored, record_key
+from gateway.store.bindings import Stored
 from gateway.store.client.client import StoreDown
 
 KINDS = ("header", "session")  # of ids: the affinity header's, and Claude Code's session

@@ -12,6 +12,11 @@ COLD = 0  # `warm_until` of a cache that nobody has seen written
 YOUNG = 60_000  # ms that a binding counts as in use before its first answer
 
 
+def record_key(tenant: str, conversation: bytes) -> str:
+    """Where the store keeps a conversation's bindings."""
+    return f"{{{tenant}}}:b:{conversation.hex()}"
+
+
 class Move(msgspec.Struct, array_like=True):
     """One rebind: when (ms), from and to which workspace, and why."""
 

@@ -7,13 +7,12 @@ node is away. All keys of one call lie in one slot.
 from __future__ import annotations
 
 import asyncio
+import binascii
 import contextlib
 import functools
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
-
-from redis.crc import key_slot
 
 from gateway.store.client import connection as wire
 from gateway.store.client.connection import Again, Arg, Call, Connection, Nobody, StoreDown, connect
@@ -55,7 +54,7 @@ class Cluster:
         if args[0] == 0:
             return next((link.connection for link in self._serving if link.up), None)
         key = args[1]
-        link = self._owners[key_slot(key if isinstance(key, bytes) else str(key).encode())]
+        link = self._owners[slot_of(key if isinstance(key, bytes) else str(key).encode())]
         return None if link is None else link.connection
 
     def start(self) -> None:
@@ -210,3 +209,11 @@ def _map(reply: Any, asked: str) -> Map:
 
 def _size(found: Map) -> int:
     return sum(last + 1 - first for ranges in found.values() for first, last in ranges)
+
+
+def slot_of(key: bytes) -> int:
+    """The slot of a key: of what stands between its first braces, if anything does."""
+    begin = key.find(b"{")
+    end = key.find(b"}", begin + 1)
+    tag = key[begin + 1 : end] if begin >= 0 and end > begin + 1 else key
+    return binascii.crc_hqx(tag, 0) % SLOTS

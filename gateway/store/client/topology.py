@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any, NamedTuple, cast
-
-from redis.asyncio.connection import parse_url
+from typing import Any, NamedTuple
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from gateway.config.checks import parse_redis
 
+_NO = ("0", "F", "FALSE", "N", "NO")  # as redis-py reads them
 Address = tuple[str, int] | str  # host and port, or the path of a unix socket
 
 
@@ -55,14 +55,12 @@ def read_url(url: str) -> Topology:
     """The topology at `url`. Raises ValueError; its words do not repeat the URL."""
     parts = parse_redis(url)
     plain = redis_url(parts.plain)
-    options = cast(dict[str, Any], parse_url(plain))
-    tls = "SSL" in getattr(options.pop("connection_class", None), "__name__", "")
-    path = options.pop("path", None)
-    host = options.pop("host", "localhost")
-    port = options.pop("port", 6379)
-    nodes = parts.nodes or (path or (host, port),)
-    if tls:
-        options["ssl"] = True
+    url_parts = urlsplit(plain)
+    options = _options(url_parts)
+    if url_parts.scheme == "unix":
+        nodes: tuple[Address, ...] = (unquote(url_parts.path),)
+    else:
+        nodes = parts.nodes or ((unquote(url_parts.hostname or "localhost"), url_parts.port or 6379),)
     known = {name: value for name, value in options.items() if name.startswith("ssl")}
     for name in ("username", "password"):
         if value := getattr(parts, f"sentinel_{name}"):
@@ -70,11 +68,27 @@ def read_url(url: str) -> Topology:
     return Topology(parts.kind, nodes, parts.master, Access(options), Access(known), plain)
 
 
+def _options(url: SplitResult) -> dict[str, Any]:
+    options: dict[str, Any] = {name: values[0] for name, values in parse_qs(url.query).items()}
+    if "ssl_check_hostname" in options:
+        options["ssl_check_hostname"] = options["ssl_check_hostname"].upper() not in _NO
+    if url.username:
+        options["username"] = unquote(url.username)
+    if url.password:
+        options["password"] = unquote(url.password)
+    if url.scheme == "rediss":
+        options["ssl"] = True
+    db = options.get("db") or (url.scheme != "unix" and url.path.strip("/"))
+    if db:
+        options["db"] = int(db)
+    return options
+
+
 def _context(options: dict[str, Any]) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
     if options.get("ssl_certfile"):
         context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
-    if options.get("ssl_cert_reqs") in ("none", "optional") or options.get("ssl_check_hostname") in (False, "false"):
+    if options.get("ssl_cert_reqs") in ("none", "optional") or options.get("ssl_check_hostname") is False:
         context.check_hostname = False
     if options.get("ssl_cert_reqs") == "none":
         context.verify_mode = ssl.CERT_NONE

@@ -25,7 +25,7 @@ AT_ONCE = 1000  # keys of one call, about: of the whole store, whosever they are
 ROUND = 300.0  # seconds that a round takes where that needs no more than MOST
 MOST = 20  # calls at a look
 _TRIP = 200  # conversations read together
-_OF_BINDINGS = b"}:b:"  # in the keys of conversations: see store.bindings.record_key
+_OF_BINDINGS = b"}:b:"  # in the keys of conversations: see core.routing.binding.record_key
 
 _flushed = msgspec.msgpack.Decoder(Forget).decode
 log = structlog.get_logger("gateway.binding_counts")

@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import msgspec
 import structlog
 
-from gateway.config.schema import Caller, CallerLimits
-from gateway.core.spending.keyring import CallerRecord, Keyring, Stored, missing, stale, usable
+from gateway.core.spending.keyring import CallerRecord, Stored, missing, stale, usable
 from gateway.store.client.connection import StoreDown
 from gateway.store.pool.key_file import KeyFile
+from gateway.store.pool.keyring import encode
 from gateway.store.pool.keys import KeyStore, NewKey, new_key
 from gateway.store.pool.pool_store import NewerSchema
 
@@ -29,25 +28,6 @@ _WAIT = 5.0  # seconds for a look
 _OPERATOR_WAIT = 2.0  # seconds an operator waits for the store
 
 T = TypeVar("T")
-encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(Stored).decode
-
-
-def keyring_of(configured: Iterable[Caller], stored: Stored) -> Keyring[Caller]:
-    """Who may call by the configuration's `keys` and by what was made at run time."""
-    return Keyring(configured, stored, caller_of)
-
-
-def caller_of(name: str, record: CallerRecord) -> Caller | None:
-    """The caller that a record describes; None where its limits are none that this version knows: nobody shall spend
-    more than was meant."""
-    try:
-        limits = msgspec.convert(record.limits, CallerLimits)
-    except msgspec.ValidationError:
-        return None
-    if not record.limits.keys() <= set(CallerLimits.__struct_fields__):
-        return None
-    return Caller(id=name, team=record.team, models=record.models, limits=limits, metadata=record.metadata)
 
 
 class SharedKeys:

@@ -14,13 +14,12 @@ import msgspec
 import structlog
 
 from gateway.config.schema import Caller, Config
-from gateway.core.routing.binding import YOUNG, Record, pack, unpack
+from gateway.core.routing.binding import YOUNG, Record, pack, record_key, unpack
 from gateway.core.routing.binding import moved as turned
 from gateway.core.routing.broadcast import BoundConversation, BoundConversations, Fact, Forget
 from gateway.core.routing.groups import group_of
 from gateway.core.routing.route import Route
 from gateway.core.wire.peek import Peek
-from gateway.store.bindings import record_key
 from gateway.store.client.client import StoreClient, StoreDown
 from gateway.store.client.connection import Arg
 from gateway.store.scripts import ADMIT, REBIND, RECALL, SETTLE

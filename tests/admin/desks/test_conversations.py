@@ -12,13 +12,13 @@ import pytest
 
 from gateway.admin.desks.conversations import Conversations, Wanted, closed_words, duration, wanted, why
 from gateway.config.schema import Account, Admin, Caller, Config
-from gateway.core.routing.binding import Move, Record
+from gateway.core.routing.binding import Move, Record, record_key
 from gateway.core.routing.broadcast import Closed, Forget, decode
 from gateway.core.routing.conversation import key
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.router import Router
 from gateway.errors import ApiError
-from gateway.store.bindings import Stored, record_key
+from gateway.store.bindings import Stored
 from gateway.store.client.client import StoreDown
 from tests.admin.admin_kit import admin_app
 

@@ -18,9 +18,10 @@ from gateway.core.spending.keyring import KEPT, CallerRecord, KeyRecord, Stored
 from gateway.store.client.client import StoreDown
 from gateway.store.pool import keys as keys_module
 from gateway.store.pool.key_file import NAME, KeyFile
+from gateway.store.pool.keyring import caller_of, decode, keyring_of
 from gateway.store.pool.keys import CallerExists, KeyEnded, KeyStore, NewKey, UnknownCaller, UnknownKey, new_key
 from gateway.store.pool.pool_store import CHANNEL, SCHEMA, NewerSchema, PoolStore
-from gateway.store.pool.shared_keys import SharedKeys, caller_of, decode, keyring_of
+from gateway.store.pool.shared_keys import SharedKeys
 
 BOB = CallerRecord(team="blue", models=("claude-*",), limits={"concurrency": 3}, created_at=5)
 

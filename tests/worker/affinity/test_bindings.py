@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from gateway.config.schema import Admin, Affinity, Caller, Config
-from gateway.core.routing.binding import YOUNG, Record, pack, unpack
+from gateway.core.routing.binding import YOUNG, Record, pack, record_key, unpack
 from gateway.core.routing.broadcast import BoundConversation, BoundConversations, Fact, Forget
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.groups import group_of
@@ -23,11 +23,10 @@ from gateway.core.routing.router import Router
 from gateway.core.spending.keyring import Stored
 from gateway.core.wire.peek import peek
 from gateway.errors import ApiError
-from gateway.store.bindings import record_key
 from gateway.store.client import connection as wire
 from gateway.store.client.client import StoreClient
 from gateway.store.embedded import EmbeddedServer
-from gateway.store.pool.shared_keys import keyring_of
+from gateway.store.pool.keyring import keyring_of
 from gateway.worker.affinity import bindings as module
 from gateway.worker.affinity.bindings import Admission, Binding
 from gateway.worker.callers.authenticate import Callers
