@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import socket
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ MAX_DISCARDED = 48 * 1024 * 1024  # bytes read and thrown away after an answer, 
 DEAF_LINGER = 5.0  # seconds that a client may still send what nobody asked for, once it has its answer
 MAX_PIPELINED = 8  # requests waiting on one connection; beyond it reading pauses, and its end is not noticed
 MAX_QUEUED = 1024 * 1024  # bytes of body of a request that waits there; the same
+OTHER_FILES = 64  # descriptors of a process that are no connection of a client's or to an account
 MAX_UNREAD = 192 * 1024  # bytes written and not yet taken by the client at which writing pauses
 
 
@@ -44,11 +46,12 @@ class _TooLarge(Exception):
 
 class Bounds:
     """What bounds the connections of one server, how to name a request, and who is told of a limit that refused one:
-    its scope and its name."""
+    its scope and its name. Clients get half of the descriptors at most: answers need the others."""
 
     def __init__(self, config: Config, request_id: Callable[[], str], throttled: Callable[[str, str], None]) -> None:
         self.head_bytes = config.limits.max_head_kb * 1024
-        self.connections = config.limits.max_connections
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.connections = min(config.limits.max_connections, max(1, (files - OTHER_FILES) // 2))
         self.head = config.timeouts.client_head
         self.body = config.timeouts.client_body
         self.idle = config.timeouts.client_idle

@@ -93,8 +93,8 @@ class Supervisor:
         source: Path | None = None,
     ) -> None:
         self.config = config
-        self.account_states = AccountStates(config, self.tell)
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self.account_states = AccountStates(config, self.tell, self.id)
         self._revive = revive
         self._store_url = store_url
         self._pool_store = PoolStore(store_url)

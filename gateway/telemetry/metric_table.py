@@ -14,10 +14,13 @@ from gateway.store import scripts
 
 _ROUTES = ("none", "new", "bound", "moved", "detour", "stateless", "pinned")
 _MOVES = (
-    "account_bound", "cold", "disabled", "draining", "errors", "full", "home", "limited", "model", "object", "out",
-    "removed",
+    "account_bound", "cold", "disabled", "draining", "errors", "failing", "full", "home", "limited", "model", "object",
+    "out", "refused", "removed",
 )  # fmt: skip
-_FAILOVERS = ("limited", "spent", "unauthorized", "denied", "overloaded", "failed", "broken", "unsent")
+_FAILOVERS = (
+    "limited", "oversized", "unexplained", "spent", "unauthorized", "denied", "declined", "overloaded", "failed",
+    "improper", "broken", "unsent", "unable",
+)  # fmt: skip
 _THROTTLES = {
     "caller": (
         "requests_per_minute", "input_tokens_per_minute", "output_tokens_per_minute", "concurrency", "budget_day",
@@ -28,7 +31,7 @@ _THROTTLES = {
 }  # fmt: skip
 _OPS = (
     scripts.ADMIT, scripts.TAKE, scripts.SETTLE, scripts.REBIND, scripts.RECALL, scripts.LEASE, scripts.OWN,
-    scripts.DISOWN, scripts.HOME, scripts.METER, scripts.INSPECT,
+    scripts.DISOWN, scripts.HOME, scripts.METER, scripts.INSPECT, scripts.CLAIM,
 )  # fmt: skip
 
 Rows = tuple[tuple[str, ...], ...]

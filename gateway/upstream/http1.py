@@ -6,7 +6,7 @@ import asyncio
 import re
 
 from gateway.upstream.connection import Connection
-from gateway.upstream.transport import NotSent, Origin, Timeouts, Upload, Withdrawn
+from gateway.upstream.transport import NotSent, Origin, Timeouts, Upload, Withdrawn, not_connected
 
 TICK = 0.25  # seconds between looks at the deadlines
 UNSAFE = re.compile(rb"[^\x21-\x7e]")  # in a request target
@@ -83,7 +83,7 @@ class Pool:
         except TimeoutError:
             raise NotSent("connecting took too long") from None
         except (OSError, UnicodeError) as error:  # ssl.SSLError is an OSError
-            raise NotSent(f"cannot connect: {error}") from error
+            raise not_connected(error) from error
         self.opened += 1
         if self._closing or connection.phase == "closed":  # meanwhile, by us or by the upstream
             connection._close()

@@ -33,6 +33,7 @@ from gateway.upstream.transport import (
     TransportError,
     Unanswered,
     Upload,
+    not_connected,
 )
 
 _REFUSED_STREAM = 7  # by RFC 9113, 8.7: nothing was done with it
@@ -91,7 +92,7 @@ class Line:
         reason = str(problem) or type(problem).__name__
         late = isinstance(problem, TimeoutError)
         if not self._sent:
-            return NotSent("connecting took too long" if late else f"cannot connect: {reason}")
+            return NotSent("connecting took too long") if late else not_connected(problem)
         if late and self._feed is not None and self._event != "send_request_body.complete":
             return Unanswered("the upstream stopped taking the request")
         if late:

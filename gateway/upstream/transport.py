@@ -7,6 +7,10 @@ Neither knows accounts, credentials or retries.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import re
+import socket
 import ssl
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -20,6 +24,37 @@ class TransportError(Exception):
 
 class NotSent(TransportError):
     """Not one byte of the request was written: it may be sent again, anywhere."""
+
+
+class Unable(NotSent):
+    """This machine lacks the means: descriptors, memory, ports, a route. It says nothing of the upstream."""
+
+
+_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL, errno.ENETUNREACH})
+_NUMBER = re.compile(r"\[Errno (\d+)\]")
+
+
+def not_connected(error: Exception) -> NotSent:
+    """What a connection that could not be had says to the caller: whether it was for want of this machine's means. Of
+    several attempts a loop tells in words alone."""
+    numbers = {error.errno} if isinstance(error, OSError) and not isinstance(error, socket.gaierror) else set()
+    numbers |= {int(number) for number in _NUMBER.findall(str(error))}
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError) and not isinstance(cause, socket.gaierror):
+        numbers.add(cause.errno)
+    own = bool(numbers & _OWN) and (numbers - {None}) <= _OWN
+    if not own and _exhausted():  # then names are not found either
+        own = True
+    return (Unable if own else NotSent)(f"cannot connect: {error}")
+
+
+def _exhausted() -> bool:
+    """Whether this process can open nothing more."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno in _OWN
+    return False
 
 
 class Withdrawn(asyncio.CancelledError):

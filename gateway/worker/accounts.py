@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from hashlib import blake2b
 from math import inf
 
 import structlog
@@ -46,6 +47,7 @@ class Account:
     def __init__(self, config: AccountConfig, provider: Provider, transport: Transport) -> None:
         self.id = config.id
         self.tag = config.id.encode()
+        self.credential = ""  # what its key is called among processes
         self.slots: int | None = None
         self.in_flight = 0
         self.notes: dict[bytes, bytes] = {}
@@ -185,6 +187,7 @@ class Pool:
         renewed = []
         timeouts = Timeouts(config.timeouts.connect, config.timeouts.first_byte, config.timeouts.idle)
         accounts: dict[str, Account] = {}
+        secret = config.secret[0].encode()[:64]
         for each in config.accounts:
             origin = Origin.parse(each.base_url, ca_file=each.ca_file, proxy=each.proxy, http2=each.http2)
             transport = self._transports.get((origin, timeouts))
@@ -198,6 +201,7 @@ class Pool:
                 if account.config.api_key != each.api_key or account.transport is not transport:
                     renewed.append(each.id)
                 account.take(each, provider, transport)
+            account.credential = blake2b(each.api_key.encode(), digest_size=8, key=secret).hexdigest()
             accounts[each.id] = account
         for name in kept:
             if name in self.accounts and name not in accounts:
@@ -223,6 +227,11 @@ class Pool:
     def processes(self) -> int:
         """Worker processes, of every gateway, that divide slots and limits."""
         return self._processes
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """The accounts, with a name for the credential of each that tells nothing of it but whether it is the same."""
+        return {name: account.credential for name, account in self.accounts.items()}
 
     def free(self, account: str) -> bool:
         """Whether an account has a slot now."""

@@ -45,6 +45,7 @@ from gateway.worker.objects.owners import Owners, objects_folder
 from gateway.worker.request.dispatch import Proxy
 from gateway.worker.request.exchange import new_request_id
 from gateway.worker.request.settlement import Settlement
+from gateway.worker.revival import Revival
 from gateway.worker.upkeep import Upkeep
 
 log = structlog.get_logger("gateway.worker")
@@ -95,8 +96,10 @@ class Gateway:
         self._away_since = 0  # of the store (Unix ms); 0 while it is there, or was never seen
         self.pool = Pool(config)
         self.router = Router(limit_class, self._tell, self.pool.free, lambda model: self.catalogue.names(model))
+        self.router.failing.process = process
         self.apply(document)
         self._process = process
+        self.revival = Revival(self.router, self.pool, self.store, process, self._unreachable)
         self._request_log = request_log
         self.admission = Admission(config, self.store, self.metrics.moved, self._tell)
         self.owners = Owners(config, self.store, self.router, OwnersJournal(objects_folder(config)), self._tell)
@@ -139,7 +142,7 @@ class Gateway:
         self.pool.retire(kept, [account.id for account in self.config.accounts])
         if processes:
             self.pool.divide(processes)
-        self.router.held = frozenset(self.pool.accounts)
+        self.router.held = self.pool.credentials
         self.router.apply(document, monotonic(), time())
 
     def reload(self, config: Config) -> None:
@@ -153,7 +156,7 @@ class Gateway:
         self.config = config
         for account in self.pool.configure(config, self.router.ring.accounts):
             self.router.heard(broadcast.Back(account, wholly=True), monotonic())
-        self.router.held = frozenset(self.pool.accounts)
+        self.router.held = self.pool.credentials
         self.admission.configure(config)
         self.accounting.configure(config, self.catalogue)
         self.owners.configure(config)
@@ -196,6 +199,11 @@ class Gateway:
 
     def _tell(self, said: broadcast.Fact) -> None:
         self.tell(broadcast.encode(said))
+        if isinstance(said, broadcast.Unreachable) and said.seconds:
+            self.revival.lost(said.account)
+
+    def _unreachable(self, account: str, seconds: float) -> None:
+        self._tell(broadcast.Unreachable(account, self._process, seconds))
 
     async def start(self) -> None:
         """Connect to the store (or note that it is away) and begin the upkeep."""
@@ -205,6 +213,7 @@ class Gateway:
 
     async def close(self) -> None:
         self._lag.stop()
+        await self.revival.aclose()
         await self._batch_usage.close()
         self.owners.rest()
         self.accounting.rest()

@@ -51,6 +51,12 @@ class Head:
         self.tracestate = self.version = False
         self.lines = [_UNMETERED_ENCODING]
 
+    @property
+    def betas(self) -> list[bytes]:
+        """The values of its `anthropic-beta` lines."""
+        name = b"anthropic-beta:"
+        return [line[len(name) :].strip() for line in self.lines if line.startswith(name)]
+
     def continue_trace(self, traceparent: bytes, broken: bool) -> None:
         """Tell the upstream this instead of what the client said, whose `tracestate` means nothing if that was
         `broken`, or if it said nothing else."""

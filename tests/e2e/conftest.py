@@ -87,8 +87,9 @@ def launch(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     """Starts gateways of a test's own; those that still run at its end must stop in good order."""
     started: list[Gateway] = []
 
-    def start(wait: bool = True, **config: Any) -> Gateway:
+    def start(wait: bool = True, prefix: tuple[str, ...] = (), **config: Any) -> Gateway:
         gateway = Gateway(tmp_path / f"gateway{len(started)}", config)
+        gateway.prefix = prefix
         started.append(gateway)
         return gateway.start() if wait else gateway.launch()
 

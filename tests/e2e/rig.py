@@ -294,6 +294,7 @@ class Gateway(Program):
     """One gateway: its file, its processes, its log. `config` may be changed between a stop and a start."""
 
     api_key = ALICE
+    prefix: tuple[str, ...] = ()  # a command that runs the gateway
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         super().__init__(folder, "gateway")
@@ -321,7 +322,7 @@ class Gateway(Program):
         path = self.folder / "gateway.yaml"
         path.write_text(yaml.safe_dump(self.config, sort_keys=False))
         path.chmod(0o600)
-        self.run([sys.executable, "-m", "gateway", "serve", "--config", path])
+        self.run([*self.prefix, sys.executable, "-m", "gateway", "serve", "--config", path])
         return self
 
     def ready(self) -> Self:

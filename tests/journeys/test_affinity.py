@@ -406,9 +406,9 @@ FLIGHT = [
     ),
     at_once(
         "the second goes when the first fails",
-        ask(want=Want(status=400), **SHARED),
+        ask(want=Want(status=409), **SHARED),
         ask(at=0.1, want=Want(by="a", within=(0.9, 1.1)), **SHARED),
-        upstream={"a": [error(400, "invalid_request_error", after=1.0)]},
+        upstream={"a": [error(409, "conflict_error", after=1.0)]},
     ),
     at_once(
         "the second goes when the first's client goes",

@@ -51,12 +51,12 @@ answer                         | account     | none    | new     | cold    | war
 429, 9 s                       | limited 9   | moves   | moves   | moves   | waits   | waits    | waits
 429, 40 s                      | limited 40  | moves   | moves   | moves   | moves   | waits    | 429
 429, 400 s                     | limited 400 | moves   | moves   | moves   | moves   | moves    | 429
-429 without a time             | limited 5   | moves   | moves   | moves   | waits   | waits    | waits
+429 without a time             | open        | moves   | moves   | moves   | moves   | moves    | passes
 429 for a spend limit          | out 60      | moves   | moves   | moves   | moves   | moves    | 529
 400 for want of credit         | out 60      | moves   | moves   | moves   | moves   | moves    | 529
 400 for a spend limit          | out 60      | moves   | moves   | moves   | moves   | moves    | 529
 402                            | out 60      | moves   | moves   | moves   | moves   | moves    | 529
-401                            | out 60      | moves   | moves   | moves   | moves   | moves    | 529
+401                            | open        | moves   | moves   | moves   | moves   | moves    | 529
 403                            | out 600     | moves   | moves   | moves   | moves   | moves    | passes
 404                            | out 600     | moves   | moves   | moves   | moves   | moves    | passes
 529                            | open        | detours | detours | detours | repeats | repeats  | repeats
@@ -65,17 +65,17 @@ answer                         | account     | none    | new     | cold    | war
 520                            | open        | detours | detours | detours | detours | detours  | passes
 error event: overloaded        | open        |         | detours | detours | repeats | repeats  | repeats
 error event: api_error         | open        |         | detours | detours | detours | detours  | passes
-error event: rate limit        | limited 5   |         | moves   | moves   | waits   | waits    | waits
-error event: authentication    | out 60      |         | moves   | moves   | moves   | moves    | 529
-error event: invalid           | open        |         | passes  | passes  | passes  | passes   | passes
+error event: rate limit        | open        |         | moves   | moves   | moves   | moves    | passes
+error event: authentication    | open        |         | moves   | moves   | moves   | moves    | 529
+error event: invalid           | open        |         | moves   | moves   | moves   | moves    | passes
 no connection                  | open        | detours | detours | detours | detours | detours  | 529
 hung up                        | open        | 502     | 502     | 502     | 502     | 502      | 502
 never                          | open        | 504     | 504     | 504     | 504     | 504      | 504
 no HTTP                        | open        | 502     | 502     | 502     | 502     | 502      | 502
 cut in its middle              | open        | 502     | 502/breaks | 502/breaks | 502/breaks | 502/breaks | 502/breaks
 silent in its middle           | open        | 504     | 504/breaks | 504/breaks | 504/breaks | 504/breaks | 504/breaks
-400                            | open        | passes  | passes  | passes  | passes  | passes   | passes
-405                            | open        | passes  | passes  | passes  | passes  | passes   | passes
+400                            | open        | moves   | moves   | moves   | moves   | moves    | passes
+405                            | open        | moves   | moves   | moves   | moves   | moves    | passes
 409                            | open        | passes  | passes  | passes  | passes  | passes   | passes
 413                            | open        | passes  | passes  | passes  | passes  | passes   | passes
 422                            | open        | passes  | passes  | passes  | passes  | passes   | passes
@@ -135,8 +135,7 @@ ANSWERS: dict[str, Answer | Callable[[bool], Answer]] = {
     "413": error(413, "request_too_large"),
     "422": error(422, "invalid_request_error"),
 }
-WAITS = {"429, 2 s": 2, "429, 2 s, a whole bucket": 2, "429, 9 s": 9, "429, 40 s": 40, "429 without a time": 5,
-         "error event: rate limit": 5}  # fmt: skip
+WAITS = {"429, 2 s": 2, "429, 2 s, a whole bucket": 2, "429, 9 s": 9, "429, 40 s": 40}
 
 
 @dataclass(frozen=True)
@@ -207,8 +206,9 @@ def outcome(word: str, answer: str, sort: Sort, streamed: bool) -> tuple[Want, s
     if word == "repeats":
         return Want(by="a", attempts=2, route=sort.stays, within=(0.5, 2.5), **served), "a a", "a"
     if word == "passes":
-        status = 200 if answer.startswith("error event") else int(answer)
-        return Want(status=status, by="a", attempts=1, route=sort.stays, says="Upstream's words.", **nothing), "a", "a"
+        status = 200 if answer.startswith("error event") else int(answer.split()[0])
+        says = "Slow down." if status == 429 else "Upstream's words."
+        return Want(status=status, by="a", attempts=1, route=sort.stays, says=says, **nothing), "a", "a"
     if word in ("429", "529"):
         kind = "rate_limit_error" if word == "429" else "overloaded_error"
         return Want(status=int(word), attempts=1, route=sort.stays, error=kind, **nothing), "a", "a"

@@ -149,9 +149,9 @@ OTHER_SHAPES = [
     ),
     journey(
         "an upstream's error passes in the words of the client's dialect",
-        chat(Want(status=400, by="a", body=b'{"error":{"message":"no"}}', record={"outcome": "error"})),
-        upstream={"a": [as_json(400, b'{"error":{"message":"no"}}')]},
-        asked="a",
+        chat(Want(status=400, by="b", body=b'{"error":{"message":"no"}}', record={"outcome": "error"})),
+        upstream={name: [as_json(400, b'{"error":{"message":"no"}}')] for name in "ab"},
+        asked="a b",
     ),
 ]
 

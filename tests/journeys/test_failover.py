@@ -28,6 +28,7 @@ OVERLOADED = error(529, "overloaded_error")
 SPENT = error(400, "invalid_request_error", "Your credit balance is too low.")
 BAD_KEY = error(401, "authentication_error")
 DENIED = error(403, "permission_error", "Not this model.")
+PAGE = Answer(200, (("content-type", "text/html"),), ((0.0, b"<p>hello"),))
 HUNG_UP = Answer(instead="hung up")
 
 
@@ -62,7 +63,7 @@ CHAINS = [
         upstream={"a": [BAD_KEY], "b": [limited(30)]},
         asked="a b c",
         bound="c",
-        accounts={"a": "out 60", "b": "limited 30"},
+        accounts={"b": "limited 30"},
     ),
     journey(
         "when all are at their limits the client is told the shortest wait",
@@ -84,7 +85,6 @@ CHAINS = [
         ask(want=over(529, "overloaded_error", 3)),
         upstream={each: [BAD_KEY] for each in "abc"},
         asked="a b c",
-        accounts=OUT,
     ),
     journey(
         "when no organization has money left the client does not learn it",
@@ -147,23 +147,41 @@ CHAINS = [
         "what was denied once and then refused for the account's sake shows the denial",
         ask(want=Want(status=403, error="permission_error", says="Not this model.", used=(0, 0))),
         upstream={"a": [DENIED], "b": [BAD_KEY], "c": [BAD_KEY]},
-        accounts={"b": "out 60", "c": "out 60"},
     ),
     journey(
-        "a mistake of the client's is its own",
+        "a mistake of the client's is its own once a second account says so, and is asked once after that",
         ask(
             want=Want(
                 status=400,
-                by="a",
+                by="b",
                 error="invalid_request_error",
                 says="Upstream's words.",
-                attempts=1,
-                record={"failover": ""},
+                attempts=2,
+                record={"failover": "declined"},
             )
         ),
+        ask(
+            at=1.0,
+            conversation="c a b",
+            want=Want(status=400, by="c", error="invalid_request_error", attempts=1, record={"failover": ""}),
+        ),
+        upstream={name: [error(400, "invalid_request_error")] for name in "abc"},
+        asked="a b c",
+        bound="c",
+    ),
+    journey(
+        "what one account refuses and another serves is no mistake of the client's",
+        ask(want=served("b", 2, "new", "declined")),
         upstream={"a": [error(400, "invalid_request_error")]},
-        asked="a",
-        bound="a",
+        asked="a b",
+        bound="b",
+    ),
+    journey(
+        "a 429 that says nothing and that two accounts give is about the request",
+        ask(want=Want(status=429, by="b", error="rate_limit_error", says="Slow down.", attempts=2)),
+        ask(at=1.0, conversation="a b c#2", want=served("a", 1, "new")),
+        upstream={"a": [limited()], "b": [limited()]},
+        asked="a b a",
     ),
     journey(
         "no connection is no attempt that anybody bills",
@@ -180,11 +198,11 @@ CHAINS = [
     ),
     journey(
         "three refused connections put an account out",
-        *(ask(at=float(n), conversation=f"a b#{n}", want=served("b", 2, "new", "unsent")) for n in range(3)),
-        ask(at=4.0, want=served("b", 1, "new")),
+        *(ask(at=float(n), conversation=f"a b#{n}", want=Want(attempts=2, route="new")) for n in range(3)),
+        ask(at=4.0, conversation="a b#4", want=Want(attempts=1, route="new")),
         upstream={"a": [REFUSED] * 3},
-        pool={"a": {}, "b": {}},
-        asked="a b a b a b b",
+        pool={"a": {}, "b": {}, "c": {}, "d": {}},
+        asked="a b a b a [bcd] [bcd]",
         accounts={"a": "out"},
     ),
     journey(
@@ -225,15 +243,21 @@ CHAINS = [
     ),
     journey(
         "a page of HTML is no answer",
-        ask(want=Want(status=502, by="a", error="api_error", attempts=1)),
-        upstream={"a": [Answer(200, (("content-type", "text/html"),), ((0.0, b"<p>hello"),))]},
-        asked="a",
+        ask(want=served("b", 2, "new", "improper")),
+        upstream={"a": [PAGE]},
+        asked="a b",
+    ),
+    journey(
+        "two pages of HTML are none either",
+        ask(want=Want(status=502, by="b", error="api_error", attempts=2)),
+        upstream={"a": [PAGE], "b": [PAGE]},
+        asked="a b",
     ),
     journey(
         "a redirect is not followed",
-        ask(want=Want(status=502, by="a", error="api_error", attempts=1)),
-        upstream={"a": [Answer(302, (("location", "http://b.test/v1/messages"),))]},
-        asked="a",
+        ask(want=Want(status=502, by="b", error="api_error", attempts=2)),
+        upstream={name: [Answer(302, (("location", "http://b.test/v1/messages"),))] for name in "ab"},
+        asked="a b",
     ),
 ]
 
@@ -278,13 +302,12 @@ KINDRED = [
         accounts={"a": "out 60", "b": "out 60"},
     ),
     journey(
-        "a bad key closes no other workspace",
+        "a bad key closes no other workspace, nor its own before a probe has shown it",
         ask(want=served("b", 2, "new", "unauthorized")),
         upstream={"a": [BAD_KEY]},
         pool=COUSINS,
         asked="a b",
         bound="b",
-        accounts={"a": "out 60"},
     ),
     journey(
         "a limit of one model closes no other",
@@ -313,14 +336,17 @@ BACK = [
         asked="a b a",
     ),
     journey(
-        "limits that nobody names last five seconds, then ten",
-        ask(want=served("b", 2, "new", "limited")),
-        ask(at=6.0, conversation="a b c#2", want=served("b", 2, "new", "limited")),
-        ask(at=13.0, conversation="a b c#3", want=Want(attempts=1)),
-        ask(at=17.0, conversation="a b c#4", want=served("a", 1, "new")),
-        upstream={"a": [limited(), limited()]},
+        "limits that nobody names close once three conversations met them, for five seconds and then ten",
+        *(
+            ask(at=n / 10, conversation=f"a b c#{n}", want=served("b", 2, "new", "unexplained"))
+            for n in (*range(3), *range(60, 63))
+        ),
+        ask(at=0.5, conversation="a b c#3", want=served("b", 1, "new")),
+        ask(at=13.0, conversation="a b c#4", want=served("b", 1, "new")),
+        ask(at=17.0, conversation="a b c#5", want=served("a", 1, "new")),
+        upstream={"a": [limited()] * 6},
         pool={"a": {}, "b": {}},
-        asked="a b a b b a",
+        asked="a b a b a b b a b a b a b b a",
     ),
     journey(
         "one request finds out whether there is money again",
@@ -333,21 +359,14 @@ BACK = [
         accounts={"a": "out 120"},
     ),
     journey(
-        "one request at a time finds out whether a key is good again",
-        ask(want=served("b", 2, "new", "unauthorized")),
-        ask(at=61.0, conversation="a b c#2", want=served("a", 1, "new")),
-        ask(at=61.1, conversation="a b c#3", want=served("b", 1, "new")),
-        upstream={"a": [BAD_KEY, good(after=5.0)]},
+        "an account that fails two conversations in a pool of two is left, and a third tries it ten seconds later",
+        *(ask(at=float(n), conversation=f"a b#{n}", want=served("b", 2, "new", "failed")) for n in range(2)),
+        ask(at=3.0, conversation="a b#3", want=served("b", 1, "new")),
+        ask(at=12.0, conversation="a b#4", want=served("b", 1, "new")),
+        ask(at=13.0, conversation="a b#5", want=served("a", 1, "new")),
+        upstream={"a": [FAILED] * 2},
         pool={"a": {}, "b": {}},
-        asked="a b a b",
-    ),
-    journey(
-        "repeats are a fifth of the traffic, but three are always allowed",
-        *(ask(at=0.1 * n, conversation=f"a b#{n}", want=Want(status=200, attempts=2)) for n in range(3)),
-        ask(at=1.0, conversation="a b#3", want=Want(status=500, attempts=1)),
-        upstream={"a": [FAILED] * 4},
-        pool={"a": {}, "b": {}},
-        asked="a b a b a b a",
+        asked="a b a b b a b a",  # by a probe that costs nothing, and then by the next
     ),
     journey(
         "a head that comes too late for a second account is a timeout",
@@ -422,9 +441,9 @@ PASSES = [
     ),
     journey(
         "an upstream's refusal that is no JSON is put in Anthropic's words",
-        ask(want=Want(status=400, by="a", error="invalid_request_error")),
-        upstream={"a": [Answer(400, (("content-type", "text/plain"),), ((0.0, b"bad"),))]},
-        asked="a",
+        ask(want=Want(status=400, by="b", error="invalid_request_error")),
+        upstream={name: [Answer(400, (("content-type", "text/plain"),), ((0.0, b"bad"),))] for name in "ab"},
+        asked="a b",
     ),
     journey(
         "a refusal whose body never ends is not waited for",

@@ -85,14 +85,28 @@ def test_a_cut_stream_never_looks_complete(journey: Journey, rig: Rig):
     rig.play(journey)
 
 
-def refused(kind: str, want: Want, asked: str, **more: object) -> Journey:
-    """A stream whose first event is an error of this type."""
+def refused(kind: str, want: Want, asked: str, by: str = "a", **more: object) -> Journey:
+    """A stream whose first event is an error of this type, on each account of `by`."""
     return journey(
-        f"an error of type {kind} as the first event is no answer",
+        f"an error of type {kind} as the first event is no answer of {by}",
         ask(stream=True, want=want),
-        upstream={"a": [stream(told(kind))]},
+        upstream={name: [stream(told(kind))] for name in by.split()},
         asked=asked,
         **more,
+    )
+
+
+def theirs(kind: str, by: str, attempts: int) -> Want:
+    """The upstream's own refusal."""
+    return Want(
+        by=by,
+        attempts=attempts,
+        route="new",
+        error=kind,
+        says="Upstream's words.",
+        used=(0, 0),
+        money=0,
+        record={"outcome": "error"},
     )
 
 
@@ -101,26 +115,18 @@ OPENINGS = [
     refused("overloaded_error", ELSEWHERE, "a b", bound="b"),
     refused("api_error", ELSEWHERE, "a b", bound="b"),
     refused("timeout_error", ELSEWHERE, "a b", bound="b"),
-    refused("rate_limit_error", ELSEWHERE, "a b", bound="b", accounts={"a": "limited 5"}),
-    refused("authentication_error", ELSEWHERE, "a b", bound="b", accounts={"a": "out 60"}),
+    refused("rate_limit_error", ELSEWHERE, "a b", bound="b"),
+    refused("authentication_error", ELSEWHERE, "a b", bound="b"),
     refused("billing_error", ELSEWHERE, "a b", bound="b", accounts={"a": "out 60"}),
     refused("permission_error", ELSEWHERE, "a b", bound="b", accounts={"a": "out 600"}),
+    refused("request_too_large", theirs("request_too_large", "a", 1), "a"),
     *(
-        refused(
-            kind,
-            Want(
-                by="a",
-                attempts=1,
-                route="new",
-                error=kind,
-                says="Upstream's words.",
-                used=(0, 0),
-                money=0,
-                record={"outcome": "error"},
-            ),
-            "a",
+        each
+        for kind in ("invalid_request_error", "not_found_error")
+        for each in (
+            refused(kind, ELSEWHERE, "a b", bound="b"),
+            refused(kind, theirs(kind, "b", 2), "a b", "a b", bound="a"),
         )
-        for kind in ("invalid_request_error", "not_found_error", "request_too_large")
     ),
     journey(
         "pings before an error as the first real event do not commit the stream",

@@ -18,22 +18,83 @@ class Closed(msgspec.Struct, tag="closed", array_like=True, frozen=True):
     seconds: float
 
 
+class ClosedFrom(msgspec.Struct, tag="closed_from", array_like=True, frozen=True):
+    """A 429 with all of the limit left: no request of so many fresh tokens or more to this organization."""
+
+    organization: str
+    limit_class: str
+    tokens: float
+    seconds: float
+
+
 class Out(msgspec.Struct, tag="out", array_like=True, frozen=True):
-    """`name` is an account, or an organization where the cause is billing. `account` is the one that showed it."""
+    """`name` is an account, or an organization where the cause is billing. `account` is the one that showed it;
+    `credential` names the credential that was refused, and processes with another one do not believe it."""
 
     name: str
     cause: Cause
     seconds: float
     account: str = ""
+    credential: str = ""
 
 
 class Back(msgspec.Struct, tag="back", array_like=True, frozen=True):
     """An account answers again; with it its organization, if it was something `paid`. `wholly`: an operator says so,
-    and that all else which keeps the account closed is to be forgotten as well."""
+    and that all else which keeps the account closed is to be forgotten as well. `credential` names what works."""
 
     account: str
     wholly: bool = False
     paid: bool = False
+    credential: str = ""
+
+
+class Suspected(msgspec.Struct, tag="suspected", array_like=True, frozen=True):
+    """A request was answered 401; whether the account's key is at fault, its free probe is to show."""
+
+    account: str
+
+
+class Unreachable(msgspec.Struct, tag="unreachable", array_like=True, frozen=True):
+    """`process` cannot reach the account, for so many seconds at least; 0: it can again. For operators: whether an
+    account can be reached is each process's own opinion."""
+
+    account: str
+    process: str
+    seconds: float
+
+
+class Failed(msgspec.Struct, tag="failed", array_like=True, frozen=True):
+    """An exchange with an account has ended badly after an answer: which kind, for which unit, after so many good ones
+    that were not told; `trial` says that it was to find out whether the account is well again."""
+
+    account: str
+    fault: str
+    unit: str
+    good: int = 0
+    trial: bool = False
+
+
+class Failing(msgspec.Struct, tag="failing", array_like=True, frozen=True):
+    """`process` takes an account for failing: its faults of the last minute by kind, the seconds until its next trial,
+    and the pause that led there."""
+
+    account: str
+    process: str
+    faults: dict[str, int]
+    seconds: float
+    pause: float
+
+
+class Trying(msgspec.Struct, tag="trying", array_like=True, frozen=True):
+    """A request finds out whether a failing account is well again: nobody else does meanwhile."""
+
+    account: str
+
+
+class Recovered(msgspec.Struct, tag="recovered", array_like=True, frozen=True):
+    """A failing account is well again."""
+
+    account: str
 
 
 class ModelClosed(msgspec.Struct, tag="model", array_like=True, frozen=True):
@@ -41,6 +102,15 @@ class ModelClosed(msgspec.Struct, tag="model", array_like=True, frozen=True):
 
     account: str
     model: str
+    seconds: float
+
+
+class FeaturesClosed(msgspec.Struct, tag="features", array_like=True, frozen=True):
+    """The account refuses this model with these optional features, though another does not."""
+
+    account: str
+    model: str
+    features: list[str]
     seconds: float
 
 
@@ -112,7 +182,10 @@ class Ended(msgspec.Struct, tag="ended", array_like=True, frozen=True):
     session: str
 
 
-Fact = Owned | Hello | BoundConversations | Closed | Out | Back | ModelClosed | Report | Noted | Forget | Ended
+Fact = (
+    Owned | Hello | BoundConversations | Closed | ClosedFrom | Out | Back | Suspected | Unreachable | Failed | Failing
+    | Trying | Recovered | ModelClosed | FeaturesClosed | Report | Noted | Forget | Ended
+)  # fmt: skip
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Fact).decode
 

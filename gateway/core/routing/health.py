@@ -12,12 +12,11 @@ from enum import StrEnum
 
 import msgspec
 
-MODEL_PAUSE = 600.0  # seconds that an account without access to a model is not asked for it
+MODEL_PAUSE = 600.0  # seconds that an account without access to a model, or to a feature, is not asked for it
 TRIAL = 30.0  # seconds within which a trial request's answer is expected
 _UNSENT_WITHIN = 10.0
 _UNSENT_LIMIT = 3
 _ERROR_WINDOW = 60.0
-FAILURES = 5  # within that window, below which nobody stands out
 
 
 class Cause(StrEnum):
@@ -25,7 +24,7 @@ class Cause(StrEnum):
 
     CREDENTIAL = "credential"  # 401: the key is not accepted
     BILLING = "billing"  # spend cap, no credit, on hold: the whole organization
-    UNREACHABLE = "unreachable"  # no connection to be had
+    UNREACHABLE = "unreachable"  # no connection to be had: by this process, which believes no other in that
 
 
 class Pause(msgspec.Struct, frozen=True):
@@ -110,30 +109,20 @@ class Errors:
 
 
 class Health:
-    """One account's: its outage, the models it may not use, its failures."""
+    """One account's: its outage, the models it may not use, and with which optional features."""
 
-    __slots__ = ("errors", "models", "outage", "unsent")
+    __slots__ = ("features", "models", "outage", "unsent")
 
     def __init__(self) -> None:
         self.outage = Outage()
         self.models: dict[str, float] = {}  # model -> closed until
-        self.errors = Errors()
+        self.features: dict[tuple[str, frozenset[str]], float] = {}  # (model, features) -> closed until
         self.unsent: deque[float] = deque(maxlen=_UNSENT_LIMIT)
 
     def never_sent(self, now: float) -> bool:
         """A connection could not be had; True if that makes it unreachable."""
         self.unsent.append(now)
         return len(self.unsent) == _UNSENT_LIMIT and now - self.unsent[0] < _UNSENT_WITHIN
-
-
-def stands_out(of: Errors, others: list[Errors], now: float) -> bool:
-    """Whether one account fails clearly more than the rest of the pool: often, and at a multiple of their rate."""
-    failures, exchanges = of.recent(now)
-    if failures < FAILURES or failures < exchanges * 0.2:
-        return False
-    sums = [each.recent(now) for each in others if each is not of]
-    rest_failures, rest = sum(row[0] for row in sums), sum(row[1] for row in sums)
-    return rest > 0 and failures / exchanges > 3 * rest_failures / rest
 
 
 class RetryBudget:

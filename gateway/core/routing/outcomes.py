@@ -6,6 +6,7 @@ request the route's. Tables, no state.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from math import ceil, isfinite
 
@@ -19,23 +20,29 @@ class Outcome(StrEnum):
 
     SERVED = "served"  # the client gets this answer
     LIMITED = "limited"  # 429: over a rate limit
+    OVERSIZED = "oversized"  # 429 although all of the limit is left: the request is larger than the limit
+    UNEXPLAINED = "unexplained"  # 429 that names no time, while no known limit is used up: perhaps this request alone
     SPENT = "spent"  # spend cap, no credit, on hold: the organization cannot be used
     UNAUTHORIZED = "unauthorized"  # 401: the account's key is not accepted
-    DENIED = "denied"  # 403, 404: perhaps only this account may not use the model
+    DENIED = "denied"  # 403, 404: perhaps only this account may not use the model, or a feature
+    DECLINED = "declined"  # 400, 404, 405: the client's own mistake, unless another account serves it
     OVERLOADED = "overloaded"  # 529: the model's, not the account's
     FAILED = "failed"  # 5xx, or an error as first event
     BROKEN = "broken"  # sent, and no whole answer: the upstream may have acted on it, and billed it
     UNSENT = "unsent"  # no connection: nothing was sent
+    UNABLE = "unable"  # nothing was sent, for want of this machine's own means
     REFUSED = "refused"  # the client's own mistake
     IMPROPER = "improper"  # no answer of the API: a redirect, a page
 
 
 # By status. What is not here: below 300 served, below 400 improper, below 500 refused, else failed.
 BY_STATUS = {
+    400: Outcome.DECLINED,
     401: Outcome.UNAUTHORIZED,
     402: Outcome.SPENT,
     403: Outcome.DENIED,
     404: Outcome.DENIED,
+    405: Outcome.DECLINED,
     429: Outcome.LIMITED,
     529: Outcome.OVERLOADED,
 }
@@ -47,8 +54,8 @@ BY_ERROR_TYPE = {
     "permission_error": Outcome.DENIED,
     "rate_limit_error": Outcome.LIMITED,
     "overloaded_error": Outcome.OVERLOADED,
-    "invalid_request_error": Outcome.REFUSED,
-    "not_found_error": Outcome.REFUSED,
+    "invalid_request_error": Outcome.DECLINED,
+    "not_found_error": Outcome.DECLINED,
     "request_too_large": Outcome.REFUSED,
 }
 
@@ -57,12 +64,19 @@ HIDDEN = {
     Outcome.UNAUTHORIZED: 529,
     Outcome.SPENT: 529,
     Outcome.UNSENT: 529,
+    Outcome.UNABLE: 529,
     Outcome.LIMITED: 429,
 }
 
+# Refusals that may be about the request or about the account: one other account is asked, and the client sees what
+# this one said if that refuses as well, or if nobody else is left.
+DISPUTED = frozenset({Outcome.DENIED, Outcome.DECLINED, Outcome.OVERSIZED, Outcome.UNEXPLAINED})
+
 # What a 400 or a 429 is about the account for: by `details.error_code`, else by how the message begins.
 ACCOUNT_CODES = ("organization_on_hold", "cmek_", "enforced_spend_limit", "contract_spend_limit", "credit_balance")
-ACCOUNT_WORDS = ("You have reached your specified", "Your credit balance is too low")
+ACCOUNT_WORDS = (
+    "You have reached your specified", "Your credit balance is too low", "This organization has been disabled",
+)  # fmt: skip
 
 
 class _Details(msgspec.Struct):
@@ -96,17 +110,44 @@ def judge_event(error: str) -> Outcome:
 
 
 def judge_body(outcome: Outcome, body: bytes) -> Outcome:
-    """The outcome once the body is known: a 400 or a 429 may be about the organization's money after all."""
-    if outcome is not Outcome.REFUSED and outcome is not Outcome.LIMITED:
+    """The outcome once the body is known: a 400 or a 429 may be about the organization's money after all, and a 404
+    without an error of the API is none that a model could be the reason of."""
+    if outcome not in _TOLD_BY_BODY:
         return outcome
-    try:
-        error = _body(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return outcome
+    error = _error(body)
+    if error is None:
+        return Outcome.DECLINED if outcome is Outcome.DENIED else outcome
     code = (error.details.error_code if error.details is not None else None) or ""
-    if code.startswith(ACCOUNT_CODES) or error.message.startswith(ACCOUNT_WORDS):
+    if outcome is not Outcome.DENIED and (code.startswith(ACCOUNT_CODES) or error.message.startswith(ACCOUNT_WORDS)):
         return Outcome.SPENT
     return outcome
+
+
+_NAMED = re.compile(rb"((?:organization|workspace)(?:'s)?) \([^)]{1,128}\)")
+
+
+def nameless(body: bytes) -> bytes:
+    """A refusal about limits, without the name of the organization or workspace that it speaks of."""
+    return _NAMED.sub(rb"\1", body)
+
+
+_TOLD_BY_BODY = frozenset({Outcome.DECLINED, Outcome.DENIED, Outcome.REFUSED, Outcome.LIMITED})
+_ALIKE = re.compile(r"[0-9a-f]*[0-9][0-9a-f]*")  # numbers and ids, by which refusals of one kind differ
+_TELLING = 100  # characters of a message that say what kind of refusal it is
+
+
+def refusal_kind(status: int, body: bytes) -> str:
+    """A name for refusals of one kind: the same for answers that differ in numbers and ids alone."""
+    error = _error(body)
+    return f"{status} {_ALIKE.sub('#', error.message[:_TELLING]) if error is not None else ''}"
+
+
+def _error(body: bytes) -> _Error | None:
+    """The error of the API that a body is, None if it is none."""
+    try:
+        return _body(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def retry_after(seconds: float | None) -> int:

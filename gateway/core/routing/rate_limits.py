@@ -7,10 +7,14 @@ clock; amounts are tokens or requests.
 
 from __future__ import annotations
 
+from gateway.core.routing.outcomes import Outcome
+
 KINDS = ("requests", "input", "output")
 FIRST_PAUSE = 5.0  # seconds that a 429 without retry-after closes for
 LONGEST_PAUSE = 60.0
 MAX_PAUSE = 86_400.0  # whatever an upstream asks for
+_FULL = 0.9  # of a limit from which on all of it is there: answers round, and others ask meanwhile
+_LARGE = 0.25  # of a limit from which on a request may be larger than it: its tokens are an estimate
 _STALE = 3.0  # seconds after which another process's reservations no longer count
 
 
@@ -50,11 +54,15 @@ class Domain:
     """
 
     __slots__ = (
-        "asked", "closed_until", "input", "look_at", "others", "output", "pause", "requests", "reserved", "unreported",
+        "asked", "closed_until", "input", "large_from", "large_until", "look_at", "others", "output", "pause",
+        "requests", "reserved", "unexplained", "unreported",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.closed_until = 0.0
+        self.large_until = 0.0  # closed until then to requests of `large_from` fresh tokens or more
+        self.large_from = 0.0
+        self.unexplained: set[str] = set()  # conversations with a 429 that said nothing, since a request was served
         self.pause = 0.0  # seconds of the last closure without a retry-after, 0 once a request was served
         self.requests: Bucket | None = None
         self.input: Bucket | None = None
@@ -76,9 +84,36 @@ class Domain:
         self.closed_until = max(self.closed_until, now + pause)
         return pause
 
+    def close_from(self, tokens: float, seconds: float, now: float) -> None:
+        """Closed to requests of so many fresh tokens or more."""
+        still = self.large_until > now
+        self.large_from = min(tokens, self.large_from) if still else tokens
+        self.large_until = max(self.large_until if still else 0.0, now + min(MAX_PAUSE, seconds))
+
+    def means(self, fresh: float, retry_after: float | None, now: float, told: bool) -> Outcome:
+        """What a 429 to a request of `fresh` input tokens is about, by what answers have said of the limits; `told`
+        says that this one has."""
+        wanting = self.lacks(fresh, now)
+        bucket = self.input
+        if retry_after is None:
+            return Outcome.LIMITED if wanting else Outcome.UNEXPLAINED
+        if bucket is not None and told and not wanting and bucket.left(now) >= _FULL * bucket.limit:
+            return Outcome.OVERSIZED if fresh >= _LARGE * bucket.limit else Outcome.LIMITED
+        return Outcome.LIMITED
+
+    def lacks(self, fresh: float, now: float) -> bool:
+        """Whether a known limit has no room for a request of so many fresh tokens (or of all it can hold)."""
+        requests, tokens, output = self.requests, self.input, self.output
+        if requests is not None and requests.left(now) < 1.0:
+            return True
+        if output is not None and output.left(now) < max(1.0, output.limit / 100):
+            return True
+        return tokens is not None and tokens.left(now) < min(fresh, _FULL * tokens.limit)
+
     def reset(self) -> None:
         """Forget what answers have said; what is under way stays reserved."""
-        self.closed_until = self.pause = 0.0
+        self.closed_until = self.large_until = self.pause = 0.0
+        self.unexplained.clear()
         self.requests = self.input = self.output = None
 
     def observe(self, kind: str, limit: int, remaining: int, now: float) -> None:
@@ -103,6 +138,8 @@ class Domain:
     def wait(self, fresh: float, now: float) -> float:
         """Seconds until this domain may serve a request of `fresh` input tokens; 0 if it may now."""
         wait = self.closed_until - now if self.closed_until > now else 0.0
+        if self.large_until > now and fresh >= self.large_from:
+            wait = max(wait, self.large_until - now)
         if self.input is None and self.requests is None and self.output is None:
             return wait
         reserved, asked = self.reserved, self.asked

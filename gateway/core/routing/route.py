@@ -11,10 +11,12 @@ from math import inf
 import msgspec
 
 from gateway.core.routing.binding import Record
+from gateway.core.routing.conduct import Fault
 from gateway.core.routing.document import Entry
-from gateway.core.routing.outcomes import Outcome
+from gateway.core.routing.failing import unit_of
+from gateway.core.routing.outcomes import DISPUTED, Outcome
 from gateway.core.routing.rate_limits import Domain
-from gateway.core.routing.router import CREDENTIAL, FULL, LIMITED, OPEN, Router
+from gateway.core.routing.router import CREDENTIAL, FAILING, FULL, LIMITED, MODEL, OPEN, REMOVED, Router
 
 MAX_WAIT = 10.0  # seconds that a request waits for a limit, at most
 TOKENS_A_SECOND = 2000.0  # of cache that make it worth waiting a second
@@ -48,12 +50,23 @@ class Refuse(msgspec.Struct, frozen=True):
 
 
 Step = Send | Wait | Refuse
+NONE: frozenset[str] = frozenset()
+
+
+class Suspicion(msgspec.Struct, frozen=True):
+    """An answer of an account that may be its own fault, or the request's: what another account says will show.
+    `features` are the optional ones of the request."""
+
+    entry: Entry
+    outcome: Outcome
+    features: frozenset[str] = NONE
 
 
 class Route:
     """`conversation` is the ranking's key; `size` bytes of body; `ttl` the cache lifetime in seconds that the request
     asks for; `deadline` the time by which it must be answered; `own_limit` names the limit of an endpoint whose
-    requests do not count against the model's; `group` names those that share its prefix, as far as it is known.
+    requests do not count against the model's; `group` names those that share its prefix, as far as it is known;
+    `caller` is whose it is.
 
     `workspace` is its home, None until it has one; there the conversation is `warm` while its cache lives, and
     `sticky` if it is warm or its first answer is on its way. `pinned` is the one workspace that may serve it, "" if
@@ -68,18 +81,20 @@ class Route:
     how = "none"
     reason = ""
     group = ""
+    caller = ""
     away = ""  # why its home does not serve it, "" while it does
     pinned = ""
     created = warm = sticky = account_bound = once = False
     cached = 0.0
-    tried: frozenset[str] = frozenset()
+    tried = NONE
+    barred = NONE  # accounts that have lately refused what it asks for
+    _suspicions: tuple[Suspicion, ...] = ()
     _chosen = False  # the home was chosen for its room just now
     _again: Entry | None = None
     _pause = 0.0
     _repeated = False
     _moved = False  # this request has rebound its conversation: once is enough
-    _denied: Entry | None = None
-    _limited: frozenset[str] = frozenset()
+    _limited = NONE
     _attempts = 0
     _waited = 0.0
     _pending = False
@@ -116,6 +131,11 @@ class Route:
         self.sticky = True  # draining accounts still have their objects
         self.how = how
 
+    def bar(self, features: frozenset[str], now: float) -> None:
+        """It asks for these optional features: accounts that have lately refused them are not asked."""
+        self.barred = self.router.barred(self.model, features, now)
+        self.tried |= self.barred
+
     def propose(self, now: float) -> str | None:
         """The workspace for a conversation that nobody remembers; None if nobody may serve it now."""
         if self.pinned:
@@ -125,7 +145,10 @@ class Route:
         return workspace
 
     def _place(self, now: float) -> tuple[str | None, bool]:
-        return self.router.place(self.conversation, self.model, self.limit_class, self.tokens, now, group=self.group)
+        key, model, limit_class = self.conversation, self.model, self.limit_class
+        return self.router.place(
+            key, model, limit_class, self.tokens, now, group=self.group, tried=self.tried, trial=self.counts
+        )
 
     def found(self, record: Record, created: bool, now_ms: int, how: str = "") -> None:
         """The binding as it stands at `now_ms` of the store's clock; `created` if it is new. `how` overrides the
@@ -168,18 +191,41 @@ class Route:
             return (self.pinned, "object") if record.workspace != self.pinned else None
         if self.created:
             return None
-        if self.sticky:
+        failing = bool(self.router.failing.marked) and self._leaves(record.workspace, now)
+        if self.sticky and not failing:
             return self._home(record, now) if self.warm else None
-        why = self._why_not(record.workspace, now)
+        why = FAILING if failing else self._why_not(record.workspace, now)
         if not why or (why == "load" and self.account_bound):
             return None
         workspace, good = self._place(now)
         self._chosen = True
         if workspace is None or workspace == record.workspace:
             return None
-        if not good and (why == "load" or (why in (LIMITED, FULL) and not self._open(workspace, now))):
+        if not good and (
+            why == "load"
+            or (why == FAILING and self._fails(workspace, now))
+            or (why in (LIMITED, FULL) and not self._open(workspace, now))
+        ):
             return None  # nobody has room
         return workspace, "cold" if why in (LIMITED, FULL, "load") else why
+
+    def _fails(self, workspace: str, now: float) -> bool:
+        """Whether a workspace would serve it by a failing account, or not at all."""
+        key, model, limit_class = self.conversation, self.model, self.limit_class
+        fresh = self._fresh(workspace, now)
+        entry, _ = self.router.pick(workspace, key, model, limit_class, fresh, False, now, self.tried)
+        return entry is None or self.router.failing.avoids(entry.id, key, now)
+
+    def _leaves(self, workspace: str, now: float) -> bool:
+        """Whether its home fails, and it has nothing to lose there: no cache, or an answer of its own has ended badly
+        there, and its history can be read elsewhere."""
+        router, key = self.router, self.conversation
+        if not router.fails(workspace, key, now):
+            return False
+        if not self.warm:
+            return True
+        members = router.ring.members(workspace, key)
+        return not self.account_bound and any(router.failing.blames(entry.id, key, now) for entry in members)
 
     def _open(self, workspace: str, now: float) -> bool:
         """Whether an account of this workspace may take the conversation now, whatever its load."""
@@ -251,10 +297,14 @@ class Route:
                 home, self.conversation, self.model, self.limit_class, fresh, self.sticky, now, self.tried
             )
             if entry is not None and (why == OPEN or self.sticky or self.pinned):
+                well = self._well(now) if entry.id in router.failing.marked and not self.sticky else None
+                if well is not None:
+                    self.away = FAILING
+                    return Send(well)
                 self.away = ""
                 return Send(entry, why == FULL)
             full = entry
-            self.away = self.away or why
+            self.away = self.away or (MODEL if why == REMOVED and self.barred else why)
             if why == LIMITED:
                 if self._may_wait(wait, now):
                     pause = wait + random * min(0.5, 0.05 + wait / 4)
@@ -264,6 +314,20 @@ class Route:
             if self.pinned:
                 return self.refuse(now, short)
         return self._elsewhere(now, short, full)
+
+    def _well(self, now: float) -> Entry | None:
+        """An account of another workspace that may serve it and does not fail, None if its own is as good."""
+        router, key, model, limit_class = self.router, self.conversation, self.model, self.limit_class
+        home = self.workspace or ""
+        if not router.fails(home, key, now):
+            return None
+        target, _ = router.place(
+            key, model, limit_class, self.tokens, now, group=self.group, tried=self.tried, avoid=home
+        )
+        if target is None:
+            return None
+        entry, (why, _) = router.pick(target, key, model, limit_class, self._fresh(target, now), False, now, self.tried)
+        return entry if entry is not None and why == OPEN and entry.id not in router.failing.marked else None
 
     def _elsewhere(self, now: float, short: float | None, full: Entry | None) -> Step:
         """Another workspace; `short` are the seconds for which its home lacks room, if that is all it lacks, `full` the
@@ -346,7 +410,20 @@ class Route:
 
     def interrupted(self, entry: Entry, now: float) -> None:
         """The account's answer has broken off, though it had begun well."""
-        self.router.learn(entry, self.model, self.limit_class, Outcome.BROKEN, None, now)
+        if self.counts:
+            self.router.failing.bad(entry.id, Fault.CUT, self.conversation, now)
+
+    def completed(self, entry: Entry, now: float) -> None:
+        """The account's answer has come whole."""
+        if self.counts:
+            self.router.failing.completed(entry.id, self.conversation, self._sent_at, now)
+
+    def means(self, outcome: Outcome, retry_after: float | None, now: float, told: bool) -> Outcome:
+        """What an answer of the account that was asked last is about: a 429 may be about this request alone. `told`
+        says that it named what is left of limits."""
+        if outcome is Outcome.LIMITED and self.domain is not None:
+            return self.domain.means(self._reserved, retry_after, now, told)
+        return outcome
 
     # What happened.
 
@@ -415,14 +492,26 @@ class Route:
             self.domain.output.take(output, now)
 
     def answered(
-        self, entry: Entry, outcome: Outcome, retry_after: float | None, now: float, random: float, repeat: bool = False
+        self,
+        entry: Entry,
+        outcome: Outcome,
+        retry_after: float | None,
+        now: float,
+        random: float,
+        repeat: bool = False,
+        kind: str = "",
+        features: frozenset[str] = NONE,
     ) -> bool:
         """An exchange has this outcome, which is not SERVED. Returns whether it is worth asking for another step;
-        `repeat` allows to send again what was sent and not answered."""
+        `repeat` allows to send again what was sent and not answered. `kind` names refusals alike, `features` are the
+        optional ones that the request asks for."""
         self.answer_began()
         router = self.router
-        router.learn(entry, self.model, self.limit_class, outcome, retry_after, now)
-        self.settle(0.0, 0.0, 0, now)
+        router.learn(entry, self.limit_class, outcome, retry_after, now, self._reserved)
+        if outcome in _LOAD:
+            self._load = ""  # it stays: an account that only refuses or breaks is not idle
+        else:
+            self.settle(0.0, 0.0, 0, now)
         home = entry.workspace == self.workspace
         if outcome is Outcome.LIMITED:
             if entry.id in self._limited:
@@ -430,25 +519,92 @@ class Route:
             self._limited |= {entry.id}
         elif outcome is Outcome.OVERLOADED:
             return self._repeat_overloaded(entry, home, now, random)
-        elif outcome is Outcome.DENIED:
-            if self._denied is not None or (self.pinned and not self.model):
-                return False  # of an object each account of its workspace says the same
-            self._denied = entry
-            self._give_up_on(entry)
-        elif outcome in (Outcome.UNAUTHORIZED, Outcome.SPENT, Outcome.UNSENT):
-            self._give_up_on(entry)
-        elif outcome is Outcome.FAILED or (outcome is Outcome.BROKEN and repeat):
-            if self.once or self._repeated or not router.retries.take(now):
+        elif outcome in DISPUTED:
+            if not self._disputes(entry, outcome, kind, features, now):
                 return False
+        elif outcome in (Outcome.UNAUTHORIZED, Outcome.SPENT, Outcome.UNSENT, Outcome.UNABLE):
+            if outcome is Outcome.UNSENT and self.counts:
+                router.failing.bad(entry.id, Fault.UNSENT, self.conversation, now)
+            elif outcome is Outcome.UNAUTHORIZED:
+                self._suspect(entry, outcome, features)
+            self._give_up_on(entry)
+        elif outcome in (Outcome.FAILED, Outcome.IMPROPER, Outcome.BROKEN):
+            again = outcome is not Outcome.BROKEN or repeat
+            if not again or self.once or self._repeated or not router.retries.take(now):
+                self._confirm(entry, outcome, now)
+                return False
+            self._suspect(entry, outcome, features)
             self._repeated = True
             self._give_up_on(entry)
         else:
+            self._confirm(entry, outcome, now)
             return False
         if home:
             self.away = _AWAY[outcome]
-            if outcome is Outcome.FAILED and router.failing(entry.id, now):
+            if outcome in _FAULTS and router.fails(entry.workspace, self.conversation, now):
                 self.away = "errors"
         return True
+
+    # Whose fault it is.
+
+    def _suspect(self, entry: Entry, outcome: Outcome, features: frozenset[str]) -> None:
+        self._suspicions += (Suspicion(entry, outcome, features),)
+
+    def _disputes(self, entry: Entry, outcome: Outcome, kind: str, features: frozenset[str], now: float) -> bool:
+        """Whether another account is to be asked whether it refuses the request as well."""
+        failing = self.router.failing
+        if any(each.outcome in DISPUTED for each in self._suspicions):
+            failing.confirmed(self.caller, kind, now)
+            self._confirm(entry, outcome, now)
+            return False
+        if (self.pinned and not self.model) or failing.is_confirmed(self.caller, kind, now):
+            failing.inconclusive(entry.id, self.conversation)
+            return False  # of an object each account of its workspace says the same
+        self._suspect(entry, outcome, features)
+        self._give_up_on(entry)
+        if outcome is not Outcome.DENIED and outcome is not Outcome.DECLINED:
+            accounts = self.router.ring.accounts.values()
+            self.tried |= {each.id for each in accounts if each.organization == entry.organization}
+        return True
+
+    def _confirm(self, entry: Entry, outcome: Outcome, now: float) -> None:
+        """The request ends with an answer that is not good. What two accounts say alike tells nothing of either."""
+        alike = DISPUTED if outcome in DISPUTED else _FAULTS
+        excused = [each for each in self._suspicions if each.outcome in alike]
+        self._suspicions = tuple(each for each in self._suspicions if each.outcome not in alike)
+        for each in excused:
+            self.router.failing.inconclusive(each.entry.id, self.conversation)
+        if not excused and outcome in _FAULTS and self.counts:
+            self.router.failing.bad(entry.id, _FAULTS[outcome], self.conversation, now)
+        else:
+            self.router.failing.inconclusive(entry.id, self.conversation)
+
+    def unserved(self, now: float) -> None:
+        """No account has served it, and none will: what remains is what happened on those that were asked."""
+        suspicions, self._suspicions = self._suspicions, ()
+        for each in suspicions:
+            if each.outcome in _FAULTS and self.counts:
+                self.router.failing.bad(each.entry.id, _FAULTS[each.outcome], self.conversation, now)
+            elif each.outcome is Outcome.UNEXPLAINED:
+                self.router.unexplained(each.entry, self.limit_class, unit_of(self.conversation), now)
+
+    def _convict(self, by: Entry, now: float) -> None:
+        """Another account has served what these did not."""
+        router, suspicions = self.router, self._suspicions
+        self._suspicions = ()
+        for entry, outcome, features in ((each.entry, each.outcome, each.features) for each in suspicions):
+            if entry.id == by.id or not self.counts:
+                continue
+            unit = ""
+            if outcome is Outcome.UNEXPLAINED:
+                router.unexplained(entry, self.limit_class, unit_of(self.conversation), now)
+                continue
+            if outcome is Outcome.OVERSIZED:
+                continue
+            if outcome in DISPUTED and self.model and (features or outcome is Outcome.DENIED):
+                router.denied(entry, self.model, features, now)
+                unit = " ".join((self.model, *sorted(features)))
+            router.failing.bad(entry.id, _FAULTS.get(outcome, Fault.REFUSAL), self.conversation, now, unit)
 
     def _repeat_overloaded(self, entry: Entry, home: bool, now: float, random: float) -> bool:
         """The model is overloaded: once more in place where the cache is worth the wait, else once elsewhere."""
@@ -474,9 +630,11 @@ class Route:
         self.router.served(entry, self.domain, now, self.counts)
         if self.group:
             self.router.groups.touch(self.group, entry.workspace, now + self.ttl)
-        denied = self._denied
-        if denied is not None and denied.id != entry.id and self.model and self.counts:
-            self.router.no_model(denied, self.model, now)
+        router = self.router
+        if self._suspicions:
+            self._convict(entry, now)
+            if self.away == "failed" and router.fails(self.workspace or "", self.conversation, now):
+                self.away = "errors"
         if self.record is None or entry.workspace == self.workspace:
             return ""
         if not self.counts:  # what costs nothing is no reason to move what does
@@ -499,9 +657,18 @@ _AWAY = {
     Outcome.UNAUTHORIZED: "out",
     Outcome.SPENT: "out",
     Outcome.DENIED: "model",
+    Outcome.DECLINED: "refused",
+    Outcome.OVERSIZED: "limited",
+    Outcome.UNEXPLAINED: "limited",
+    Outcome.UNABLE: "unsent",
     Outcome.UNSENT: "unsent",
     Outcome.FAILED: "failed",
     Outcome.BROKEN: "failed",
+    Outcome.IMPROPER: "failed",
 }
+# Ends of exchanges that speak against an account, unless another one's is alike.
+_FAULTS = {Outcome.FAILED: Fault.ERROR, Outcome.IMPROPER: Fault.ERROR, Outcome.BROKEN: Fault.CUT}
+# Those after which the account had the request, whatever it made of it.
+_LOAD = frozenset({*_FAULTS, Outcome.DENIED, Outcome.DECLINED, Outcome.REFUSED})
 # Reasons for which a conversation is served elsewhere once and keeps its binding.
 _DETOURS = frozenset({"overloaded", "failed", "unsent", CREDENTIAL, FULL})

@@ -28,6 +28,7 @@ OUT = "out"
 DISABLED = "disabled"
 DRAINING = "draining"
 REMOVED = "removed"
+FAILING = "failing"
 MODEL = "model"
 CREDENTIAL = "credential"  # this process does not hold it (yet)
 FULL = "full"
@@ -39,7 +40,7 @@ _OPEN: State = (OPEN, 0.0)
 class Router(Standing):
     """`classify(model)` names the class whose limits a model shares; `tell` spreads facts to other processes; `free`
     says whether an account has a slot now; `names(model)` are all names of a model: an account whose list has one of
-    them serves it. `held` are the accounts whose credentials this process has."""
+    them serves it."""
 
     def __init__(
         self,
@@ -47,12 +48,12 @@ class Router(Standing):
         tell: Callable[[broadcast.Fact], None] = lambda fact: None,
         free: Callable[[str], bool] = lambda account: True,
         names: Callable[[str], Iterable[str]] = lambda model: (model,),
+        judges: bool = True,
     ) -> None:
-        super().__init__(tell)
+        super().__init__(tell, judges)
         self.classify = classify
         self.free = free
         self._names = names
-        self.held: frozenset[str] | None = None  # None: all of them
         self._wall = 0.0  # Unix seconds less this process's clock
         self._serves: dict[tuple[str, str], bool] = {}
         self._ramps: dict[str, list[tuple[float, float]]] = {}
@@ -65,6 +66,7 @@ class Router(Standing):
         self._means.clear()
         self._wall = wall - now
         self._ramps = {}
+        self.failing.keep(self.ring.accounts)
         for entry in document.accounts:
             if entry.since > 0.0 and wall - entry.since < RAMP:
                 for member in self.ring.members(entry.workspace, b"\0"):
@@ -124,13 +126,16 @@ class Router(Standing):
         warm: bool,
         now: float,
         tried: Iterable[str] = (),
+        trial: bool = False,
     ) -> tuple[Entry | None, State]:
-        """The account of `workspace` to ask: the first by rank that may serve, has a slot, and does not stand out by
-        errors; (None, why) if none may. `full` comes with the account whose slot to wait for."""
+        """The account of `workspace` to ask: the first by rank that may serve, has a slot and is not failing, else one
+        that is; (None, why) if none may. `full` comes with the account whose slot to wait for. The conversation may
+        become the `trial` of a failing account."""
         best: State = (REMOVED, inf)
         full: Entry | None = None
         failing: Entry | None = None
         unheld = False
+        failings, marked = self.failing, self.failing.marked
         members = self.ring.members(workspace, key)
         for entry in members:
             if entry.id in tried:
@@ -143,7 +148,9 @@ class Router(Standing):
                     best = state
             elif not self.free(entry.id):
                 full = full or entry
-            elif len(members) > 1 and self.failing(entry.id, now):
+            elif entry.id in marked and failings.avoids(entry.id, key, now):
+                if trial and failings.try_out(entry.id, key, now):
+                    return entry, _OPEN
                 failing = failing or entry
             else:
                 return entry, _OPEN
@@ -154,6 +161,12 @@ class Router(Standing):
         if unheld and best[0] == OUT:
             return None, (CREDENTIAL, inf)  # another process may serve it there
         return None, best
+
+    def fails(self, workspace: str, key: bytes, now: float) -> bool:
+        """Whether all accounts of the workspace are failing, and this conversation is no trial of one."""
+        failings, marked = self.failing, self.failing.marked
+        members = self.ring.members(workspace, b"\0") if marked else []
+        return bool(members) and all(entry.id in marked and failings.avoids(entry.id, key, now) for entry in members)
 
     # Where to.
 
@@ -178,18 +191,27 @@ class Router(Standing):
         return cap
 
     def _mean(self, model: str, now: float) -> float:
-        """Load by weight, over the workspaces that may take new conversations for `model`."""
+        """Load by weight, over the workspaces that may take new conversations for `model`: those that fail do not count
+        while there are others."""
         known = self._means.get(model)
         if known is not None and known[0] > now:
             return known[1]
-        limit_class = self.classify(model)
-        load = weights = 0.0
+        limit_class, marked = self.classify(model), self.failing.marked
+        load = weights = failing_load = failing_weights = 0.0
         for workspace in self.ring:
+            takes = fails = False
             for entry in self.ring.members(workspace, b"\0"):
                 if self.state(entry, model, limit_class, 0.0, False, now)[0] in (OPEN, LIMITED):
-                    load += self.loads.of(workspace, now)
-                    weights += self.ring.weight(workspace)
-                    break
+                    takes = takes or entry.id not in marked
+                    fails = True
+            if takes:
+                load += self.loads.of(workspace, now)
+                weights += self.ring.weight(workspace)
+            elif fails:
+                failing_load += self.loads.of(workspace, now)
+                failing_weights += self.ring.weight(workspace)
+        if not weights:
+            load, weights = failing_load, failing_weights
         mean = load / weights if weights else 0.0
         if len(self._means) > MANY:
             self._means.clear()
@@ -226,6 +248,7 @@ class Router(Standing):
         cached: dict[str, float] | None = None,
         tried: Iterable[str] = (),
         avoid: str = "",
+        trial: bool = False,
     ) -> tuple[str | None, bool]:
         """The workspace for a conversation that has to go somewhere, None if nobody may serve it, and whether it has
         room.
@@ -234,12 +257,14 @@ class Router(Standing):
         Where part of it is `cached` (workspace -> tokens) comes first, the larger part before. A conversation of no
         `group` then gets the first by rank that has room; another the least busy one that has, of those in which the
         group's prefix is warm if there are any. If none has room, it is one that limits allow, the least busy, else the
-        one that lacks least.
+        one that lacks least. Where all its accounts are failing a workspace comes last, and has no room; but the
+        conversation may become the `trial` of one.
         """
-        roomiest: tuple[bool, float, float] = (False, -inf, -inf)
+        roomiest: tuple[bool, bool, float, float] = (False, False, -inf, -inf)
         fallback: str | None = None
         best: tuple[bool, float] | None = None
         chosen: str | None = None
+        marked = self.failing.marked
         order = self.ring.rank(key)
         if cached:
             order = [*sorted(cached, key=lambda name: -cached[name]), *(name for name in order if name not in cached)]
@@ -249,10 +274,11 @@ class Router(Standing):
             own = cached.get(workspace, 0.0) if cached else 0.0
             shared = self.groups.shared(group, workspace, now) if group else None
             fresh = max(0.0, tokens - max(own, shared or 0.0))
-            entry, (why, _) = self.pick(workspace, key, model, limit_class, fresh, False, now, tried)
             room = own > 0.0 or self.within_cap(workspace, model, now)
-            if room and entry is not None and why == OPEN and not self.failing(entry.id, now):
-                if own > 0.0 or not group:
+            entry, (why, _) = self.pick(workspace, key, model, limit_class, fresh, False, now, tried, trial and room)
+            avoided = entry is not None and entry.id in marked and self.failing.avoids(entry.id, key, now)
+            if room and entry is not None and why == OPEN and not avoided:
+                if own > 0.0 or not group or entry.id in marked:
                     return workspace, True
                 # Of those that hold the group's prefix, else of all: the least busy.
                 rank = (shared is None, self.loads.of(workspace, now) / self.ring.weight(workspace))
@@ -268,7 +294,8 @@ class Router(Standing):
             domain = self._domains.get((entry.organization, limit_class))
             left = inf if domain is None else domain.headroom(now)
             load = self.loads.of(workspace, now) / self.ring.weight(workspace)
-            much = (why == OPEN, 0.0 if why == OPEN else -1e12 if why == FULL else left, -load)
+            well = not avoided and why in (OPEN, FULL)
+            much = (well, why == OPEN, 0.0 if why == OPEN else -1e12 if why == FULL else left, -load)
             if much > roomiest:
                 roomiest, fallback = much, workspace
         if chosen is not None:

@@ -6,41 +6,37 @@ What answers change, what processes tell each other, and what is told to whom. I
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from gateway.core.routing import broadcast
 from gateway.core.routing.document import Entry, PoolDocument
+from gateway.core.routing.failing import Failing
 from gateway.core.routing.groups import Groups
-from gateway.core.routing.health import (
-    FAILURES,
-    MODEL_PAUSE,
-    PAUSES,
-    TRIAL,
-    Cause,
-    Errors,
-    Health,
-    Outage,
-    RetryBudget,
-    stands_out,
-)
+from gateway.core.routing.health import MODEL_PAUSE, PAUSES, TRIAL, Cause, Health, Outage, RetryBudget
 from gateway.core.routing.load import Loads
 from gateway.core.routing.outcomes import Outcome
 from gateway.core.routing.rate_limits import KINDS, Domain
 from gateway.core.routing.ring import Ring
 
 MANY = 4096  # entries of a table that clients' inventions may fill
+FEATURES = 256  # sets of features remembered for an account
+SUSPICIONS = 3  # conversations with a 429 that says nothing, which close a class of models
 _WORTH_TELLING = 0.5  # seconds that a closure must have grown by to be worth telling
 _MEASURABLE = 1000  # tokens from which on a body tells how many bytes make one
 
 
 class Standing:
-    """`tell` spreads facts to other processes."""
+    """`tell` spreads facts to other processes; `held` are the accounts whose credentials this process has, with a name
+    for each credential (None: all of them). One that does not `judge` believes what others say of failing accounts."""
 
-    def __init__(self, tell: Callable[[broadcast.Fact], None]) -> None:
+    def __init__(self, tell: Callable[[broadcast.Fact], None], judges: bool = True) -> None:
         self.tell = tell
+        self.failing = Failing(lambda fact: self.tell(fact), judges)
+        self.held: Mapping[str, str] | None = None
         self.loads = Loads()
         self.groups = Groups()
         self.retries = RetryBudget()
+        self.picky: set[str] = set()  # accounts that have lately refused sets of optional features
         self.waiting = 0  # requests that wait for a limit
         self.bytes_a_token = 4.0  # of request bodies, as lately seen
         self.ring = Ring(PoolDocument())
@@ -81,55 +77,90 @@ class Standing:
         del self._domains[organization, limit_class]
         del self._classes[organization][limit_class]
 
-    def failing(self, account: str, now: float) -> bool:
-        """Whether an account's failures stand out from the pool's."""
-        health = self._health.get(account)
-        if health is None or health.errors.recent(now)[0] < FAILURES:
-            return False
-        others: list[Errors] = [each.errors for each in self._health.values()]
-        return stands_out(health.errors, others, now)
-
     # What answers change.
 
     def learn(
-        self, entry: Entry, model: str, limit_class: str, outcome: Outcome, asked: float | None, now: float
+        self,
+        entry: Entry,
+        limit_class: str,
+        outcome: Outcome,
+        asked: float | None,
+        now: float,
+        fresh: float = 0.0,
     ) -> None:
-        """An exchange with an account has ended so, and not well; `asked` is its retry-after in seconds."""
-        health = self.health(entry.id)
+        """An exchange with an account has ended so, and not well; `asked` is its retry-after in seconds, `fresh` the
+        input tokens that it had to compute. What may be the request's own fault is not told here."""
         if outcome is Outcome.LIMITED:
-            domain = self.domain(entry.organization, limit_class)
-            before = domain.closed_until
-            seconds = domain.close(asked, now)
-            if domain.closed_until > before + _WORTH_TELLING or before <= now:
-                self.tell(broadcast.Closed(entry.organization, limit_class, seconds))
+            self._close(entry.organization, limit_class, asked, now)
+        elif outcome is Outcome.OVERSIZED:
+            seconds = asked or 0.0
+            self.domain(entry.organization, limit_class).close_from(fresh, seconds, now)
+            self.tell(broadcast.ClosedFrom(entry.organization, limit_class, fresh, seconds))
         elif outcome is Outcome.SPENT:
             seconds = self.organization(entry.organization).begin(Cause.BILLING, now)
             self.tell(broadcast.Out(entry.organization, Cause.BILLING, seconds, entry.id))
         elif outcome is Outcome.UNAUTHORIZED:
-            seconds = health.outage.begin(Cause.CREDENTIAL, now)
-            self.tell(broadcast.Out(entry.id, Cause.CREDENTIAL, seconds, entry.id))
+            self.tell(broadcast.Suspected(entry.id))
         elif outcome is Outcome.UNSENT:
-            health.errors.count(True, now)
+            health = self.health(entry.id)
             if health.never_sent(now) or health.outage.cause is Cause.UNREACHABLE:
                 seconds = health.outage.begin(Cause.UNREACHABLE, now)
-                self.tell(broadcast.Out(entry.id, Cause.UNREACHABLE, seconds, entry.id))
-        else:
-            health.errors.count(outcome is Outcome.FAILED or outcome is Outcome.BROKEN, now)
+                self.tell(broadcast.Unreachable(entry.id, self.failing.process, seconds))
+
+    def key_refused(self, account: str, now: float) -> float:
+        """The account's own free probe has shown that its key is not accepted; returns the seconds that it is out."""
+        seconds = self.health(account).outage.begin(Cause.CREDENTIAL, now)
+        self.tell(broadcast.Out(account, Cause.CREDENTIAL, seconds, account, self.credential(account)))
+        return seconds
+
+    def _close(self, organization: str, limit_class: str, asked: float | None, now: float) -> None:
+        domain = self.domain(organization, limit_class)
+        before = domain.closed_until
+        seconds = domain.close(asked, now)
+        if domain.closed_until > before + _WORTH_TELLING or before <= now:
+            self.tell(broadcast.Closed(organization, limit_class, seconds))
+
+    def unexplained(self, entry: Entry, limit_class: str, unit: str, now: float) -> None:
+        """A 429 said neither for how long nor of what, and nobody else refused the same request: it is about the class
+        of models once it has come to several conversations with no success between."""
+        domain = self.domain(entry.organization, limit_class)
+        domain.unexplained.add(unit)
+        if len(domain.unexplained) >= SUSPICIONS:
+            domain.unexplained.clear()
+            self._close(entry.organization, limit_class, None, now)
 
     def served(self, entry: Entry, domain: Domain | None, now: float, paid: bool = True) -> None:
-        """An account has answered well; `paid` says that it was something that costs money."""
+        """An account's answer has begun well; `paid` says that it is to something that costs money."""
         health = self._health.get(entry.id)
-        if health is None:
-            health = self._health[entry.id] = Health()
-        health.errors.count(False, now)
-        back = health.outage.cause is not None and health.outage.end()
+        if health is not None and health.outage.cause is not None:
+            self._back_again(entry, health.outage, paid)
         outage = self._organizations.get(entry.organization)
         if paid and outage is not None and outage.cause is not None:
-            back = outage.end()
-        if back:
-            self.tell(broadcast.Back(entry.id, paid=paid))
+            outage.end()
+            self.tell(broadcast.Back(entry.id, paid=True, credential=self.credential(entry.id)))
         if domain is not None:
             domain.pause = 0.0
+            if domain.unexplained:
+                domain.unexplained.clear()
+
+    def _back_again(self, entry: Entry, outage: Outage, paid: bool) -> None:
+        cause = outage.cause
+        outage.end()
+        if cause is Cause.UNREACHABLE:
+            self.tell(broadcast.Unreachable(entry.id, self.failing.process, 0.0))
+        else:
+            self.tell(broadcast.Back(entry.id, paid=paid, credential=self.credential(entry.id)))
+
+    def reached(self, account: str) -> None:
+        """A connection to the account can be had again."""
+        entry, health = self.ring.accounts.get(account), self.health(account)
+        health.unsent.clear()
+        if entry is not None and health.outage.cause is Cause.UNREACHABLE:
+            self._back_again(entry, health.outage, False)
+
+    def credential(self, account: str) -> str:
+        """What this process calls the credential that it has for an account."""
+        return self.held.get(account, "") if self.held is not None else ""
 
     def try_again(self, entry: Entry, now: float, paid: bool = True) -> None:
         """A request goes to an account. If its outage has run out this is the trial: nobody else asks meanwhile. What
@@ -137,30 +168,54 @@ class Standing:
         health = self._health.get(entry.id)
         if health is not None and health.outage.cause is not None and health.outage.until <= now:
             health.outage.try_out(now)
-            self.tell(broadcast.Out(entry.id, health.outage.cause, TRIAL))
+            if health.outage.cause is not Cause.UNREACHABLE:
+                self.tell(broadcast.Out(entry.id, health.outage.cause, TRIAL, credential=self.credential(entry.id)))
         outage = self._organizations.get(entry.organization)
         if paid and outage is not None and outage.cause is not None and outage.until <= now:
             outage.try_out(now)
             self.tell(broadcast.Out(entry.organization, outage.cause, TRIAL))
 
-    def no_model(self, entry: Entry, model: str, now: float) -> None:
-        """Another account has served what this one denied: it is not asked for the model for a while."""
-        models = self.health(entry.id).models
-        if len(models) >= MANY:
-            models.clear()  # of clients' own invention, most of them
-        models[model] = now + MODEL_PAUSE
+    def denied(self, entry: Entry, model: str, features: frozenset[str], now: float) -> None:
+        """Another account has served what this one refused: it is not asked for the model with these features (none:
+        for the model at all) for a while."""
+        health = self.health(entry.id)
+        if features:
+            if len(health.features) >= FEATURES:
+                del health.features[next(iter(health.features))]
+            health.features[model, features] = now + MODEL_PAUSE
+            self.picky.add(entry.id)
+            self.tell(broadcast.FeaturesClosed(entry.id, model, sorted(features), MODEL_PAUSE))
+            return
+        if len(health.models) >= MANY:
+            health.models.clear()  # of clients' own invention, most of them
+        health.models[model] = now + MODEL_PAUSE
         self.tell(broadcast.ModelClosed(entry.id, model, MODEL_PAUSE))
+
+    def barred(self, model: str, features: frozenset[str], now: float) -> frozenset[str]:
+        """The accounts that have lately refused this model with some of these features."""
+        return frozenset(
+            account
+            for account in self.picky
+            for (closed, some), until in self.health(account).features.items()
+            if closed == model and some <= features and until > now
+        )
 
     # What others tell, and what they are told.
 
     def heard(self, fact: broadcast.Fact, now: float) -> None:
-        """Another process tells a fact."""
+        """News of another process."""
         if isinstance(fact, broadcast.Report):
             self._report(fact, now)
         elif isinstance(fact, broadcast.Closed):
             domain = self.domain(fact.organization, fact.limit_class)
             domain.closed_until = max(domain.closed_until, now + fact.seconds)
+        elif isinstance(fact, broadcast.ClosedFrom):
+            self.domain(fact.organization, fact.limit_class).close_from(fact.tokens, fact.seconds, now)
+        elif isinstance(fact, broadcast.Failed | broadcast.Failing | broadcast.Trying | broadcast.Recovered):
+            self.failing.heard(fact, now)
         elif isinstance(fact, broadcast.Out):
+            if not self._believes(fact):
+                return
             billing = fact.cause is Cause.BILLING
             outage = self.organization(fact.name) if billing else self.health(fact.name).outage
             if outage.cause is not fact.cause and outage.until > now + fact.seconds:
@@ -171,26 +226,47 @@ class Standing:
             self._back(fact)
         elif isinstance(fact, broadcast.ModelClosed):
             self.health(fact.account).models[fact.model] = now + fact.seconds
+        elif isinstance(fact, broadcast.FeaturesClosed):
+            self.health(fact.account).features[fact.model, frozenset(fact.features)] = now + fact.seconds
+            self.picky.add(fact.account)
+
+    def _believes(self, fact: broadcast.Out) -> bool:
+        """Whether an outage that another process tells of is one here as well: connections are its own experience, and
+        so is a credential that this process has another of."""
+        if fact.cause is Cause.CREDENTIAL:
+            own = self.credential(fact.name)
+            return not own or not fact.credential or fact.credential == own
+        return fact.cause is not Cause.UNREACHABLE
 
     def _back(self, fact: broadcast.Back) -> None:
         health = self.health(fact.account)
-        health.outage.end()
-        health.unsent.clear()
+        own = self.credential(fact.account)
+        same = not own or not fact.credential or fact.credential == own
+        if fact.wholly or (same and health.outage.cause is not Cause.UNREACHABLE):
+            health.outage.end()
         entry = self.ring.accounts.get(fact.account)
         if entry is not None and (fact.paid or fact.wholly):
             self.organization(entry.organization).end()
         if fact.wholly:
             self.retries = RetryBudget()
             self._health[fact.account] = Health()
+            self.picky.discard(fact.account)
+            self.failing.forget(fact.account)
             for domain in self._classes.get(entry.organization, {}).values() if entry is not None else ():
                 domain.reset()
 
     def picture(self, now: float) -> list[broadcast.Fact]:
         """Everything that is closed or out, as it would be told to a process that has just begun."""
-        told: list[broadcast.Fact] = []
+        told = self.failing.picture(now)
         for name, health in self._health.items():
-            if health.outage.cause is not None:
-                told.append(broadcast.Out(name, health.outage.cause, health.outage.wait(now)))
+            if health.outage.cause is Cause.CREDENTIAL:
+                wait, credential = health.outage.wait(now), self.credential(name)
+                told.append(broadcast.Out(name, Cause.CREDENTIAL, wait, credential=credential))
+            told += [
+                broadcast.FeaturesClosed(name, model, sorted(features), until - now)
+                for (model, features), until in health.features.items()
+                if until > now
+            ]
             told += [
                 broadcast.ModelClosed(name, model, until - now) for model, until in health.models.items() if until > now
             ]
@@ -200,6 +276,9 @@ class Standing:
         for (organization, limit_class), domain in self._domains.items():
             if domain.closed_until > now:
                 told.append(broadcast.Closed(organization, limit_class, domain.closed_until - now))
+            if domain.large_until > now:
+                seconds = domain.large_until - now
+                told.append(broadcast.ClosedFrom(organization, limit_class, domain.large_from, seconds))
         return told
 
     def rate_limits(self, organization: str, now: float) -> dict[str, dict[str, float]]:
@@ -214,6 +293,8 @@ class Standing:
                     row[f"{kind}_left"] = max(0.0, round(bucket.left(now)))
             if domain.closed_until > now:
                 row["closed_for"] = round(domain.closed_until - now, 1)
+            if domain.large_until > now:
+                row["closed_from"] = round(domain.large_from)
             if row:
                 found[limit_class] = row
         return found

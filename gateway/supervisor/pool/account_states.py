@@ -1,14 +1,13 @@
 """The supervisor's picture of the accounts: what its workers and other gateways tell of them, and how those that are
 out come back.
 
-An account whose key was refused, or that could not be reached, is probed by a request that costs nothing; the answer
-is told to everybody. It serves nobody, and decides as the workers do: by a router of its own.
+An account whose key may have been refused is probed by a request that costs nothing; the answer is told to all who
+have the same key. It serves nobody, and decides as the workers do: by a router of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 from time import monotonic, time
 from typing import Any
@@ -22,36 +21,39 @@ from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.health import PAUSES, Cause
 from gateway.core.routing.router import Router
 from gateway.supervisor.pool.diagnosis import Diagnosis, diagnose, fault, headroom
-from gateway.upstream.provider import Call
-from gateway.upstream.transport import NotSent, TransportError
+from gateway.upstream.transport import Unable
 from gateway.worker.accounts import Pool
+from gateway.worker.revival import KEY_REFUSED, PROBE_WAIT, probe
 
-PROBE_WAIT = 10.0  # seconds for a probe's answer
-UNREACHABLE_EVERY = 5.0  # seconds between probes of an account that cannot be reached
 _AGAIN = 5.0  # seconds after a probe that told nothing
-_REFUSED = (401, 403)
 _SHOWN = {
     Cause.CREDENTIAL: "its key was not accepted",
     Cause.BILLING: "its organization is out of credit, over its spending limit or on hold",
     Cause.UNREACHABLE: "no connection could be had, several times",
 }
-_PROBE = Call(b"GET", b"/v1/models?limit=1", [b"accept: application/json\r\n"], b"", version=False)
 
 log = structlog.get_logger("gateway.account_states")
 
 
 class AccountStates:
-    """`tell` broadcasts to every worker of every gateway."""
+    """`tell` broadcasts to every worker of every gateway; the processes of this one have names that begin with
+    `gateway`."""
 
-    def __init__(self, config: Config, tell: Callable[[bytes], None]) -> None:
+    def __init__(self, config: Config, tell: Callable[[bytes], None], gateway: str = "") -> None:
         self._tell = tell
+        self._gateway = gateway
         self._catalogue = catalogue_of(config)
         self._pool = Pool(config)
         self._router = Router(
-            lambda model: self._catalogue.limit_class(model), names=lambda model: self._catalogue.names(model)
+            lambda model: self._catalogue.limit_class(model),
+            names=lambda model: self._catalogue.names(model),
+            judges=False,
         )
+        self._router.held = self._pool.credentials
         self._configured = [account.id for account in config.accounts]
         self._probes: dict[str, asyncio.Task[None]] = {}
+        self._accepted: dict[str, float] = {}  # when a probe last showed that an account's key is accepted
+        self._unreachable: dict[str, dict[str, float]] = {}  # account -> process that cannot reach it -> until
         self._notes: dict[str, dict[str, str]] = {}  # what accounts' headers said lately
         self._since: dict[str, tuple[Diagnosis, float]] = {}  # how accounts stood when last looked at, and since when
         self._faults: dict[str, tuple[str, float]] = {}  # the last of each account, and when (Unix seconds)
@@ -66,14 +68,16 @@ class AccountStates:
         self._catalogue = catalogue_of(config)
         self._router.forget_models()
         self._configured = [account.id for account in config.accounts]
-        for account in self._pool.configure(config, self._router.ring.accounts):
+        renewed = self._pool.configure(config, self._router.ring.accounts)
+        self._router.held = self._pool.credentials
+        for account in renewed:
             self._take(broadcast.Back(account, wholly=True))
 
     def apply(self, document: PoolDocument) -> None:
         """Follow the agreed pool."""
         self._pool.retire([entry.id for entry in document.accounts], self._configured)
         self._router.apply(document, monotonic(), time())
-        for known in (self._since, self._faults, self._notes):
+        for known in (self._since, self._faults, self._notes, self._accepted, self._unreachable):
             for gone in known.keys() - self._router.ring.accounts.keys():
                 del known[gone]
         self.look()
@@ -86,13 +90,18 @@ class AccountStates:
                 self._tell(broadcast.encode(each))
         elif isinstance(heard, broadcast.Noted):
             self._notes[heard.account] = heard.headers
+        elif isinstance(heard, broadcast.Suspected):
+            self._suspect(heard.account)
         elif heard is not None:
             self._take(heard)
 
     def _take(self, heard: broadcast.Fact) -> None:
         concerned = self._concerned(heard)
         before = {entry.id: self.diagnosis(entry).state for entry in concerned}
-        self._router.heard(heard, monotonic())
+        if isinstance(heard, broadcast.Unreachable):
+            self._heard_unreachable(heard)
+        else:
+            self._router.heard(heard, monotonic())
         for entry in concerned:
             now = self._look_at(entry)
             if now.state != before[entry.id]:
@@ -101,8 +110,8 @@ class AccountStates:
                 )
         if isinstance(heard, broadcast.Out) and heard.account:
             self._note_fault(heard.account, _SHOWN[heard.cause])
-        if isinstance(heard, broadcast.Out) and heard.cause is not Cause.BILLING:
-            self._probe_soon(heard.name, heard.cause)
+        if isinstance(heard, broadcast.Out) and heard.cause is Cause.CREDENTIAL:
+            self._probe_soon(heard.name)
         elif isinstance(heard, broadcast.Back):
             self._probe_no_more(heard.account)
 
@@ -118,6 +127,8 @@ class AccountStates:
             organization = heard.name
         elif isinstance(heard, broadcast.Back) and heard.account in accounts:
             organization = accounts[heard.account].organization
+        elif isinstance(heard, broadcast.Failing | broadcast.Recovered | broadcast.Unreachable):
+            return [accounts[heard.account]] if heard.account in accounts else []
         return [entry for entry in accounts.values() if entry.organization == organization] if organization else []
 
     def enable(self, account: str) -> None:
@@ -128,12 +139,39 @@ class AccountStates:
         self._take(said)
         self._tell(broadcast.encode(said))
 
+    def _heard_unreachable(self, heard: broadcast.Unreachable) -> None:
+        """For operators: an account is out here while a process of this gateway cannot reach it. What other gateways
+        find is shown beside that."""
+        now = monotonic()
+        by = self._unreachable.setdefault(heard.account, {})
+        if heard.seconds:
+            by[heard.process] = now + heard.seconds + PROBE_WAIT
+            self._note_fault(heard.account, _SHOWN[Cause.UNREACHABLE])
+        else:
+            by.pop(heard.process, None)
+        self._look_for_connections(heard.account, now)
+
+    def _look_for_connections(self, account: str, now: float) -> None:
+        by = {name: until for name, until in self._unreachable.get(account, {}).items() if until > now}
+        self._unreachable[account] = by
+        own = [until for name, until in by.items() if name.startswith(self._gateway)]
+        outage = self._router.health(account).outage
+        if own and outage.cause in (None, Cause.UNREACHABLE):
+            outage.cause, outage.until, outage.trial = Cause.UNREACHABLE, max(own), False
+        elif not own and outage.cause is Cause.UNREACHABLE:
+            outage.end()
+
     # Probes.
 
-    def _probe_soon(self, account: str, cause: Cause) -> None:
+    def _suspect(self, account: str) -> None:
+        """A request was answered 401: its key is out once the account's own free probe says so too."""
+        if monotonic() - self._accepted.get(account, -_AGAIN) >= _AGAIN:
+            self._probe_soon(account)
+
+    def _probe_soon(self, account: str) -> None:
         running = self._probes.get(account)
         if account in self._pool.accounts and (running is None or running.done()):
-            self._probes[account] = asyncio.get_running_loop().create_task(self._probe(account, cause))
+            self._probes[account] = asyncio.get_running_loop().create_task(self._probe(account))
 
     def _probe_no_more(self, account: str) -> None:
         """It is back: whoever waits to ask it again need not, and must not keep the next outage from being probed."""
@@ -142,27 +180,29 @@ class AccountStates:
             probe.cancel()
             del self._probes[account]
 
-    async def _probe(self, account: str, cause: Cause) -> None:
-        """Ask until the account is back, or somebody else has found that it is."""
-        outage = self._router.health(account).outage
-        if cause is Cause.UNREACHABLE:
-            await asyncio.sleep(UNREACHABLE_EVERY)
-        pause = PAUSES[cause].first
-        while outage is self._router.health(account).outage and outage.cause is cause:
-            if account not in self._pool.accounts or account not in self._router.ring.accounts:
-                return
+    async def _probe(self, account: str) -> None:
+        """Ask whether the account's key is accepted until it is, or somebody else has found that it is."""
+        pause = PAUSES[Cause.CREDENTIAL].first
+        while account in self._pool.accounts and account in self._router.ring.accounts:
             status = await self._ask(account)
-            if status and (cause is Cause.UNREACHABLE or (status < 500 and status not in _REFUSED)):
-                log.info("account answers again", account=account, status=status)
-                self._say(broadcast.Back(account))
+            out = self._router.health(account).outage.cause is Cause.CREDENTIAL
+            credential = self._router.credential(account)
+            if status and status < 500 and status not in KEY_REFUSED:
+                self._accepted[account] = monotonic()
+                if out:
+                    log.info("account answers again", account=account, status=status)
+                    self._say(broadcast.Back(account, credential=credential))
+                else:
+                    log.info("a request was answered 401, though the account's key is accepted", account=account)
                 return
-            if cause is Cause.UNREACHABLE:
-                wait = UNREACHABLE_EVERY
-            elif status in _REFUSED:
-                wait, pause = pause, min(PAUSES[cause].longest, pause * 2)
+            if status in KEY_REFUSED:
+                wait, pause = pause, min(PAUSES[Cause.CREDENTIAL].longest, pause * 2)
+                shown = "" if out else account
+            elif out:
+                wait, shown = _AGAIN, ""
             else:
-                wait = _AGAIN
-            self._say(broadcast.Out(account, cause, wait + PROBE_WAIT))
+                return  # nothing is known: the next 401 asks again
+            self._say(broadcast.Out(account, Cause.CREDENTIAL, wait + PROBE_WAIT, shown, credential))
             await asyncio.sleep(wait)
 
     async def _ask(self, account: str) -> int:
@@ -170,25 +210,16 @@ class AccountStates:
         found = self._pool.accounts.get(account)
         if found is None:
             return 0
-        outgoing = found.provider.prepare(_PROBE)
-        with contextlib.suppress(NotSent, TransportError, TimeoutError):
-            async with asyncio.timeout(PROBE_WAIT):
-                response = await found.transport.send(
-                    outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=PROBE_WAIT
-                )
-                try:
-                    while await response.read():
-                        continue
-                    return response.status
-                finally:
-                    response.close()
-        return 0
+        try:
+            return await probe(found)
+        except Unable:
+            return 0
 
     async def aclose(self) -> None:
-        probes = list(self._probes.values())
-        for probe in probes:
-            probe.cancel()
-        await asyncio.gather(*probes, return_exceptions=True)
+        running = list(self._probes.values())
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         await self._pool.aclose()
 
     # What operators see.
@@ -205,6 +236,9 @@ class AccountStates:
 
     def look(self) -> None:
         """Note how all accounts stand, so that it is known since when: now and then."""
+        now = monotonic()
+        for account in self._unreachable:
+            self._look_for_connections(account, now)
         for entry in self._router.ring.accounts.values():
             self._look_at(entry)
 
@@ -234,8 +268,13 @@ class AccountStates:
             return {"health": None, "last_error": None, "headroom": [], "limits": {}, "headers": {}}
         now, wall = monotonic(), time()
         health = self._look_at(entry)
-        closed = self._router.health(account).models
-        models = {model: round(until - now) for model, until in closed.items() if until > now}
+        closed = self._router.health(account)
+        models = {model: round(until - now) for model, until in closed.models.items() if until > now}
+        features = [
+            {"model": model, "features": sorted(some), "closed_for": round(until - now)}
+            for (model, some), until in closed.features.items()
+            if until > now
+        ]
         until = wall + health.until - now if health.until else None
         what, at = self._faults.get(account, ("", 0.0))
         return {
@@ -246,6 +285,9 @@ class AccountStates:
                 "since": moment_text(round(self._since[account][1])),
                 "until": until and moment_text(round(until)),
                 "models_closed_for": models,
+                "features_closed": features,
+                "judged_by": health.by,
+                "faults": health.faults,
             },
             "last_error": {"at": moment_text(round(at)), "what": what} if at else None,
             "headroom": headroom(self._router, entry.organization, now, wall),

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 
 from gateway.config.rules import moment_text
+from gateway.core.routing.conduct import Fault
 from gateway.core.routing.document import Entry
 from gateway.core.routing.health import Cause, Outage
 from gateway.core.routing.router import LIMITED, Router
 
-STATES = ("available", "limited", "draining", "disabled", "out")
+STATES = ("available", "limited", "draining", "disabled", "out", "failing")
 KINDS = {"requests": "requests", "input": "input_tokens", "output": "output_tokens"}  # of limits, as labels have them
 
 # By cause: what is wrong and what helps; how it is tried again; how once its pause is over, and nobody has tried yet.
@@ -49,12 +50,15 @@ _FAULTS = {
 
 class Diagnosis(msgspec.Struct, frozen=True):
     """`state` is one of STATES, `reason` a word or two for programs, `why` a sentence. `until` is when that may be
-    otherwise by itself, in seconds of the clock that was given; 0 where nobody knows."""
+    otherwise by itself, in seconds of the clock that was given; 0 where nobody knows. `by` names the process that
+    judged, `faults` counts the last minute's by kind, where the state rests on them."""
 
     state: str
     reason: str
     why: str
     until: float = 0.0
+    by: str = ""
+    faults: dict[str, int] = {}
 
 
 def diagnose(router: Router, entry: Entry, now: float, wall: float) -> Diagnosis:
@@ -74,16 +78,47 @@ def diagnose(router: Router, entry: Entry, now: float, wall: float) -> Diagnosis
         if outage.until > now:
             return Diagnosis("out", outage.cause, what + pausing, outage.until)
         return Diagnosis("out", outage.cause, what + due)
+    if entry.id in router.failing:
+        return _failing(router, entry, now)
     state, _ = router.state(entry, "", "", 0.0, True, now)
     closed = router.closed_classes(entry.organization, now)
     if state == LIMITED or closed:
         until = min((router.domain(entry.organization, name).closed_until for name in closed), default=0.0)
         why = f"The upstream has answered 429 for {_and(closed)}: requests for that go elsewhere until then."
         return Diagnosis("limited", ", ".join(closed), why, until)
-    denied = [model for model, until in router.health(entry.id).models.items() if until > now]
+    health = router.health(entry.id)
+    denied = [model for model, until in health.models.items() if until > now]
+    denied += sorted(f"{model} with {_and([*some])}" for (model, some), until in health.features.items() if until > now)
     if denied:
         return Diagnosis("available", "", f"It serves requests, but was denied {_and(denied)}.")
     return Diagnosis("available", "", "It serves requests.")
+
+
+_KINDS = {
+    Fault.REFUSAL: "refused what another account served",
+    Fault.ERROR: "with an error of the upstream's",
+    Fault.CUT: "broken off in the middle",
+    Fault.UNSENT: "without a connection",
+}
+
+
+def _failing(router: Router, entry: Entry, now: float) -> Diagnosis:
+    """Where others do not: what happened, who says so, and when it is tried again."""
+    told = router.failing.told.get(entry.id)
+    faults = told.faults if told is not None else {}
+    happened = [
+        f"{count} {'answer' if count == 1 else 'answers'} {_KINDS[Fault(kind)]}"
+        for kind, count in sorted(faults.items())
+        if kind in _KINDS
+    ]
+    conduct = router.failing.of(entry.id)
+    due = conduct.until <= now
+    why = (
+        f"It fails where other accounts do not: {_and(happened) if happened else 'answers were bad'} within a "
+        "minute. New conversations go elsewhere; " + ("the next one tries it." if due else "one of them tries it then.")
+    )
+    until = 0.0 if due else conduct.until
+    return Diagnosis("failing", ", ".join(sorted(faults)), why, until, told.process if told is not None else "", faults)
 
 
 _SET = "by configuration or an operator"

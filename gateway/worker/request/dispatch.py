@@ -16,8 +16,19 @@ import structlog
 from gateway.config.schema import Caller, Config
 from gateway.core.routing.broadcast import Noted
 from gateway.core.routing.document import Entry
-from gateway.core.routing.outcomes import HIDDEN, Outcome, judge, judge_body, judge_event, retry_after
-from gateway.core.routing.route import Refuse, Route, Wait
+from gateway.core.routing.features import features_of
+from gateway.core.routing.outcomes import (
+    DISPUTED,
+    HIDDEN,
+    Outcome,
+    judge,
+    judge_body,
+    judge_event,
+    nameless,
+    refusal_kind,
+    retry_after,
+)
+from gateway.core.routing.route import NONE, Refuse, Route, Wait
 from gateway.core.routing.router import FULL, Router
 from gateway.core.spending.keyring import Keyring
 from gateway.core.wire.created_ids import CreatedId
@@ -25,7 +36,7 @@ from gateway.errors import TYPES, ApiError
 from gateway.listen.cycle import TASK, Receive, Scope, Send
 from gateway.telemetry.tracing import Trace
 from gateway.upstream.provider import Call
-from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError, Withdrawn
+from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError, Unable, Withdrawn
 from gateway.worker.accounts import SLOT_WAIT, Account, Lease, Pool, readable_notes
 from gateway.worker.affinity.bindings import Admission
 from gateway.worker.affinity.single_flight import SingleFlight
@@ -63,11 +74,12 @@ ALL_LIMITED = "The accounts that can serve this request are at their rate limits
 
 class Refusal:
     """An upstream's answer that another account should better give, read whole and set aside. `body` is None where it
-    did not arrive whole; `event` says that it is the beginning of a stream."""
+    did not arrive whole; `event` says that it is the beginning of a stream; `kind` names refusals alike."""
 
     def __init__(
         self, status: int, head: AnswerHead, body: bytes | None, outcome: Outcome, event: bool = False
     ) -> None:
+        self.kind = refusal_kind(status, body or b"") if outcome in DISPUTED else ""
         self.status = status
         self.head = head
         self.body = body
@@ -219,10 +231,11 @@ class Proxy:
             x.attempts += 1
             route.sent(entry, monotonic())
             wait: float | None = None
+            kind, features = "", NONE
             try:
                 result = await self._attempt(x, route, entry, account, call)
-            except NotSent:
-                outcome = Outcome.UNSENT
+            except NotSent as error:
+                outcome = Outcome.UNABLE if isinstance(error, Unable) else Outcome.UNSENT
             except TransportError as error:
                 if x.response is not None:
                     x.response.close()
@@ -233,19 +246,26 @@ class Proxy:
                 outcome, failure = Outcome.BROKEN, words_for(x.cause)
             else:
                 if result is None:
+                    if x.outcome == "ok":
+                        route.completed(entry, monotonic())
+                    elif x.outcome == "interrupted" and x.cause in ("upstream", "timeout"):
+                        route.interrupted(entry, monotonic())
                     return
-                outcome, wait = result.outcome, result.head.retry_after
-                denied = isinstance(failure, Refusal) and failure.outcome is Outcome.DENIED
-                if not (denied and outcome in HIDDEN):  # what the client may see says more
+                outcome, wait, kind = result.outcome, result.head.retry_after, result.kind
+                if outcome in DISPUTED and x.peek is not None and x.head is not None:
+                    features = features_of(x.peek, x.head.betas)
+                told = isinstance(failure, Refusal) and failure.outcome in DISPUTED
+                if not (told and outcome in HIDDEN):  # what the client may see says more
                     failure = result
             lease.release()
             x.began = False  # no ping while no upstream has the request
             repeat = self._config.retry_ambiguous
-            again = route.answered(entry, outcome, wait, monotonic(), random(), repeat)
+            again = route.answered(entry, outcome, wait, monotonic(), random(), repeat, kind, features)
             if again:
                 x.failover = x.failover or outcome.value
             if not again or (x.upload is not None and x.upload.begun):
                 break
+        route.unserved(monotonic())
         await self._give_up(x, failure, refuse or route.refuse(monotonic()), outcome)
 
     async def _pause(self, x: Exchange, seconds: float) -> None:
@@ -276,10 +296,10 @@ class Proxy:
         outcome = judge(status)
         head = AnswerHead(response.headers)
         if head.about:
-            self._observe(route, account, head)
+            self._observe(route, account, head, outcome is Outcome.LIMITED)
         if outcome is not Outcome.SERVED:
             x.sent = False  # refused, so not billed
-            return await self._set_aside(x, response, head, outcome)
+            return await self._set_aside(x, route, response, head, outcome)
         x.upstream_request_id = head.request_id.decode("latin-1")
         if not x.endpoint.peeks:
             self._note_served(x, route, entry)
@@ -293,7 +313,7 @@ class Proxy:
             await relay_through(x, response, headers, x.meter.count)
             return None
         if not head.kind.startswith(b"application/json"):
-            return await self._set_aside(x, response, head, Outcome.IMPROPER)
+            return await self._set_aside(x, route, response, head, Outcome.IMPROPER)
         reason = self._note_served(x, route, entry)
         if reason:
             await self._settle_in(x, route, entry, reason)
@@ -311,10 +331,10 @@ class Proxy:
                 x.names |= {object_id}
                 await self._owners.created(x.caller, object_id, x.account.workspace, LIFETIMES.get(kind, 0))
 
-    def _observe(self, route: Route, account: Account, head: AnswerHead) -> None:
+    def _observe(self, route: Route, account: Account, head: AnswerHead, limited: bool) -> None:
         """What an answer's head says of the account and its limits: read now and then, and whenever it is a refusal."""
         domain, now = route.domain, monotonic()
-        if domain is not None and (now >= domain.look_at or head.retry_after is not None):
+        if domain is not None and (now >= domain.look_at or limited or head.retry_after is not None):
             domain.look_at = now + _LOOK_EVERY
             limits = head.rate_limits
             for index, kind in enumerate(LIMIT_KINDS):
@@ -371,7 +391,8 @@ class Proxy:
             x.response = None
             x.sent = False
             x.meter.error = ""
-            return Refusal(200, head, relay.opening, judge_event(error), event=True)
+            outcome = route.means(judge_event(error), head.retry_after, monotonic(), head.about)
+            return Refusal(200, head, relay.opening, outcome, event=True)
         reason = self._note_served(x, route, entry)
         if reason:
             await self._settle_in(x, route, entry, reason)
@@ -381,11 +402,11 @@ class Proxy:
                 self._settlement.renew(x, 0.0, x.meter.usage.total_input)
         x.forget_request()
         await relay.run(head.visible + x.gateway_headers(self._config.expose_account))
-        if x.outcome == "interrupted" and x.cause in ("upstream", "timeout"):
-            route.interrupted(entry, monotonic())
         return None
 
-    async def _set_aside(self, x: Exchange, response: Response, head: AnswerHead, outcome: Outcome) -> Refusal:
+    async def _set_aside(
+        self, x: Exchange, route: Route, response: Response, head: AnswerHead, outcome: Outcome
+    ) -> Refusal:
         """Read a refusal whole, so that its connection is free and it can still be passed on."""
         status = response.status  # a closed response may already be another exchange's
         body: bytes | None = None
@@ -396,7 +417,8 @@ class Proxy:
             body = None
         response.close()
         x.response = None
-        return Refusal(status, head, body, judge_body(outcome, body or b""))
+        outcome = route.means(judge_body(outcome, body or b""), head.retry_after, monotonic(), head.about)
+        return Refusal(status, head, body, outcome)
 
     def _note_served(self, x: Exchange, route: Route, entry: Entry) -> str:
         """An account's answer is about to go to the client: whom it helps. Returns why the conversation now lives
@@ -433,6 +455,8 @@ class Proxy:
                 raise ApiError(429, ALL_LIMITED, retry_after=seconds, limit=("account", "rate_limit"))
             raise self._nobody(x, outcome, seconds)
         status, head, body = failure.status, failure.head, failure.body
+        if body is not None and status == 429:
+            body = nameless(body)
         x.outcome = "error"
         if failure.outcome is Outcome.OVERLOADED:
             x.cause = failure.outcome.value

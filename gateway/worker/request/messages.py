@@ -12,6 +12,7 @@ from time import monotonic, perf_counter
 
 from gateway.config.schema import Caller, Config
 from gateway.core.routing.conversation import identify
+from gateway.core.routing.features import features_of
 from gateway.core.routing.route import Route
 from gateway.core.routing.router import Router
 from gateway.core.wire.aliases import with_model
@@ -149,6 +150,9 @@ class Messages:
         )
         if "speed" in peeked.fields and peeked.value("speed") == "fast":
             route.limit_class += ":fast"  # a bucket of its own
+        route.caller = caller
+        if self._router.picky:
+            route.bar(features_of(peeked, head.betas), monotonic())
         if key is not None:
             route.account_bound = self._bound_thinking(peeked.model) and peeked.signed_thinking
         return route

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gateway.core.routing.binding import Record
+from gateway.core.routing.conduct import Fault
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.outcomes import Outcome
 from gateway.core.routing.ring import Ring
@@ -103,6 +104,7 @@ def play(
             now += step.seconds
         elif isinstance(step, Refuse):
             seconds = "" if step.seconds is None else f" {step.seconds:g}"
+            route.unserved(now)
             return ", ".join([*steps, f"refuse {step.status}{seconds}"]), ""
         else:
             assert isinstance(step, Send)
@@ -113,8 +115,10 @@ def play(
             if outcome is Outcome.SERVED:
                 reason = route.served(step.entry, now)
                 route.settle(route.tokens - route.cached, route.cached, 0, now)
+                route.completed(step.entry, now)
                 return ", ".join(steps), reason
             if not route.answered(step.entry, outcome, retry_after, now, random):
+                route.unserved(now)
                 return ", ".join([*steps, "pass"]), ""
     raise AssertionError(f"no end: {steps}")
 
@@ -125,8 +129,17 @@ def why(over: Router, entry: Entry, *, now: float = NOW, model: str = MODEL, fre
 
 
 def learn(over: Router, entry: Entry, outcome: Outcome, asked: float | None = None, now: float = NOW) -> None:
-    """The router is told of an exchange."""
+    """The router is told of an exchange, and of what a probe then shows."""
     if outcome is Outcome.SERVED:
         over.served(entry, over.domain(entry.organization, MODEL), now)
+    elif outcome is Outcome.UNAUTHORIZED:
+        over.key_refused(entry.id, now)
     else:
-        over.learn(entry, MODEL, MODEL, outcome, asked, now)
+        over.learn(entry, MODEL, outcome, asked, now)
+
+
+def fail(over: Router, account: str, *, now: float = NOW, fault: Fault = Fault.ERROR) -> None:
+    """As many conversations as it takes end badly on an account, and it is failing."""
+    for n in range(3):
+        over.failing.bad(account, fault, b"failed %d" % n, now)
+    assert account in over.failing

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.routing.health import TRIAL, Cause, Errors, Health, Outage, RetryBudget, stands_out
+from gateway.core.routing.health import TRIAL, Cause, Errors, Health, Outage, RetryBudget
 
 RUNS = settings(deadline=None, max_examples=100)
 NOW = 1000.0
@@ -85,22 +85,6 @@ def errors(failures: int, exchanges: int, now: float = NOW) -> Errors:
     for n in range(exchanges):
         made.count(n < failures, now)
     return made
-
-
-@pytest.mark.parametrize(
-    ("of", "rest", "does"),
-    [
-        ((5, 10), (0, 10), True),
-        ((4, 4), (0, 10), False),  # too few to tell
-        ((5, 26), (0, 10), False),  # seldom
-        ((5, 10), (2, 10), False),  # the whole pool fails
-        ((10, 10), (3, 10), True),
-        ((10, 10), (0, 0), False),  # nobody to compare with
-    ],
-)
-def test_failures_stand_out_if_they_are_often_and_a_multiple_of_the_pools(of, rest, does):
-    one, other = errors(*of), errors(*rest)
-    assert stands_out(one, [one, other], NOW) is does
 
 
 def test_failures_are_forgotten_after_a_minute_and_a_half():

@@ -241,14 +241,16 @@ class Truth:
         self.spent: dict[str, float] = {}
         self.out: dict[str, float] = {}
         self.denied: dict[str, float] = {}
-        self.unsent: dict[str, list[float]] = {}
+        self.unsent: dict[tuple[int, str], list[float]] = {}  # by process: each has its own experience
+        self.unreachable: dict[tuple[int, str], float] = {}
 
-    def forbids(self, name: str, settled: bool, now: float) -> str:
+    def forbids(self, process: int, name: str, settled: bool, now: float) -> str:
         entry = self.accounts[name]
         for why, closed in (
             ("limited", self.limited.get(entry.organization)),
             ("spent", self.spent.get(entry.organization)),
             ("out", self.out.get(name)),
+            ("unreachable", self.unreachable.get((process, name))),
             ("denied", self.denied.get(name)),
         ):
             if closed is not None and now < closed:
@@ -257,7 +259,7 @@ class Truth:
             return entry.state
         return "model" if entry.models == ("claude-opus-*",) else ""
 
-    def answered(self, entry: Entry, outcome: Outcome, retry_after: float | None, now: float) -> None:
+    def answered(self, process: int, entry: Entry, outcome: Outcome, retry_after: float | None, now: float) -> None:
         name, organization = entry.id, entry.organization
         if outcome is Outcome.LIMITED:
             until = now + (5.0 if retry_after is None else retry_after)
@@ -267,19 +269,22 @@ class Truth:
         elif outcome is Outcome.UNAUTHORIZED:
             self.out[name] = now + 30.0
         elif outcome is Outcome.UNSENT:
-            unsent = self.unsent.setdefault(name, [])
+            unsent = self.unsent.setdefault((process, name), [])
             unsent.append(now)
-            if len(unsent) > 2 and now - unsent[-3] < 10.0 and self.out.get(name, 0.0) < now + 10.0:
-                self.out[name] = now + 10.0
+            if len(unsent) > 2 and now - unsent[-3] < 10.0:
+                self.unreachable[process, name] = now + 10.0
         elif outcome is Outcome.SERVED:
             self.spent.pop(organization, None)
             self.out.pop(name, None)
+            self.unreachable.pop((process, name), None)
 
-    def sent(self, entry: Entry, now: float) -> None:
+    def sent(self, process: int, entry: Entry, now: float) -> None:
         """Nobody else is to try what only just may be tried again."""
         for closed, name in ((self.spent, entry.organization), (self.out, entry.id)):
             if name in closed:
                 closed[name] = max(closed[name], now + 5.0)
+        if (process, entry.id) in self.unreachable:
+            self.unreachable[process, entry.id] = max(self.unreachable[process, entry.id], now + 5.0)
 
 
 @dataclass
@@ -307,10 +312,13 @@ def test_i5_nothing_is_sent_to_an_account_that_is_disabled_out_closed_or_of_anot
         step = route.next(clock[0], data.draw(st.floats(0, 0.99)))
         if isinstance(step, Send):
             assert (
-                truth.forbids(step.entry.id, route.sticky and route.workspace == step.entry.workspace, clock[0]) == ""
+                truth.forbids(
+                    process, step.entry.id, route.sticky and route.workspace == step.entry.workspace, clock[0]
+                )
+                == ""
             )
             route.sent(step.entry, clock[0])
-            truth.sent(step.entry, clock[0])
+            truth.sent(process, step.entry, clock[0])
             flights.append(Flight(process, route, step.entry))
         elif isinstance(step, Wait):
             waiting.append((process, route))
@@ -335,7 +343,9 @@ def test_i5_nothing_is_sent_to_an_account_that_is_disabled_out_closed_or_of_anot
             flight = flights.pop(data.draw(st.integers(0, len(flights) - 1)))
             outcome = data.draw(OUTCOMES)
             retry_after = data.draw(st.sampled_from([None, 0.5, 3.0, 40.0]))
-            truth.answered(flight.entry, outcome, retry_after, now)
+            truth.answered(flight.process, flight.entry, outcome, retry_after, now)
+            if outcome is Outcome.UNAUTHORIZED:  # as a probe shows at once
+                routers[flight.process].key_refused(flight.entry.id, now)
             if outcome is Outcome.SERVED:
                 flight.route.served(flight.entry, now)
                 flight.route.settle(100.0, 0.0, 0, now)
@@ -499,7 +509,10 @@ def test_i8_a_closure_moves_only_conversations_that_ask_while_it_lasts(data, out
     for which, at in sorted(asks, key=lambda ask: ask[1]):
         now = begins + at
         if at >= 0 and not closed:
-            router.learn(accounts[0], MODEL, MODEL, outcome, lasts, begins)
+            if outcome is Outcome.UNAUTHORIZED:
+                router.key_refused(accounts[0].id, begins)
+            else:
+                router.learn(accounts[0], MODEL, outcome, lasts, begins)
             closed = True
         key = MANY_KEYS[which]
         _, workspace = serve(router, store, key, now)
@@ -529,7 +542,7 @@ def test_i9_a_conversation_moves_without_need_at_most_once_a_ttl(data, turns):
         record = store.admit(key, Record("unknown"))[1]
         if limited:
             home = next(entry for entry in accounts if entry.workspace == record.workspace)
-            router.learn(home, MODEL, MODEL, Outcome.LIMITED, 30.0, now)
+            router.learn(home, MODEL, Outcome.LIMITED, 30.0, now)
         route = route_of(router, key, now, 20_000)
         route.found(record, False, int(now * 1000))
         better = route.better(now)
@@ -572,7 +585,7 @@ def test_i10_without_the_store_all_replicas_of_an_epoch_agree_on_what_none_remem
             router.heard(fact, NOW)
         for entry in accounts:
             router.loads.add(entry.workspace, data.draw(st.sampled_from([0.0, 1e6])), NOW)
-        router.held = frozenset(data.draw(st.lists(st.sampled_from([entry.id for entry in accounts]))))
+        router.held = dict.fromkeys(data.draw(st.lists(st.sampled_from([entry.id for entry in accounts]))), "")
     served = [entry for entry in accounts if entry.state == "active" and entry.models != ("claude-opus-*",)]
     for key in MANY_KEYS:
         one, other = (router.ranked(key, MODEL) for router in routers)

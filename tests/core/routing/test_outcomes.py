@@ -14,12 +14,15 @@ from gateway.core.routing.outcomes import (
     ACCOUNT_WORDS,
     BY_ERROR_TYPE,
     BY_STATUS,
+    DISPUTED,
     HIDDEN,
     MAX_RETRY_AFTER,
     Outcome,
     judge,
     judge_body,
     judge_event,
+    nameless,
+    refusal_kind,
     retry_after,
 )
 from gateway.errors import TYPES
@@ -35,7 +38,19 @@ def test_what_is_no_answer_of_the_api_is_improper(status):
     assert judge(status) is Outcome.IMPROPER
 
 
-@pytest.mark.parametrize("status", [400, 405, 408, 409, 413, 415, 418, 422, 451, 499])
+@pytest.mark.parametrize("status", [400, 405])
+def test_what_may_be_a_clients_own_mistake_is_asked_of_another_account_and_not_hidden(status):
+    outcome = judge_body(judge(status), refusal("max_tokens: Field required"))
+    assert outcome is Outcome.DECLINED and outcome in DISPUTED
+    assert outcome not in HIDDEN
+
+
+def test_a_404_that_is_no_error_of_the_api_is_about_no_model():
+    assert judge_body(judge(404), b"<html>Not Found</html>") is Outcome.DECLINED
+    assert judge_body(judge(404), refusal("model: claude-x")) is Outcome.DENIED
+
+
+@pytest.mark.parametrize("status", [408, 409, 413, 415, 418, 422, 451, 499])
 def test_a_clients_own_mistake_is_refused_and_passes_as_it_came(status):
     outcome = judge_body(judge(status), refusal("max_tokens: Field required"))
     assert outcome is Outcome.REFUSED
@@ -122,15 +137,33 @@ BODIES = st.binary(max_size=80) | st.sampled_from(
 )
 
 
-@given(BODIES, st.sampled_from(Outcome))
+@given(BODIES, st.sampled_from([each for each in Outcome if each is not Outcome.DENIED]))
 def test_any_other_body_changes_nothing(body, outcome):
     assert judge_body(outcome, body) is outcome
+
+
+def test_a_refusal_that_passes_names_no_organization():
+    told = refusal("This request would exceed your organization's (1f0a-22) rate limit of 30,000 tokens per minute")
+    assert nameless(told) == told.replace(b" (1f0a-22)", b"")
+    assert nameless(refusal("The long context beta (1m) is not available")) == refusal(
+        "The long context beta (1m) is not available"
+    )
+
+
+def test_refusals_that_differ_in_numbers_and_ids_are_of_one_kind():
+    one, two = (
+        refusal("messages.3.content.17: too long (org 1f0a-22)"),
+        refusal("messages.4.content.1: too long (org 9-b3)"),
+    )
+    assert refusal_kind(400, one) == refusal_kind(400, two) != refusal_kind(404, one)
+    assert refusal_kind(400, one) != refusal_kind(400, refusal("max_tokens: Field required"))
+    assert refusal_kind(405, b"<html>") == refusal_kind(405, b"") == "405 "
 
 
 @given(st.sampled_from(ACCOUNT_CODES), st.sampled_from(ACCOUNT_WORDS), st.sampled_from(Outcome))
 def test_no_other_outcome_depends_on_its_body(code, words, outcome):
     changed = judge_body(outcome, refusal(words, error_code=code))
-    assert changed is (Outcome.SPENT if outcome in (Outcome.REFUSED, Outcome.LIMITED) else outcome)
+    assert changed is (Outcome.SPENT if outcome in (Outcome.DECLINED, Outcome.REFUSED, Outcome.LIMITED) else outcome)
 
 
 # What a client sees.
@@ -138,7 +171,7 @@ def test_no_other_outcome_depends_on_its_body(code, words, outcome):
 
 def test_what_an_account_suffers_from_is_hidden_behind_what_the_pool_can_do():
     assert HIDDEN == {
-        Outcome.UNAUTHORIZED: 529, Outcome.SPENT: 529, Outcome.UNSENT: 529, Outcome.LIMITED: 429
+        Outcome.UNAUTHORIZED: 529, Outcome.SPENT: 529, Outcome.UNSENT: 529, Outcome.UNABLE: 529, Outcome.LIMITED: 429
     }  # fmt: skip
 
 

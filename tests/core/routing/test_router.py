@@ -31,6 +31,7 @@ from tests.core.routing.routing_kit import (
     WALL,
     account,
     document,
+    fail,
     learn,
     router,
     routers,
@@ -85,7 +86,7 @@ def test_a_drain_ends_for_warm_conversations_at_its_deadline():
 
 def test_an_account_without_a_credential_here_serves_nobody_here():
     over = router(HOME, OTHER)
-    over.held = frozenset({"other"})
+    over.held = {"other": ""}
     assert why(over, HOME) == (CREDENTIAL, INF)
     assert why(over, OTHER) == (OPEN, 0.0)
 
@@ -98,7 +99,7 @@ def test_an_unknown_workspace_is_removed():
 def test_a_workspace_that_only_lacks_a_credential_here_says_so_whatever_its_other_account_does(states):
     one, two = (account(name, "w", state=state) for name, state in zip("ab", states, strict=True))
     over = router(one, two)
-    over.held = frozenset()
+    over.held = {}
     assert pick(over, "w", warm=True) == (None, CREDENTIAL)
 
 
@@ -209,7 +210,7 @@ def test_a_trial_that_never_comes_back_lets_another_try():
 
 def test_an_account_that_may_not_use_a_model_is_not_asked_for_it_for_ten_minutes():
     over = router()
-    over.no_model(HOME, MODEL, NOW)
+    over.denied(HOME, MODEL, frozenset(), NOW)
     assert why(over, HOME) == (OUT, 600.0)
     assert why(over, HOME, now=NOW + 600) == (OPEN, 0.0)
     assert why(over, HOME, model="another") == (OPEN, 0.0)
@@ -224,15 +225,11 @@ def test_a_request_that_is_served_ends_the_doubling_of_closures():
     assert why(over, HOME, now=NOW + 17) == (LIMITED, 5.0)
 
 
-def test_an_account_whose_failures_stand_out_comes_last_in_its_workspace():
+def test_a_failing_account_comes_last_in_its_workspace():
     one, two = account("a", "w"), account("b", "w")
     over = router(one, two)
     first, second = over.ring.members("w", KEY)
-    for _ in range(10):
-        learn(over, second, Outcome.SERVED)
-    for n in range(6):
-        learn(over, first, Outcome.FAILED if n else Outcome.SERVED)
-    assert over.failing(first.id, NOW)
+    fail(over, first.id)
     assert pick(over, "w") == (second, OPEN)
     learn(over, second, Outcome.UNAUTHORIZED)
     assert pick(over, "w") == (first, OPEN)  # better than nobody
@@ -414,7 +411,7 @@ def test_by_rank_alone_health_and_load_do_not_count():
     over = router(account("home", models=("claude-opus-*",)), account("other", state="draining"), THIRD)
     learn(over, THIRD, Outcome.UNAUTHORIZED)
     over.loads.add("third", 1e9, NOW)
-    over.held = frozenset()
+    over.held = {}
     assert over.ranked(KEY, MODEL) == "third"
     assert over.ranked(KEY, "claude-opus-4-5") == "home"
     assert router(account("a", state="disabled")).ranked(KEY, MODEL) is None
@@ -446,9 +443,7 @@ def test_the_pool_offers_what_some_account_is_meant_to_serve():
 # What processes tell each other.
 
 
-@pytest.mark.parametrize(
-    "outcome", [Outcome.LIMITED, Outcome.SPENT, Outcome.UNAUTHORIZED, Outcome.UNSENT], ids=lambda each: each.value
-)
+@pytest.mark.parametrize("outcome", [Outcome.LIMITED, Outcome.SPENT, Outcome.UNAUTHORIZED], ids=lambda each: each.value)
 def test_another_process_knows_of_a_closure_within_the_same_call(outcome):
     one, two = routers(HOME, OTHER)
     for _ in range(3):
@@ -461,7 +456,7 @@ def test_another_process_knows_of_a_closure_within_the_same_call(outcome):
 
 def test_another_process_knows_of_a_model_that_an_account_may_not_use():
     one, two = routers()
-    one.no_model(HOME, MODEL, NOW)
+    one.denied(HOME, MODEL, frozenset(), NOW)
     assert why(two, HOME) == (OUT, 600.0)
 
 
@@ -502,7 +497,7 @@ def told_of() -> Router:
     learn(over, HOME, Outcome.LIMITED, 30.0)
     learn(over, OTHER, Outcome.UNAUTHORIZED)
     learn(over, THIRD, Outcome.SPENT)
-    over.no_model(HOME, "claude-opus-4-5", NOW)
+    over.denied(HOME, "claude-opus-4-5", frozenset(), NOW)
     return over
 
 
@@ -520,8 +515,8 @@ def test_a_new_process_is_given_the_whole_picture():
 def test_what_is_over_is_no_longer_told_but_for_what_is_still_to_be_tried():
     over = told_of()
     assert over.picture(NOW + 100) == [
-        broadcast.ModelClosed("home", "claude-opus-4-5", 500.0),
         broadcast.Out("other", Cause.CREDENTIAL, 0.0),
+        broadcast.ModelClosed("home", "claude-opus-4-5", 500.0),
         broadcast.Out("third", Cause.BILLING, 0.0),
     ]
     for name in ("other", "third"):
@@ -562,6 +557,14 @@ def test_news_of_accounts_nobody_knows_does_no_harm():
         broadcast.Back("gone", wholly=True),
         broadcast.ModelClosed("gone", MODEL, 60.0),
         broadcast.Closed("gone", MODEL, 60.0),
+        broadcast.ClosedFrom("gone", MODEL, 5.0, 60.0),
+        broadcast.FeaturesClosed("gone", MODEL, ["beta:x"], 60.0),
+        broadcast.Failed("gone", "errors", "c"),
+        broadcast.Failing("gone", "p", {"errors": 3}, 10.0, 10.0),
+        broadcast.Trying("gone"),
+        broadcast.Recovered("gone"),
+        broadcast.Suspected("gone"),
+        broadcast.Unreachable("gone", "p", 10.0),
         broadcast.Forget(key="k"),
         broadcast.Hello(),
         broadcast.Report(

@@ -5,10 +5,22 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.routing.broadcast import Closed, Out
+from gateway.core.routing.conduct import FIRST_PAUSE, Fault
 from gateway.core.routing.health import TRIAL, Cause
 from gateway.core.routing.outcomes import Outcome
+from gateway.core.routing.router import Router
 from gateway.supervisor.pool.diagnosis import STATES, diagnose, fault, full_in, headroom
-from tests.core.routing.routing_kit import HOME, NOW, OTHER, WALL, account, router
+from tests.core.routing.routing_kit import HOME, NOW, OTHER, WALL, account, fail, router
+
+
+def go_out(over: Router, cause: Cause, seconds: float) -> None:
+    """The account, or where it is about money its organization: both are called the same."""
+    if cause is not Cause.UNREACHABLE:
+        over.heard(Out("home", cause, seconds), NOW)
+        return
+    outage = over.health("home").outage  # as connections show, which is no news
+    outage.begin(cause, NOW)
+    outage.until = NOW + seconds
 
 
 def test_an_account_that_serves_says_so():
@@ -20,7 +32,7 @@ def test_an_account_that_serves_says_so():
 @pytest.mark.parametrize("cause", list(Cause))
 def test_an_outage_says_what_the_upstream_said_and_when_it_is_tried_again(cause):
     over = router()
-    over.heard(Out("home", cause, 60.0), NOW)  # of the account, or of its organization: both are called so
+    go_out(over, cause, 60.0)
     told = diagnose(over, HOME, NOW, WALL)
     assert (told.state, told.reason, told.until) == ("out", cause, NOW + 60.0)
     assert len(told.why) > 20
@@ -29,7 +41,7 @@ def test_an_outage_says_what_the_upstream_said_and_when_it_is_tried_again(cause)
 
 def test_the_cause_that_still_lasts_is_the_one_that_is_named():
     over = router()
-    over.heard(Out("home", Cause.UNREACHABLE, 10.0), NOW)
+    go_out(over, Cause.UNREACHABLE, 10.0)
     over.heard(Out("home", Cause.BILLING, 60.0), NOW)
     assert diagnose(over, HOME, NOW + 30.0, WALL + 30.0).reason == Cause.BILLING
 
@@ -37,7 +49,7 @@ def test_the_cause_that_still_lasts_is_the_one_that_is_named():
 @pytest.mark.parametrize("cause", list(Cause))
 def test_an_account_whose_pause_is_over_is_out_until_an_answer_shows_otherwise(cause):
     over = router()
-    over.heard(Out("home", cause, 60.0), NOW)
+    go_out(over, cause, 60.0)
     during, after = diagnose(over, HOME, NOW + 59.0, WALL), diagnose(over, HOME, NOW + 60.0, WALL)
     assert (after.state, after.reason, after.until) == ("out", cause, 0.0)
     assert "request tries it" in after.why and after.why != during.why
@@ -50,7 +62,7 @@ def test_an_account_whose_pause_is_over_is_out_until_an_answer_shows_otherwise(c
 
 def test_of_two_causes_whose_pauses_are_over_the_later_one_is_named():
     over = router()
-    over.heard(Out("home", Cause.UNREACHABLE, 10.0), NOW)
+    go_out(over, Cause.UNREACHABLE, 10.0)
     over.heard(Out("home", Cause.BILLING, 60.0), NOW)
     assert {diagnose(over, HOME, NOW + at, WALL).reason for at in (5.0, 61.0, 4000.0)} == {Cause.BILLING}
 
@@ -90,10 +102,29 @@ def test_what_is_switched_off_says_so():
 
 def test_a_model_that_it_may_not_use_is_named_though_it_serves():
     over = router()
-    over.no_model(HOME, "claude-opus-9", NOW)
+    over.denied(HOME, "claude-opus-9", frozenset(), NOW)
     told = diagnose(over, HOME, NOW, WALL)
     assert told.state == "available"
     assert "claude-opus-9" in told.why
+
+
+def test_features_that_it_refuses_are_named_with_their_model():
+    over = router()
+    over.denied(HOME, "claude-opus-9", frozenset({"beta:x", "mcp"}), NOW)
+    assert "claude-opus-9 with beta:x and mcp" in diagnose(over, HOME, NOW, WALL).why
+
+
+def test_an_account_that_fails_says_how_who_judged_and_when_it_is_tried():
+    over = router()
+    over.failing.process = "gateway-1.1"
+    fail(over, "home", fault=Fault.CUT)
+    over.failing.said("home", NOW)
+    told = diagnose(over, HOME, NOW, WALL)
+    assert (told.state, told.reason, told.until) == ("failing", "cuts", NOW + FIRST_PAUSE)
+    assert told.faults["cuts"] >= 2 and told.by == "gateway-1.1"
+    assert "broken off in the middle" in told.why
+    due = diagnose(over, HOME, NOW + FIRST_PAUSE, WALL)
+    assert (due.state, due.until) == ("failing", 0.0) and "the next one tries it" in due.why
 
 
 def test_what_is_left_of_limits_says_when_all_of_it_is_back():
@@ -106,7 +137,7 @@ def test_what_is_left_of_limits_says_when_all_of_it_is_back():
          "resets_at": "2023-11-14T22:13:50Z"},
         {"class": "haiku", "limit": "input_tokens", "remaining": 1000, "of": 1000, "ratio": 1.0, "resets_at": None},
     ]  # fmt: skip
-    over.learn(HOME, "haiku", "haiku", Outcome.LIMITED, 90.0, NOW)
+    over.learn(HOME, "haiku", Outcome.LIMITED, 90.0, NOW)
     assert {row["resets_at"] for row in headroom(over, "home", NOW, WALL)} == {"2023-11-14T22:14:50Z"}
     assert headroom(over, "other", NOW, WALL) == []
 
@@ -125,4 +156,4 @@ def test_what_an_exchange_says_of_an_account():
 
 
 def test_all_states_are_known():
-    assert {"available", "limited", "out", "draining", "disabled"} == set(STATES)
+    assert {"available", "limited", "out", "failing", "draining", "disabled"} == set(STATES)
