@@ -9,8 +9,8 @@ import typer
 
 from gateway.commands import completion
 from gateway.commands.client import Admin, ConfigOption, JsonOption, TokenFileOption, UrlOption, admin_of, print_json
-from gateway.commands.terminal import console, plain_table
-from gateway.commands.top_view import headroom, health, number, why
+from gateway.commands.terminal import PAGE, duration, print_rows
+from gateway.commands.top_view import health, number, scarcest, sick_first, why
 from gateway.config.schema import load_default_path
 
 app = typer.Typer(help="See and change the accounts of the running gateway.", no_args_is_help=True)
@@ -19,9 +19,9 @@ AccountId = Annotated[
     str, typer.Argument(metavar="ACCOUNT", help="The account's id.", autocompletion=completion.accounts)
 ]
 
-_COLUMNS = (
-    "id", "state", "weight", "health", "in flight", "headroom", "workspace", "organization", "models", "note"
-)  # fmt: skip
+_COLUMNS = {
+    "ID": 0, "STATE": 0, "WEIGHT": 0, "HEALTH": 0, "IN FLIGHT": 0, "HEADROOM": 16, "WORKSPACE": 9, "ORGANIZATION": 12,
+}  # fmt: skip
 
 
 @app.command("list")
@@ -42,7 +42,10 @@ def list_accounts(
 @app.command()
 def drain(
     account: AccountId,
-    seconds: Annotated[float | None, typer.Option(min=0, help="How long; 3600 if not given.")] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(parser=duration, metavar="TIME", help="How long: 90, 30m, 24h; an hour if not given."),
+    ] = None,
     until: Annotated[str | None, typer.Option(metavar="TIME", help="A deadline, 2030-01-31T18:00:00Z.")] = None,
     config: ConfigOption = load_default_path,
     url: UrlOption = None,
@@ -104,22 +107,26 @@ def _change(admin: Admin, account: str, body: dict[str, Any], as_json: bool) -> 
 
 
 def _print_table(accounts: list[dict[str, Any]]) -> None:
-    table = plain_table(*_COLUMNS, keep=("id", "state", "weight"))
-    for each in accounts:
-        table.add_row(*_row(each))
-    console().print(table)
+    rows = sick_first(accounts)
+    print_rows(_COLUMNS, [_row(each) for each in rows], [_note(each) for each in rows], PAGE)
 
 
 def _row(account: dict[str, Any]) -> list[str]:
-    notes = [f"until {account['drain_until']}"] if account["drain_until"] else []
+    return [
+        account["id"], account["state"], f"{account['weight']:g}", health(account), number(account.get("in_flight")),
+        scarcest(account), account["workspace"], account["organization"],
+    ]  # fmt: skip
+
+
+def _note(account: dict[str, Any]) -> str:
+    """Why it is as it is, and what else is to say of it; "" where all is as the file says."""
+    notes = [why(account)]
+    if account["drain_until"]:
+        notes.append(f"until {account['drain_until']}")
     if account["overridden"]:
         notes.append("overridden: " + ", ".join(sorted(account["overridden"].keys() - {"drain_until"})))
     if not account["in_pool"]:
         notes.append("not in the pool yet: not every gateway holds it")
     if not account["held"]:
         notes.append("held by other gateways only")
-    present = ": ".join(part for part in (health(account), why(account)) if part)
-    return [
-        account["id"], account["state"], f"{account['weight']:g}", present, number(account.get("in_flight")),
-        headroom(account), account["workspace"], account["organization"], ",".join(account["models"]), "; ".join(notes),
-    ]  # fmt: skip
+    return "; ".join(filter(None, notes))

@@ -6,7 +6,6 @@ A new key goes to stdout alone and is shown only this once; what is said about i
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -14,13 +13,14 @@ import typer
 
 from gateway.commands import completion
 from gateway.commands.client import ConfigOption, JsonOption, TokenFileOption, UrlOption, admin_of, fail, print_json
-from gateway.commands.terminal import console, plain_table
+from gateway.commands.terminal import duration, print_rows
 from gateway.config.schema import load_default_path
 
 app = typer.Typer(help="Make, list, rotate and revoke the keys of callers.", no_args_is_help=True)
 
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_COLUMNS = ("caller", "team", "key", "hint", "state", "created", "ends", "models", "limits", "note")
+_COLUMNS = {
+    "CALLER": 0, "TEAM": 6, "KEY": 0, "HINT": 0, "STATE": 0, "ENDS": 0, "MODELS": 8, "LIMITS": 8, "CREATED": 10,
+}  # fmt: skip
 _LIMITS = ("requests_per_minute", "input_tokens_per_minute", "output_tokens_per_minute", "concurrency")
 _SHORT = {
     "requests_per_minute": "rpm",
@@ -28,14 +28,6 @@ _SHORT = {
     "output_tokens_per_minute": "otpm",
     "concurrency": "concurrency",
 }
-
-
-def _duration(text: str) -> float:
-    """Seconds of `90`, `30m`, `24h`, `30d` or `2w`."""
-    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhdw]?)", text)
-    if found is None:
-        raise typer.BadParameter("must be a length of time such as 90s, 30m, 24h, 30d or 2w")
-    return float(found[1]) * _SECONDS[found[2]]
 
 
 @app.command()
@@ -59,7 +51,7 @@ def create(
     day: Annotated[float | None, typer.Option(metavar="USD", help="Dollars a day.")] = None,
     month: Annotated[float | None, typer.Option(metavar="USD", help="Dollars a calendar month.")] = None,
     expires: Annotated[
-        float | None, typer.Option(parser=_duration, metavar="TIME", help="How long the key lives, as 30d; for ever.")
+        float | None, typer.Option(parser=duration, metavar="TIME", help="How long the key lives, as 30d; for ever.")
     ] = None,
     meta: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A note about a new caller; may be repeated.")
@@ -199,7 +191,7 @@ def rotate(
         ),
     ],
     overlap: Annotated[
-        float | None, typer.Option(parser=_duration, metavar="TIME", help="How long both count; 24h if not given.")
+        float | None, typer.Option(parser=duration, metavar="TIME", help="How long both count; 24h if not given.")
     ] = None,
     config: ConfigOption = load_default_path,
     url: UrlOption = None,
@@ -256,26 +248,29 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _print_table(callers: list[dict[str, Any]]) -> None:
-    table = plain_table(*_COLUMNS, keep=("caller", "key"))
+    rows, notes = [], []
     for caller in callers:
         for number, key in enumerate(caller["keys"] or [None]):
-            table.add_row(*_row(caller, key, number == 0))
-    console().print(table)
+            rows.append(_row(caller, key, number == 0))
+            notes.append(_note(key))
+    print_rows(_COLUMNS, rows, notes)
 
 
 def _row(caller: dict[str, Any], key: dict[str, Any] | None, first: bool) -> list[str]:
     about = [",".join(caller["models"]), _limits(caller["limits"])] if first else ["", ""]
     who = [caller["caller"], (caller["team"] or "-") if first else ""]
     if key is None:
-        return [*who, "-", "", "no key", "", "", *about, ""]
-    notes = []
-    if key["replaced_by"]:
-        notes.append(f"replaced by {key['replaced_by']}")
-    if key["state"] == "unowned":
-        notes.append("its caller is no longer in the configuration file")
+        return [*who, "-", "", "no key", "", *about, ""]
     name = key["id"] or f"file:{key['digest']}"
-    times = [_clock(key["created_at"]), _clock(key["revoked_at"] or key["expires_at"])]
-    return [*who, name, f"…{key['hint']}" if key["hint"] else "", key["state"], *times, *about, "; ".join(notes)]
+    ends = _clock(key["revoked_at"] or key["expires_at"])
+    hint = f"…{key['hint']}" if key["hint"] else ""
+    return [*who, name, hint, key["state"], ends, *about, _clock(key["created_at"])]
+
+
+def _note(key: dict[str, Any] | None) -> str:
+    if key is not None and key["state"] == "unowned":
+        return "its caller is no longer in the configuration file"
+    return f"replaced by {key['replaced_by']}" if key is not None and key["replaced_by"] else ""
 
 
 def _limits(limits: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gateway.telemetry.metric_table import Measure
 
 Row = dict[str, Any]
-STATES = ("available", "limited", "draining", "disabled", "out")
+SICK = ("out", "limited", "draining", "disabled")  # states, those that need somebody first
 _COLOURS = {"available": "green", "limited": "yellow", "draining": "cyan", "disabled": "dim", "out": "bold red"}
 _BARS = "▁▂▃▄▅▆▇█"
 _HEAD = 8  # lines above the accounts
@@ -67,7 +67,7 @@ def view(picture: Picture, base: str, size: ConsoleDimensions | None) -> Rendera
         kept = max(1, min(len(accounts), room - min(_FEWEST, len(picture.requests))))
         hidden = len(accounts) - kept
         # Those that need somebody first, as the rest may not fit.
-        accounts = sorted(accounts, key=lambda each: (-_rank(each), each["id"]))[:kept]
+        accounts = sick_first(accounts)[:kept]
         requests = picture.requests[: max(0, room - kept - (hidden > 0))]
     else:
         hidden = 0
@@ -80,9 +80,14 @@ def view(picture: Picture, base: str, size: ConsoleDimensions | None) -> Rendera
     return Group(*parts)
 
 
-def _rank(account: Row) -> int:
-    state = health(account)
-    return STATES.index(state) if state in STATES else 0
+def sick_first(accounts: Iterable[Row]) -> list[Row]:
+    """Accounts that need somebody before the others, else by id."""
+
+    def rank(account: Row) -> int:
+        state = health(account)
+        return SICK.index(state) if state in SICK else len(SICK) if state == "available" else -1
+
+    return sorted(accounts, key=lambda each: (rank(each), each["id"]))
 
 
 def _title(picture: Picture, base: str) -> RenderableType:
@@ -152,7 +157,7 @@ def accounts_table(accounts: Sequence[Row], narrow: bool = False) -> Table:
     table = Table(box=None, pad_edge=False, expand=narrow)
     fold: Literal["ellipsis", "fold"] = "ellipsis" if narrow else "fold"
     longest = min(_ID_WIDTH, max((len(each["id"]) for each in accounts), default=0))
-    for name, least in (("account", longest), ("state", len(STATES[0]))):
+    for name, least in (("account", longest), ("state", len("available"))):
         table.add_column(name.upper(), overflow=fold, no_wrap=True, min_width=least)
     for name in ("in flight", "bindings"):
         table.add_column(name.upper(), justify="right", no_wrap=True, min_width=len(name))
@@ -201,14 +206,24 @@ def why(account: Row) -> str:
 
 def headroom(account: Row) -> str:
     """The scarcest limit of each class of models, fullest last: `claude-haiku 12% input_tokens`."""
+    rows = _scarce(account)
+    return ", ".join(f"{each['class']} {percent(each['ratio'])} {each['limit']}" for each in rows) or "-"
+
+
+def scarcest(account: Row) -> str:
+    """The one that ends first: `12% input_tokens claude-haiku`."""
+    rows = _scarce(account)
+    return f"{percent(rows[0]['ratio'])} {rows[0]['limit']} {rows[0]['class']}" if rows else "-"
+
+
+def _scarce(account: Row) -> list[Row]:
     least: dict[str, Row] = {}
     for each in account.get("headroom") or ():
         if each.get("ratio") is not None:
             known = least.get(each["class"])
             if known is None or each["ratio"] < known["ratio"]:
                 least[each["class"]] = each
-    rows = sorted(least.values(), key=lambda each: (each["ratio"], each["class"]))
-    return ", ".join(f"{each['class']} {percent(each['ratio'])} {each['limit']}" for each in rows) or "-"
+    return sorted(least.values(), key=lambda each: (each["ratio"], each["class"]))
 
 
 def sparks(values: Sequence[float | None]) -> str:

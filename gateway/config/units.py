@@ -30,7 +30,8 @@ class Unit:
 
 
 _BYTES = {f"{letter}{rest}": 1024**power for power, letter in enumerate("kmgt", 1) for rest in ("", "b", "ib")}
-SECONDS = Unit("seconds", ("90s", "5m", "1h"), {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400})
+_TIMES = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+SECONDS = Unit("seconds", ("90s", "5m", "1h"), _TIMES)
 MEBIBYTES = Unit("MiB", ("32mb", "512kb", "1gb"), {suffix: size / 1024**2 for suffix, size in _BYTES.items()})
 KIBIBYTES = Unit("KiB", ("64kb", "1mb"), {suffix: size / 1024 for suffix, size in _BYTES.items()})
 SHARE = Unit("a share from 0 to 1", ("10%",), {"%": 0.01})

@@ -203,7 +203,7 @@ def test_accounts_are_listed_and_changed_from_the_command_line(pair: list[Gatewa
     assert [line.split()[:3] for line in out.splitlines()] == [
         ["ID", "STATE", "WEIGHT"], *([each["id"], "active", "1"] for each in sim.accounts[:3])
     ]  # fmt: skip
-    code, out, _ = command("drain", account, "--seconds", "60", "--json", "--config", file)
+    code, out, _ = command("drain", account, "--seconds", "2m", "--json", "--config", file)
     assert (code, json.loads(out)["state"]) == (0, "draining")
     code, out, _ = command("weight", account, "2.5", "--config", file)
     assert (code, out.splitlines()[1].split()[:3]) == (0, [account, "draining", "2.5"])
