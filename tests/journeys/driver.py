@@ -14,6 +14,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
@@ -45,7 +46,7 @@ from tests.journeys.http import Call, Upstream, request
 from tests.journeys.journey import Ask, Journey, usual
 from tests.journeys.parts import PARTS
 from tests.journeys.store import Server, Store
-from tests.journeys.verdict import unlike
+from tests.journeys.verdict import improper, unlike
 from tests.journeys.world import World, turned
 
 SECRET = "0123456789abcdef0123456789abcdef-secret-of-journeys"
@@ -266,6 +267,9 @@ class Stage:
             headers.append(("content-type", "application/json"))
         call = Call(self.world)
         call.connect()
+        if ask.deaf:
+            call.pipe.deaf = True
+            self.world.call_later(ask.deaf, call.pipe.listen)
         sending = None
         if ask.raw:
             call.pipe.say(ask.raw)
@@ -343,6 +347,11 @@ class Stage:
             bound = self._bound(asks[-1][0])
             if bound != journey.bound:
                 yield f"bound to {bound!r}, not {journey.bound!r}"
+        for asked in self.upstream.asked:
+            yield from improper(asked, [ask for ask, _ in asks])
+        for name, value in journey.heard.items():
+            if self.upstream.asked[0].header(name) != value:
+                yield f"an account heard {name}: {self.upstream.asked[0].header(name)!r}, not {value!r}"
         yield from self._left_behind()
         yield from self._books().problems()
         errors = {each["event"] for each in self.logs if each["log_level"] in ("error", "exception", "critical")}
@@ -470,6 +479,15 @@ def _remove(stage: Stage, name: str) -> None:
     stage.agree(PoolDocument(document.epoch + 1, tuple(each for each in document.accounts if each.id != name)))
 
 
+def _reload(stage: Stage, **changes: Any) -> None:
+    """The configuration is another from now on; accounts come and go with it."""
+    config = config_of(replace(stage.journey, config={**stage.journey.config, **changes}), stage.rig)
+    stage.gateway.reload(config)
+    entries = tuple(sorted(map(entry_of, config.accounts)))
+    if entries != stage.document.accounts:
+        stage.agree(PoolDocument(stage.document.epoch + 1, entries))
+
+
 def _hear(stage: Stage, name: str, *values: Any) -> None:
     """Another process tells a fact of this name."""
     stage.gateway.heard(broadcast.encode(getattr(broadcast, name)(*values)))
@@ -483,4 +501,5 @@ ACTIONS: dict[str, Callable[..., Any]] = {
     "enable": partial(_account, state="active"),
     "remove": _remove,
     "hear": _hear,
+    "reload": lambda stage, changes: _reload(stage, **changes),
 }

@@ -51,7 +51,8 @@ class Ask:
     """A request, `at` seconds after the journey has begun. `conversation` names the one that has its home on these
     accounts, by rank: `a b` is at home on a, then on b; None: it names none. `gone`: the client hangs up so many
     seconds after it asked (`how`: close or reset). `pieces`: the body comes so, instead of at once. `raw`: these bytes
-    are sent instead of a proper request."""
+    are sent instead of a proper request. `deaf`: the client takes nothing for so many seconds. `sent`: the body as an
+    account must get it, where that is not the client's own."""
 
     want: Want = field(default_factory=Want)
     at: float = 0.0
@@ -63,6 +64,8 @@ class Ask:
     headers: tuple[tuple[str, str], ...] = ()
     pieces: tuple[Piece, ...] = ()
     raw: bytes = b""
+    deaf: float = 0.0
+    sent: Json | None = None
     gone: float | None = None
     how: str = "close"
 
@@ -72,6 +75,18 @@ class Ask:
         if isinstance(self.body, bytes):
             return self.body
         return b"" if self.body is None else json.dumps(self.body).encode()
+
+    @property
+    def on_its_way(self) -> bytes:
+        """Its body as an account must get it."""
+        if self.sent is not None:
+            return json.dumps(self.sent).encode()
+        return self.payload or b"".join(data for _, data in self.pieces)
+
+    @property
+    def chunked(self) -> bool:
+        """Whether its pieces are in a framing of their own."""
+        return ("transfer-encoding", "chunked") in self.headers
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,8 @@ class Journey:
 
     Afterwards: `asked`, the accounts in the order in which they were tried (a regular expression); `accounts`, how they
     stand (those that are not named are open); `bound`, where the conversation of the last request lives (None:
-    wherever, "": nowhere); `errors`: what is logged as an error."""
+    wherever, "": nowhere); `errors`: what is logged as an error; `heard`: headers as the first account has seen
+    them."""
 
     name: str
     asks: tuple[Ask, ...]
@@ -104,6 +120,7 @@ class Journey:
     bound: str | None = None
     model: str = MODEL
     errors: tuple[str, ...] = ()
+    heard: Mapping[str, str | None] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.name

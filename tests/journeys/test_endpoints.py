@@ -260,7 +260,7 @@ CALLED = [
     ),
     journey(
         "an alias is sent as what it stands for",
-        ask(model="fast", want=Want(by="a", record={"model": MODEL})),
+        ask(model="fast", sent=message(), want=Want(by="a", record={"model": MODEL})),
         config={"models": {"aliases": {"fast": MODEL}}},
     ),
 ]

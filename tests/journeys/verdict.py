@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gateway.records import Finished
-from tests.journeys.http import Call, parts
+from tests.journeys.http import Asked, Call, parts
 from tests.journeys.journey import Ask
 
 
@@ -65,6 +65,35 @@ def unlike(ask: Ask, call: Call, record: Finished | None) -> Iterator[str]:
     if want.used is not None:
         yield from compare("usage", tokens if len(want.used) == 5 else (usage.total_input, usage.output), want.used)
     yield from compare("the cost", record.cost_nano_usd, want.money)
+
+
+# What an account never hears: whom the gateway serves, and from where.
+_SECRET = (
+    "x-conversation-id",
+    "cookie",
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "proxy-authorization",
+    "connection",
+    "expect",
+)
+_SECRETS = ("x-gateway-", "x-forwarded-")
+
+
+def improper(asked: Asked, asks: list[Ask]) -> Iterator[str]:
+    """What is wrong with a request as an account has seen it: not the client's bytes, or somebody else's credential."""
+    where = f"{asked.account} was asked"
+    if asked.header("host") != f"{asked.account}.test":
+        yield f"{where} as {asked.header('host')!r}"
+    credentials = [value for name, value in asked.headers if name.lower() in ("x-api-key", "authorization")]
+    if credentials not in ([f"key-of-{asked.account}"], [f"Bearer key-of-{asked.account}"]):
+        yield f"{where} with {credentials}"
+    for name, value in asked.headers:
+        if name.lower() in _SECRET or name.lower().startswith(_SECRETS) or "-of-journeys" in value:
+            yield f"{where} with {name}: {value!r}"
+    if asked.whole and not any(each.chunked for each in asks) and asked.body not in {each.on_its_way for each in asks}:
+        yield f"{where} with another body: {asked.body[:200]!r}"
 
 
 def _content(events: list[tuple[str, bytes]], body: bytes) -> str:
