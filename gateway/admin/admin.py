@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
-import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
+from gateway import log
 from gateway.admin.access import Access, Who
 from gateway.admin.audit import Audit, Entry
 from gateway.admin.routes import Call, Route, Table
@@ -39,7 +39,6 @@ HEADERS = {
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-log = structlog.get_logger("gateway.admin")
 
 
 class AdminApp:

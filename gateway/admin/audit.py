@@ -17,8 +17,8 @@ from time import monotonic
 from typing import Any
 
 import msgspec
-import structlog
 
+from gateway import log
 from gateway.errors import ApiError
 from gateway.store.client.connection import StoreDown
 from gateway.store.client.redis_py import ask, open_redis
@@ -39,8 +39,6 @@ _SESSIONS = ("session.begin", "session.end")  # what those too may do who can ch
 _MOST_SESSIONS = 10  # entries of one kind of one token within _SESSIONS_EVERY
 _SESSIONS_EVERY = 3600.0  # seconds
 _CURSOR = re.compile(r"[1-9]\d{0,18}-\d{1,19}", re.ASCII)
-
-log = structlog.get_logger("gateway.admin")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

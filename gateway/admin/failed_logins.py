@@ -10,18 +10,16 @@ import ipaddress
 import math
 from collections.abc import Callable, Iterator
 
-import structlog
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway import log
 from gateway.telemetry.repeats import Repeats
 
 MOST = 10  # a minute from one address
 MOST_OF_ALL = 100  # a minute from all together, beyond which signing in is slow
 PAUSE = 1.0  # seconds that it takes then
 _MINUTE = 60.0
-
-log = structlog.get_logger("gateway.admin")
 
 
 class FailedLogins(Collector):

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from gateway import log
 from gateway.errors import ApiError
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _FRAMING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
-
-log = structlog.get_logger("gateway.server")
 
 
 class Cycle:

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 from prometheus_client import CollectorRegistry, Gauge
 
+from gateway import log
 from gateway.config.schema import Config, ConfigError, config_warnings, load
 
-log = structlog.get_logger("gateway.supervisor")
 LOOK_EVERY = 0.5  # seconds
 _QUIET = 0.25  # seconds without a change before the file is read: its writer is done
 _IMPATIENT = 5.0  # seconds after which a file that never rests is read anyway

@@ -11,15 +11,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import structlog
-
+from gateway import log
 from gateway.config.schema import Config, config_warnings
 from gateway.listen.bind import Unstartable
 from gateway.store.embedded import EmbeddedError, EmbeddedServer
 from gateway.supervisor import supervisor
 from gateway.telemetry.logs import LogWriter, configure
-
-log = structlog.get_logger("gateway")
 
 
 class CannotStart(Exception):

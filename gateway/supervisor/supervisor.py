@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-import structlog
 import uvloop
 from prometheus_client import CollectorRegistry, Gauge
 
 import gateway
+from gateway import log
 from gateway.admin.access import Access
 from gateway.admin.admin import AdminApp
 from gateway.admin.api import Desks, api_routes
@@ -73,7 +73,6 @@ from gateway.worker.control import Broadcast, Document, Keys, NotReady, Reload, 
 from gateway.worker.objects.owners import objects_folder
 from gateway.worker.request.exchange import new_request_id
 
-log = structlog.get_logger("gateway.supervisor")
 _OPERATORS = 512  # connections to the admin listener at most
 _OWN = -1  # its place among the workers' numbers
 _SILENT = 15.0  # seconds after which a process of which nothing is heard is gone

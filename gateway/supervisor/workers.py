@@ -16,14 +16,12 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-import structlog
-
+from gateway import log
 from gateway.listen.bind import Unstartable
 from gateway.records import Finished
 from gateway.telemetry.totals import Totals
 from gateway.worker.control import Broadcast, Channel, Drain, Message, Numbers, Ready, Returned, Scrape, Start
 
-log = structlog.get_logger("gateway.supervisor")
 _START_WAIT = 30.0  # seconds a worker may take until it serves
 _SCRAPE_WAIT = 1.0  # seconds a worker may take to tell its numbers
 _PULL_EVERY = 2.5  # seconds between unasked looks at what is told of now

@@ -12,15 +12,16 @@ import os
 import stat
 import threading
 import time
+import traceback
 from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 from zlib import crc32
 
 import msgspec
-import structlog
 
 from gateway.config.schema import Log
+from gateway.log import LEVELS, direct, error, warning
 from gateway.records import Finished
 
 PIPE_PIECE = 4096  # bytes that a pipe takes in one piece (PIPE_BUF on Linux)
@@ -92,35 +93,23 @@ class LogWriter:
 
 
 def configure(log: Log, writer: LogWriter, fd: int = 1) -> RequestLog:
-    """Send structlog's and the standard library's lines to `writer`; returns the log of requests."""
+    """Send the lines of `gateway.log` and of the standard library to `writer`; returns the log of requests."""
     terminal = os.isatty(fd)
     human = log.format == "human" or (log.format == "auto" and terminal)
     paint = _PAINT if terminal and not log.no_color else {}
-    level = logging.getLevelNamesMapping()[log.level.upper()]
 
-    def render(_: Any, method: str, event: structlog.typing.EventDict) -> bytes:
-        if human:
-            shown = {key: value for key, value in event.items() if key not in ("event", "exception")}
-            rest = " ".join(f"{key}={_printable(value)}" for key, value in shown.items())
-            trace = f"\n{event['exception']}" if "exception" in event else ""
-            word = _painted(f"{method:<7}", paint.get(method))
-            return f"{_clock(time.time())} {word} {event['event']} {rest}{trace}\n".encode(errors="replace")
-        return _json({**_begin(time.time(), method), "event": event.pop("event", ""), **event})
+    def for_people(level: str, event: str, fields: dict[str, Any]) -> None:
+        rest = " ".join(f"{name}={_printable(value)}" for name, value in fields.items() if name != "exception")
+        trace = f"\n{fields['exception']}" if "exception" in fields else ""
+        word = _painted(f"{level:<7}", paint.get(level))
+        writer.write(f"{_clock(time.time())} {word} {event} {rest}{trace}\n".encode(errors="replace"))
 
-    class Output:
-        def msg(self, line: bytes) -> None:
-            writer.write(line)
+    def as_json(level: str, event: str, fields: dict[str, Any]) -> None:
+        writer.write(_json({**_begin(time.time(), level), "event": event, **fields}))
 
-        debug = info = warning = error = critical = exception = msg
-
-    structlog.configure(
-        processors=[structlog.processors.format_exc_info, render],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda *args: Output(),
-        cache_logger_on_first_use=True,
-    )
+    direct(for_people if human else as_json, log.level)
     logging.basicConfig(handlers=[_Bridge()], level=logging.WARNING, force=True)
-    return RequestLog(writer, human, level, log.sample, paint)
+    return RequestLog(writer, human, LEVELS[log.level], log.sample, paint)
 
 
 def _begin(at: float, level: str) -> dict[str, Any]:
@@ -161,10 +150,12 @@ class _Bridge(logging.Handler):
     """Libraries that log by the standard library end in the same stream."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        method = "error" if record.levelno >= logging.ERROR else "warning"
-        log = getattr(structlog.get_logger(record.name), method)
+        say = error if record.levelno >= logging.ERROR else warning
+        fields = {"logger": record.name}
+        if record.exc_info:
+            fields["exception"] = "".join(traceback.format_exception(*record.exc_info)).rstrip()
         try:
-            log(record.getMessage(), logger=record.name, exc_info=record.exc_info)
+            say(record.getMessage(), **fields)
         except Exception:  # a library's bad arguments are no reason to fail the library
             self.handleError(record)
 
@@ -209,7 +200,7 @@ class RequestLog:
 
 Paint = dict[str, str]
 _PAINT: Paint = {
-    "debug": "2", "info": "36", "warning": "33", "error": "31", "critical": "1;31",
+    "debug": "2", "info": "36", "warning": "33", "error": "31",
     "2": "32", "4": "33", "5": "31", "gone": "35", "quiet": "2", "trouble": "33",
 }  # fmt: skip
 

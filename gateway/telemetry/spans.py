@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 
-import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -21,6 +20,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 import gateway
+from gateway import log
 from gateway.records import Finished
 
 MAX_QUEUED = 8192  # records that wait for their turn
@@ -57,8 +57,6 @@ ATTRIBUTES: tuple[tuple[str, Callable[[Finished], str | int | float | bool]], ..
     ("http.request.method", lambda record: record.method),
     ("http.response.status_code", lambda record: record.status),
 )
-
-log = structlog.get_logger("gateway.tracing")
 
 
 class Spans:

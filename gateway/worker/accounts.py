@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from hashlib import blake2b
 from math import inf
 
-import structlog
-
+from gateway import log
 from gateway.config.schema import Account as AccountConfig
 from gateway.config.schema import Config
 from gateway.core.routing.document import Entry
@@ -28,8 +27,6 @@ _MAX_NOTES = 64
 _IDENTITY = (b"anthropic-organization-id", b"anthropic-workspace-id")
 
 _Waiter = tuple[str, asyncio.Future[None]]  # a tenant, and what tells that a slot is handed over
-
-log = structlog.get_logger("gateway.pool")
 
 
 def entry_of(account: AccountConfig) -> Entry:

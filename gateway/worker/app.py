@@ -12,13 +12,13 @@ from functools import lru_cache
 from time import monotonic, time
 from typing import Any, cast
 
-import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gateway import log
 from gateway.config.schema import Config, catalogue_of
 from gateway.core.routing import broadcast
 from gateway.core.routing.document import PoolDocument
@@ -48,7 +48,6 @@ from gateway.worker.request.settlement import Settlement
 from gateway.worker.revival import Revival
 from gateway.worker.upkeep import Upkeep
 
-log = structlog.get_logger("gateway.worker")
 TICK = 0.9  # seconds between looks at the requests on their way, at least
 REST_EVERY = 300.0  # seconds after which what was journaled may be compacted
 _MARGIN = 60_000  # ms before a store was found away in which it may have lost what it was told

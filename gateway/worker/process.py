@@ -13,9 +13,9 @@ import signal
 import socket
 import sys
 
-import structlog
 import uvloop
 
+from gateway import log
 from gateway.config.schema import Config, decode
 from gateway.listen.server import Server
 from gateway.telemetry.logs import LogWriter, configure
@@ -38,7 +38,6 @@ from gateway.worker.control import (
 )
 from gateway.worker.request.exchange import new_request_id
 
-log = structlog.get_logger("gateway.worker")
 _CUT_WAIT = 2.0  # seconds that interrupted streams get to say so
 
 

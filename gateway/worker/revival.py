@@ -11,8 +11,7 @@ import contextlib
 from collections.abc import Callable, Coroutine
 from time import monotonic
 
-import structlog
-
+from gateway import log
 from gateway.core.routing.conduct import TRIAL
 from gateway.core.routing.health import Cause
 from gateway.core.routing.router import Router
@@ -27,8 +26,6 @@ PROBE_WAIT = 10.0  # seconds for a probe's answer
 UNREACHABLE_EVERY = 5.0  # seconds between probes of an account that cannot be reached
 KEY_REFUSED = (401, 403)
 _PROBE = Call(b"GET", b"/v1/models?limit=1", [b"accept: application/json\r\n"], b"", version=False)
-
-log = structlog.get_logger("gateway.worker")
 
 
 async def probe(account: Account) -> int:

@@ -7,15 +7,12 @@ from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any
 
-import structlog
-
+from gateway import log
 from gateway.config.schema import Config
 from gateway.worker.callers.limits import Accounting
 from gateway.worker.head import HeaderList
 from gateway.worker.request.exchange import Exchange
 from gateway.worker.request.settlement import Settlement
-
-log = structlog.get_logger("gateway.upkeep")
 
 _KEEP_EVERY = 12.0  # seconds after which slots of callers are kept for another while
 _RENEW_EVERY = 60.0  # seconds after which a running stream says again that its cache is warm

@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import pytest
-from structlog.testing import capture_logs
 
 from gateway.admin import admin
 from gateway.admin.access import COOKIE, OPERATE, READ, Access
@@ -21,6 +20,7 @@ from gateway.admin.failed_logins import MOST_OF_ALL, PAUSE
 from gateway.admin.routes import OPEN, Route
 from gateway.config.schema import Admin, AdminToken, Config
 from gateway.errors import ApiError
+from gateway.log import captured
 from gateway.telemetry.scrapes import Encode
 from tests.admin.admin_kit import NOW, TOKEN, admin_app, config_of, routes_of
 from tests.admin.test_access import VIEWER, sha256
@@ -136,7 +136,7 @@ async def test_the_role_read_changes_nothing_by_token_or_session(console: Consol
 
 
 async def test_who_has_not_the_role_is_said_in_the_log_once_a_minute(console: Console):
-    with capture_logs() as logs:
+    with captured() as logs:
         for _ in range(30):
             await console.ask("POST", "/admin/v1/keys", VIEWER)
         console.now += 60
@@ -182,7 +182,7 @@ async def test_a_path_that_leads_nowhere_says_so_to_those_who_may_know(console: 
 
 async def test_a_failure_says_nothing_of_itself_but_in_the_log(console: Console):
     console.accounts.error = RuntimeError("the innards")
-    with capture_logs() as logs:
+    with captured() as logs:
         answer = await console.ask("PATCH", "/admin/v1/accounts/a", TOKEN, content=b"{}")
     assert (answer.status_code, answer.json()["error"]["type"]) == (500, "api_error")
     assert "innards" not in answer.text and [line["event"] for line in logs] == ["unhandled error"]
@@ -294,7 +294,7 @@ async def test_tokens_are_not_guessed_by_header_without_bound_or_unseen(console:
     async def guess(path: str = "/metrics", token: str = "wrong") -> int:
         return (await console.ask("GET", path, token)).status_code
 
-    with capture_logs() as logs:
+    with captured() as logs:
         assert [await guess(token=f"guess-{number}") for number in range(20)] == [401] * 10 + [429] * 10
         assert [await guess(path) for path in ("/", "/admin/v1/me", "/none")] == [429] * 3
     assert [(line["event"], line["address"]) for line in logs] == [("admin token refused", "127.0.0.1")]

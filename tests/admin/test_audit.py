@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from gateway.admin.audit import FILE, OLD_FILES, Audit, AuditFile, Entry
+from gateway.log import captured
 
 
 def lines(folder: Path) -> list[int]:
@@ -45,7 +45,7 @@ def test_a_disk_that_cannot_be_written_is_said_once_and_stops_nobody(tmp_path: P
     folder = tmp_path / "data"
     folder.write_text("not a folder")
     file = AuditFile(str(folder))
-    with capture_logs() as logs:
+    with captured() as logs:
         file.append(b"{}")
         file.append(b"{}")
     assert [line["event"] for line in logs] == ["audit log not written"]
@@ -56,7 +56,7 @@ def test_a_disk_that_cannot_be_written_is_said_once_and_stops_nobody(tmp_path: P
 
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path):
     (tmp_path / FILE).symlink_to(tmp_path / "elsewhere")
-    with capture_logs() as logs:
+    with captured() as logs:
         AuditFile(str(tmp_path)).append(b"{}")
     assert len(logs) == 1 and not (tmp_path / "elsewhere").exists()
 
@@ -92,7 +92,7 @@ async def book(tmp_path: Path) -> AsyncIterator[Log]:
 
 
 async def test_what_is_refused_again_and_again_is_written_down_once_a_minute(book: Log):
-    with capture_logs() as logs:
+    with captured() as logs:
         for _ in range(50):
             await book.record("key.revoke", 404)
         for who, action, status in (
@@ -121,7 +121,7 @@ async def test_what_changed_something_or_may_have_is_written_down_each_time(book
 
 @pytest.mark.parametrize("action", ["session.begin", "session.end"])
 async def test_who_may_only_look_cannot_push_out_what_others_did(book: Log, action: str):
-    with capture_logs() as logs:
+    with captured() as logs:
         for status in (303, 403):
             for _ in range(500):
                 await book.record(action, status)

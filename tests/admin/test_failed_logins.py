@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
-from structlog.testing import capture_logs
 
 from gateway.admin.failed_logins import MOST, MOST_OF_ALL, FailedLogins
+from gateway.log import captured
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
 def test_wrong_tokens_are_said_once_and_their_number_when_the_minute_is_over():
     clock = Clock()
     logins = FailedLogins(clock)
-    with capture_logs() as logs:
+    with captured() as logs:
         for _ in range(5 * MOST):
             logins.add("192.0.2.1")
         logins.add("192.0.2.2")
@@ -46,7 +46,7 @@ def test_who_has_tried_too_often_is_told_how_long_that_holds():
 
 def test_tries_from_everywhere_do_not_fill_the_log():
     logins = FailedLogins(Clock())
-    with capture_logs() as logs:
+    with captured() as logs:
         for number in range(4 * MOST_OF_ALL):
             logins.add(f"198.51.{number // 256}.{number % 256}")
     assert len(logs) == MOST_OF_ALL

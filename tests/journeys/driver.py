@@ -21,7 +21,6 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-import structlog
 
 from gateway.config.schema import Config, loads
 from gateway.core.routing import broadcast
@@ -31,6 +30,7 @@ from gateway.core.routing.document import PoolDocument
 from gateway.core.routing.ring import Ring
 from gateway.core.spending.keyring import Stored
 from gateway.listen.server import Server as Listener
+from gateway.log import captured
 from gateway.records import Finished
 from gateway.store.client.client import StoreDown
 from gateway.store.ledger.journal import read as read_journal
@@ -80,10 +80,10 @@ class Rig:
         stage = Stage(journey, self, world)
         world.set_exception_handler(stage.complain)
         try:
-            with turned(world.clock), structlog.testing.capture_logs() as stage.logs:
+            with turned(world.clock), captured() as stage.logs:
                 world.run_until_complete(stage.play())
         finally:
-            with turned(world.clock), structlog.testing.capture_logs():
+            with turned(world.clock), captured():
                 _end(world, stage)
             stage.store.close()
             asyncio.set_event_loop(None)

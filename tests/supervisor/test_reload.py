@@ -13,9 +13,9 @@ import msgspec
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
-from structlog.testing import capture_logs
 
 from gateway.config.schema import Config, loads
+from gateway.log import captured
 from gateway.supervisor import reload
 from gateway.supervisor.reload import RELOADABLE, Reloader, compare
 
@@ -199,7 +199,7 @@ async def test_a_file_that_is_not_finished_yet_is_not_read(followed: Followed, m
 
 
 async def test_a_file_that_cannot_be_used_costs_one_line_and_the_next_good_one_counts(followed: Followed):
-    with capture_logs() as logs:
+    with captured() as logs:
         followed.path.write_text(text(wokers=3))
         async with asyncio.timeout(20):
             while followed.good():  # noqa: ASYNC110 - nothing signals it
@@ -265,7 +265,7 @@ async def test_what_goes_wrong_in_applying_ends_nothing(followed: Followed, monk
         raise RuntimeError("no luck")
 
     monkeypatch.setattr(followed.reloader, "_apply", broken)
-    with capture_logs() as logs:
+    with captured() as logs:
         followed.path.write_text(text(expose_account=False))
         async with asyncio.timeout(20):
             while followed.good():  # noqa: ASYNC110 - nothing signals it

@@ -19,9 +19,10 @@ from typing import Any
 
 import msgspec
 import pytest
-import structlog
 
+from gateway import log
 from gateway.config.schema import Log
+from gateway.log import captured
 from gateway.records import Finished, Usage
 from gateway.telemetry import logs
 from gateway.telemetry.logs import LogWriter, RequestLog, configure
@@ -38,8 +39,8 @@ RECORD = Finished(
 def logging_as_it_was() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    yield
-    structlog.reset_defaults()
+    with captured():
+        yield
     root.handlers[:] = handlers
     root.setLevel(level)
 
@@ -103,9 +104,7 @@ class Pipe:
 
 def test_a_line_is_one_json_object_with_time_level_event_and_fields(output):
     output.configure()
-    structlog.get_logger("test").warning(
-        "it happened", account="a", seconds=1.5, text='quote " newline \n \u2028 \x00 \u00e9'
-    )
+    log.warning("it happened", account="a", seconds=1.5, text='quote " newline \n \u2028 \x00 \u00e9')
     (line,) = output.records()
     assert TIME.fullmatch(line["time"]) and datetime.fromisoformat(line.pop("time")) > datetime(2026, 1, 1, tzinfo=UTC)
     assert line == {
@@ -120,7 +119,7 @@ def test_a_line_is_one_json_object_with_time_level_event_and_fields(output):
 )
 def test_values_of_any_type_make_a_line(output, value):
     output.configure()
-    structlog.get_logger("test").info("odd", value=value)
+    log.info("odd", value=value)
     (line,) = output.records()
     assert line["event"] == "odd" and "value" in line
 
@@ -128,7 +127,7 @@ def test_values_of_any_type_make_a_line(output, value):
 @pytest.mark.parametrize("form", ["json", "human"])
 def test_text_that_is_no_unicode_makes_a_line_too(output, form):
     output.configure(form=form)
-    structlog.get_logger("test").info("odd", value="file \udc80 name")
+    log.info("odd", value="file \udc80 name")
     (line,) = output.lines()
     assert "odd" in line
 
@@ -140,7 +139,7 @@ def test_text_that_is_no_unicode_makes_a_line_too(output, form):
 )
 def test_no_line_is_longer_than_a_pipe_takes_in_one_piece(output, value):
     output.configure(form="json")
-    structlog.get_logger("test").warning("odd", value=value, other=1)
+    log.warning("odd", value=value, other=1)
     (line,) = output.lines()
     assert len(line) < logs.PIPE_PIECE
     assert (json.loads(line)["event"], json.loads(line)["other"]) == ("odd", 1)
@@ -149,16 +148,16 @@ def test_no_line_is_longer_than_a_pipe_takes_in_one_piece(output, value):
 @pytest.mark.parametrize(
     ("level", "seen"),
     [
-        ("debug", ["debug", "info", "warning", "error", "critical"]),
-        ("info", ["info", "warning", "error", "critical"]),
-        ("warning", ["warning", "error", "critical"]),
-        ("error", ["error", "critical"]),
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
     ],
 )
 def test_lines_below_the_level_are_not_written(output, level, seen):
     requests = output.configure(level)
-    for method in ("debug", "info", "warning", "error", "critical"):
-        getattr(structlog.get_logger("test"), method)("said")
+    for method in ("debug", "info", "warning", "error"):
+        getattr(log, method)("said")
     requests.request(RECORD)
     records = output.records()
     assert [record["level"] for record in records if record["event"] == "said"] == seen
@@ -171,7 +170,7 @@ def test_an_exception_is_told_with_its_traceback(output, form):
     try:
         raise ValueError("the cause")
     except ValueError:
-        structlog.get_logger("test").exception("it failed", account="a")
+        log.exception("it failed", account="a")
     lines = output.lines()
     if form == "json":
         (line,) = lines
@@ -289,12 +288,12 @@ class Terminal:
 
 def test_lines_for_people_are_written_only_on_a_terminal_unless_asked_for(output):
     output.configure(form="auto")
-    structlog.get_logger("test").info("said", account="a")
+    log.info("said", account="a")
     (line,) = output.records()
     assert line["account"] == "a"
     terminal = Terminal()
     configure(Log(format="auto", no_color="1"), terminal.writer, terminal.fd)
-    structlog.get_logger("test").info("said", account="a")
+    log.info("said", account="a")
     assert "info    said account=a" in terminal.said()
 
 
@@ -303,7 +302,7 @@ FAILED = msgspec.structs.replace(RECORD, status=529, outcome="error")
 
 def test_lines_are_coloured_on_a_terminal_alone_and_not_against_the_will_of_its_owner(output):
     def say(requests: RequestLog) -> None:
-        structlog.get_logger("test").error("said", account="a")
+        log.error("said", account="a")
         requests.request(RECORD)
         requests.request(FAILED)
 
@@ -321,7 +320,7 @@ def test_lines_are_coloured_on_a_terminal_alone_and_not_against_the_will_of_its_
 def test_what_others_say_does_not_reach_the_terminal_as_commands():
     terminal = Terminal()
     configure(Log(no_color="1"), terminal.writer, terminal.fd)
-    structlog.get_logger("test").warning("said", reason="\x1b]0;title\x07\n\x1b[2J", account="a")
+    log.warning("said", reason="\x1b]0;title\x07\n\x1b[2J", account="a")
     (line,) = terminal.said().splitlines()
     assert "\x1b" not in line and "\x07" not in line and line.endswith("account=a")
 
@@ -369,7 +368,7 @@ def test_requests_with_any_trouble_are_always_logged(fields, output):
 
 def test_sampling_leaves_lines_that_are_no_requests_alone(output):
     output.configure(sample=0.0)
-    structlog.get_logger("test").info("said")
+    log.info("said")
     assert [line["event"] for line in output.records()] == ["said"]
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 import pytest
-import structlog
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanKind, StatusCode
 
+from gateway.log import captured
 from gateway.records import Finished, Usage
 from gateway.telemetry import spans
 from gateway.telemetry.spans import Spans, span_of
@@ -315,7 +315,7 @@ def test_a_collector_that_does_not_answer_holds_up_nobody_and_costs_bounded_memo
     for _ in range(1000):
         sending.finished(RECORD)  # returns at once, or this test never ends
     assert len(sending._records) <= 100
-    with structlog.testing.capture_logs() as lines:
+    with captured() as lines:
         collector.open.set()
         until(lambda: lines, "the line about what was lost")
     assert lines[0]["event"] == "spans lost" and 500 < lines[0]["lost"] < 1000
@@ -324,7 +324,7 @@ def test_a_collector_that_does_not_answer_holds_up_nobody_and_costs_bounded_memo
 
 @pytest.mark.parametrize("way", ["refuses", "is away"])
 def test_a_collector_that_refuses_or_is_away_is_complained_of_once_and_asked_again(way, collector, exporter):
-    with structlog.testing.capture_logs() as lines:
+    with captured() as lines:
         if way == "refuses":
             collector.status = 403
             sending = exporter()

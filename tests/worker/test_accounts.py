@@ -10,12 +10,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from structlog.testing import capture_logs
 
 from gateway.config.schema import Account as AccountConfig
 from gateway.config.schema import Admin, Config, Timeouts
 from gateway.core.routing.document import Entry
 from gateway.core.spending.fair import FairQueue
+from gateway.log import captured
 from gateway.worker import accounts as module
 from gateway.worker.accounts import QUANTUM, Account, Lease, Pool, entry_of, readable_notes
 
@@ -675,7 +675,7 @@ def identity(organization: str, workspace: str = "") -> list[tuple[bytes, bytes]
 
 
 def warnings(pool: Pool, *told: tuple[str, list[tuple[bytes, bytes]]]) -> list[tuple[str, list[str], str]]:
-    with capture_logs() as logs:
+    with captured() as logs:
         for account, headers in told:
             pool.check_identity(pool.accounts[account], headers)
     return [(entry["event"].split()[2], entry["accounts"], entry["configured_as"]) for entry in logs]

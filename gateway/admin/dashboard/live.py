@@ -13,8 +13,8 @@ from time import monotonic, time
 from typing import Any, Protocol
 
 import msgspec
-import structlog
 
+from gateway import log
 from gateway.admin.dashboard.rates import Numbers, Rates, sample_of
 from gateway.admin.dashboard.viewers import Viewers, event
 from gateway.admin.desks.cached import Cached
@@ -34,7 +34,6 @@ _LEVELS_EVERY = 15.0  # seconds between looks at the budgets of teams, for the m
 _AT_ONCE = 100  # requests in one event
 _UNKNOWN = dict.fromkeys(("today_usd", "saved_today_usd", "month_usd", "saved_month_usd"))
 
-log = structlog.get_logger("gateway.admin")
 _json = msgspec.json.Encoder().encode
 
 

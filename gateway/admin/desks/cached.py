@@ -7,8 +7,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Generic, TypeVar
 
-import structlog
-
+from gateway import log
 from gateway.store.client.connection import StoreDown
 
 _AT_MOST = 0.05  # of the time may be spent on asking
@@ -18,7 +17,6 @@ _SOON = 2.0  # seconds after which a store that did not answer is asked again
 _TOO_LONG = 30.0  # seconds after which one is given up
 
 T = TypeVar("T")
-log = structlog.get_logger("gateway.admin")
 
 
 class Cached(Generic[T]):

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-import structlog
 
+from gateway import log
 from gateway.config.rules import moment_text
 from gateway.config.schema import Caller, Config
 from gateway.core.routing.binding import Move, Record, record_key
@@ -28,7 +28,6 @@ KINDS = ("header", "session")  # of ids: the affinity header's, and Claude Code'
 PATH = b"/admin/v1/conversations/"
 _AWAY = "The store is away"
 
-log = structlog.get_logger("gateway.admin")
 
 # Why a conversation left `{0}`, by the reason of the move.
 _LEFT = {

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 import msgspec
-import structlog
 
+from gateway import log
 from gateway.config import checks as check
 from gateway.config.checks import shortened
 from gateway.config.rules import BAD, Number, Reader, Rule, Text, moment_text
@@ -32,7 +32,6 @@ _CHANGING = ("models", "limits", "metadata")  # not the team: what was spent is 
 _TRIES = 3  # at making a key of a caller that others make at the same time
 
 T = TypeVar("T")
-log = structlog.get_logger("gateway.admin")
 
 
 class _Json(Reader):

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
-import structlog
 from starlette.datastructures import QueryParams
 
+from gateway import log
 from gateway.admin.desks.period import period
 from gateway.config.rules import moment_text
 from gateway.errors import ApiError
@@ -26,8 +26,6 @@ _FILTERS = ("key", "team", "model", "account")
 _TOTALS = ("group_by", "from", "to", "detail", *_FILTERS)
 _LISTED = ("key", "team", "from", "to", "limit", "before")
 _AWAY = "The store is away"
-
-log = structlog.get_logger("gateway.admin")
 
 
 class Store(Protocol):

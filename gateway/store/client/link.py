@@ -10,15 +10,13 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
-import structlog
-
+from gateway import log
 from gateway.store.client.connection import Again, Arg, Call, Connection, StoreDown, connect
 from gateway.store.client.replies import Meaning, code, meaning
 from gateway.store.client.topology import Access, Address
 
 PROBE = 1.0  # seconds for finding the server, connecting and the handshake
 _BACKOFF = (0.05, 0.1, 0.2, 0.5)
-log = structlog.get_logger("gateway.store")
 
 Redirect = Callable[[Connection, Call, Meaning, str], None]
 

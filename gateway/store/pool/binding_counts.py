@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import msgspec
 import redis.asyncio as redis
-import structlog
 
+from gateway import log
 from gateway.core.routing.binding import unpack
 from gateway.core.routing.broadcast import Forget
 from gateway.store.client.connection import StoreDown
@@ -28,7 +28,6 @@ _TRIP = 200  # conversations read together
 _OF_BINDINGS = b"}:b:"  # in the keys of conversations: see core.routing.binding.record_key
 
 _flushed = msgspec.msgpack.Decoder(Forget).decode
-log = structlog.get_logger("gateway.binding_counts")
 
 
 class BindingCounts:

@@ -11,15 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-import structlog
 
+from gateway import log
 from gateway.core.routing.document import Announcement, Overrides, PoolDocument, reconcile, resume
 from gateway.store.client.connection import StoreDown
 from gateway.store.client.redis_py import ask, open_redis, run, subscribe
 from gateway.store.client.topology import read_url
 from gateway.store.scripts import ANNOUNCE, OVERRIDE, PUBLISH, Script
-
-log = structlog.get_logger("gateway.store")
 
 SCHEMA = 1  # of everything this version writes to the store
 DEAD_AFTER = 10_000  # ms of silence after which a process no longer counts

@@ -11,11 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import structlog
+from gateway import log
 
 T = TypeVar("T")
-
-log = structlog.get_logger("gateway.supervisor")
 
 
 class PrivateFile:

@@ -12,8 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import structlog
-
+from gateway import log
 from gateway.core.spending.keyring import CallerRecord, Stored, missing, stale, usable
 from gateway.store.client.connection import StoreDown
 from gateway.store.pool.key_file import KeyFile
@@ -21,7 +20,6 @@ from gateway.store.pool.keyring import encode
 from gateway.store.pool.keys import KeyStore, NewKey, new_key
 from gateway.store.pool.pool_store import NewerSchema
 
-log = structlog.get_logger("gateway.supervisor")
 LOOK_EVERY = 2.0  # seconds after which a change is known of which no message came
 _FIRST_WAIT = 1.5  # seconds a starting gateway waits for the store before it goes by what is on disk
 _WAIT = 5.0  # seconds for a look

@@ -11,14 +11,12 @@ import time
 from collections.abc import Coroutine
 from functools import partial
 
-import structlog
-
+from gateway import log
 from gateway.store.client.client import StoreDown
 from gateway.store.client.redis_py import open_redis, run
 from gateway.store.ledger.ledger import UsageJournal
 from gateway.store.owners import OwnersJournal
 
-log = structlog.get_logger("gateway.archive")
 COMPACT_EVERY = 600.0  # seconds
 _SAFE = 600_000  # ms that the store has had what is folded
 _AGAIN = 5.0  # seconds after a store that was away meanwhile

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 
 import msgspec
-import structlog
 
+from gateway import log
 from gateway.store.client.client import StoreDown
 from gateway.store.client.redis_py import open_redis, run
 from gateway.store.ledger.ledger import (
@@ -27,7 +27,6 @@ from gateway.store.ledger.ledger import (
     to_sweep,
 )
 
-log = structlog.get_logger("gateway.sweeper")
 EVERY = 10.0  # seconds
 Callers = Callable[[], set[tuple[str, str]]]
 

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from time import monotonic, time
 from typing import Any
 
-import structlog
-
+from gateway import log
 from gateway.config.rules import moment_text
 from gateway.config.schema import Config, catalogue_of
 from gateway.core.routing import broadcast
@@ -31,8 +30,6 @@ _SHOWN = {
     Cause.BILLING: "its organization is out of credit, over its spending limit or on hold",
     Cause.UNREACHABLE: "no connection could be had, several times",
 }
-
-log = structlog.get_logger("gateway.account_states")
 
 
 class AccountStates:

@@ -10,15 +10,14 @@ import time
 from collections.abc import Callable, Mapping
 
 import msgspec
-import structlog
 
+from gateway import log
 from gateway.core.routing.document import Announcement, Entry, Overrides, definitions, reconcile, resume
 from gateway.listen.bind import Unstartable
 from gateway.store.client.client import StoreDown
 from gateway.store.pool.pool_store import NewerSchema, PoolStore
 from gateway.supervisor.pool.snapshot import Snapshot
 
-log = structlog.get_logger("gateway.supervisor")
 HEARTBEAT = 2.0  # seconds
 _FIRST_WAIT = 1.5  # seconds a starting gateway waits for the store before it goes by its snapshot and its own file
 _WAIT = 5.0  # seconds for a heartbeat

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from time import monotonic, time
 
 import msgspec
-import structlog
 
+from gateway import log
 from gateway.config.schema import Caller, Config
 from gateway.core.routing.binding import YOUNG, Record, pack, record_key, unpack
 from gateway.core.routing.binding import moved as turned
@@ -30,8 +30,6 @@ ACCOUNT_BOUND_FOR = 30 * 86_400  # seconds that a conversation is remembered who
 _SPREAD_EVERY = 0.05  # seconds
 _RESEED_AT_ONCE = 200
 _RESEED_PAUSE = 0.02  # seconds between these
-
-log = structlog.get_logger("gateway.admission")
 
 
 class Binding(msgspec.Struct):

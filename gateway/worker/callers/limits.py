@@ -15,8 +15,8 @@ from time import monotonic, time
 from typing import Any
 
 import msgspec
-import structlog
 
+from gateway import log
 from gateway.config.schema import Caller, CallerLimits, Config
 from gateway.core.spending.local_limits import LocalLimits
 from gateway.core.spending.pricing import Catalogue, Model, Price
@@ -65,8 +65,6 @@ _MOST_OUTPUT = 128_000
 _CONTEXT = 1_000_000
 _ITS_MAX_TOKENS = ("max_tokens",)
 _MAX_TOKENS = {"chat": ("max_completion_tokens", "max_tokens"), "complete": ("max_tokens_to_sample",)}
-
-log = structlog.get_logger("gateway.accounting")
 
 
 class _Model(msgspec.Struct, frozen=True):

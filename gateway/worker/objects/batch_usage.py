@@ -10,8 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from time import time
 
-import structlog
-
+from gateway import log
 from gateway.core.spending.pricing import Catalogue
 from gateway.core.wire.results import ResultsTap
 from gateway.records import ITEMS, Finished
@@ -23,7 +22,6 @@ from gateway.worker.objects.owners import Owners
 from gateway.worker.request.exchange import Exchange
 
 _MARKS = 10_000  # batches whose marks this process keeps for itself
-log = structlog.get_logger("gateway.batch_usage")
 
 
 class BatchUsageMeter:

@@ -13,8 +13,8 @@ from pathlib import Path
 from time import monotonic, time
 
 import msgspec
-import structlog
 
+from gateway import log
 from gateway.config.schema import Caller, Config
 from gateway.core.routing.broadcast import Fact, Owned
 from gateway.core.routing.router import Router
@@ -43,8 +43,6 @@ _OWED = 10_000  # calls kept for a store that is away
 UNKNOWN = "Not found"  # of a stranger's object as of none: the same words
 APART = "The objects that this request names live on different accounts; create them anew to use them together."
 AWAY = "The gateway cannot tell now where this object lives, as its store is away. Please try again later."
-
-log = structlog.get_logger("gateway.owners")
 
 
 def objects_folder(config: Config) -> Path:

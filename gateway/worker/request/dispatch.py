@@ -11,8 +11,7 @@ from functools import partial
 from random import random
 from time import monotonic, perf_counter
 
-import structlog
-
+from gateway import log
 from gateway.config.schema import Caller, Config
 from gateway.core.routing.broadcast import Noted
 from gateway.core.routing.document import Entry
@@ -61,7 +60,6 @@ _NOTE_EVERY = 1.0  # seconds between looks at what else they say of one account
 _TELL_EVERY = 15.0  # seconds between tellings of that
 _WARM_ENOUGH = 150_000  # ms: half of the shortest cache lifetime; a stream that begins later than this renews at once
 
-log = structlog.get_logger("gateway.proxy")
 
 NO_ACCOUNT = "No account can serve this request now: {}. Please try again later."
 # Why, as far as a client is told: whose account lacks what is nobody else's business.

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
-import structlog
-
+from gateway import log
 from gateway.core.spending.pricing import Bill, Catalogue
 from gateway.records import Finished
 from gateway.store.client.connection import Arg
@@ -21,8 +20,6 @@ from gateway.worker.request.exchange import Exchange
 _T = TypeVar("_T")
 _NOTHING = Bill(0, 0, False)
 _BYTES_A_TOKEN = 4  # of a request body, for an estimate
-
-log = structlog.get_logger("gateway.settlement")
 
 
 class Settlement:

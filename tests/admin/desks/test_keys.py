@@ -17,7 +17,6 @@ import msgspec
 import pytest
 import uvicorn
 import yaml
-from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from gateway.admin.desks.keys import Keys
@@ -26,6 +25,7 @@ from gateway.cli import app as command_line
 from gateway.config.schema import Account, Admin, Caller, CallerLimits, Config, Team
 from gateway.core.spending.keyring import CallerRecord, KeyRecord, Stored
 from gateway.errors import ApiError
+from gateway.log import captured
 from gateway.store.client.client import StoreDown
 from gateway.store.pool.keys import CallerExists, KeyEnded, NewKey, UnknownCaller, UnknownKey, new_key
 from tests.admin.admin_kit import admin_app
@@ -386,7 +386,7 @@ async def test_nothing_in_a_request_is_an_expression(desk, monkeypatch):
 
 
 async def test_no_key_is_logged(desk):
-    with capture_logs() as logs:
+    with captured() as logs:
         made = await desk.create(caller="bob")
         await desk.keys.rotate(made["id"], b"{}")
         await desk.keys.revoke(made["id"])
@@ -498,7 +498,7 @@ class Office:
 
 @pytest.fixture
 def office(tmp_path: Path) -> Iterator[Office]:
-    with capture_logs():  # it runs in this process, and would write between the lines of the command
+    with captured():  # it runs in this process, and would write between the lines of the command
         office = Office(tmp_path)
         yield office
         office.close()

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import redis
-import structlog
 import trustme
 
+from gateway.log import captured
 from gateway.store.client import connection as wire
 from gateway.store.client import link
 from gateway.store.client.client import StoreClient, StoreDown, redis_url
@@ -184,7 +184,7 @@ async def test_a_script_that_cannot_be_compiled_fails_its_call_alone(client):
 
 async def test_an_error_reply_fails_that_call_alone_and_is_told_loudly_once(client, server):
     server.admin.set("{t}:text", "a string")
-    with structlog.testing.capture_logs() as logs:
+    with captured() as logs:
         for _ in range(3):
             wrong = client.call(COUNT, (1, "{t}:text", 1))
             right = client.call(COUNT, (1, "{t}:n", 1))
@@ -216,7 +216,7 @@ async def test_a_store_that_cannot_take_writes_is_down_for_those_that_write(own_
     client = connect(server.url, on_change=changes)
     assert await client.start()
     server.admin.config_set("maxmemory", 1)
-    with structlog.testing.capture_logs() as logs, pytest.raises(StoreDown, match="OOM"):
+    with captured() as logs, pytest.raises(StoreDown, match="OOM"):
         await client.call(COUNT, (1, "{t}:n", 1))
     assert await client.call(READ, (1, "{t}:n")) is None
     server.admin.config_set("maxmemory", 0)

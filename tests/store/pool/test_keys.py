@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 from redis.crc import key_slot
-from structlog.testing import capture_logs
 
 from gateway.config.schema import Budget, Caller, CallerLimits
 from gateway.core.spending.keyring import KEPT, CallerRecord, KeyRecord, Stored
+from gateway.log import captured
 from gateway.store.client.client import StoreDown
 from gateway.store.pool import keys as keys_module
 from gateway.store.pool.key_file import NAME, KeyFile
@@ -349,7 +349,7 @@ async def test_a_gateway_starts_from_what_was_known_last_while_the_store_is_away
     await first.keys.revoke(gone.id)
     server.kill()
     again = copy(server.url)
-    with capture_logs():
+    with captured():
         await again.keys.join()
     assert not again.keys.up
     assert again.keys.stored == first.keys.stored
@@ -426,7 +426,7 @@ async def test_a_copy_outlives_whatever_goes_wrong_with_one_look(server, copy, m
 
     monkeypatch.setattr(one.keys, "look", look)
     monkeypatch.setattr("gateway.store.pool.shared_keys.LOOK_EVERY", 0.001)
-    with capture_logs() as logs:
+    with captured() as logs:
         keeping = asyncio.create_task(one.keys.keep())
         async with asyncio.timeout(20):
             await done.wait()
@@ -465,7 +465,7 @@ def test_what_was_written_is_read(tmp_path: Path):
 
 def test_nothing_is_written_before_there_is_something_or_twice(tmp_path: Path):
     file = KeyFile(str(tmp_path / "none"))
-    with capture_logs() as logs:
+    with captured() as logs:
         assert file.read() is None
         file.write(Stored("1-x"))
     assert logs == [] and not (tmp_path / "none").exists()
@@ -483,7 +483,7 @@ def test_nothing_is_written_before_there_is_something_or_twice(tmp_path: Path):
 def test_what_makes_no_sense_costs_one_warning_and_is_replaced(tmp_path: Path, data: bytes):
     (tmp_path / NAME).write_bytes(data)
     file = KeyFile(str(tmp_path))
-    with capture_logs() as logs:
+    with captured() as logs:
         assert file.read() is None
     assert [line["event"] for line in logs] == ["key snapshot ignored"]
     file.write(STORED)
@@ -494,7 +494,7 @@ def test_a_disk_that_fails_costs_one_warning(tmp_path: Path):
     blocker = tmp_path / "data"
     blocker.write_text("not a folder")
     file = KeyFile(str(blocker))
-    with capture_logs() as logs:
+    with captured() as logs:
         assert file.read() is None
         file.write(STORED)
         file.write(msgspec.structs.replace(STORED, version="4-b"))

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from gateway.core.routing.document import Announcement, Entry
 from gateway.listen.bind import Unstartable
+from gateway.log import captured
 from gateway.store.client.client import StoreDown
 from gateway.store.pool.pool_store import SCHEMA, PoolStore
 from gateway.supervisor.pool import membership
@@ -137,7 +137,7 @@ async def test_a_store_that_comes_back_is_reseeded_once(own_server, make: Make):
     await gateway.pool.join()
     gateway.calls()
     server.kill()
-    with capture_logs() as logs:
+    with captured() as logs:
         assert not await gateway.pool.agree()
         assert not await gateway.pool.agree()
     assert [line["event"] for line in logs] == ["store away; the pool stays as it was agreed last"]
@@ -199,7 +199,7 @@ async def test_whatever_goes_wrong_in_a_heartbeat_the_next_one_comes(
         if len(calls) < 3:
             raise RuntimeError("no luck")
 
-    with capture_logs() as logs:
+    with captured() as logs:
         gateway.keeping = asyncio.create_task(gateway.pool.keep(revive))
         await eventually(lambda: gateway.pool.up)
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["heartbeat failed"] * 2

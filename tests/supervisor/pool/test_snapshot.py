@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from gateway.core.routing.document import Entry, PoolDocument
+from gateway.log import captured
 from gateway.supervisor.pool.snapshot import NAME, Kept, Snapshot
 
 DOCUMENT = PoolDocument(7, (Entry("a", "w", "o", 2.0, ("x", "y"), "draining", 50.0, 9.0), Entry("b", "w", "o")))
@@ -24,7 +24,7 @@ def test_what_was_written_is_read(tmp_path: Path):
 
 
 def test_nothing_is_there_before_the_first_time(tmp_path: Path):
-    with capture_logs() as logs:
+    with captured() as logs:
         assert Snapshot(str(tmp_path / "none")).read() is None
     assert logs == []
 
@@ -55,7 +55,7 @@ def test_only_a_change_is_written(tmp_path: Path):
 def test_what_makes_no_sense_costs_one_warning_and_is_replaced(tmp_path: Path, data: bytes):
     (tmp_path / NAME).write_bytes(data)
     snapshot = Snapshot(str(tmp_path))
-    with capture_logs() as logs:
+    with captured() as logs:
         assert snapshot.read() is None
     assert [line["event"] for line in logs] == ["pool snapshot ignored"]
     snapshot.write(DOCUMENT, {})
@@ -66,7 +66,7 @@ def test_a_disk_that_fails_costs_one_warning(tmp_path: Path):
     blocker = tmp_path / "data"
     blocker.write_text("not a folder")
     snapshot = Snapshot(str(blocker))
-    with capture_logs() as logs:
+    with captured() as logs:
         assert snapshot.read() is None
         for epoch in range(3):
             snapshot.write(PoolDocument(epoch), {})
