@@ -158,7 +158,7 @@ class RetryBudget:
             for counts in (self._requests, self._retries):
                 counts[0] = counts[1] if recent else 0
                 counts[1] = 0
-            self._at = now
+            self._at = self._at + self.WINDOW if recent else now  # no window is longer than another
 
 
 Classify = Callable[[str], str]  # model -> the class whose limits it shares

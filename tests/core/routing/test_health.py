@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.routing.health import TRIAL, Cause, Errors, Health, Outage, RetryBudget
@@ -114,6 +114,7 @@ def test_of_much_traffic_a_fifth_may_be_repeated():
 
 
 @RUNS
+@example([(0.0, True), (2.0, False), *[(3.0, False)] * 3, *[(3.0, True)] * 3])  # a call comes after a window has ended
 @given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=120))
 def test_repeats_never_exceed_a_fifth_of_twenty_seconds_traffic_and_three_each_ten(steps):
     budget, now = RetryBudget(), NOW
