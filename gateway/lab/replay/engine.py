@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from math import ceil
 
@@ -65,7 +65,11 @@ class Run(msgspec.Struct):
 
 
 class Engine:
-    """The clock and the heap of one run; use `replay`."""
+    """The clock and the heap of one run; use `replay`.
+
+    Clients that were told to come back in the same second come one after the other, spread over it; once one of them is
+    told that nobody is served, so are all that come behind it.
+    """
 
     def __init__(self, policy: Policy, pool: Pool, pace: Pace, requests: Sequence[Request], turns: bool) -> None:
         self._policy = policy
@@ -75,6 +79,9 @@ class Engine:
         self._requests = requests
         self._turns: dict[bytes, deque[int]] = {}  # conversation: places of those that wait for the turn before
         self._in_turn = turns
+        self._returns: dict[int, deque[int]] = {}  # second: places of the clients that come back then
+        self._places = {request.index: place for place, request in enumerate(requests)}
+        self._behind: dict[int, list[tuple[int, int]]] = {}  # place: (place, its steps) of those that wait for it
         self._shares = [(0.0, pool.shares())]
         self._heap: list[tuple[float, int, int, Callable[[float], None]]] = []
         self._count = 0
@@ -111,7 +118,6 @@ class Engine:
             queue.append(place)
             if len(queue) > 1:
                 return
-        self._served[place].arrived = now
         self._arrive(place, now)
 
     def _finish(self, place: int, account: str, now: float) -> None:
@@ -121,14 +127,42 @@ class Engine:
             queue = self._turns[request.conversation]
             queue.popleft()
             if queue:
-                self._served[queue[0]].arrived = now
                 self._at(now, _REQUEST, partial(self._arrive, queue[0]))
 
     def _arrive(self, place: int, now: float) -> None:
+        """For the first time."""
+        self._served[place].arrived = now
         self._do(place, self._policy.begin(self._requests[place], now), now)
 
-    def _waited(self, place: int, now: float) -> None:
-        self._do(place, self._policy.waited(self._requests[place], now), now)
+    def _waited(self, place: int, steps: int, now: float) -> None:
+        if self._served[place].steps == steps:  # else its wait was cut short
+            self._do(place, self._policy.waited(self._requests[place], now), now)
+
+    def _return(self, second: int, now: float) -> None:
+        back = self._returns.pop(second)
+        self._come_back(back, 1.0 / len(back), now)
+
+    def _come_back(self, back: deque[int], gap: float, now: float) -> None:
+        """The first of those who come back does; the next one follows after `gap` seconds."""
+        place = back.popleft()
+        step = self._policy.begin(self._requests[place], now)
+        if isinstance(step, Refuse) and step.everybody:
+            back.appendleft(place)
+            self._send_away(back, step.retry_after, now)
+            return
+        self._do(place, step, now)
+        if back:
+            self._at(now + gap, _REQUEST, partial(self._come_back, back, gap))
+
+    def _send_away(self, places: Iterable[int], retry_after: float, now: float) -> None:
+        second = ceil(now + max(1, ceil(retry_after)))
+        back = self._returns.get(second)
+        if back is None:
+            back = self._returns[second] = deque()
+            self._at(second, _REQUEST, partial(self._return, second))
+        for place in places:
+            self._served[place].refused += 1
+        back.extend(places)
 
     def _do(self, place: int, step: Step, now: float) -> None:
         served = self._served[place]
@@ -138,11 +172,18 @@ class Engine:
         match step:
             case Send(account):
                 self._send(place, account, now)
-            case Wait(seconds):
-                self._at(now + max(0.0, seconds), _REQUEST, partial(self._waited, place))
+            case Wait(seconds, behind):
+                self._at(now + max(0.0, seconds), _REQUEST, partial(self._waited, place, served.steps))
+                if behind is not None:
+                    self._behind.setdefault(self._places[behind], []).append((place, served.steps))
             case Refuse(retry_after):
-                served.refused += 1
-                self._at(now + max(1, ceil(retry_after)), _REQUEST, partial(self._arrive, place))
+                self._send_away((place,), retry_after, now)
+                self._release(place, now)
+
+    def _release(self, place: int, now: float) -> None:
+        """Those that wait for this request need not any longer."""
+        for waiting, steps in self._behind.pop(place, ()):
+            self._at(now, _REQUEST, partial(self._waited, waiting, steps))
 
     def _send(self, place: int, name: str, now: float) -> None:
         request, served = self._requests[place], self._served[place]
@@ -171,6 +212,7 @@ class Engine:
         served.started = now
         self._pool.begin(account, request, now)
         self._policy.answered(request, account.id, answer, now)
+        self._release(place, now)
         served.route, served.reason = self._policy.decision(request)
         end = now + self._pace.stream(request.output)
         self._at(end, _RESPONSE, partial(self._finish, place, account.id))

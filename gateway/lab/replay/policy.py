@@ -57,15 +57,19 @@ class Send(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Hold it for so long, then call `waited`."""
+    """Hold it for so long, then call `waited`; or as soon as the response to request `behind` begins, or that request
+    is sent away."""
 
     seconds: float
+    behind: int | None = None
 
 
 class Refuse(msgspec.Struct, frozen=True):
-    """Answer the client with 429 or 529; it comes back after `retry_after` seconds."""
+    """Answer the client with 429 or 529; it comes back after `retry_after` seconds. `everybody`: so it would be with
+    any other request at this moment."""
 
     retry_after: float
+    everybody: bool = False
 
 
 Step = Send | Wait | Refuse

@@ -29,8 +29,7 @@ MODEL = "claude-sonnet-5"
 _BYTES_A_TOKEN = 4
 _DEADLINE = 590.0  # seconds for a request to begin to be answered
 _WALL = 1_700_000_000.0  # Unix time of the replay's second 0
-_LEADER_STEP = 0.1  # seconds between looks at whether a leader has begun
-_HERD_WAIT = 2.0
+_LEADER_WAIT = 2.0
 _OUTCOMES = {429: Outcome.LIMITED, 529: Outcome.OVERLOADED}
 
 
@@ -93,6 +92,7 @@ class Process:
         self.others: list[Process] = []
         self.router = Router(lambda model: model, self._tell)
         self.memory: dict[bytes, Record] = {}
+        self.leaders: dict[bytes, int] = {}  # of conversations that are not warm: the request that the others wait for
         self.now = 0.0
 
     def _tell(self, said: broadcast.Fact) -> None:
@@ -103,13 +103,13 @@ class Process:
 class Life:
     """One request on its way."""
 
-    __slots__ = ("began", "entry", "key", "process", "record", "route")
+    __slots__ = ("entry", "held", "key", "process", "record", "route")
 
-    def __init__(self, key: bytes, process: Process, route: Route, began: float) -> None:
+    def __init__(self, key: bytes, process: Process, route: Route) -> None:
         self.key = key
         self.process = process
         self.route = route
-        self.began = began
+        self.held = False  # until the answer to another one of its conversation begins
         self.record: Record | None = None
         self.entry: Entry | None = None
 
@@ -128,7 +128,6 @@ class Production:
         self._entries = {account.id: Entry(*account) for account in accounts}
         self._epoch = 0
         self._lives: dict[int, Life] = {}
-        self._leaders: dict[bytes, int] = {}
         self._told = 0.0
         self._processes = [Process(f"process-{number}") for number in range(PROCESSES)]
         self._join()
@@ -162,7 +161,7 @@ class Production:
         key = blake2b(request.conversation, digest_size=16, key=self._key).digest()
         process = self._processes[request.index % PROCESSES]
         size = request.input * _BYTES_A_TOKEN
-        life = Life(key, process, Route(process.router, key, MODEL, size, self._ttl, now + _DEADLINE), now)
+        life = Life(key, process, Route(process.router, key, MODEL, size, self._ttl, now + _DEADLINE))
         life.route.group = f"{request.blocks[0]}" if request.blocks else ""
         self._lives[request.index] = life
         return self._admit(request, life, now)
@@ -172,10 +171,11 @@ class Production:
         self._bind(life, now)
         route = life.route
         if life.record is not None and not route.warm:
-            leader = self._leaders.setdefault(life.key, request.index)
-            if leader != request.index and now - life.began < _HERD_WAIT:
-                return Wait(_LEADER_STEP)
-        return self._step(life, now)
+            leader = life.process.leaders.setdefault(life.key, request.index)
+            if leader != request.index:
+                life.held = True
+                return Wait(_LEADER_WAIT, behind=leader)
+        return self._step(request, life, now)
 
     def _bind(self, life: Life, now: float) -> None:
         process, route, now_ms = life.process, life.route, int(now * 1000)
@@ -223,11 +223,12 @@ class Production:
         for other in life.process.others:
             other.memory[life.key] = _copy(life.record)
 
-    def _step(self, life: Life, now: float) -> Step:
+    def _step(self, request: Request, life: Life, now: float) -> Step:
         step = life.route.next(now, self._random.random())
         if isinstance(step, CoreWait):
             return Wait(step.seconds)
         if isinstance(step, CoreRefuse):
+            self._release(request, life)
             return Refuse(retry_after(step.seconds))
         assert isinstance(step, CoreSend)  # noqa: S101 - the only one left
         life.entry = step.entry
@@ -237,13 +238,10 @@ class Production:
     def waited(self, request: Request, now: float) -> Step:
         self._tick(now)
         life = self._lives[request.index]
-        leader = self._leaders.get(life.key)
-        if leader is not None and leader != request.index and not life.route.warm and life.entry is None:
-            if now - life.began < _HERD_WAIT:
-                return Wait(_LEADER_STEP)
-        elif leader is None and life.entry is None and not life.route.warm:
+        if life.held:
+            life.held = False
             self._bind(life, now)
-        return self._step(life, now)
+        return self._step(request, life, now)
 
     def answered(self, request: Request, account: str, answer: Answer, now: float) -> Step | None:
         self._tick(now)
@@ -256,7 +254,7 @@ class Production:
         if answer.status != 200:
             outcome = _OUTCOMES[answer.status]
             if route.answered(entry, outcome, answer.retry_after, now, self._random.random()):
-                return self._step(life, now)
+                return self._step(request, life, now)
             self._release(request, life)
             return Refuse(retry_after(answer.retry_after))
         reason = route.served(entry, now)
@@ -277,8 +275,9 @@ class Production:
             self._store.settle(life.key, record, entry.workspace, warm_until, tokens)
 
     def _release(self, request: Request, life: Life) -> None:
-        if self._leaders.get(life.key) == request.index:
-            del self._leaders[life.key]
+        leaders = life.process.leaders
+        if leaders.get(life.key) == request.index:
+            del leaders[life.key]
 
     def finished(self, request: Request, account: str, now: float) -> None:
         self._tick(now)

@@ -31,6 +31,7 @@ class Strawman:
         self.seed = seed
         self._inactive: set[str] = set()
         self._closed: dict[str, float] = {}  # account: until
+        self._all_closed = 0.0  # until when every account is
         self._overloaded: dict[int, set[str]] = {}  # request: who answered it with 529
         self._served: dict[bytes, str] = {}  # conversation: its last account
         self._reasons: dict[int, str] = {}  # request under way: why that account
@@ -40,17 +41,21 @@ class Strawman:
         raise NotImplementedError
 
     def begin(self, request: Request, now: float) -> Step:
+        if now < self._all_closed:
+            return Refuse(self._all_closed - now, everybody=True)
         tried = self._overloaded.get(request.index, ())
+        closed = self._closed
         active = [name for name in self.accounts if name not in self._inactive]
-        candidates = [name for name in active if self._closed.get(name, 0.0) <= now and name not in tried]
+        open_now = [name for name in active if closed.get(name, 0.0) <= now]
+        candidates = [name for name in open_now if name not in tried] if tried else open_now
         if candidates:
             account, self._reasons[request.index] = self.pick(request, candidates, now)
             return Send(account)
         self._overloaded.pop(request.index, None)
-        waits = [self._closed[name] - now for name in active if self._closed.get(name, 0.0) > now]
-        if len(waits) < len(active):
-            waits.append(_OVERLOADED)
-        return Refuse(min(waits, default=_NOBODY))
+        if open_now:
+            return Refuse(_OVERLOADED)
+        self._all_closed = min((closed[name] for name in active), default=now + _NOBODY)
+        return Refuse(self._all_closed - now, everybody=True)
 
     def waited(self, request: Request, now: float) -> Step:
         raise AssertionError("no strawman waits")
@@ -79,6 +84,7 @@ class Strawman:
         self._reasons.pop(request.index, None)
 
     def happened(self, event: Event, now: float) -> None:
+        self._all_closed = 0.0
         name = event.account or ""
         match event.event:
             case "add":
@@ -137,10 +143,13 @@ class Hash(Strawman):
         super().__init__(accounts, ttl, seed)
         self._key = seed.to_bytes(8, "big", signed=True)
         self._ring = self._made()
+        self._orders: dict[bytes, list[str]] = {}
 
     def pick(self, request: Request, candidates: list[str], now: float) -> tuple[str, str]:
-        key = blake2b(request.conversation, digest_size=16, key=self._key).digest()
-        order = [entry.id for entry in self._ring.order(key)]
+        order = self._orders.get(request.conversation)
+        if order is None:
+            key = blake2b(request.conversation, digest_size=16, key=self._key).digest()
+            order = self._orders[request.conversation] = [entry.id for entry in self._ring.order(key)]
         able = set(candidates)
         chosen = next(name for name in order if name in able)
         return chosen, "home" if chosen == order[0] else "limited"
@@ -149,6 +158,7 @@ class Hash(Strawman):
         super().happened(event, now)
         if event.event in ("add", "remove", "weight"):
             self._ring = self._made()
+            self._orders.clear()
 
     def _made(self) -> Ring:
         return Ring(PoolDocument(1, tuple(Entry(*account) for account in self.accounts.values())))

@@ -106,6 +106,41 @@ def test_a_refusal_arrives_a_little_later_and_the_policy_says_what_then():
     assert (run.served[0].account, run.served[0].sent, run.served[0].limited) == ("b", 1.25, 1)
 
 
+def test_clients_that_come_back_in_the_same_second_come_one_after_the_other():
+    stream = [request(n, at, [n]) for n, at in enumerate((1, 1.25, 2, 2.75))]
+    plan = {n: [Refuse(wait), "a"] for n, wait in enumerate((4.0, 2.5, 2.9, 1.0))}  # back by 5, 5, 5 and 4
+    policy, _ = play(plan, stream)
+    back = [(at, who) for at, what, who in policy.log if what == "begin"][4:]
+    assert back == [(4.0, 3), (5.0, 0), (5.333333, 1), (5.666667, 2)]
+
+
+def test_where_nobody_is_served_one_who_comes_back_is_told_for_all_behind_it():
+    everybody = Refuse(3.0, everybody=True)
+    stream = [request(n, 1, [n]) for n in range(4)]
+    plan = {0: [everybody, "a"], 1: [everybody, everybody, "a"], 2: [everybody, "a"], 3: [everybody, "a"]}
+    policy, run = play(plan, stream)
+    assert [(at, who) for at, what, who in policy.log if what == "begin"][4:] == [
+        (4.0, 0), (4.25, 1),  # and nobody asks for 2 and 3
+        (8.0, 1), (8.333333, 2), (8.666667, 3),
+    ]  # fmt: skip
+    assert [served.refused for served in run.served] == [1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("leads", "goes_on"),
+    [
+        (["a"], 2.0),  # its response begins: one new block
+        ([Wait(1.0), Refuse(9.0), "a"], 1.5),  # it is sent away
+        ([Wait(30.0), "a"], 6.0),  # neither
+    ],
+)
+def test_a_wait_behind_a_request_ends_with_its_response_or_refusal_or_by_itself(leads, goes_on):
+    stream = [request(70, 0.5, [1]), request(80, 1, [1])]
+    policy, run = play({70: leads, 80: [Wait(5.0, behind=70), "a"]}, stream)
+    assert [at for at, what, who in policy.log if who == 80 and what == "waited"] == [goes_on]
+    assert run.served[1].sent == goes_on
+
+
 def test_turns_wait_for_the_answer_before_them_where_the_stream_says_so():
     stream = [request(0, 0, [1]), request(1, 1, [1, 2]), request(2, 1, [9])]
     plan = {n: ["a"] for n in range(3)}
@@ -267,7 +302,7 @@ def test_everything_closed_is_a_refusal_with_the_least_time_remaining():
     assert isinstance(first, Send)
     second = policy.answered(one, first.account, Answer(429, 9.0), 1.0)
     assert isinstance(second, Send) and second != first
-    assert policy.answered(one, second.account, Answer(429, 4.0), 2.0) == Refuse(4.0)
+    assert policy.answered(one, second.account, Answer(429, 4.0), 2.0) == Refuse(4.0, everybody=True)
     assert policy.begin(one, 6.0) == second
 
 
