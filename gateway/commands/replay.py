@@ -38,7 +38,7 @@ def replay(
         str | None, typer.Option(metavar="FILE", help="JSON list of what happens meanwhile, or none.")
     ] = None,
     policy: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Only this one; may be repeated. Default: all.")
+        list[str] | None, typer.Option(metavar="NAME", help="Only this one, or those with commas. Default: all.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     decisions: Annotated[
@@ -119,10 +119,11 @@ def _source(trace: Path | None, synthetic: bool) -> Path | None:
     return trace
 
 
-def _chosen(known: dict[str, Factory], names: list[str]) -> dict[str, Factory]:
+def _chosen(known: dict[str, Factory], policies: list[str]) -> dict[str, Factory]:
+    names = [name for given in policies for name in given.split(",")]
     for name in names:
         if name not in known:
-            raise _WrongUse(f"no policy {name}; there are {', '.join(known)}")
+            raise _WrongUse(f"no policy {name!r}; there are {', '.join(known)}")
     return {name: factory for name, factory in known.items() if not names or name in names}
 
 

@@ -64,6 +64,17 @@ class Run(msgspec.Struct):
     moves: dict[str, int]
 
 
+class _Session:
+    """One client: `late` are the seconds by which its requests come after their time, as earlier ones were held back;
+    `due` the places of those that are not sent yet. Only the first of these has come, or is about to."""
+
+    __slots__ = ("due", "late")
+
+    def __init__(self) -> None:
+        self.late = 0.0
+        self.due: deque[int] = deque()
+
+
 class Engine:
     """The clock and the heap of one run; use `replay`.
 
@@ -79,6 +90,7 @@ class Engine:
         self._requests = requests
         self._turns: dict[bytes, deque[int]] = {}  # conversation: places of those that wait for the turn before
         self._in_turn = turns
+        self._sessions: dict[bytes, _Session] = {}
         self._returns: dict[int, deque[int]] = {}  # second: places of the clients that come back then
         self._places = {request.index: place for place, request in enumerate(requests)}
         self._behind: dict[int, list[tuple[int, int]]] = {}  # place: (place, its steps) of those that wait for it
@@ -112,13 +124,26 @@ class Engine:
             self._policy.happened(event, now)
 
     def _come(self, place: int, now: float) -> None:
-        """The request is due; it arrives unless it is a turn and the one before has not ended."""
+        """The request is due. It arrives unless it is a turn and the one before has not ended, or its client's one
+        before is not sent yet."""
         if self._in_turn:
             queue = self._turns.setdefault(self._requests[place].conversation, deque())
             queue.append(place)
             if len(queue) > 1:
                 return
-        self._arrive(place, now)
+        request = self._requests[place]
+        if request.session:
+            session = self._sessions.setdefault(request.conversation, _Session())
+            session.due.append(place)
+            if len(session.due) == 1:
+                self._come_of(session, now)
+        else:
+            self._arrive(place, now)
+
+    def _come_of(self, session: _Session, now: float) -> None:
+        """The first of a client's due requests arrives when its pause after the one before it is over."""
+        place = session.due[0]
+        self._at(max(now, self._requests[place].at + session.late), _REQUEST, partial(self._arrive, place))
 
     def _finish(self, place: int, account: str, now: float) -> None:
         request = self._requests[place]
@@ -198,6 +223,12 @@ class Engine:
         account = self._pool.accounts[name]
         served.account, served.workspace, served.sent = name, account.workspace, now
         served.read, served.written, served.fresh = answer.read, answer.written, answer.fresh
+        if request.session:
+            session = self._sessions[request.conversation]
+            session.late += now - served.arrived
+            session.due.popleft()
+            if session.due:
+                self._come_of(session, now)
         start = now + self._pace.start(served.new)
         self._at(start, _RESPONSE, partial(self._start, place, account, answer))
 

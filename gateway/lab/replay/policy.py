@@ -40,7 +40,8 @@ class Account(NamedTuple):
 
 class Request(msgspec.Struct, frozen=True):
     """One request of the stream. `index` is its place in the trace (from 0), `at` when it first arrives, `input` and
-    `output` are tokens; each of `blocks` stands for `BLOCK` tokens *and all blocks before it*."""
+    `output` are tokens; each of `blocks` stands for `block` tokens *and all blocks before it*. `session`: the
+    conversation is one client's, who sends nothing more while this request is held back."""
 
     index: int
     at: float
@@ -48,6 +49,8 @@ class Request(msgspec.Struct, frozen=True):
     blocks: tuple[int, ...]
     input: int
     output: int
+    block: int = BLOCK
+    session: bool = False
 
 
 class Send(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.lab.replay.cache import BlockCache
 from gateway.lab.replay.events import Event
-from gateway.lab.replay.policy import BLOCK, Account, Answer, Request
+from gateway.lab.replay.policy import Account, Answer, Request
 from gateway.lab.simulator.limits import Bucket
 
 
@@ -75,7 +75,7 @@ class Pool:
             if wait > 0:
                 return Answer(429, float(max(1, ceil(wait))), *_headers(bucket, now))
         read = self._tokens(request, cache.read(request.blocks, now))
-        fresh = max(0, request.input - len(request.blocks) * BLOCK)
+        fresh = max(0, request.input - len(request.blocks) * request.block)
         if bucket is not None:
             bucket.level -= request.input - read
         return Answer(200, None, *_headers(bucket, now), read, request.input - fresh - read, fresh)
@@ -118,7 +118,7 @@ class Pool:
 
     @staticmethod
     def _tokens(request: Request, blocks: int) -> int:
-        return min(blocks * BLOCK, request.input)
+        return min(blocks * request.block, request.input)
 
     def _cache(self, workspace: str) -> BlockCache:
         found = self._caches.get(workspace)

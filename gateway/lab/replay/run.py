@@ -25,7 +25,7 @@ from gateway.lab.replay.figures import (
     duration,
     figures,
 )  # fmt: skip
-from gateway.lab.replay.policy import BLOCK, Account, Factory, Request
+from gateway.lab.replay.policy import Account, Factory, Request
 from gateway.lab.replay.pool import Pace, Pool
 from gateway.lab.replay.strawmen import Hash
 
@@ -97,12 +97,13 @@ class Report(msgspec.Struct):
             "tight": settings.tight,
             "tightness": TIGHTNESS,
             "limit_tokens_per_minute": first.limit,
-            "block_tokens": BLOCK,
+            "block_tokens": requests[0].block,
             "costs": {"read": READ_COST, "written": WRITE_COST, "fresh": FRESH_COST},
             "window_s": WINDOW,
             "window_least_tokens": first.yard.large,
             "pace": msgspec.to_builtins(settings.pace),
             "turns_wait_for_answers": first.stream.turns,
+            "sessions_wait": any(request.session for request in requests),
             "agents": msgspec.to_builtins(settings.agents) if settings.trace is None else None,
             "events": [
                 {name: value for name, value in msgspec.to_builtins(event).items() if value is not None}

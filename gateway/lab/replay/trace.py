@@ -1,7 +1,8 @@
 """A recorded stream of requests: JSON lines of Mooncake's form, plain or gzip-compressed.
 
-Each line is {"timestamp": ms, "input_length": tokens, "output_length": tokens, "hash_ids": [block, ...]}; other members
-are ignored. The conversation is the first two blocks, or the one there is.
+Each line is {"timestamp": ms, "input_length": tokens, "output_length": tokens, "hash_ids": [block, ...]}; it may have a
+"session_id", and a "block_size" in tokens, which holds for the lines after it too (512 until one says so). Other
+members are ignored. The conversation is the session, else the first two blocks, or the one there is.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.lab.replay.policy import Request
+from gateway.lab.replay.policy import BLOCK, Request
 
 
 class TraceError(ValueError):
@@ -25,6 +26,14 @@ class _Line(msgspec.Struct):
     input_length: int
     output_length: int
     hash_ids: list[int]
+    session_id: str | int | None = None
+    block_size: int | None = None
+
+    @property
+    def conversation(self) -> bytes:
+        if self.session_id is not None:
+            return b"session:%b" % str(self.session_id).encode()
+        return b":".join(b"%d" % block for block in self.hash_ids[:2])
 
 
 class Prefixes:
@@ -47,6 +56,7 @@ def load(path: Path) -> list[Request]:
     """The requests in the order of arrival, the first at 0 s; `TraceError` in one line for anything else."""
     prefixes = Prefixes()
     lines: list[_Line] = []
+    block = BLOCK
     decode = msgspec.json.Decoder(_Line).decode
     for number, text in _lines(path):
         try:
@@ -56,6 +66,7 @@ def load(path: Path) -> list[Request]:
         complaint = _complaint(line)
         if complaint:
             raise TraceError(f"{path}: line {number}: {complaint}")
+        block = line.block_size = line.block_size or block
         lines.append(line)
     if not lines:
         raise TraceError(f"{path}: no requests in it; {_FORM}")
@@ -64,10 +75,12 @@ def load(path: Path) -> list[Request]:
         Request(
             index=index,
             at=(line.timestamp - first) / 1000,
-            conversation=b":".join(b"%d" % block for block in line.hash_ids[:2]),
+            conversation=line.conversation,
             blocks=prefixes.intern(line.hash_ids),
             input=line.input_length,
             output=line.output_length,
+            block=line.block_size or block,
+            session=line.session_id is not None,
         )
         for index, line in enumerate(lines)
     ]
@@ -99,4 +112,6 @@ def _complaint(line: _Line) -> str:
         return "output_length must not be negative"
     if not line.hash_ids:
         return "hash_ids must name at least one block"
+    if line.block_size is not None and line.block_size < 1:
+        return "block_size must be at least 1"
     return ""

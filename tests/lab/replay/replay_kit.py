@@ -9,10 +9,11 @@ from gateway.lab.replay.pool import Pace, Pool
 PACE = Pace(first_token=1.0, prefill=1024.0, decode=100.0, refusal=0.25)  # 1 s, and 1 s for each two new blocks
 
 
-def request(index, at, blocks, *, tokens=None, output=100, conversation=None):
+def request(index, at, blocks, *, tokens=None, output=100, conversation=None, session=False):
     """Whole blocks unless `tokens` says otherwise; one conversation for equal first blocks."""
     size = 512 * len(blocks) if tokens is None else tokens
-    return Request(index, float(at), conversation or b"c%d" % blocks[0], tuple(blocks), size, output)
+    conversation = conversation or b"c%d" % blocks[0]
+    return Request(index, float(at), conversation, tuple(blocks), size, output, session=session)
 
 
 def accounts(*names):

@@ -116,6 +116,19 @@ def test_the_table_shows_parameters_figures_and_targets(trace):
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["--policy", "hash"], ["hash"]),
+        (["--policy", "hash,gateway"], ["gateway", "hash"]),
+        (["--policy", "random,hash", "--policy", "round_robin"], ["random", "round_robin", "hash"]),
+        ([], ["gateway", "random", "round_robin", "hash", "sticky_cooldown"]),
+    ],
+)
+def test_policies_are_chosen_by_name(trace, arguments, shown):
+    assert list(figures(trace, *arguments)["policies"]) == shown
+
+
 def test_events_come_from_a_file_and_are_accounted_for(trace, tmp_path):
     path = tmp_path / "events.json"
     happens = [
@@ -166,7 +179,8 @@ def test_without_matplotlib_one_line_says_how_to_get_it(trace, tmp_path, monkeyp
         (("TRACE", "--synthetic"), "--synthetic goes without a trace"),
         (("nowhere.jsonl",), "nowhere.jsonl: No such file or directory; name a trace"),
         (("BROKEN",), "line 2: "),
-        (("TRACE", "--policy", "magic"), "no policy magic; there are "),
+        (("TRACE", "--policy", "magic"), "no policy 'magic'; there are "),
+        (("TRACE", "--policy", "hash,"), "no policy ''; there are "),
         (("TRACE", "--accounts", "0"), "--accounts must be at least 1"),
         (("TRACE", "--seeds", "0"), "--seeds must be at least 1"),
         (("TRACE", "--ttl", "0"), "--ttl must be above 0"),

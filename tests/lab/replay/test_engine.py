@@ -106,6 +106,26 @@ def test_a_refusal_arrives_a_little_later_and_the_policy_says_what_then():
     assert (run.served[0].account, run.served[0].sent, run.served[0].limited) == ("b", 1.25, 1)
 
 
+def test_a_session_sends_nothing_more_while_a_request_of_it_is_held_back_and_keeps_its_pauses():
+    # The first is refused until 21; the pauses of 1 s and 30 s come after it, those of other sessions are their own.
+    stream = [
+        *(request(n, at, [1], conversation=b"s", session=True) for n, at in enumerate((1, 2, 32))),
+        request(3, 2, [9], session=True),
+    ]
+    _, run = play({0: [Refuse(20.0), "a"], 1: ["a"], 2: ["a"], 3: ["b"]}, stream)
+    assert [served.arrived for served in run.served] == [1.0, 22.0, 52.0, 2.0]
+    assert [served.sent for served in run.served] == [21.0, 22.0, 52.0, 2.0]
+
+
+def test_a_session_that_nothing_holds_back_comes_as_recorded_even_before_its_last_answer():
+    stream = [request(n, at, [1, 2], session=True) for n, at in enumerate((1, 1, 1.5, 9))]
+    _, run = play({n: ["a"] for n in range(4)}, stream)
+    assert [served.arrived for served in run.served] == [1.0, 1.0, 1.5, 9.0]
+    long = [request(n, 1, [1], session=True) for n in range(5000)]
+    _, run = play({n: ["a"] for n in range(5000)}, long)
+    assert {served.sent for served in run.served} == {1.0}
+
+
 def test_clients_that_come_back_in_the_same_second_come_one_after_the_other():
     stream = [request(n, at, [n]) for n, at in enumerate((1, 1.25, 2, 2.75))]
     plan = {n: [Refuse(wait), "a"] for n, wait in enumerate((4.0, 2.5, 2.9, 1.0))}  # back by 5, 5, 5 and 4

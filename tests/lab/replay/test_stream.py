@@ -38,6 +38,30 @@ def test_a_trace_is_read_in_order_of_arrival_from_its_first_timestamp(tmp_path):
     assert len({*second.blocks, *third.blocks}) == 4  # block 5 after 4 is not block 5 after 6
 
 
+def line(blocks, **more):
+    return json.dumps({"timestamp": 0, "input_length": 900, "output_length": 1, "hash_ids": blocks} | more)
+
+
+def test_a_session_is_the_conversation_whatever_its_blocks_are(tmp_path):
+    path = tmp_path / "t.jsonl"
+    rows = [([1, 2], "s"), ([3, 4], "s"), ([1, 2], "t"), ([1, 2], 7), ([1, 2], "7"), ([1, 2], "1:2"), ([1, 2], None)]
+    path.write_text("\n".join(line(blocks, session_id=session) for blocks, session in rows) + "\n" + line([1, 2]))
+    s, again, t, number, text, like_blocks, null, without = load(path)
+    assert s.conversation == again.conversation != t.conversation
+    assert number.conversation == text.conversation
+    assert null.conversation == without.conversation == b"1:2" != like_blocks.conversation
+    assert [each.session for each in (s, t, number, null, without)] == [True, True, True, False, False]
+
+
+def test_a_block_has_the_size_that_the_trace_says(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n".join([line([1]), line([1], block_size=64), line([1]), line([1], block_size=128)]))
+    assert [each.block for each in load(path)] == [512, 64, 64, 128]
+    report = run(Settings(trace=path), {"hash": Hash}).plain()
+    assert report["parameters"]["block_tokens"] == 512
+    assert report["policies"]["hash"]["cache_written_tokens"] == 512 + 64 + 64 + 128  # nobody saw another's response
+
+
 def test_gzip_and_blank_lines_are_read_too(tmp_path):
     plain = write_trace(tmp_path / "t.jsonl", [(0, 512, 1, [1]), (1, 512, 1, [1])])
     packed = tmp_path / "t.jsonl.gz"
@@ -57,6 +81,8 @@ def test_gzip_and_blank_lines_are_read_too(tmp_path):
         (GOOD.replace('th": 1, "out', 'th": true, "out'), "Expected `int`, got `bool`"),
         (GOOD.replace('put_length": 1, "hash', 'put_length": -1, "hash'), "output_length must not be negative"),
         (GOOD.replace('"timestamp": 0', '"timestamp": -1'), "timestamp must not be negative"),
+        (GOOD.replace('"hash', '"block_size": 0, "hash'), "block_size must be at least 1"),
+        (GOOD.replace('"hash', '"session_id": [1], "hash'), "Expected `int | str | null`, got `array`"),
         ("\udcff", "line 3: "),
     ],
 )
