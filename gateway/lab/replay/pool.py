@@ -77,7 +77,7 @@ class Pool:
         read = self._tokens(request, cache.read(request.blocks, now))
         fresh = max(0, request.input - len(request.blocks) * request.block)
         if bucket is not None:
-            bucket.level -= request.input - read
+            bucket.level -= min(request.input - read, bucket.limit)  # what is larger takes all that there is
         return Answer(200, None, *_headers(bucket, now), read, request.input - fresh - read, fresh)
 
     def begin(self, account: Account, request: Request, now: float) -> None:

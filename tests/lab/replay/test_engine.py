@@ -188,6 +188,12 @@ def test_a_policy_that_never_serves_a_request_is_found_out(monkeypatch):
 # Limits and troubles
 
 
+def test_a_request_larger_than_the_bucket_takes_all_of_it_and_no_more():
+    stream = [request(0, 0, range(10)), request(1, 61, range(10, 20))]
+    _, run = play({0: ["a"], 1: ["a"]}, stream, limit=1000)
+    assert [served.limited for served in run.served] == [0, 0]
+
+
 def test_a_bucket_of_one_minute_refuses_what_it_does_not_hold_and_says_when():
     # 1200 a minute are 20 a second. 1024 taken at 0; 1024 more need 848 that are not there: 42.4 s.
     stream = [request(0, 0, [1, 2]), request(1, 0, [5, 6]), request(2, 3, [1, 2])]
