@@ -238,6 +238,7 @@ class Timeouts(Frozen, frozen=True, kw_only=True):
     client_idle: Annotated[float, _SECONDS, "an unused connection of a client"] = 120.0
     ping: Annotated[float, _SECONDS, "silence of a stream before the gateway sends a ping"] = 60.0
     write: Annotated[float, _SECONDS, "a client that does not read"] = 60.0
+    store: Annotated[float, _SECONDS, "a reply of the store, before it counts as away"] = 0.05
 
 
 class Limits(Frozen, frozen=True, kw_only=True):

@@ -89,7 +89,9 @@ class Gateway:
         self.metrics = WorkerMetrics(known, self._in_flight, self._degraded)
         self._lag = Lag(self.metrics.lag, self._beat)
         self.tracing = tracing_of(config, process)
-        self.store = StoreClient(store_url, on_change=self._store_changed, watch=self.metrics.store)
+        self.store = StoreClient(
+            store_url, budget=config.timeouts.store, on_change=self._store_changed, watch=self.metrics.store
+        )
         self.tell: Callable[[bytes], None] = lambda data: None  # broadcasts to the other processes
         self.store_returned: Callable[[int], None] = lambda since: None  # what was journaled meanwhile is to be told
         self._away_since = 0  # of the store (Unix ms); 0 while it is there, or was never seen

@@ -308,7 +308,8 @@ class Gateway(Program):
         }
         self.port = int(self.config["listen"].rpartition(":")[2])
         self.admin_port = int(self.config["admin"]["listen"].rpartition(":")[2])
-        self.config["timeouts"] = {"drain": 10, "drain_delay": 0, **config.get("timeouts", {})}
+        # A gateway that waits for its processor is not to take the store for slow.
+        self.config["timeouts"] = {"drain": 10, "drain_delay": 0, "store": 10, **config.get("timeouts", {})}
 
     def __repr__(self) -> str:
         return f"<Gateway {self.base_url}>"

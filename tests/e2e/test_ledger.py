@@ -127,6 +127,7 @@ def _calm(upstream: Simulator) -> None:
 def replicas(folders: pytest.TempPathFactory, upstream: Simulator, url: str) -> list[Gateway]:
     config = {
         "redis": url,
+        "timeouts": {"store": 1},
         "accounts": accounts_of(upstream),
         "workers": 2,
         "keys": [each for scene in SCENES for each in callers(scene)],

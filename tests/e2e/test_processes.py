@@ -285,7 +285,7 @@ class Pair:
 
     def __init__(self, folder: Path, simulator: Simulator) -> None:
         self.store = Store(folder / "store")
-        config = {"redis": self.store.url, "accounts": accounts_of(simulator, 4)}
+        config = {"redis": self.store.url, "accounts": accounts_of(simulator, 4), "timeouts": {"store": 1}}
         self.gateways = [Gateway(folder / name, dict(config)) for name in ("left", "right")]
 
     def start(self) -> None:

@@ -26,14 +26,15 @@ class StoreClient:
     """The store at `url` for one event loop: one server (redis://, rediss://, unix://), the master that sentinels name
     (redis+sentinel://) or a cluster (redis+cluster://). Raises ValueError for another URL.
 
-    `on_change(up, reason)` is called at each transition; `watch(name)` gives what is told of the calls of the script of
-    that name.
+    A server that owes a reply for `budget` seconds (None: as many as usual) counts as away. `on_change(up, reason)` is
+    called at each transition; `watch(name)` gives what is told of the calls of the script of that name.
     """
 
     def __init__(
         self,
         url: str,
         *,
+        budget: float | None = None,
         on_change: Callable[[bool, str], None] | None = None,
         watch: Callable[[str], Watch] | None = None,
     ) -> None:
@@ -43,6 +44,8 @@ class StoreClient:
         self._on_change = on_change or (lambda up, reason: None)
         self._first = asyncio.Event()
         topology = read_url(url)
+        if budget is not None:
+            topology.access.budget = budget
         self._backend: Link | Cluster
         if topology.kind == "cluster":
             self._backend = Cluster(topology.nodes, topology.access, self._changed)

@@ -14,7 +14,6 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from gateway.store.client import connection as wire
 from gateway.store.client.connection import Again, Arg, Call, Connection, Nobody, StoreDown, connect
 from gateway.store.client.link import PROBE, FixedLink, Link
 from gateway.store.client.replies import Meaning, named, redirection
@@ -97,7 +96,7 @@ class Cluster:
     async def _repeat(self, link: Link, call: Call) -> None:
         """Send the call as soon as its node is connected, within the time a caller waits."""
         try:
-            async with asyncio.timeout(wire.BUDGET):
+            async with asyncio.timeout(self._access.budget):
                 (await link.connected()).put(call)
         except (TimeoutError, StoreDown) as error:
             call.fail(str(error) or "the node that has the slot cannot be reached")

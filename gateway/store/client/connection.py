@@ -17,7 +17,6 @@ import hiredis
 from gateway.store.client.topology import Access, Address
 from gateway.store.scripts import Script
 
-BUDGET = 0.05  # seconds a caller waits for a reply before the server counts as away
 MAX_WAITING = 50_000  # calls in flight beyond which the server counts as overloaded
 Arg = str | bytes | int
 _pack = cast(Callable[[tuple[Arg, ...]], bytes], hiredis.pack_command)
@@ -108,11 +107,12 @@ class Nobody:
 class Connection(asyncio.Protocol):
     """Open one with `connect`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, host: str, owner: Owner) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, host: str, access: Access, owner: Owner) -> None:
         self.host = host
         self.waiting: deque[Call | _Question] = deque()
         self.closed = False
         self._loop = loop
+        self._access = access
         self._owner = owner
         self._reader = hiredis.Reader()
         self._out: list[bytes] = []
@@ -188,7 +188,7 @@ class Connection(asyncio.Protocol):
         self.transport.write(b"".join(out))
         if not self._watching:
             self._watching = True
-            self._loop.call_later(BUDGET / 2, self._watch)
+            self._loop.call_later(self._access.budget / 2, self._watch)
 
     # Being answered.
 
@@ -234,30 +234,32 @@ class Connection(asyncio.Protocol):
             # This process itself may have been busy: let it read what has arrived before judging the server.
             self._loop.call_later(0.005, self._judge)
         else:
-            self._loop.call_later(BUDGET / 2, self._watch)
+            self._loop.call_later(self._access.budget / 2, self._watch)
 
     def _judge(self) -> None:
         if not self.closed and self._late():
-            self.end(f"no reply within {BUDGET * 1000:.0f} ms")
+            self.end(f"no reply within {self._access.budget * 1000:.0f} ms")
         self._watch()
 
     def _late(self) -> bool:
         writes = self._writes
         while writes and writes[0][0] <= self._answered:
             writes.popleft()
-        return bool(writes) and monotonic() - writes[0][1] > BUDGET
+        return bool(writes) and monotonic() - writes[0][1] > self._access.budget
 
 
 async def connect(address: Address, access: Access, owner: Owner) -> Connection:
     """A connection that has been let in and has answered a PING. Raises OSError and StoreDown; takes no time limit."""
     loop = asyncio.get_running_loop()
     if isinstance(address, str):
-        _, connection = await loop.create_unix_connection(lambda: Connection(loop, address, owner), address)
+        _, connection = await loop.create_unix_connection(lambda: Connection(loop, address, access, owner), address)
     else:
         host, port = address
         try:
             context = access.tls()
-            _, connection = await loop.create_connection(lambda: Connection(loop, host, owner), host, port, ssl=context)
+            _, connection = await loop.create_connection(
+                lambda: Connection(loop, host, access, owner), host, port, ssl=context
+            )
         except OSError:
             access.forget_tls()
             raise

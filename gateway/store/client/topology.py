@@ -20,6 +20,8 @@ def redis_url(url: str) -> str:
 class Access:
     """How to get in: credentials, database and TLS, as redis-py's keyword arguments name them."""
 
+    budget = 0.05  # seconds a caller waits for a reply before the server counts as away
+
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
         self.username: str = options.get("username") or ""

@@ -20,6 +20,7 @@ from gateway.log import captured
 from gateway.store.client import connection as wire
 from gateway.store.client import link
 from gateway.store.client.client import StoreClient, StoreDown, redis_url
+from gateway.store.client.topology import Access
 from gateway.store.scripts import Script
 
 
@@ -35,7 +36,7 @@ READ = script("return redis.call('GET', KEYS[1])")
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """A budget that a busy machine does not use up; tests of the budget set their own."""
-    monkeypatch.setattr(wire, "BUDGET", 10.0)
+    monkeypatch.setattr(Access, "budget", 10.0)
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -276,7 +277,7 @@ async def test_a_store_that_still_loads_its_file_is_not_up_until_it_has(own_serv
 
 
 async def test_a_killed_server_fails_what_waits_and_then_every_call_at_once(own_server, connect, monkeypatch):
-    monkeypatch.setattr(wire, "BUDGET", 60.0)  # it is the lost connection that ends the wait
+    monkeypatch.setattr(Access, "budget", 60.0)  # it is the lost connection that ends the wait
     server = own_server()
     changes = Changes()
     client = connect(server.url, on_change=changes)
@@ -309,7 +310,7 @@ async def test_calls_of_the_tick_in_which_the_connection_is_lost_fail_too(client
 async def test_a_stopped_server_fails_calls_after_the_budget_then_at_once_until_it_goes_on(
     own_server, connect, monkeypatch
 ):
-    monkeypatch.setattr(wire, "BUDGET", 0.05)
+    monkeypatch.setattr(Access, "budget", 0.05)
     server = own_server()
     changes = Changes()
     client = connect(server.url, on_change=changes)
@@ -336,7 +337,7 @@ async def test_a_loop_that_was_busy_itself_does_not_blame_the_store(own_server, 
     changes = Changes()
     client = connect(server.url, on_change=changes)
     await client.start(wait=10)
-    monkeypatch.setattr(wire, "BUDGET", 0.02)
+    monkeypatch.setattr(Access, "budget", 0.02)
     connection = connection_of(client)
     for _ in range(3):
         call = client.call(ECHO, (0, "x"))
@@ -349,7 +350,7 @@ async def test_a_loop_that_was_busy_itself_does_not_blame_the_store(own_server, 
 
 async def test_an_idle_connection_is_never_judged_late(client, server, monkeypatch):
     server.admin.script_load(ECHO.text)
-    monkeypatch.setattr(wire, "BUDGET", 0.1)
+    monkeypatch.setattr(Access, "budget", 0.1)
     assert await alive(client)
     await asyncio.sleep(0.2)
     assert client.up
@@ -396,7 +397,7 @@ class Seen:
 
 async def test_each_call_is_told_to_its_watch_once_however_it_ends(own_server, connect, monkeypatch):
     monkeypatch.setattr(wire, "MAX_WAITING", 10)
-    monkeypatch.setattr(wire, "BUDGET", 60.0)
+    monkeypatch.setattr(Access, "budget", 60.0)
     server = own_server()
     watches: dict[str, Seen] = {}
     client = connect(server.url, watch=lambda name: watches.setdefault(name, Seen()))
@@ -424,7 +425,7 @@ async def test_each_call_is_told_to_its_watch_once_however_it_ends(own_server, c
 
 async def test_more_calls_than_may_wait_are_refused(own_server, connect, monkeypatch):
     monkeypatch.setattr(wire, "MAX_WAITING", 10)
-    monkeypatch.setattr(wire, "BUDGET", 60.0)
+    monkeypatch.setattr(Access, "budget", 60.0)
     server = own_server()
     client = connect(server.url)
     assert await client.start()

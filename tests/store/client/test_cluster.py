@@ -11,9 +11,9 @@ import pytest
 from redis.crc import key_slot
 
 from gateway.core.routing.document import Announcement, PoolDocument
-from gateway.store.client import connection as wire
 from gateway.store.client.client import StoreClient, StoreDown
 from gateway.store.client.redis_py import ask, open_redis, run, scan, subscribe
+from gateway.store.client.topology import Access
 from gateway.store.pool.pool_store import BROADCASTS, PoolStore
 from tests.store import topologies
 from tests.store.topologies import BOTH, COUNT, ECHO, READ, SLOTS, Changes, ClusterOf, Node, Servers, script
@@ -22,7 +22,7 @@ from tests.store.topologies import BOTH, COUNT, ECHO, READ, SLOTS, Changes, Clus
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """A budget that a busy machine does not use up; tests of the budget set their own."""
-    monkeypatch.setattr(wire, "BUDGET", 10.0)
+    monkeypatch.setattr(Access, "budget", 10.0)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ async def test_a_call_that_is_sent_from_node_to_node_ends(cluster, client):
 
 
 async def test_a_stopped_node_fails_only_its_own_calls_within_the_budget_and_then_at_once(cluster, monkeypatch):
-    monkeypatch.setattr(wire, "BUDGET", 0.05)
+    monkeypatch.setattr(Access, "budget", 0.05)
     told = Changes()
     client = StoreClient(cluster.url, on_change=told)
     await client.start(wait=10)

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import pytest
 
-from gateway.store.client import connection as wire
 from gateway.store.client.client import StoreClient, StoreDown
 from gateway.store.client.redis_py import Client, ask, open_redis, run, scan, subscribe
+from gateway.store.client.topology import Access
 from tests.store import topologies
 from tests.store.topologies import COUNT, ECHO, READ, Changes, Node, SentinelSet
 
@@ -23,7 +23,7 @@ HEALED = 2.0  # seconds from the moment that a sentinel names the new master
 @pytest.fixture(autouse=True)
 def patience(monkeypatch):
     """A budget that a busy machine does not use up."""
-    monkeypatch.setattr(wire, "BUDGET", 10.0)
+    monkeypatch.setattr(Access, "budget", 10.0)
 
 
 @pytest.fixture(scope="module")

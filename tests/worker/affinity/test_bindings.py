@@ -23,8 +23,8 @@ from gateway.core.routing.router import Router
 from gateway.core.spending.keyring import Stored
 from gateway.core.wire.peek import peek
 from gateway.errors import ApiError
-from gateway.store.client import connection as wire
 from gateway.store.client.client import StoreClient
+from gateway.store.client.topology import Access
 from gateway.store.embedded import EmbeddedServer
 from gateway.store.pool.keyring import keyring_of
 from gateway.worker.affinity import bindings as module
@@ -200,7 +200,7 @@ Start = Callable[..., Awaitable[Process]]
 @pytest.fixture
 async def start(embedded: str, admin: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     """Starts processes on one store; with `away` on none."""
-    monkeypatch.setattr(wire, "BUDGET", 10.0)
+    monkeypatch.setattr(Access, "budget", 10.0)
     made: list[Process] = []
 
     async def process(away: bool = False) -> Process:
