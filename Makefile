@@ -33,8 +33,8 @@ quick: $(STAMP) ## a minute: the rules, the configuration, and whole journeys of
 test: $(STAMP) ## all tests; whatever had to be skipped is listed with its reason
 	$(BIN)/python -m pytest -rs $(ARGS)
 
-torture: $(STAMP) ## minutes of random faults against real processes
-	$(BIN)/python -m pytest -rs -m torture $(ARGS)
+torture: $(STAMP) ## minutes of random faults against real processes, and whole products of parameters
+	$(BIN)/python -m pytest -rs -m "torture or pairwise" --whole $(ARGS)
 
 check: $(STAMP) ## lint, format, types, layers, dependencies
 	$(BIN)/ruff check .

@@ -1,10 +1,12 @@
-"""Shared by all tests: under GATEWAY_CI=1 nothing may be skipped unnoticed."""
+"""Shared by all tests: under GATEWAY_CI=1 nothing may be skipped unnoticed, and products of parameters are thinned."""
 
 import os
 from collections.abc import Generator
 from typing import TypeVar
 
 import pytest
+
+from tests.pairwise import pairwise
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -31,3 +33,23 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     return _skip_is_failure((yield))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--whole", action="store_true", help="run all of the products that are marked `pairwise`")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("whole"):
+        return
+    products: dict[str, list[pytest.Function]] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("pairwise") and hasattr(item, "callspec"):
+            products.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    spare: set[pytest.Item] = set()
+    for product in products.values():
+        params = [item.callspec.params for item in product]
+        kept = pairwise([frozenset((name, id(value)) for name, value in each.items()) for each in params])
+        spare |= set(product) - {product[number] for number in kept}
+    items[:] = [item for item in items if item not in spare]
+    config.hook.pytest_deselected(items=list(spare))

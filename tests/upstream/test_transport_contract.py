@@ -37,6 +37,8 @@ from tests.upstream.origin import OK, PATIENCE, Peer, Received, Script, Server, 
 Connect = Callable[..., Transport]
 Serve = Callable[..., Server]
 
+pytestmark = pytest.mark.pairwise
+
 TRANSPORTS: dict[str, Callable[[Origin, Timeouts], Transport]] = {"http1": Pool, "httpx": HttpxTransport}
 
 
