@@ -1,7 +1,7 @@
-"""Runs journeys over the real application: what a worker serves, composed as a worker composes it.
+"""Plays journeys over the real application.
 
-The one place that knows how the gateway is made. The sockets are scripts (`http`, `store`), the clock jumps (`world`),
-everything between is the gateway's own. After each journey it looks whether anything was left behind.
+The sockets are scripts (`http`, `store`), the clock jumps (`world`), everything between is the gateway's own, made as a
+worker makes it (`replica`). After each journey it looks whether anything was left behind.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import asyncio
 import contextlib
 import itertools
 import json
-import logging
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -26,25 +25,16 @@ from gateway.config.schema import Config, loads
 from gateway.core.routing import broadcast
 from gateway.core.routing.binding import unpack as read_binding
 from gateway.core.routing.conversation import key as conversation_key
-from gateway.core.routing.document import PoolDocument
+from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.ring import Ring
-from gateway.core.spending.keyring import Stored
-from gateway.listen.server import Server as Listener
 from gateway.log import captured
 from gateway.records import Finished
-from gateway.store.client.client import StoreDown
-from gateway.store.ledger.journal import read as read_journal
-from gateway.store.ledger.ledger import Entry, UsageJournal, unpack
-from gateway.store.pool.keyring import encode as encode_keys
-from gateway.telemetry.logs import RequestLog
-from gateway.telemetry.totals import families_of
 from gateway.worker.accounts import entry_of
-from gateway.worker.app import Gateway
-from gateway.worker.request.exchange import new_request_id
 from tests.journeys.books import Books
 from tests.journeys.http import Call, Upstream, request
-from tests.journeys.journey import Ask, Journey, usual
+from tests.journeys.journey import Ask, Journey, Json, usual
 from tests.journeys.parts import PARTS
+from tests.journeys.replica import Replica, entries
 from tests.journeys.store import Server, Store
 from tests.journeys.verdict import improper, unlike
 from tests.journeys.world import World, turned
@@ -107,12 +97,12 @@ def _config(text: str) -> Config:
     return loads(text, {}, source="journey.yaml")
 
 
-def config_of(journey: Journey, rig: Rig) -> Config:
-    """The configuration, read as an operator's is."""
+def config_of(journey: Journey, rig: Rig, replica: int = 0) -> Config:
+    """The configuration of a replica, read as an operator's is."""
     usual = {
         "admin": {"listen": "127.0.0.1:8081", "token": "token-of-the-operator-of-journeys"},
         "redis": f"unix://{rig.server.path}",
-        "data_dir": str(rig.folder),
+        "data_dir": str(rig.folder / str(replica)),
         "secret": SECRET,
         "keys": CALLERS,
         "teams": [{"id": "research"}],
@@ -124,16 +114,6 @@ def config_of(journey: Journey, rig: Rig) -> Config:
     return _config(json.dumps({**usual, **journey.config}))  # JSON is YAML
 
 
-class _Lines:
-    """Where the log of requests goes."""
-
-    def __init__(self) -> None:
-        self.lines: list[bytes] = []
-
-    def write(self, line: bytes) -> None:
-        self.lines.append(line)
-
-
 class Stage:
     """One journey being played."""
 
@@ -143,58 +123,46 @@ class Stage:
         self.rig = rig
         self.logs: list[Any] = []
         self.complaints: list[str] = []  # of the event loop
-        self.records: list[Finished] = []
         self.store = Store(world, rig.server)
         self.upstream = Upstream(world, usual)
         self.config = config_of(journey, rig)
-        self._gateway: Gateway | None = None
-        self.listener: Listener
-        self.lines = _Lines()
+        self.document = PoolDocument(1, tuple(sorted(map(entry_of, self.config.accounts))))
+        self.ring = Ring(self.document)  # as it is in the beginning
+        self.replicas: list[Replica] = []
         self.calm_at = 0.0
         self.mended = contextlib.ExitStack()
         world.origins[rig.server.path] = self.store.accept
         for name in journey.pool:
             world.origins[f"{name}.test"] = partial(self.upstream.accept, name)
 
-    @property
-    def gateway(self) -> Gateway:
-        assert self._gateway is not None, "it has not begun"
-        return self._gateway
-
     def complain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.complaints.append(f"{context.get('message')}: {context.get('exception')!r}")
 
-    # As a worker does it.
-
     async def _start(self) -> None:
-        config = self.config
-        document = self.document = PoolDocument(1, tuple(sorted(map(entry_of, config.accounts))))
-        log = RequestLog(cast(Any, self.lines), human=False, least=logging.INFO)
-        gateway = Gateway(config, document, encode_keys(Stored()), config.redis, "process", log)
-        self._gateway = gateway
-        self.ring = Ring(document)
-        gateway.store_returned = self._store_returned
-        gateway.apply(document, 1)
-        await gateway.start()
-        server = self.listener = Listener(gateway, config, new_request_id, gateway.metrics.throttled)
-        self.serving = asyncio.create_task(server.serve([cast(Any, _Socket())]))
-        await server.listening.wait()
+        for number in range(self.journey.replicas):
+            config = config_of(self.journey, self.rig, number)
+            tell = partial(self._tell, number)
+            replica = Replica(f"p{number}", config, self.document, self.journey.replicas, tell, self.world)
+            self.replicas.append(replica)
+            await replica.start()
+
+    def _tell(self, teller: int, said: bytes) -> None:
+        """The others hear it a moment later."""
+        for number, replica in enumerate(self.replicas):
+            if number != teller:
+                self.world.call_later(0.002, replica.gateway.heard, said)
 
     async def close(self) -> None:
         """End it, as far as it has begun."""
         self.mended.close()
-        if self._gateway is not None:
-            await self.gateway.close()
-            for account in self.gateway.pool.accounts.values():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(account.transport.aclose(), 1.0)
+        for replica in self.replicas:
+            await replica.close()
 
-    # As its supervisor does it.
-
-    def agree(self, document: PoolDocument) -> None:
-        """Every process routes over this from now on."""
-        self.document = document
-        self.gateway.apply(document, 1)
+    def agree(self, entries: Iterable[Entry]) -> None:
+        """Every process routes over these accounts from now on."""
+        self.document = PoolDocument(self.document.epoch + 1, tuple(sorted(entries)))
+        for replica in self.replicas:
+            replica.gateway.apply(self.document, len(self.replicas))
 
     def turn(self, state: str) -> None:
         """The store is so from now on. The next heartbeat finds out whether it may have lost something."""
@@ -204,20 +172,8 @@ class Stage:
 
     def _beat(self) -> None:
         if self.store.state == "here":
-            self.gateway.reseed()
-            self._store_returned(0)
-
-    def _store_returned(self, since: int) -> None:
-        """Tell the store what was journaled since then."""
-        self._replaying = asyncio.create_task(self._replay(since))
-
-    async def _replay(self, since: int) -> None:
-        async def run(script: Any, args: Any) -> Any:
-            return await self.gateway.store.call(script, args)
-
-        with contextlib.suppress(StoreDown):  # once more at the next heartbeat
-            now = int(self.world.clock.wall * 1000)
-            await UsageJournal(self.rig.folder / "usage").replay(run, now, since)
+            for replica in self.replicas:
+                replica.reseed()
 
     # The play.
 
@@ -233,7 +189,7 @@ class Stage:
             self.world.clock.now += journey.later
             await asyncio.sleep(CALM)
         self.upstream.script(journey.upstream)
-        before = len(self.gateway.ended)
+        before = {record.request_id for record in self._records()}
         self.upstream.asked.clear()
         self.upstream.tried.clear()
         if journey.breaks:
@@ -242,12 +198,14 @@ class Stage:
         calls = await asyncio.gather(*[self._ask(each) for each in journey.asks])
         await asyncio.gather(*tasks)
         await asyncio.sleep(max(0.0, self.calm_at - self.world.clock.now) + CALM)
-        self.records = list(self.gateway.ended)
-        records = self.records[before:]
+        records = [record for record in self._records() if record.request_id not in before]
         problems = list(self._problems(list(zip(journey.asks, calls, strict=True)), records))
         if problems:
             story = self._story(calls, records)
             pytest.fail("\n  ".join([journey.name, *problems]) + "\n" + story, pytrace=False)
+
+    def _records(self) -> list[Finished]:
+        return [record for replica in self.replicas for record in replica.records]
 
     async def _do(self, at: float, what: str, *args: Any) -> None:
         await asyncio.sleep(at)
@@ -266,7 +224,7 @@ class Stage:
         if "content-type" not in given and (ask.body is not None or ask.pieces):
             headers.append(("content-type", "application/json"))
         call = Call(self.world)
-        call.connect()
+        call.connect(ask.replica)
         if ask.deaf:
             call.pipe.deaf = True
             self.world.call_later(ask.deaf, call.pipe.listen)
@@ -299,11 +257,10 @@ class Stage:
         places, _, mark = ranks.partition("#")
         workspaces = {each.id: each.workspace for each in self.config.accounts}
         wanted = list(dict.fromkeys(workspaces[each] for each in places.split() if each in workspaces))
-        ring = self.ring  # as it was in the beginning
         for number in itertools.count():
             name = f"conversation{mark}-{number}"
             key = conversation_key(SECRET.encode(), caller, b"header", name.encode())
-            if list(ring.rank(key))[: len(wanted)] == wanted:
+            if list(self.ring.rank(key))[: len(wanted)] == wanted:
                 return name
         raise AssertionError
 
@@ -340,9 +297,10 @@ class Stage:
         if journey.asked is not None and not re.fullmatch(journey.asked, " ".join(self.upstream.tried)):
             yield f"asked {' '.join(self.upstream.tried)!r}, not {journey.asked!r}"
         for name in journey.pool:
-            state, wanted_state = self._state(name), journey.accounts.get(name, "open")
-            if not _state_fits(state, wanted_state):
-                yield f"account {name} is {state}, not {wanted_state}"
+            for replica in self.replicas:
+                state, wanted_state = replica.state(name, journey.model), journey.accounts.get(name, "open")
+                if not _state_fits(state, wanted_state):
+                    yield f"account {name} is {state}, not {wanted_state}"
         if journey.bound is not None:
             bound = self._bound(asks[-1][0])
             if bound != journey.bound:
@@ -360,15 +318,6 @@ class Stage:
         for complaint in self.complaints:
             yield f"the event loop complains: {complaint}"
 
-    def _state(self, account: str) -> str:
-        router, now = self.gateway.router, self.world.clock.now
-        entry = router.ring.accounts.get(account)
-        if entry is None:
-            return "gone"
-        model = self.journey.model
-        why, wait = router.state(entry, model, router.classify(model), 0.0, True, now)
-        return f"{why} {wait:.0f}" if why and wait < 1e9 else why or "open"
-
     def _bound(self, ask: Ask) -> str:
         tenant = next(
             f"t:{each['team']}" if "team" in each else f"c:{each['id']}" for each in CALLERS if each["id"] == ask.caller
@@ -380,25 +329,9 @@ class Stage:
         return " ".join(read_binding(each).workspace for each in fields)
 
     def _left_behind(self) -> Iterator[str]:
-        """What a request must not leave: in this process, on its connections, in the store."""
-        gateway = self.gateway
-        if gateway.proxy.live:
-            yield "requests are still on their way"
-        for account in gateway.pool.accounts.values():
-            if "in_flight=0 waiting=0" not in repr(account):
-                yield f"{account!r}"
-            if "busy=0" not in repr(account.transport):
-                yield f"{account.transport!r}"
-        if gateway.router.waiting:
-            yield f"{gateway.router.waiting} wait for a limit"
-        report = gateway.router.report("process", self.world.clock.now)
-        for seen in report.domains if report is not None else ():
-            if seen.asked or seen.reserved:
-                yield f"{seen.asked} requests and {seen.reserved} tokens reserved of {seen.organization}'s limits"
-        if gateway.proxy._holding.bytes:
-            yield f"{gateway.proxy._holding.bytes} bytes of bodies are held"
-        if gateway.proxy._single_flight._leaders:
-            yield "somebody still leads"
+        """What requests must not leave: in a process, on its connections, in the store."""
+        for replica in self.replicas:
+            yield from replica.left_behind()
         ask = self.rig.server.line.ask
         for key in ask("KEYS", "*"):
             kind = key.partition(b"}:")[2]
@@ -412,16 +345,12 @@ class Stage:
     def _books(self) -> Books:
         ask = self.rig.server.line.ask
         ledger = [fields[1] for key in ask("KEYS", "*}:s") for _, fields in ask("XRANGE", key, "-", "+")]
-        counted = 0.0
-        for family in families_of(self.gateway.metrics.snapshot()):
-            if family.name == "gateway_requests":
-                counted = sum(value for _, (value, *_) in family.children)
         return Books(
-            records=self.records,
-            lines=len(self.lines.lines),
-            counted=int(counted),
-            journal=_entries(read_journal(self.rig.folder / "usage")),
-            ledger=_entries(ledger) if self.store.state == "here" else None,
+            records=self._records(),
+            lines=sum(len(replica.lines) for replica in self.replicas),
+            counted=sum(replica.counted for replica in self.replicas),
+            journal=[entry for replica in self.replicas for entry in replica.journal],
+            ledger=entries(ledger) if self.store.state == "here" else None,
             broken=self.journey.breaks.removeprefix("the "),
         )
 
@@ -440,15 +369,6 @@ class Stage:
         return "\n".join(lines)
 
 
-class _Socket:
-    def close(self) -> None:
-        pass
-
-
-def _entries(packed: Iterable[bytes]) -> list[Entry]:
-    return [each for each in map(unpack, packed) if isinstance(each, Entry)]
-
-
 def _state_fits(state: str, wanted: str) -> bool:
     """`limited 30` fits any closure of 28 to 30 seconds; `out` any."""
     if " " not in wanted or " " not in state:
@@ -460,37 +380,35 @@ def _state_fits(state: str, wanted: str) -> bool:
 # What happens to a gateway beside requests.
 
 
-def _stop(stage: Stage) -> None:
-    """The process ends: what still runs is told so."""
-    stage.gateway.draining = True
-    stage.listener.drain()
-    stage.gateway.upkeep.interrupt("drain")
+def _stop(stage: Stage, replica: int = 0) -> None:
+    stage.replicas[replica].stop()
 
 
 def _account(stage: Stage, name: str, **changes: Any) -> None:
-    """Operators change an account: all agree on another pool."""
-    document = stage.document
-    entries = tuple(msgspec.structs.replace(each, **changes) if each.id == name else each for each in document.accounts)
-    stage.agree(PoolDocument(document.epoch + 1, entries))
+    """Operators change an account."""
+    accounts = stage.document.accounts
+    stage.agree(msgspec.structs.replace(each, **changes) if each.id == name else each for each in accounts)
 
 
 def _remove(stage: Stage, name: str) -> None:
-    document = stage.document
-    stage.agree(PoolDocument(document.epoch + 1, tuple(each for each in document.accounts if each.id != name)))
+    stage.agree(each for each in stage.document.accounts if each.id != name)
 
 
-def _reload(stage: Stage, **changes: Any) -> None:
+def _reload(stage: Stage, changes: Json) -> None:
     """The configuration is another from now on; accounts come and go with it."""
-    config = config_of(replace(stage.journey, config={**stage.journey.config, **changes}), stage.rig)
-    stage.gateway.reload(config)
+    journey = replace(stage.journey, config={**stage.journey.config, **changes})
+    for number, replica in enumerate(stage.replicas):
+        config = config_of(journey, stage.rig, number)
+        replica.gateway.reload(config)
     entries = tuple(sorted(map(entry_of, config.accounts)))
     if entries != stage.document.accounts:
-        stage.agree(PoolDocument(stage.document.epoch + 1, entries))
+        stage.agree(entries)
 
 
 def _hear(stage: Stage, name: str, *values: Any) -> None:
     """Another process tells a fact of this name."""
-    stage.gateway.heard(broadcast.encode(getattr(broadcast, name)(*values)))
+    for replica in stage.replicas:
+        replica.gateway.heard(broadcast.encode(getattr(broadcast, name)(*values)))
 
 
 ACTIONS: dict[str, Callable[..., Any]] = {
@@ -501,5 +419,5 @@ ACTIONS: dict[str, Callable[..., Any]] = {
     "enable": partial(_account, state="active"),
     "remove": _remove,
     "hear": _hear,
-    "reload": lambda stage, changes: _reload(stage, **changes),
+    "reload": _reload,
 }

@@ -213,8 +213,8 @@ class Call:
         self.arrivals: list[Piece] = []  # of body bytes
         self.pipe: Pipe
 
-    def connect(self) -> None:
-        self.pipe = self._world.call_in(self)
+    def connect(self, listener: int = 0) -> None:
+        self.pipe = self._world.call_in(self, listener)
 
     def hang_up(self, how: str) -> None:
         """`close`, or `reset`."""

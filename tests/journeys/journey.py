@@ -52,7 +52,7 @@ class Ask:
     accounts, by rank: `a b` is at home on a, then on b; None: it names none. `gone`: the client hangs up so many
     seconds after it asked (`how`: close or reset). `pieces`: the body comes so, instead of at once. `raw`: these bytes
     are sent instead of a proper request. `deaf`: the client takes nothing for so many seconds. `sent`: the body as an
-    account must get it, where that is not the client's own."""
+    account must get it, where that is not the client's own. `replica`: which one it asks."""
 
     want: Want = field(default_factory=Want)
     at: float = 0.0
@@ -66,6 +66,7 @@ class Ask:
     raw: bytes = b""
     deaf: float = 0.0
     sent: Json | None = None
+    replica: int = 0
     gone: float | None = None
     how: str = "close"
 
@@ -98,7 +99,7 @@ class Journey:
 
     `upstream` and `then`: what the accounts answer, in their order; `*` is any that has no more orders of its own.
 
-    `model`: the one for which accounts are judged.
+    `replicas` serve it, over one store. `model`: the one for which accounts are judged.
 
     Afterwards: `asked`, the accounts in the order in which they were tried (a regular expression); `accounts`, how they
     stand (those that are not named are open); `bound`, where the conversation of the last request lives (None:
@@ -119,6 +120,7 @@ class Journey:
     accounts: Mapping[str, str] = field(default_factory=dict)
     bound: str | None = None
     model: str = MODEL
+    replicas: int = 1
     errors: tuple[str, ...] = ()
     heard: Mapping[str, str | None] = field(default_factory=dict)
 

@@ -223,9 +223,9 @@ class World(asyncio.SelectorEventLoop):
         self.listeners.append(protocol_factory)
         return _Listener()
 
-    def call_in(self, peer: Peer) -> Pipe:
-        """A client connects to the gateway."""
-        protocol = self.listeners[0]()
+    def call_in(self, peer: Peer, listener: int = 0) -> Pipe:
+        """A client connects to a listener of the gateway's."""
+        protocol = self.listeners[listener]()
         pipe = Pipe(self, protocol, peername=("192.0.2.7", 40_000), sockname=("192.0.2.1", 8080))
         pipe.peer = peer
         protocol.connection_made(pipe)

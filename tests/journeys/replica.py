@@ -1,0 +1,147 @@
+"""One process that serves, made as a worker makes it, with what its supervisor does for it.
+
+The one place that knows how the gateway is made, and where it keeps what a request must not leave behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from gateway.config.schema import Config
+from gateway.core.routing.document import PoolDocument
+from gateway.core.spending.keyring import Stored
+from gateway.listen.server import Server
+from gateway.records import Finished
+from gateway.store.client.client import StoreDown
+from gateway.store.ledger.journal import read as read_journal
+from gateway.store.ledger.ledger import Entry, UsageJournal, unpack
+from gateway.store.pool.keyring import encode as encode_keys
+from gateway.telemetry.logs import RequestLog
+from gateway.telemetry.totals import families_of
+from gateway.worker.app import Gateway
+from gateway.worker.request.exchange import new_request_id
+from tests.journeys.world import World
+
+
+class Replica:
+    """`tell` spreads what it broadcasts to the others; `share` processes divide slots and limits."""
+
+    def __init__(
+        self, name: str, config: Config, document: PoolDocument, share: int, tell: Callable[[bytes], None], world: World
+    ) -> None:
+        self.name = name
+        self.world = world
+        self.lines: list[bytes] = []  # of the log of requests
+        self._folder = Path(config.data_dir)
+        log = RequestLog(cast(Any, _Lines(self.lines)), human=False, least=logging.INFO)
+        self.gateway = Gateway(config, document, encode_keys(Stored()), config.redis, name, log)
+        self.gateway.tell = tell
+        self.gateway.store_returned = self.replay_soon
+        self.gateway.apply(document, share)
+        self.server = Server(self.gateway, config, new_request_id, self.gateway.metrics.throttled)
+
+    async def start(self) -> None:
+        await self.gateway.start()
+        self._serving = asyncio.create_task(self.server.serve([cast(Any, _Socket())]))
+        await self.server.listening.wait()
+
+    async def close(self) -> None:
+        await self.gateway.close()
+        for account in self.gateway.pool.accounts.values():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(account.transport.aclose(), 1.0)
+
+    def stop(self) -> None:
+        """The process ends: what still runs is told so."""
+        self.gateway.draining = True
+        self.server.drain()
+        self.gateway.upkeep.interrupt("drain")
+
+    # What its supervisor does.
+
+    def reseed(self) -> None:
+        """The store may have lost something: give it back."""
+        self.gateway.reseed()
+        self.replay_soon(0)
+
+    def replay_soon(self, since: int) -> None:
+        """Tell the store what was journaled since then."""
+        self._replaying = asyncio.create_task(self._replay(since))
+
+    async def _replay(self, since: int) -> None:
+        async def run(script: Any, args: Any) -> Any:
+            return await self.gateway.store.call(script, args)
+
+        with contextlib.suppress(StoreDown):  # once more at the next heartbeat
+            await UsageJournal(self._folder / "usage").replay(run, int(self.world.clock.wall * 1000), since)
+
+    # What can be seen of it.
+
+    @property
+    def records(self) -> list[Finished]:
+        """Of all requests that have ended."""
+        return list(self.gateway.ended)
+
+    @property
+    def journal(self) -> list[Entry]:
+        return entries(read_journal(self._folder / "usage"))
+
+    @property
+    def counted(self) -> int:
+        """Requests in its metrics."""
+        families = families_of(self.gateway.metrics.snapshot())
+        return int(
+            sum(value for each in families if each.name == "gateway_requests" for _, (value, *_) in each.children)
+        )
+
+    def state(self, account: str, model: str) -> str:
+        """How an account stands: `open`, or why not and for how many seconds."""
+        router, now = self.gateway.router, self.world.clock.now
+        entry = router.ring.accounts.get(account)
+        if entry is None:
+            return "gone"
+        why, wait = router.state(entry, model, router.classify(model), 0.0, True, now)
+        return f"{why} {wait:.0f}" if why and wait < 1e9 else why or "open"
+
+    def left_behind(self) -> Iterator[str]:
+        """What requests have left in it, or on its connections."""
+        gateway = self.gateway
+        if gateway.proxy.live:
+            yield "requests are still on their way"
+        for account in gateway.pool.accounts.values():
+            if "in_flight=0 waiting=0" not in repr(account):
+                yield f"{account!r}"
+            if "busy=0" not in repr(account.transport):
+                yield f"{account.transport!r}"
+        if gateway.router.waiting:
+            yield f"{gateway.router.waiting} wait for a limit"
+        report = gateway.router.report(self.name, self.world.clock.now)
+        for seen in report.domains if report is not None else ():
+            if seen.asked or seen.reserved:
+                yield f"{seen.asked} requests and {seen.reserved} tokens reserved of {seen.organization}'s limits"
+        if gateway.proxy._holding.bytes:
+            yield f"{gateway.proxy._holding.bytes} bytes of bodies are held"
+        if gateway.proxy._single_flight._leaders:
+            yield "somebody still leads"
+
+
+def entries(packed: Iterable[bytes]) -> list[Entry]:
+    """Records of the ledger, totals left out."""
+    return [each for each in map(unpack, packed) if isinstance(each, Entry)]
+
+
+class _Lines:
+    """Where lines of a log go."""
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self.write = lines.append
+
+
+class _Socket:
+    def close(self) -> None:
+        pass
