@@ -297,8 +297,10 @@ class Stage:
         if journey.asked is not None and not re.fullmatch(journey.asked, " ".join(self.upstream.tried)):
             yield f"asked {' '.join(self.upstream.tried)!r}, not {journey.asked!r}"
         for name in journey.pool:
-            for replica in self.replicas:
-                state, wanted_state = replica.state(name, journey.model), journey.accounts.get(name, "open")
+            wanted_state = journey.accounts.get(name, "open")
+            for number, replica in enumerate(self.replicas):
+                state = replica.state(name, journey.model)
+                wanted_state = journey.accounts.get(f"{name}@{number}", wanted_state)
                 if not _state_fits(state, wanted_state):
                     yield f"account {name} is {state}, not {wanted_state}"
         if journey.bound is not None:

@@ -102,9 +102,9 @@ class Journey:
     `replicas` serve it, over one store. `model`: the one for which accounts are judged.
 
     Afterwards: `asked`, the accounts in the order in which they were tried (a regular expression); `accounts`, how they
-    stand (those that are not named are open); `bound`, where the conversation of the last request lives (None:
-    wherever, "": nowhere); `errors`: what is logged as an error; `heard`: headers as the first account has seen
-    them."""
+    stand (those that are not named are open, and `a@1` is how the second replica sees a); `bound`, where the
+    conversation of the last request lives (None: wherever, "": nowhere); `errors`: what is logged as an error;
+    `heard`: headers as the first account has seen them."""
 
     name: str
     asks: tuple[Ask, ...]
