@@ -121,6 +121,7 @@ def _row(account: dict[str, Any]) -> list[str]:
 def _note(account: dict[str, Any]) -> str:
     """Why it is as it is, and what else is to say of it; "" where all is as the file says."""
     notes = [why(account)]
+    notes += [f"{gateway} cannot reach it" for gateway in (account.get("health") or {}).get("unreachable_from") or ()]
     if account["drain_until"]:
         notes.append(f"until {account['drain_until']}")
     if account["overridden"]:

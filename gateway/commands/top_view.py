@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from gateway.telemetry.metric_table import Measure
 
 Row = dict[str, Any]
-SICK = ("out", "limited", "draining", "disabled")  # states, those that need somebody first
-_COLOURS = {"available": "green", "limited": "yellow", "draining": "cyan", "disabled": "dim", "out": "bold red"}
+SICK = ("out", "failing", "limited", "draining", "disabled")  # states, those that need somebody first
+_COLOURS = {
+    "available": "green", "limited": "yellow", "draining": "cyan", "disabled": "dim", "failing": "red",
+    "out": "bold red",
+}  # fmt: skip
+_UNTIL = {"out": "tried again at", "failing": "tried again at"}  # what comes at the end of a state; else "until"
 _BARS = "▁▂▃▄▅▆▇█"
 _HEAD = 8  # lines above the accounts
 _FEWEST = 4  # requests that are shown on a low terminal, where there is room at all
@@ -195,13 +199,13 @@ def health(account: Row) -> str:
 
 
 def why(account: Row) -> str:
-    """In a sentence, why its state is so, and until when; "" where there is nothing to say."""
+    """In a sentence, why its state is so, and until when, or when it is tried again; "" where nothing is to say."""
     found = account.get("health") or {}
     if health(account) == "available":
         return ""
     words = str(found.get("why") or found.get("reason") or "").rstrip(".")
     until = found.get("until")
-    return f"{words} (until {clock(until)})" if until and words else words
+    return f"{words} ({_UNTIL.get(health(account), 'until')} {clock(until)})" if until and words else words
 
 
 def headroom(account: Row) -> str:

@@ -60,7 +60,7 @@ def test_many_accounts_fit_the_terminal_a_line_each_the_sick_first(
     if width != 120:  # that of what is no terminal
         monkeypatch.setattr("sys.stdout.isatty", lambda: True)
         monkeypatch.setenv("COLUMNS", str(width))
-    states = {"limited": 3, "out": 11, "disabled": 4, "draining": 5}
+    states = {"limited": 3, "out": 11, "failing": 9, "disabled": 4, "draining": 5}
     sick = {number: state for state, number in states.items()}
     names = [f"{number:02}".ljust(length, "-") for number in range(40)]
     accounts._print_table([account(name, sick.get(number, "available")) for number, name in enumerate(names)])
@@ -68,6 +68,22 @@ def test_many_accounts_fit_the_terminal_a_line_each_the_sick_first(
     assert head.startswith("ID") and ("WORKSPACE" in head) == (width >= 120 and length < 64)
     assert max(map(len, [head, *lines])) <= width
     rows = [line for line in lines if not line.startswith(" ")]
-    assert len(rows) == 40 and [line[:2] for line in rows[:5]] == ["11", "03", "05", "04", "00"]
+    assert len(rows) == 40 and [line[:2] for line in rows[:6]] == ["11", "09", "03", "05", "04", "00"]
     assert [line.split()[0] for line in rows] == [names[int(line[:2])] for line in rows]  # nothing of an id is cut
-    assert len(lines) - len(rows) == 4 * len(textwrap.wrap(account("x")["health"]["why"].rstrip(" ."), width - 4))
+    assert len(lines) - len(rows) == 5 * len(textwrap.wrap(account("x")["health"]["why"].rstrip(" ."), width - 4))
+
+
+def test_a_failing_account_says_what_happened_who_judged_when_it_is_tried_and_who_cannot_reach_it(
+    capsys: pytest.CaptureFixture[str],
+):
+    why = (
+        "It fails where other accounts do not: errors of the upstream's in 3 conversations within a minute. New "
+        "conversations go elsewhere; one of them tries it then. Judged by gateway-host-1-4711-0a1b2c.1."
+    )
+    health = {"state": "failing", "why": why, "until": "2026-11-22T07:00:10+00:00", "unreachable_from": ["there-2"]}
+    accounts._print_table([account("one", health=health)])
+    _, row, *note = capsys.readouterr().out.splitlines()
+    assert " failing " in row and max(map(len, [row, *note])) <= 120
+    said = " ".join(line.strip() for line in note)
+    assert said.startswith(why.rstrip(".")) and "tried again at " in said
+    assert said.endswith("; there-2 cannot reach it")

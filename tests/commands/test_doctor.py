@@ -193,6 +193,19 @@ def test_what_the_running_gateway_holds_out_is_told_though_its_key_is_accepted(
     assert "out of credit" in found["health"]["advice"]
 
 
+def test_an_account_that_the_running_gateway_holds_failing_is_named_with_what_happened():
+    why = "It fails where other accounts do not: answers broken off in the middle in 3 conversations. Judged by here.1."
+    health = {"state": "failing", "reason": "cuts", "since": "2026-11-22T07:00:00Z", "why": why}
+    [found] = running._health({"id": "team-a", "health": {**health, "until": "2026-11-22T07:00:10Z"}})
+    assert (found.level, found.about, found.advice) == (Level.warning, "account team-a", why)
+    assert found.message == (
+        "the running gateway holds it failing (cuts) since 2026-11-22T07:00:00Z, until 2026-11-22T07:00:10Z at least"
+    )
+    [later] = running._health({"id": "team-b", "health": {**health, "until": None}})
+    assert later.message.endswith("since 2026-11-22T07:00:00Z") and later.cause == found.cause
+    assert list(running._health({"id": "team-c", "health": {**health, "state": "available"}})) == []
+
+
 def test_each_cause_is_told_once(examine: Any, plan: dict[str, Any]):
     one, two, three = plan["accounts"]
     nowhere = f"http://127.0.0.1:{free_port()}"

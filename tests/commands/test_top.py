@@ -24,6 +24,7 @@ from rich.console import Console, ConsoleDimensions
 
 from gateway.commands import top_view
 from gateway.commands.top_view import Picture, view
+from gateway.supervisor.pool.diagnosis import STATES
 from gateway.telemetry.metric_table import OVERHEAD, TTFT
 from tests.commands.conftest import Run
 from tests.e2e.rig import ADMIN_TOKEN, ALICE, SECRET, WAIT_SECONDS, Gateway, free_port, message, until
@@ -63,12 +64,14 @@ def test_everything_that_matters_is_in_the_picture():
         {"class": "haiku", "limit": "input_tokens", "ratio": 0.12},
         {"class": "opus", "limit": "requests", "ratio": None},
     ]
-    accounts = [account("one", headroom=headroom), account("two", "out")]
+    fails = {"state": "failing", "why": "It fails where others do not.", "until": "2026-11-22T07:00:10+00:00"}
+    accounts = [account("one", headroom=headroom), account("two", "out"), account("three", health=fails)]
     text = "\n".join(drawn(Picture(OVERVIEW, accounts, [REQUEST])))
     for part in (
         "up 1d 2h", "workers 1/2", "degraded: store", "requests/s 12.3", "errors/s 0.25", "in flight 7", "97%",
         "p50 0.80 s", "p95 -", "p50 < 0.5 ms", "cache read 45,000", "today -", "▁▅ █", "haiku 12% input_tokens",
-        "The upstream does not accept its key", "alice", "529", "$0.000100", "1.50 s",
+        "The upstream does not accept its key", "It fails where others do not (tried again at ",
+        "alice", "529", "$0.000100", "1.50 s",
     ):  # fmt: skip
         assert part in text, part
     assert "opus" not in text
@@ -93,6 +96,13 @@ def test_it_fits_its_terminal(size: tuple[int, int]):
         assert "account-29  out " in text, "the one that needs somebody is shown first"
         assert "HEADROOM" in text and "The upstream" in text
         assert "alice" in text[text.index("AT") :]
+
+
+def test_accounts_that_need_somebody_come_first_and_every_state_has_a_colour():
+    states = [state for state in STATES if state != "available"]
+    sorted_ = top_view.sick_first([account("well"), *(account(state, state) for state in states)])
+    assert [each["id"] for each in sorted_] == ["out", "failing", "limited", "draining", "disabled", "well"]
+    assert set(top_view._COLOURS) == set(STATES)
 
 
 def test_numbers_are_for_people():

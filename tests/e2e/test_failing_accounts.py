@@ -120,7 +120,9 @@ async def test_it_is_named_with_what_happened_who_says_so_and_when_it_is_tried(l
         assert health["judged_by"] and health["until"]
         metrics = gateway.metrics()
         assert metrics.total("gateway_account_state", account="a0", state="failing") == 1
-        assert gateway.line("account changed")["state"] == "failing"
+        warned = gateway.line("account fails where others do not")
+        assert (warned["level"], warned["account"], warned["judged_by"]) == ("warning", "a0", health["judged_by"])
+        assert warned["faults"]["errors"] >= 2 and warned["tried_again_in"] == 10
 
 
 async def test_a_pool_of_one_goes_on(launch: Launch):

@@ -16,7 +16,7 @@ from gateway.config.schema import Config, parse_listen
 
 SECONDS = 5.0
 ABOUT = "gateway"
-_IN_NEED = ("out", "limited")  # states of accounts that are worth a word
+_IN_NEED = ("out", "failing", "limited")  # states of accounts that are worth a word
 
 
 def check_running(config: Config) -> Iterator[Finding]:
@@ -91,9 +91,10 @@ def _ask(config: Config) -> Iterator[Finding]:
 def _health(account: dict[str, Any]) -> Iterator[Finding]:
     """How the gateway holds an account that it would not send everything now."""
     health = account.get("health") or {}
-    state, since = health.get("state"), health.get("since")
+    state, until = health.get("state"), health.get("until")
     if state in _IN_NEED:
-        message = f"the running gateway holds it {state} ({health.get('reason')}) since {since}"
+        message = f"the running gateway holds it {state} ({health.get('reason')}) since {health.get('since')}"
+        message += f", until {until} at least" if until else ""
         found = warning(f"account {account.get('id')}", "health", message, str(health.get("why")))
         yield caused(f"{state} {health.get('reason')}", found)
 

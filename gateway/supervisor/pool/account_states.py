@@ -16,6 +16,7 @@ from gateway import log
 from gateway.config.rules import moment_text
 from gateway.config.schema import Config, catalogue_of
 from gateway.core.routing import broadcast
+from gateway.core.routing.conduct import Fault
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.health import PAUSES, Cause
 from gateway.core.routing.router import Router
@@ -93,6 +94,8 @@ class AccountStates:
             self._take(heard)
 
     def _take(self, heard: broadcast.Fact) -> None:
+        if isinstance(heard, broadcast.Failing) and self._lacks_connections(heard):
+            heard = broadcast.Unreachable(heard.account, heard.process, heard.seconds)
         concerned = self._concerned(heard)
         before = {entry.id: self.diagnosis(entry).state for entry in concerned}
         if isinstance(heard, broadcast.Unreachable):
@@ -102,15 +105,34 @@ class AccountStates:
         for entry in concerned:
             now = self._look_at(entry)
             if now.state != before[entry.id]:
-                log.info(
-                    "account changed", account=entry.id, state=now.state, before=before[entry.id], reason=now.reason
-                )
+                self._log(entry.id, before[entry.id], now)
         if isinstance(heard, broadcast.Out) and heard.account:
             self._note_fault(heard.account, _SHOWN[heard.cause])
         if isinstance(heard, broadcast.Out) and heard.cause is Cause.CREDENTIAL:
             self._probe_soon(heard.name)
         elif isinstance(heard, broadcast.Back):
             self._probe_no_more(heard.account)
+
+    def _lacks_connections(self, heard: broadcast.Failing) -> bool:
+        """Whether another gateway's process says no more than that it gets no connection: its own trouble."""
+        return (
+            heard.faults.keys() == {Fault.UNSENT}
+            and not heard.process.startswith(self._gateway)
+            and heard.account not in self._router.failing
+        )
+
+    def _log(self, account: str, before: str, now: Diagnosis) -> None:
+        """Say that an account is in another state than `before`."""
+        if now.state == "failing":
+            wait = max(0, round(now.until - monotonic()))
+            log.warning(
+                "account fails where others do not", account=account, faults=now.faults, tried_again_in=wait,
+                judged_by=now.by,
+            )  # fmt: skip
+        elif before == "failing" and now.state in ("available", "limited"):
+            log.warning("account is well again", account=account)
+        else:
+            log.info("account changed", account=account, state=now.state, before=before, reason=now.reason)
 
     def _concerned(self, heard: broadcast.Fact) -> list[Entry]:
         """The accounts whose state this may change."""
@@ -242,7 +264,7 @@ class AccountStates:
     def _look_at(self, entry: Entry) -> Diagnosis:
         now = self.diagnosis(entry)
         known = self._since.get(entry.id)
-        same = known is not None and (known[0].state, known[0].reason) == (now.state, now.reason)
+        same = known is not None and known[0].lasts(now)
         self._since[entry.id] = (now, known[1] if same and known is not None else time())
         return now
 
@@ -253,6 +275,12 @@ class AccountStates:
     def states(self) -> dict[str, str]:
         """The state of each account."""
         return {entry.id: self.diagnosis(entry).state for entry in self._router.ring.accounts.values()}
+
+    def _unreachable_from(self, account: str, now: float) -> list[str]:
+        """The other gateways of which a process cannot reach the account."""
+        by = self._unreachable.get(account, {})
+        others = (name for name, until in by.items() if until > now and not name.startswith(self._gateway))
+        return sorted({name.rpartition(".")[0] or name for name in others})
 
     def known_class(self, limit_class: str) -> bool:
         """Whether a class of models is one of the catalogue's, and not of a client's own invention."""
@@ -283,8 +311,9 @@ class AccountStates:
                 "until": until and moment_text(round(until)),
                 "models_closed_for": models,
                 "features_closed": features,
-                "judged_by": health.by,
+                "judged_by": health.by or None,
                 "faults": health.faults,
+                "unreachable_from": self._unreachable_from(account, now),
             },
             "last_error": {"at": moment_text(round(at)), "what": what} if at else None,
             "headroom": headroom(self._router, entry.organization, now, wall),

@@ -60,6 +60,10 @@ class Diagnosis(msgspec.Struct, frozen=True):
     by: str = ""
     faults: dict[str, int] = {}
 
+    def lasts(self, later: Diagnosis) -> bool:
+        """Whether this state is still the same later: what an account fails by may change while it fails."""
+        return self.state == later.state and (self.reason == later.reason or self.state == "failing")
+
 
 def diagnose(router: Router, entry: Entry, now: float, wall: float) -> Diagnosis:
     """How the account stands at `now`, which is `wall` in Unix seconds."""
@@ -95,30 +99,33 @@ def diagnose(router: Router, entry: Entry, now: float, wall: float) -> Diagnosis
 
 
 _KINDS = {
-    Fault.REFUSAL: "refused what another account served",
-    Fault.ERROR: "with an error of the upstream's",
-    Fault.CUT: "broken off in the middle",
-    Fault.UNSENT: "without a connection",
+    Fault.REFUSAL: "refusals of what another account served",
+    Fault.ERROR: "errors of the upstream's",
+    Fault.CUT: "answers broken off in the middle",
+    Fault.UNSENT: "no connection",
 }
 
 
 def _failing(router: Router, entry: Entry, now: float) -> Diagnosis:
-    """Where others do not: what happened, who says so, and when it is tried again."""
+    """Where others do not: what happened, when it is tried again, and who says so."""
     told = router.failing.told.get(entry.id)
-    faults = told.faults if told is not None else {}
+    faults, by = (told.faults, told.process) if told is not None else ({}, "")
     happened = [
-        f"{count} {'answer' if count == 1 else 'answers'} {_KINDS[Fault(kind)]}"
-        for kind, count in sorted(faults.items())
+        f"{_KINDS[Fault(kind)]} in {count} {'conversation' if count == 1 else 'conversations'}"
+        for kind, count in faults.items()
         if kind in _KINDS
     ]
     conduct = router.failing.of(entry.id)
     due = conduct.until <= now
-    why = (
-        f"It fails where other accounts do not: {_and(happened) if happened else 'answers were bad'} within a "
-        "minute. New conversations go elsewhere; " + ("the next one tries it." if due else "one of them tries it then.")
-    )
-    until = 0.0 if due else conduct.until
-    return Diagnosis("failing", ", ".join(sorted(faults)), why, until, told.process if told is not None else "", faults)
+    why = [
+        f"It fails where other accounts do not: {_and(happened)} within a minute."
+        if happened
+        else "It failed where other accounts did not, and nothing has shown since that it is well.",
+        "New conversations go elsewhere; " + ("the next one tries it." if due else "one of them tries it then."),
+    ]
+    if by:
+        why.append(f"Judged by {by}.")
+    return Diagnosis("failing", ", ".join(sorted(faults)), " ".join(why), 0.0 if due else conduct.until, by, faults)
 
 
 _SET = "by configuration or an operator"

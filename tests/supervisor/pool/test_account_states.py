@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.config.schema import loads
-from gateway.core.routing.broadcast import Back, Out, encode
+from gateway.core.routing.broadcast import Back, Failing, Out, Recovered, Unreachable, encode
+from gateway.core.routing.conduct import Fault
 from gateway.core.routing.document import PoolDocument
 from gateway.core.routing.health import Cause
 from gateway.supervisor.pool import account_states as module
@@ -40,10 +41,30 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
+class Log:
+    """What was written: (level, event, account)."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, dict[str, Any]]] = []
+
+    def info(self, event: str, **fields: Any) -> None:
+        self.lines.append(("info", event, fields))
+
+    def warning(self, event: str, **fields: Any) -> None:
+        self.lines.append(("warning", event, fields))
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Log:
+    log = Log()
+    monkeypatch.setattr(module, "log", log)
+    return log
+
+
 @pytest.fixture
 async def account_states(clock: Clock) -> AsyncIterator[AccountStates]:
     config = loads(FILE, {})
-    account_states = AccountStates(config, lambda data: None)
+    account_states = AccountStates(config, lambda data: None, "here-1")
     account_states.apply(PoolDocument(1, tuple(sorted(map(entry_of, config.accounts)))))
     yield account_states
     await account_states.aclose()
@@ -68,3 +89,63 @@ async def test_an_organization_without_credit_is_out_since_then_until_a_request_
     account_states.heard(encode(Back("b", paid=True)))
     assert account_states.states() == {"a": "available", "b": "available", "c": "available"}
     assert account_states.view("a")["health"]["since"] != began["since"]
+
+
+def failing(account: str, process: str = "here-1.1", seconds: float = 10.0, **faults: int) -> bytes:
+    return encode(Failing(account, process, faults or {Fault.ERROR: 3}, seconds, seconds))
+
+
+async def test_an_account_that_fails_says_since_when_who_judged_and_when_it_is_tried(
+    account_states: AccountStates, clock: Clock, log: Log
+):
+    account_states.heard(failing("a", errors=3))
+    health = account_states.view("a")["health"]
+    assert (health["state"], health["faults"], health["judged_by"]) == ("failing", {"errors": 3}, "here-1.1")
+    assert (health["since"], health["until"]) == ("2023-11-14T22:30:00Z", "2023-11-14T22:30:10Z")
+    clock.now += 10.0
+    account_states.heard(failing("a", "there-2.1", 20.0, errors=1, cuts=2))  # its trial went badly
+    again = account_states.view("a")["health"]
+    assert (again["since"], again["until"]) == (health["since"], "2023-11-14T22:30:30Z")
+    assert (again["faults"], again["judged_by"]) == ({"errors": 1, "cuts": 2}, "there-2.1")
+    account_states.heard(encode(Recovered("a")))
+    well = account_states.view("a")["health"]
+    assert (well["state"], well["faults"], well["judged_by"]) == ("available", {}, None)
+
+
+async def test_the_log_warns_once_that_an_account_fails_and_once_that_it_is_well(
+    account_states: AccountStates, clock: Clock, log: Log
+):
+    for process in ("here-1.1", "here-1.2", "there-2.1"):  # each finds it for itself
+        account_states.heard(failing("a", process, errors=3))
+        clock.now += 1.0
+    for _ in range(2):
+        account_states.heard(encode(Recovered("a")))
+    told = {"account": "a", "faults": {"errors": 3}, "tried_again_in": 10, "judged_by": "here-1.1"}
+    assert log.lines == [
+        ("warning", "account fails where others do not", told),
+        ("warning", "account is well again", {"account": "a"}),
+    ]
+
+
+async def test_an_operator_who_says_that_it_is_in_order_ends_it(account_states: AccountStates, log: Log):
+    account_states.heard(failing("a"))
+    account_states.enable("a")
+    assert account_states.states()["a"] == "available"
+
+
+async def test_the_gateways_that_cannot_reach_an_account_are_named_until_they_can(
+    account_states: AccountStates, clock: Clock
+):
+    account_states.heard(encode(Unreachable("a", "there-2.1", 5.0)))
+    account_states.heard(encode(Unreachable("a", "there-2.2", 5.0)))
+    account_states.heard(failing("a", "yonder-3.1", connections=4))  # no connection: its own trouble as well
+    health = account_states.view("a")["health"]
+    assert (health["state"], health["unreachable_from"]) == ("available", ["there-2", "yonder-3"])
+    account_states.heard(encode(Unreachable("a", "there-2.1", 0.0)))
+    account_states.heard(encode(Unreachable("a", "there-2.2", 0.0)))
+    assert account_states.view("a")["health"]["unreachable_from"] == ["yonder-3"]
+    clock.now += 60.0
+    assert account_states.view("a")["health"]["unreachable_from"] == []
+    account_states.heard(encode(Unreachable("a", "here-1.1", 5.0)))
+    own = account_states.view("a")["health"]
+    assert (own["state"], own["reason"], own["unreachable_from"]) == ("out", "unreachable", [])

@@ -122,9 +122,19 @@ def test_an_account_that_fails_says_how_who_judged_and_when_it_is_tried():
     told = diagnose(over, HOME, NOW, WALL)
     assert (told.state, told.reason, told.until) == ("failing", "cuts", NOW + FIRST_PAUSE)
     assert told.faults["cuts"] >= 2 and told.by == "gateway-1.1"
-    assert "broken off in the middle" in told.why
+    assert told.why.startswith("It fails where other accounts do not: answers broken off in the middle in ")
+    assert told.why.endswith(" New conversations go elsewhere; one of them tries it then. Judged by gateway-1.1.")
     due = diagnose(over, HOME, NOW + FIRST_PAUSE, WALL)
     assert (due.state, due.until) == ("failing", 0.0) and "the next one tries it" in due.why
+
+
+def test_an_account_whose_faults_are_a_while_ago_failed_and_is_not_known_to_be_well():
+    over = router()
+    fail(over, "home")
+    over.failing.postpone("home", NOW + 100.0)  # its probe went badly
+    told = diagnose(over, HOME, NOW + 100.0, WALL)
+    assert (told.state, told.reason, told.until) == ("failing", "", NOW + 100.0 + 2 * FIRST_PAUSE)
+    assert told.why.startswith("It failed where other accounts did not")
 
 
 def test_what_is_left_of_limits_says_when_all_of_it_is_back():
