@@ -153,6 +153,10 @@ def _lines(binding: dict[str, Any]) -> Iterator[str]:
     else:
         yield f"now: served by account {account}"
     yield f"cache: {_cache(binding)}"
+    for each in binding.get("avoided") or ():
+        at = "" if each["workspace"] == binding["workspace"] else f" at its home {each['workspace']}"
+        again = f" (tried again at {_clock(each['until'])})" if each["until"] else ""
+        yield f"avoided: account {each['account']}{at} is {each['state']}. {each['why']}{again}"
     if binding["home"] is None:
         yield "home: none; no active account serves this model"
     elif binding["home"] != binding["workspace"]:

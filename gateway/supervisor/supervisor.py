@@ -308,6 +308,7 @@ class Supervisor:
             lambda: self.config,
             lambda: self._keyring().callers,
             self.account_states.router,
+            lambda account: self.account_states.view(account)["health"],
             self._forget,
         )
         access = self._access

@@ -419,6 +419,49 @@ def test_each_account_says_what_it_waits_for_and_one_out_of_service_why(page: Pa
     assert violations(page, of="#brief-accounts") == []
 
 
+def test_a_failing_account_says_what_it_did_who_judged_when_it_is_tried_and_who_cannot_reach_it(
+    page: Page, watched: Gateway
+):
+    why = (
+        "It fails where other accounts do not: errors of the upstream's in 3 conversations within a minute. New "
+        "conversations go elsewhere; one of them tries it then. Judged by gateway-host-of-some-length-4711-0a1b2c.1."
+    )
+    bad = standing("bad", "failing", why=why, until=30)
+    lacking = {"model": "claude-opus-4-6", "features": ["beta:x", "mcp"], "closed_for": 500}
+    bad["health"] |= {"unreachable_from": ["gateway-there-2"], "features_closed": [lacking]}
+    well = standing("a-well-one", "available")
+    tell(page, watched, [well, bad, standing("gone", "out", why="No connection to it can be had. It is tried.")])
+    expect(page.locator("#brief-accounts li .id")).to_have_text(["gone", "bad", "a-well-one"])
+    expect(page.locator("#brief-accounts .why:visible")).to_have_text(
+        ["No connection to it can be had.", why.partition(" New")[0]]
+    )
+    expect(page.locator("#nav-trouble")).to_have_text("1 out, 1 failing")
+    expect(page).to_have_title(re.compile(r"^\(1 out, 1 failing\)"))
+    open_section(page, "accounts")
+    expect(page.locator("#accounts-sum")).to_have_text("1 out of service · 1 failing · 1 available")
+    shown = card(page, "bad")
+    for words in (
+        why, "Gateway gateway-there-2 cannot reach it.", "Not for: claude-opus-4-6 with beta:x and mcp (for 8 min",
+        "tried again in ",
+    ):  # fmt: skip
+        expect(shown).to_contain_text(words)
+    expect(card(page, "a-well-one").get_by_text("cannot reach")).to_be_hidden()
+    enable = shown.get_by_role("button", name="Say it is in order")
+    expect(enable).to_be_visible()
+    page.set_viewport_size(NARROW)
+    assert shown.evaluate("(it) => it.scrollWidth <= it.clientWidth")
+    assert violations(page, of="#accounts-list") == []
+    told = operator(watched, "conversations/alice/conversation-0")
+    told["bindings"][0]["avoided"] = [
+        {"account": "bad", "workspace": "elsewhere", "state": "failing", "why": why, "until": at(30)}
+    ]
+    page.route("**/admin/v1/conversations/**", lambda route: route.fulfill(json=told))
+    open_section(page, "conversations?key=alice&id=conversation-0")
+    avoided = page.locator("#conversation-answer dl > div").filter(has_text="Avoided")
+    expect(avoided).to_contain_text(f"bad at its home elsewhere is failing. {why}")
+    expect(avoided).to_contain_text("tried again in ")
+
+
 def test_of_many_classes_of_models_a_card_shows_the_tightest_and_the_others_on_demand(page: Page, watched: Gateway):
     rows = [
         {"class": f"class-{number:02}", "limit": limit, "remaining": 100 - number, "of": 100, "resets_at": None}

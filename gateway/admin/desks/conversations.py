@@ -24,6 +24,7 @@ from gateway.errors import ApiError
 from gateway.store.bindings import Stored
 from gateway.store.client.client import StoreDown
 
+_AVOIDED = ("out", "failing")  # states of accounts
 KINDS = ("header", "session")  # of ids: the affinity header's, and Claude Code's session
 PATH = b"/admin/v1/conversations/"
 _AWAY = "The store is away"
@@ -37,7 +38,15 @@ _LEFT = {
     "draining": "{0} was draining",
     "removed": "{0} was no longer in the pool",
     "model": "{0} did not serve this model",
-    "errors": "{0} failed more often than the rest of the pool",
+    "errors": "{0} failed in it, as it did in others",
+    "failing": "{0} failed where others did not",
+    "refused": "{0} refused what another account served",
+    "failed": "{0} failed",
+    "overloaded": "the upstream was overloaded when {0} was asked",
+    "unsent": "{0} could not be reached",
+    "full": "{0} had no free slot",
+    "credential": "no key for {0} was held yet",
+    "object": "it names an object that is not at {0}",
     "home": "{0} had more than its share and the cache here was still warm",
     "cold": "it was cold and {0} had no room for it",
 }
@@ -94,8 +103,9 @@ def wanted(raw_path: bytes, query: Mapping[str, str]) -> Wanted:
 
 
 class Conversations:
-    """`config()` gives the configuration in force; `router` sees the pool as all do; `forget` makes every process
-    forget what is broadcast, and returns when this gateway's own have; `now()` is the router's clock."""
+    """`config()` gives the configuration in force; `router` sees the pool as all do; `health(account)` says how one of
+    it stands; `forget` makes every process forget what is broadcast, and returns when this gateway's own have; `now()`
+    is the router's clock."""
 
     def __init__(
         self,
@@ -103,6 +113,7 @@ class Conversations:
         config: Callable[[], Config],
         callers: Callable[[], Mapping[str, Caller]],
         router: Router,
+        health: Callable[[str], Mapping[str, Any] | None],
         forget: Callable[[bytes], Awaitable[None]],
         now: Callable[[], float] = monotonic,
     ) -> None:
@@ -110,6 +121,7 @@ class Conversations:
         self._config = config
         self._callers = callers
         self._router = router
+        self._health = health
         self._forget = forget
         self._now = now
 
@@ -216,6 +228,7 @@ class Conversations:
             "account": None if entry is None else entry.id,
             "closed": None if closed == OPEN else closed_words(closed, seconds),
             "home": home,
+            "avoided": self._avoided(key, record.workspace, home),
             "why": why(record, home, stored.now),
             "generation": record.generation,
             "tokens": record.tokens,
@@ -230,6 +243,18 @@ class Conversations:
                 for move in record.moves
             ],
         }
+
+    def _avoided(self, key: bytes, workspace: str, home: str | None) -> list[dict[str, Any]]:
+        """The accounts where it lives and at its home to which nothing new goes now, and why."""
+        places = [workspace, *([home] if home and home != workspace else ())]
+        members = [entry for place in places for entry in self._router.ring.members(place, key)]
+        found = []
+        for entry in members:
+            health = self._health(entry.id) or {}
+            if health.get("state") in _AVOIDED:
+                told = {name: health[name] for name in ("state", "why", "judged_by", "until")}
+                found.append({"account": entry.id, "workspace": entry.workspace, **told})
+        return found
 
 
 def why(record: Record, home: str | None, now: int) -> str:
@@ -247,7 +272,10 @@ def why(record: Record, home: str | None, now: int) -> str:
     if home is None:
         return f"{here}, because it was placed there; no active account serves this model now"
     shared = ", did not hold its tools and system prompt," if record.group else ""
-    return f"not at its home {home}, which had no room for it when it was placed{shared} or has come first only since"
+    return (
+        f"not at its home {home}, which had no room for it or was failing when it was placed{shared} or has come first "
+        "only since"
+    )
 
 
 def _moved(move: Move, home: str | None, now: int) -> str:

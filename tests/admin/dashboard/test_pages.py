@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 
@@ -10,11 +11,20 @@ import pytest
 from gateway.admin.access import Access
 from gateway.admin.dashboard import pages
 from gateway.admin.dashboard.pages import ASSETS, CSP, LOGIN_ASSETS, login_page, main_page
+from gateway.commands.top_view import SICK
+from gateway.supervisor.pool.diagnosis import STATES
+from gateway.telemetry.metric_table import MOVES
 from tests.admin.admin_kit import NOW, config_of, routes_of
 
 OWN = sorted(name for name in ASSETS if name.endswith(".js") and name != "uplot.js")
 NAMES = re.compile(r"""(?:src|href)="/static/([^"]+)\"""")
 IMPORTS = re.compile(r"""^import .+ from "\./(.+?)";$""", re.MULTILINE)
+
+
+def table(name: str) -> set[str]:
+    """The keys of a table of words.js."""
+    [body] = re.findall(rf"(?ms)^export const {name} = \{{$(.+?)^\}};$", ASSETS["words.js"].body.decode())
+    return set(re.findall(r"(?m)^  (\w+):", body))
 
 
 class Tags(HTMLParser):
@@ -122,3 +132,10 @@ def test_the_policy_allows_own_files_alone():
 def test_the_page_is_small():
     assert len(main_page()) + sum(len(asset.body) for asset in ASSETS.values()) < 250_000
     assert pages.main_page() == main_page()
+
+
+def test_every_state_of_an_account_and_every_reason_to_move_has_its_words():
+    assert table("STATES") == {*STATES}
+    [order] = re.findall(r"export const SICK_FIRST = (.+);", ASSETS["words.js"].body.decode())
+    assert json.loads(order) == [*SICK, "available"]
+    assert table("REASONS") >= {reason for (reason,) in MOVES.known} - {"account_bound"}  # a label of the metric alone

@@ -20,6 +20,7 @@ from gateway.core.routing.router import Router
 from gateway.errors import ApiError
 from gateway.store.bindings import Stored
 from gateway.store.client.client import StoreDown
+from gateway.telemetry.metric_table import MOVES
 from tests.admin.admin_kit import admin_app
 
 NOW = 1_800_000_000_000  # ms
@@ -64,6 +65,7 @@ class Desk:
 
     def __init__(self, *secrets: str) -> None:
         self.bindings = Bindings()
+        self.health: dict[str, dict[str, Any]] = {}
         self.router = Router(lambda model: model)
         accounts = [Entry(name, workspace, f"org-{workspace}") for name, workspace in
                     (("a", "w1"), ("b", "w2"), ("c", "w2"), ("d", "w3"))]  # fmt: skip
@@ -75,7 +77,7 @@ class Desk:
         )  # fmt: skip
         callers = {caller.id: caller for caller in config.keys}
         self.conversations = Conversations(
-            self.bindings, lambda: config, lambda: callers, self.router, self.forget, lambda: 100.0
+            self.bindings, lambda: config, lambda: callers, self.router, self.health.get, self.forget, lambda: 100.0
         )
         self.secret = config.secret[0]
 
@@ -123,18 +125,21 @@ def moved(reason: str, at: int = NOW - 40_000) -> Record:
         (
             Record("w2"),
             "w1",
-            "not at its home w1, which had no room for it when it was placed or has come first only since",
+            "not at its home w1, which had no room for it or was failing when it was placed or has come first only "
+            "since",
         ),
         (
             Record("w2", group="g"),
             "w1",
-            "not at its home w1, which had no room for it when it was placed, did not hold its tools and system "
-            "prompt, or has come first only since",
+            "not at its home w1, which had no room for it or was failing when it was placed, did not hold its tools "
+            "and system prompt, or has come first only since",
         ),
         (Record("w2"), None, "at w2, because it was placed there; no active account serves this model now"),
         (moved("limited"), "w1", "moved from w1 40 s ago because w1 was at its rate limit"),
         (moved("limited"), "w2", "moved from w1 40 s ago because w1 was at its rate limit; this is its home"),
-        (moved("errors"), "w1", "moved from w1 40 s ago because w1 failed more often than the rest of the pool"),
+        (moved("errors"), "w1", "moved from w1 40 s ago because w1 failed in it, as it did in others"),
+        (moved("failing"), "w1", "moved from w1 40 s ago because w1 failed where others did not"),
+        (moved("refused"), "w1", "moved from w1 40 s ago because w1 refused what another account served"),
         (
             moved("cold"),
             "w1",
@@ -237,6 +242,29 @@ async def test_a_conversation_means_nothing_under_another_key(caller: str, desk:
 # -- What is shown ----------------------------------------------------------------------------------------------------
 
 
+def test_every_reason_to_move_has_words():
+    reasons = {reason for (reason,) in MOVES.known} - {"account_bound"}  # a label of the metric alone
+    for reason in reasons:
+        assert "because of: " not in why(moved(reason), "w1", NOW), reason
+
+
+async def test_accounts_that_are_avoided_where_it_lives_or_at_its_home_say_why(desk: Desk):
+    home = desk.router.ranked(key(SECRET.encode(), "alice", b"header", ID.encode()), MODEL)
+    at_home, elsewhere = (
+        next(each for each in desk.accounts.values() if (each.workspace == home) is at) for at in (True, False)
+    )
+    told = {"why": "It fails.", "judged_by": "here-1.1", "until": "2026-11-22T07:00:10Z"}
+    desk.health[at_home.id] = {"state": "failing", **told, "faults": {"errors": 3}}
+    for workspace in (at_home.workspace, elsewhere.workspace):
+        desk.keep(Record(workspace), models=(MODEL,))
+        [binding] = (await desk.show())["bindings"]
+        assert binding["avoided"] == [{"account": at_home.id, "workspace": home, "state": "failing", **told}]
+    desk.health[elsewhere.id] = desk.health.pop(at_home.id)
+    desk.keep(Record(at_home.workspace), models=(MODEL,))
+    [binding] = (await desk.show())["bindings"]
+    assert binding["avoided"] == []
+
+
 async def test_all_that_is_known_of_two_models(desk: Desk):
     warm = Record(
         "w1", 3, NOW + 60_000, 1234, 5000, 1, "w2", NOW - 1000, 1200, "w3", NOW + 1000, 0,
@@ -251,7 +279,7 @@ async def test_all_that_is_known_of_two_models(desk: Desk):
     assert shown == {"caller": "alice", "team": "research", "kind": "header"}
     assert bindings[0].pop("why").startswith("moved from w2 5 s ago because w2 was at its rate limit")
     assert bindings[0] == {
-        "model": MODEL, "workspace": "w1", "account": "a", "closed": None, "home": home, "generation": 3,
+        "model": MODEL, "workspace": "w1", "account": "a", "closed": None, "home": home, "avoided": [], "generation": 3,
         "tokens": 1234, "warm": True, "warm_until": "2027-01-15T08:01:00Z", "record_expires": "2027-01-15T08:00:05Z",
         "account_bound": True, "previous": {"workspace": "w2", "warm_until": "2027-01-15T07:59:59Z"},
         "last_detour": {"workspace": "w3", "warm_until": "2027-01-15T08:00:01Z"},

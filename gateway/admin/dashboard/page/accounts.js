@@ -7,12 +7,12 @@ import { ask, toast } from "./dialogs.js";
 import { badge, byId, empty, failed, h, keyed, replace, setAttribute, setClass, setText } from "./dom.js";
 import { count, plural, span } from "./format.js";
 import { latest, on } from "./live.js";
-import { modelWords, stateOf, stateWords, whyOf } from "./words.js";
+import { modelWords, SICK_FIRST, stateOf, stateWords, whyOf } from "./words.js";
 
 const DRAINS = [["900", "15 minutes"], ["3600", "1 hour"], ["14400", "4 hours"], ["86400", "1 day"], ["", "no end: until I say otherwise"]];
-const WAITS = { limited: "back", out: "again" }; // what one waits for in a state that ends by itself
+const WAITS = { limited: "back", out: "again", failing: "again" }; // what one waits for in a state that ends by itself
 const CLASSES = 6; // of models, whose limits a card shows at once
-const CLOSED = 6; // models that it names
+const CLOSED = 6; // models and gateways that it names
 let wanted = "";
 
 export function start() {
@@ -52,11 +52,11 @@ function take(answer) {
 function summary(data) {
   const numbers = {};
   for (const account of data) numbers[stateOf(account)] = (numbers[stateOf(account)] ?? 0) + 1;
-  setText(byId("accounts-sum"), Object.keys(numbers).sort().map((state) => `${numbers[state]} ${stateWords(state)[1]}`).join(" · "));
-  const trouble = numbers.out ?? 0;
+  setText(byId("accounts-sum"), SICK_FIRST.filter((state) => numbers[state]).map((state) => `${numbers[state]} ${stateWords(state)[1]}`).join(" · "));
+  const trouble = ["out", "failing"].filter((state) => numbers[state]).map((state) => `${numbers[state]} ${state}`).join(", ");
   const mark = byId("nav-trouble");
   mark.hidden = !trouble;
-  setText(mark, trouble ? `${trouble} out` : "");
+  setText(mark, trouble);
   document.dispatchEvent(new CustomEvent("trouble", { detail: trouble }));
 }
 
@@ -76,12 +76,13 @@ function card(account) {
   const errorWhat = h("span", { class: "what" });
   const lastError = h("p", { class: "last-error" }, h("span", { class: "muted" }, "Last error "), errorAt.node, ": ", errorWhat);
   const closed = h("p", { class: "muted" });
+  const away = h("p", { class: "muted" });
   const held = h("p", { class: "muted" }, "This gateway does not hold the account’s key; others may.");
   const buttons = actionsOf(() => latest.accounts?.data.find((each) => each.id === account.id) ?? account);
   const node = h("article", { class: "card panel", data: { id: account.id }, "aria-label": `Account ${account.id}` },
     h("header", {}, h("h2", { tabindex: "-1" }, account.id), state.node),
     why, h("p", { class: "times muted" }, sinceLine, untilLine, drainLine), facts.node,
-    ...levels.nodes, none, closed, lastError, held, buttons.node);
+    ...levels.nodes, none, closed, away, lastError, held, buttons.node);
   return {
     node,
     update(next) {
@@ -100,10 +101,12 @@ function card(account) {
       const rows = (next.headroom ?? []).map(levelOf);
       levels.update(rows);
       none.hidden = rows.length > 0;
-      const models = Object.entries(next.health?.models_closed_for ?? {});
-      const more = models.length > CLOSED ? ` and ${count(models.length - CLOSED)} more` : "";
-      closed.hidden = !models.length;
-      setText(closed, `Not for: ${models.slice(0, CLOSED).map(([model, left]) => `${model} (for ${span(left)})`).join(", ")}${more}.`);
+      const denied = deniedTo(next);
+      closed.hidden = !denied.length;
+      setText(closed, `Not for: ${firstOf(denied)}.`);
+      const gateways = next.health?.unreachable_from ?? [];
+      away.hidden = !gateways.length;
+      setText(away, `${gateways.length > 1 ? "Gateways" : "Gateway"} ${firstOf(gateways)} cannot reach it.`);
       lastError.hidden = !next.last_error;
       errorAt.update(next.last_error?.at);
       setText(errorWhat, next.last_error?.what);
@@ -111,6 +114,18 @@ function card(account) {
       buttons.update(next);
     },
   };
+}
+
+/** What an account may not serve, and for how long: models, or models with optional features. */
+function deniedTo({ health }) {
+  const models = Object.entries(health?.models_closed_for ?? {});
+  const features = (health?.features_closed ?? []).map((each) => [`${each.model} with ${each.features.join(" and ")}`, each.closed_for]);
+  return [...models, ...features].map(([what, left]) => `${what} (for ${span(left)})`);
+}
+
+function firstOf(names) {
+  const more = names.length > CLOSED ? ` and ${count(names.length - CLOSED)} more` : "";
+  return `${names.slice(0, CLOSED).join(", ")}${more}`;
 }
 
 /** All limits of an account; where its classes of models are many, the tightest ones, and the others on demand. */

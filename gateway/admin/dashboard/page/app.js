@@ -18,7 +18,7 @@ import { DEGRADED } from "./words.js";
 const sections = { overview, accounts, conversations, keys, spending, requests, audit, connect };
 const THEMES = { system: "Theme: system", light: "Theme: light", dark: "Theme: dark" };
 let present = null;
-let trouble = 0;
+let trouble = "";
 let connection = { state: "connecting" };
 
 function route() {
@@ -45,7 +45,7 @@ function route() {
 
 function title() {
   const name = document.querySelector('nav.sections a[aria-current="page"]')?.firstChild.textContent ?? "";
-  document.title = `${trouble ? `(${trouble} out) ` : ""}${name} · Conversation gateway`;
+  document.title = `${trouble ? `(${trouble}) ` : ""}${name} · Conversation gateway`;
 }
 
 function stateShown() {

@@ -5,7 +5,7 @@ import { moment } from "./clock.js";
 import { ask, toast } from "./dialogs.js";
 import { badge, byId, empty, h, replace, setText } from "./dom.js";
 import { count, plural } from "./format.js";
-import { REASONS } from "./words.js";
+import { REASONS, stateWords } from "./words.js";
 
 let form;
 let asked = 0; // questions so far: a late answer to an old one is dropped
@@ -60,6 +60,7 @@ function binding(each) {
     ["Served now by", serving.node, each.account ? ` in workspace ${each.workspace}` : ` workspace ${each.workspace} is ${each.closed ?? "closed"}`],
     ["Why there", h("strong", {}, sentence(each.why))],
     ["Home", each.home ?? "none", each.home === each.workspace ? " – it is there" : " – the first of its ranking, where it is not now"],
+    ...(each.avoided ?? []).map((it) => ["Avoided", h("strong", {}, it.account), ` ${it.workspace === each.workspace ? "" : `at its home ${it.workspace} `}is ${stateWords(it.state)[1]}. ${it.why} `, it.until ? moment(it.until, "again").node : ""]),
     ["Cache", cache.node, each.warm_until ? [" ", moment(each.warm_until, "lasting").node] : "", ` · ${count(each.tokens)} tokens`],
     ["Forgotten", each.record_expires ? moment(each.record_expires).node : each.account_bound ? "never: it holds objects that are bound to the account" : "–"],
     each.account_bound ? ["Bound", "it uses objects, such as files, that exist in this workspace alone"] : null,

@@ -7,7 +7,7 @@ import { count, dollars, percent, plural, rate, seconds, span } from "./format.j
 import { latest, on } from "./live.js";
 import { changed, list as requestList } from "./requests.js";
 import { headroomBar, tightest } from "./bars.js";
-import { idle, stateOf, stateWords, whyOf } from "./words.js";
+import { idle, SICK_FIRST, stateOf, stateWords, troubled, whyOf } from "./words.js";
 
 const STEP = 5; // seconds between points
 const KEPT = 900; // seconds of them
@@ -131,12 +131,10 @@ function draw() {
 
 // Accounts in brief.
 
-const ORDER = { out: 0, limited: 1, draining: 2, disabled: 3, available: 4 };
-
 function accountsHeard({ data }) {
   const place = byId("brief-accounts");
   if (!data.length) return place.replaceChildren(empty("There are no accounts.", "Add some under accounts: in the configuration file; it is followed while the gateway runs."));
-  const sorted = [...data].sort((a, b) => (ORDER[stateOf(a)] ?? 5) - (ORDER[stateOf(b)] ?? 5) || a.id.localeCompare(b.id));
+  const sorted = [...data].sort((a, b) => SICK_FIRST.indexOf(stateOf(a)) - SICK_FIRST.indexOf(stateOf(b)) || a.id.localeCompare(b.id));
   if (!place.querySelector("ul")) place.replaceChildren(h("ul", { class: "brief" }));
   keyed(place.firstChild, sorted, (account) => account.id, briefAccount);
 }
@@ -155,7 +153,7 @@ function briefAccount(account) {
       setAttribute(state.node, "title", whyOf(next));
       setClass(bar.node, idle(next) ? "headroom none" : "headroom"); // what is left of its limits is of no use now
       bar.update(tightest(next));
-      why.hidden = stateOf(next) !== "out";
+      why.hidden = !troubled(next);
       setText(why, whyOf(next).replace(/(?<=\.)\s.*$/s, "")); // its first sentence; the card has all
       setText(flight, `${count(next.in_flight ?? 0)} in flight`);
     },

@@ -6,6 +6,7 @@ export const STATES = {
   limited: ["warn", "limited"],
   draining: ["info", "draining"],
   disabled: ["off", "disabled"],
+  failing: ["bad", "failing"],
   out: ["bad", "out of service"],
 };
 const SAID = {
@@ -13,8 +14,12 @@ const SAID = {
   limited: "It is at a rate limit; its conversations wait or make a detour until that resets.",
   draining: "It takes no new conversations and keeps the warm ones until they go cold or the drain ends.",
   disabled: "It serves nothing.",
+  failing: "It fails where other accounts do not; new conversations go elsewhere until one of them has shown that it is well.",
   out: "It serves nothing until it answers again.",
 };
+
+/** States, those first that need somebody. */
+export const SICK_FIRST = ["out", "failing", "limited", "draining", "disabled", "available"];
 
 export const stateOf = (account) => account.health?.state ?? account.state ?? "disabled";
 
@@ -29,6 +34,9 @@ export function whyOf(account) {
   const said = SAID[stateOf(account)] ?? "";
   return reason ? `${said} Reason: ${reason}.` : said;
 }
+
+/** Whether an account is in trouble of its own, and not only busy or set aside. */
+export const troubled = (account) => ["out", "failing"].includes(stateOf(account));
 
 /** Whether nothing goes to an account until somebody, or its next try, changes that. */
 export function idle(account) {
@@ -70,7 +78,12 @@ export const REASONS = {
   draining: "the account was draining",
   removed: "the account left the pool",
   model: "the account does not serve this model",
-  errors: "the account failed more often than the rest of the pool",
+  errors: "the account failed in it, as it did in others",
+  failing: "the account failed where others did not",
+  refused: "the account refused what another one served",
+  failed: "the account failed",
+  unsent: "the account could not be reached",
+  object: "it names an object that is not there",
   home: "the place before had more than its share, and the cache here was still warm",
   cold: "it had gone cold and its place had no room",
   overloaded: "the upstream was overloaded",
