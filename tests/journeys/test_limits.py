@@ -9,7 +9,21 @@ import pytest
 
 from tests.journeys.driver import CALLERS, Rig
 from tests.journeys.http import Answer
-from tests.journeys.journey import Ask, Journey, Want, ask, error, good, journey, stream, whole_stream
+from tests.journeys.journey import (
+    Ask,
+    Journey,
+    Want,
+    as_json,
+    ask,
+    error,
+    good,
+    guessed,
+    journey,
+    message,
+    stream,
+    usage,
+    whole_stream,
+)
 
 # What a usual request reserves of a budget: 100 tokens of output, and its body at 4 bytes a token. It uses 200,000.
 WHOSE = {"caller": "your", "team": "your team's"}
@@ -168,4 +182,164 @@ GIVEN_BACK = [
 
 @pytest.mark.parametrize("journey", AT_ONCE + GIVEN_BACK, ids=str)
 def test_slots_are_given_back(journey: Journey, rig: Rig):
+    rig.play(journey)
+
+
+# -- What is counted, and what it costs -------------------------------------------------------------------------------
+
+
+def alone(**limits: Any) -> dict[str, Any]:
+    return limits_of("caller", limits)
+
+
+OVER = Want(status=429, error="rate_limit_error", attempts=0)
+BROKE = Want(status=429, error="billing_error", attempts=0, headers={"x-should-retry": "false"})
+BATCHED = as_json(200, {"id": "msgbatch_1", "type": "message_batch", "processing_status": "in_progress"})
+BATCH = Ask(
+    path="/v1/messages/batches", conversation=None, body={"requests": [{"custom_id": "one", "params": message()}]}
+)
+READS = usage(1, 20, cache_read_input_tokens=100_000)
+WRITES = usage(1, 20, cache_creation_input_tokens=1_000)
+RATE = "anthropic-ratelimit-"
+COUNTED = [
+    journey(
+        "what is read from a cache is no input",
+        *spaced([ask(want=Want(by="a"))] * 3),
+        upstream={"a": [good(used=READS)] * 3},
+        pool=ONE,
+        config=alone(input_tokens_per_minute=300),
+    ),
+    journey(
+        "what is written to a cache is input",
+        *spaced([ask(want=Want(by="a")), ask(want=OVER)]),
+        upstream={"a": [good(used=WRITES)]},
+        pool=ONE,
+        config=alone(input_tokens_per_minute=300),
+    ),
+    journey(
+        "a request larger than its limit passes once",
+        *spaced([ask(want=Want(by="a", used=(50_000, 20))), ask(want=OVER)]),
+        upstream={"a": [good(used=usage(50_000))]},
+        pool=ONE,
+        config=alone(input_tokens_per_minute=1_000),
+    ),
+    journey(
+        "a budget reserves 8,192 tokens of output at most",
+        ask(max_tokens=64_000, want=Want(by="a")),
+        ask(max_tokens=64_000, at=0.5, want=BROKE),
+        ask(max_tokens=64_000, at=10.0, want=Want(by="a")),
+        upstream={"a": [good(after=5.0)]},
+        pool=ONE,
+        config=alone(budget_usd={"day": 0.05}),
+    ),
+    journey(
+        "a strict budget reserves all that an answer may have",
+        ask(max_tokens=64_000, want=BROKE),
+        ask(max_tokens=1_000, at=1.0, want=Want(by="a")),
+        pool=ONE,
+        config={**alone(budget_usd={"day": 0.05}), "budget_mode": "strict"},
+    ),
+    journey(
+        "a budget reserves by the model's price",
+        ask(model="claude-opus-4-8", max_tokens=1_000, want=BROKE),
+        ask(max_tokens=1_000, at=1.0, want=Want(by="a")),
+        pool=ONE,
+        config=alone(budget_usd={"day": 0.006}),
+    ),
+    journey(
+        "of twenty requests at once those pass for whom there is money",
+        *(ask(at=0.001 * n, conversation=f"a#{n}", want=Want(by="a") if n < 3 else BROKE) for n in range(20)),
+        upstream={"a": [good(after=5.0)] * 3},
+        pool=ONE,
+        config=alone(budget_usd={"day": 0.0017}),
+    ),
+    journey(
+        "money that was reserved and not used is there again",
+        *spaced([ask(want=Want(by="a"))] * 6 + [ask(want=BROKE)]),
+        pool=ONE,
+        config=alone(budget_usd={"day": 0.00165}),
+    ),
+    journey(
+        "answers tell callers what is left of their own limits, and of nobody else's",
+        ask(
+            want=Want(
+                headers={
+                    RATE + "requests-limit": "50",
+                    RATE + "requests-remaining": "49",
+                    RATE + "requests-reset": "2030-03-17T17:46:42Z",
+                    RATE + "input-tokens-limit": "9000",
+                    RATE + "input-tokens-remaining": "9000",
+                    RATE + "output-tokens-limit": "8000",
+                    RATE + "output-tokens-remaining": "8000",
+                    RATE + "tokens-limit": None,
+                }
+            )
+        ),
+        ask(at=2.0, want=Want(headers={RATE + "input-tokens-remaining": "9000", RATE + "requests-remaining": "49"})),
+        upstream={"a": [Answer(200, (*good().headers, (RATE + "tokens-limit", "7")), good().pieces)]},
+        pool=ONE,
+        config=alone(requests_per_minute=50, input_tokens_per_minute=9_000, output_tokens_per_minute=8_000),
+    ),
+    journey(
+        "of a caller and its team the tighter limit is told",
+        ask(want=Want(headers={RATE + "requests-limit": "20", RATE + "requests-remaining": "19"})),
+        pool=ONE,
+        config={**alone(requests_per_minute=50), "teams": [{"id": "research", "limits": {"requests_per_minute": 20}}]},
+    ),
+    journey(
+        "who has no limits is told of none",
+        ask(want=Want(headers={RATE + "requests-limit": None, RATE + "requests-remaining": None})),
+        pool=ONE,
+    ),
+    journey(
+        "a refusal tells what is left, and when a day's money is there again",
+        ask(
+            want=Want(
+                status=429,
+                error="billing_error",
+                headers={"retry-after": "22400", "x-should-retry": "false", RATE + "requests-remaining": "50"},
+            )
+        ),
+        pool=ONE,
+        config=alone(requests_per_minute=50, budget_usd={"day": 0.0001}),
+    ),
+    journey(
+        "what one limit refuses takes nothing of another",
+        ask(want=Want(by="a", headers={RATE + "requests-remaining": "4"})),
+        *(ask(at=0.5, want=replace(OVER, says="1 concurrent requests")) for _ in range(6)),
+        ask(at=10.0, want=Want(by="a", headers={RATE + "requests-remaining": "3"})),
+        upstream={"a": [good(after=1.0)]},
+        pool=ONE,
+        config=alone(requests_per_minute=5, concurrency=1),
+    ),
+    journey(
+        "counting tokens has a bucket of its own",
+        *spaced([ask(want=Want(by="a")), ask(want=OVER)]),
+        *(
+            Ask(want, path="/v1/messages/count_tokens", body=message(), at=at)
+            for want, at in ((Want(by="a"), 1.0), (replace(OVER, says="1 token counting requests"), 1.5))
+        ),
+        pool=ONE,
+        config=alone(requests_per_minute=1),
+    ),
+    journey(
+        "a batch is a request, and needs that money is left",
+        *spaced([BATCH, replace(BATCH, want=OVER)]),
+        upstream={"a": [BATCHED]},
+        pool=ONE,
+        config=alone(requests_per_minute=1),
+    ),
+    journey(
+        "a request that breaks off costs what it is put at",
+        ask(want=Want(status=502, money=1000 * guessed(message()))),
+        ask(at=5.0, want=BROKE),
+        upstream={"a": [Answer(instead="hung up")]},
+        pool=ONE,
+        config=alone(budget_usd={"day": 0.000535}),
+    ),
+]
+
+
+@pytest.mark.parametrize("journey", COUNTED, ids=str)
+def test_what_is_counted(journey: Journey, rig: Rig):
     rig.play(journey)
