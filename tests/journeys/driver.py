@@ -296,7 +296,7 @@ class Stage:
                 yield f"request {number}: {problem}" if len(asks) > 1 else problem
         if journey.asked is not None and not re.fullmatch(journey.asked, " ".join(self.upstream.tried)):
             yield f"asked {' '.join(self.upstream.tried)!r}, not {journey.asked!r}"
-        for name in journey.pool:
+        for name in journey.pool if journey.failures is None else ():
             wanted_state = journey.accounts.get(name, "open")
             for number, replica in enumerate(self.replicas):
                 state = replica.state(name, journey.model)
@@ -307,6 +307,9 @@ class Stage:
             bound = self._bound(asks[-1][0])
             if bound != journey.bound:
                 yield f"bound to {bound!r}, not {journey.bound!r}"
+        failed = sum(call.status != 200 or call.ended != "whole" for _, call in asks)
+        if journey.failures is not None and failed > journey.failures:
+            yield f"{failed} requests failed, not {journey.failures}"
         for asked in self.upstream.asked:
             yield from improper(asked, [ask for ask, _ in asks])
         for name, value in journey.heard.items():

@@ -39,7 +39,7 @@ class Want:
     events: str | None = None
     content: str | None = None
     headers: Mapping[str, str | None] = field(default_factory=dict)
-    ended: str = ""
+    ended: str | None = ""
     within: tuple[float, float] | None = None
     record: Mapping[str, Any] | None = field(default_factory=dict)
     used: tuple[int, ...] | None = None
@@ -104,7 +104,7 @@ class Journey:
     Afterwards: `asked`, the accounts in the order in which they were tried (a regular expression); `accounts`, how they
     stand (those that are not named are open, and `a@1` is how the second replica sees a); `bound`, where the
     conversation of the last request lives (None: wherever, "": nowhere); `errors`: what is logged as an error;
-    `heard`: headers as the first account has seen them."""
+    `heard`: headers as the first account has seen them; `failures`: how many requests at most are not answered well."""
 
     name: str
     asks: tuple[Ask, ...]
@@ -120,6 +120,7 @@ class Journey:
     accounts: Mapping[str, str] = field(default_factory=dict)
     bound: str | None = None
     model: str = MODEL
+    failures: int | None = None
     replicas: int = 1
     errors: tuple[str, ...] = ()
     heard: Mapping[str, str | None] = field(default_factory=dict)

@@ -21,7 +21,9 @@ def unlike(ask: Ask, call: Call, record: Finished | None) -> Iterator[str]:
             yield f"{what} is {found!r}, not {wanted!r}"
 
     yield from compare("the status", call.status, want.status)
-    yield from compare("the end", call.ended, want.ended or ("whole" if ask.gone is None else "gone"))
+    yield from compare(
+        "the end", call.ended, ("whole" if ask.gone is None else "gone") if want.ended == "" else want.ended
+    )
     yield from compare("x-gateway-account", call.header("x-gateway-account"), want.by)
     attempts = call.header("x-gateway-attempts")
     yield from compare("x-gateway-attempts", None if attempts is None else int(attempts), want.attempts)
