@@ -20,6 +20,7 @@ from gateway.records import Finished
 from gateway.store.client.client import StoreDown
 from gateway.store.ledger.journal import read as read_journal
 from gateway.store.ledger.ledger import Entry, UsageJournal, unpack
+from gateway.store.owners import OwnersJournal
 from gateway.store.pool.keyring import encode as encode_keys
 from gateway.telemetry.logs import RequestLog
 from gateway.telemetry.totals import families_of
@@ -77,8 +78,10 @@ class Replica:
         async def run(script: Any, args: Any) -> Any:
             return await self.gateway.store.call(script, args)
 
+        now = int(self.world.clock.wall * 1000)
         with contextlib.suppress(StoreDown):  # once more at the next heartbeat
-            await UsageJournal(self._folder / "usage").replay(run, int(self.world.clock.wall * 1000), since)
+            await OwnersJournal(self._folder / "objects").replay(run, now)
+            await UsageJournal(self._folder / "usage").replay(run, now, since)
 
     # What can be seen of it.
 
