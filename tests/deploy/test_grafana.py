@@ -12,6 +12,9 @@ import yaml
 
 from deploy.grafana.source.__main__ import DASHBOARDS as SOURCES
 from deploy.grafana.source.__main__ import text
+from deploy.grafana.source.panels import STATE_COLOURS
+from deploy.grafana.source.queries import STATE_CODES
+from gateway.supervisor.pool.diagnosis import STATES
 from tests.deploy.watch import DASHBOARDS, GRAFANA, dashboard, panels
 from tests.e2e.rig import ROOT
 
@@ -34,6 +37,11 @@ def test_the_files_are_what_their_sources_make():
     assert {path.stem for path in DASHBOARDS} == set(SOURCES)
     stale = [path.name for path in DASHBOARDS if path.read_text() != text(SOURCES[path.stem])]
     assert not stale, f"{stale}: python -m deploy.grafana.source"
+
+
+def test_dashboards_know_every_state_of_an_account():
+    assert {*STATES} == {*STATE_CODES} == {*STATE_COLOURS}
+    assert max(STATE_CODES, key=lambda state: STATE_CODES[state]) == "out"
 
 
 def test_dashboards_keep_their_addresses():

@@ -14,6 +14,7 @@ import yaml
 from typer.core import TyperGroup
 
 from gateway.cli import app
+from gateway.telemetry.metric_table import FAILOVERS, MOVES
 from tests.deploy.watch import DASHBOARDS, PROMETHEUS, RULES, alerts, dashboard, program, rules
 from tests.e2e.rig import ROOT
 
@@ -119,6 +120,14 @@ def test_the_runbook_names_the_severity_that_the_rule_has():
     found = sections()
     for alert in alerts():
         assert found[alert["alert"]].lstrip().startswith(f"*{alert['labels']['severity']}*"), alert["alert"]
+
+
+def test_the_runbook_explains_every_reason_of_a_failover_or_move():
+    reasons = {reason for reason, _ in FAILOVERS.known} | {reason for (reason,) in MOVES.known}
+    explained = set(
+        re.findall(r"`(\w+)`", "".join(re.findall(r"(?m)^\| (.+?) \|", sections()["GatewayFailoverSpike"])))
+    )
+    assert reasons - explained == set()
 
 
 def commands() -> list[list[str]]:

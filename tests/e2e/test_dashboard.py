@@ -435,8 +435,8 @@ def test_a_failing_account_says_what_it_did_who_judged_when_it_is_tried_and_who_
     expect(page.locator("#brief-accounts .why:visible")).to_have_text(
         ["No connection to it can be had.", why.partition(" New")[0]]
     )
-    expect(page.locator("#nav-trouble")).to_have_text("1 out, 1 failing")
-    expect(page).to_have_title(re.compile(r"^\(1 out, 1 failing\)"))
+    expect(page.locator("#nav-trouble")).to_have_text("2 in need")
+    expect(page).to_have_title(re.compile(r"^\(2 in need\)"))
     open_section(page, "accounts")
     expect(page.locator("#accounts-sum")).to_have_text("1 out of service · 1 failing · 1 available")
     shown = card(page, "bad")
@@ -459,7 +459,7 @@ def test_a_failing_account_says_what_it_did_who_judged_when_it_is_tried_and_who_
     open_section(page, "conversations?key=alice&id=conversation-0")
     avoided = page.locator("#conversation-answer dl > div").filter(has_text="Avoided")
     expect(avoided).to_contain_text(f"bad at its home elsewhere is failing. {why}")
-    expect(avoided).to_contain_text("tried again in ")
+    expect(avoided).to_contain_text("(tried again in ")
 
 
 def test_of_many_classes_of_models_a_card_shows_the_tightest_and_the_others_on_demand(page: Page, watched: Gateway):

@@ -39,7 +39,8 @@ JSON = dashboard(
             ),
             account_timeline(
                 "State over time",
-                "limited: its organization answered 429 for a class of models; out: no key, no money or no connection.",
+                "limited: its organization answered 429 for a class of models; failing: it fails where others do not;"
+                " out: no key, no money or no connection.",
                 Query(account_states(MINE), "{{account}}"),
                 width=24,
             ),
@@ -123,7 +124,8 @@ JSON = dashboard(
         (
             timeseries(
                 "Failovers by reason",
-                "Requests that were tried again, by what the first account did. recovered: one served them;"
+                "Requests that were tried again, by what the first account did. declined: a refusal that another"
+                " account may not give. recovered: one served them;"
                 " exhausted: none could.",
                 "reqps", Query(rate("failovers_total", "reason, result"), "{{reason}}: {{result}}"), stacked=True,
             ),

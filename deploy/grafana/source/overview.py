@@ -48,8 +48,8 @@ JSON = dashboard(
             ),
             stat(
                 "Accounts available",
-                "Accounts that take any request now, of all that are configured. Others are limited, draining, disabled"
-                " or out.",
+                "Accounts that take any request now, of all that are configured. Others are limited, draining,"
+                " disabled, failing or out.",
                 "short",
                 Query(f"sum({shared('account_state', 'account', AVAILABLE)})", "available"),
                 Query(f"count(count by (account) ({select('account_state')}))", "of"),
@@ -72,8 +72,8 @@ JSON = dashboard(
             ),
             account_timeline(
                 "Accounts",
-                "Each account's state. limited: its organization answered 429 for a class of models; out: no key, no"
-                " money or no connection. Follow a band to the account.",
+                "Each account's state. limited: its organization answered 429 for a class of models; failing: it"
+                " fails where others do not; out: no key, no money or no connection. Follow a band to the account.",
                 Query(account_states(), "{{account}}"),
             ),
         ),

@@ -14,8 +14,8 @@ Json = dict[str, object]
 Steps = tuple[tuple[float | None, str], ...]
 
 DATASOURCE: Json = {"type": "prometheus", "uid": "${datasource}"}
-GOOD, FAIR, BAD, CALM, OFF = "green", "yellow", "red", "blue", "gray"
-STATE_COLOURS = {"available": GOOD, "limited": FAIR, "draining": CALM, "disabled": OFF, "out": BAD}
+GOOD, FAIR, POOR, BAD, CALM, OFF = "green", "yellow", "orange", "red", "blue", "gray"
+STATE_COLOURS = {"available": GOOD, "limited": FAIR, "draining": CALM, "disabled": OFF, "failing": POOR, "out": BAD}
 PLAIN: Steps = ((None, CALM),)
 
 

@@ -6,7 +6,7 @@ greatest, or the least of what is left of a limit.
 """
 
 RATE = "$__rate_interval"
-STATES = ("available", "limited", "draining", "disabled", "out")
+STATES = ("available", "limited", "draining", "disabled", "failing", "out")
 MATCH = '{}="{}"'
 STATE_CODES = {state: code for code, state in enumerate(STATES, 1)}  # the higher, the worse
 

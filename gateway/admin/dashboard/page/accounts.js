@@ -53,7 +53,8 @@ function summary(data) {
   const numbers = {};
   for (const account of data) numbers[stateOf(account)] = (numbers[stateOf(account)] ?? 0) + 1;
   setText(byId("accounts-sum"), SICK_FIRST.filter((state) => numbers[state]).map((state) => `${numbers[state]} ${stateWords(state)[1]}`).join(" · "));
-  const trouble = ["out", "failing"].filter((state) => numbers[state]).map((state) => `${numbers[state]} ${state}`).join(", ");
+  const { out = 0, failing = 0 } = numbers;
+  const trouble = out && failing ? `${out + failing} in need` : out ? `${out} out` : failing ? `${failing} failing` : "";
   const mark = byId("nav-trouble");
   mark.hidden = !trouble;
   setText(mark, trouble);

@@ -60,7 +60,7 @@ function binding(each) {
     ["Served now by", serving.node, each.account ? ` in workspace ${each.workspace}` : ` workspace ${each.workspace} is ${each.closed ?? "closed"}`],
     ["Why there", h("strong", {}, sentence(each.why))],
     ["Home", each.home ?? "none", each.home === each.workspace ? " – it is there" : " – the first of its ranking, where it is not now"],
-    ...(each.avoided ?? []).map((it) => ["Avoided", h("strong", {}, it.account), ` ${it.workspace === each.workspace ? "" : `at its home ${it.workspace} `}is ${stateWords(it.state)[1]}. ${it.why} `, it.until ? moment(it.until, "again").node : ""]),
+    ...(each.avoided ?? []).map((it) => ["Avoided", h("strong", {}, it.account), ` ${it.workspace === each.workspace ? "" : `at its home ${it.workspace} `}is ${stateWords(it.state)[1]}. ${it.why}`, it.until ? [" (", moment(it.until, "again").node, ")"] : ""]),
     ["Cache", cache.node, each.warm_until ? [" ", moment(each.warm_until, "lasting").node] : "", ` · ${count(each.tokens)} tokens`],
     ["Forgotten", each.record_expires ? moment(each.record_expires).node : each.account_bound ? "never: it holds objects that are bound to the account" : "–"],
     each.account_bound ? ["Bound", "it uses objects, such as files, that exist in this workspace alone"] : null,
