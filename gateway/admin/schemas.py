@@ -158,6 +158,30 @@ READY = record(
     store=choice("connected", "away"),
 )
 POOL = record(epoch=COUNT, accounts=many(ANY_OBJECT))
+_TRIED = {**maybe(TIME), "description": "when that may be otherwise by itself, or is tried again; null: not known"}
+_JUDGE = {**maybe(TEXT), "description": "the process that found the account failing"}
+HEALTH = record(
+    state=choice("available", "limited", "draining", "disabled", "out", "failing"),
+    reason={**TEXT, "description": "a word or two for programs; of a failing account the kinds of its faults"},
+    why={**TEXT, "description": "in sentences"},
+    since=TIME,
+    until=_TRIED,
+    models_closed_for={
+        "type": "object", "additionalProperties": NUMBER,
+        "description": "models that it was denied, and for how many seconds it is not asked for them",
+    },
+    features_closed={
+        **many(record(model=TEXT, features=many(TEXT), closed_for=NUMBER)),
+        "description": "models that it refuses with all of these optional features, and for how many seconds",
+    },
+    judged_by=_JUDGE,
+    faults={
+        "type": "object", "additionalProperties": COUNT,
+        "description": "of a failing account: how many conversations ended badly in the minute before it was judged, "
+        "by kind: refusals, errors, cuts, connections",
+    },
+    unreachable_from={**many(TEXT), "description": "other gateways that cannot reach it: their own trouble"},
+)  # fmt: skip
 ACCOUNT = record(
     id=TEXT,
     workspace=TEXT,
@@ -171,7 +195,11 @@ ACCOUNT = record(
     in_pool=FLAG,
     held=FLAG,
     since=maybe(TIME),
-)
+    health={
+        "anyOf": [HEALTH, {"type": "null"}], "description": "how it stands; null while it is not in the pool",
+    },
+    last_error=maybe(record(at=TIME, what=TEXT)),
+)  # fmt: skip
 FLUSHED_ACCOUNT = record(account=TEXT, workspace=TEXT, accounts=many(TEXT), flushed=COUNT)
 CONVERSATION = record(
     conversation={**TEXT, "description": "a short digest of it, as in the log"},
@@ -179,8 +207,21 @@ CONVERSATION = record(
     team=maybe(TEXT),
     kind=choice("header", "session"),
     home=ANY_OBJECT,
-    bindings=many(ANY_OBJECT),
-)
+    bindings=many(
+        record(
+            model=TEXT, workspace=TEXT, account=maybe(TEXT), closed=maybe(TEXT), home=maybe(TEXT), why=TEXT,
+            avoided={
+                **many(
+                    record(
+                        account=TEXT, workspace=TEXT, state=choice("out", "failing"), why=TEXT, judged_by=_JUDGE,
+                        until=_TRIED,
+                    )
+                ),
+                "description": "accounts where it lives and at its home to which nothing new goes now",
+            },
+        )
+    ),
+)  # fmt: skip
 FLUSHED_CONVERSATION = record(
     conversation=TEXT, caller=TEXT, team=maybe(TEXT), kind=choice("header", "session"), flushed=COUNT
 )

@@ -123,6 +123,16 @@ async def test_it_is_named_with_what_happened_who_says_so_and_when_it_is_tried(l
         warned = gateway.line("account fails where others do not")
         assert (warned["level"], warned["account"], warned["judged_by"]) == ("warning", "a0", health["judged_by"])
         assert warned["faults"]["errors"] >= 2 and warned["tried_again_in"] == 10
+        enabled = gateway.get(
+            "/admin/v1/accounts/a0", admin=True, method="PATCH", body=b'{"state": "active"}',
+            headers={"authorization": f"Bearer {ADMIN_TOKEN}"},
+        )  # fmt: skip
+        assert enabled.json()["health"]["state"] == "available"
+        assert gateway.line("account is well again")["account"] == "a0"
+        upstream.answers = one_bad(None)
+        before = upstream.asked["a0"]
+        assert told(await new_ones(gateway, 30)) == {200: 30}
+        assert upstream.asked["a0"] > before  # it is used at once
 
 
 async def test_a_pool_of_one_goes_on(launch: Launch):
@@ -263,6 +273,8 @@ async def test_a_replica_that_reaches_nobody_refuses_and_the_other_serves_everyt
         assert told(answers[1::2]) == {529: 40}
         assert {state(well, f"a{n}") for n in range(3)} == {"available"}
         await eventually(lambda: state(sick) == "out", "out where it cannot be reached")
+        [name] = await eventually(lambda: view(well)["health"]["unreachable_from"], "that the other cannot reach it")
+        assert f"-{sick.pid}-" in name and view(sick)["health"]["unreachable_from"] == []
 
 
 async def test_a_stale_key_on_one_replica_is_that_replicas_own(launch: Launch, store: Store):

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
+from gateway.admin.schemas import HEALTH
 from gateway.config.schema import loads
-from gateway.core.routing.broadcast import Back, Failing, Out, Recovered, Unreachable, encode
+from gateway.core.routing.broadcast import Back, Failing, FeaturesClosed, Out, Recovered, Unreachable, encode
 from gateway.core.routing.conduct import Fault
 from gateway.core.routing.document import PoolDocument
 from gateway.core.routing.health import Cause
 from gateway.supervisor.pool import account_states as module
 from gateway.supervisor.pool.account_states import AccountStates
+from gateway.supervisor.pool.diagnosis import STATES
 from gateway.worker.accounts import entry_of
 
 FILE = """\
@@ -107,6 +110,9 @@ async def test_an_account_that_fails_says_since_when_who_judged_and_when_it_is_t
     again = account_states.view("a")["health"]
     assert (again["since"], again["until"]) == (health["since"], "2023-11-14T22:30:30Z")
     assert (again["faults"], again["judged_by"]) == ({"errors": 1, "cuts": 2}, "there-2.1")
+    account_states.heard(encode(FeaturesClosed("a", "claude-opus-9", ["mcp"], 600.0)))
+    account_states.heard(encode(Unreachable("a", "there-2.1", 5.0)))
+    jsonschema_rs.validate(HEALTH, account_states.view("a")["health"])
     account_states.heard(encode(Recovered("a")))
     well = account_states.view("a")["health"]
     assert (well["state"], well["faults"], well["judged_by"]) == ("available", {}, None)
@@ -149,3 +155,7 @@ async def test_the_gateways_that_cannot_reach_an_account_are_named_until_they_ca
     account_states.heard(encode(Unreachable("a", "here-1.1", 5.0)))
     own = account_states.view("a")["health"]
     assert (own["state"], own["reason"], own["unreachable_from"]) == ("out", "unreachable", [])
+
+
+def test_the_admin_api_documents_all_states():
+    assert {*HEALTH["properties"]["state"]["enum"]} == {*STATES}
