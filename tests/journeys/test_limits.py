@@ -145,6 +145,26 @@ AT_ONCE = [
 ]
 
 
+# A slot that nobody keeps lasts 45 seconds.
+KEPT = [
+    journey(
+        f"a slot of a {whose} is kept for as long as its stream runs",
+        ask(stream=True, want=Want(by="a")),
+        *(
+            ask(
+                at=at,
+                want=refused(f"{WHOSE[whose]} limit of 1 concurrent requests", "rate_limit_error", "concurrency"),
+            )
+            for at in (40.0, 50.0, 100.0, 200.0)
+        ),
+        ask(at=300.0, want=Want(by="a")),
+        pool=ONE,
+        upstream={"a": [stream(*whole_stream(), gap=30.0)]},
+        config=limits_of(whose, {"concurrency": 1}),
+    )
+    for whose in ("caller", "team")
+]
+
 # How a request ends that holds a slot, reserved money and a request: answer of every account, then what it wants.
 ENDS: dict[str, tuple[Answer, Want, dict[str, Any]]] = {
     "is answered": (good(), Want(by="a", money=USES), {}),
@@ -180,7 +200,7 @@ GIVEN_BACK = [
 ]
 
 
-@pytest.mark.parametrize("journey", AT_ONCE + GIVEN_BACK, ids=str)
+@pytest.mark.parametrize("journey", AT_ONCE + KEPT + GIVEN_BACK, ids=str)
 def test_slots_are_given_back(journey: Journey, rig: Rig):
     rig.play(journey)
 
