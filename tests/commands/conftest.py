@@ -9,26 +9,20 @@ import pytest
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from tests.e2e import rig
 from tests.e2e.rig import Gateway, Simulator, Store, accounts_of
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="session")
-def _byte_code(tmp_path_factory: pytest.TempPathFactory) -> None:
-    rig.pycache(tmp_path_factory.mktemp("pycache"))
-
-
-@pytest.fixture(scope="session")
-def simulator(tmp_path_factory: pytest.TempPathFactory, _byte_code: None) -> Iterator[Simulator]:
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
     simulator = Simulator(tmp_path_factory.mktemp("simulator"), 3, "--rpm", "100")
     yield simulator
     assert simulator.end() == 0
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory, _byte_code: None) -> Iterator[Store]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     store = Store(tmp_path_factory.mktemp("store")).start()
     yield store
     assert store.end() == 0

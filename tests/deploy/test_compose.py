@@ -101,7 +101,6 @@ def test_prometheus_finds_the_gateways_with_the_token_that_they_know(tmp_path):
 
 
 def test_the_demo_answers_with_what_its_files_say(tmp_path):
-    rig.pycache(tmp_path / "pycache")
     upstream, port, admin = free_port(), free_port(), free_port()
     [command] = [SERVICES["simulator"]["command"]]
     folder = DEPLOY / "compose/demo"

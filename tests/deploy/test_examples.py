@@ -78,7 +78,6 @@ def front(tmp_path_factory) -> Iterator[tuple[Simulator, httpx.Client]]:
     if NGINX is None:
         pytest.skip("nginx is not installed")
     folder = tmp_path_factory.mktemp("front")
-    rig.pycache(folder / "pycache")
     simulator = Simulator(folder, 1)
     config = {"accounts": rig.accounts_of(simulator), "keys": rig.CALLERS}
     gateway = Gateway(folder, config).start()

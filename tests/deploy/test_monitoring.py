@@ -4,7 +4,6 @@ until it is hurt. Every query of dashboards, rules and runbook finds data, and a
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -58,8 +57,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Runs for the whole module; `hurt` is not hurt before the last tests."""
     program("prometheus")
     folder = tmp_path_factory.mktemp("monitoring")
-    if "PYTHONPYCACHEPREFIX" not in os.environ:
-        rig.pycache(folder / "pycache")
     limits = ("--rpm", "100000", "--itpm", "100000000", "--otpm", "50000000")
     with ExitStack() as after:
         simulator = Simulator(folder / "simulator", 5, *limits)

@@ -8,24 +8,18 @@ from typing import Any
 
 import pytest
 
-from tests.e2e import rig
 from tests.e2e.rig import ADMIN_TOKEN, Gateway, Simulator, Store, accounts_of, free_port
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _byte_code(tmp_path_factory: pytest.TempPathFactory) -> None:
-    rig.pycache(tmp_path_factory.mktemp("pycache"))
-
-
 @pytest.fixture(scope="session")
-def simulator(tmp_path_factory: pytest.TempPathFactory, _byte_code: None) -> Iterator[Simulator]:
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
     simulator = Simulator(tmp_path_factory.mktemp("simulator"))
     yield simulator
     assert simulator.end() == 0
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory, _byte_code: None) -> Iterator[Store]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A store with two doors: `url`, and the unix socket in its folder."""
     folder = tmp_path_factory.mktemp("store")
     store = Store(folder, "--port", "{port}", "--bind", "127.0.0.1", "--unixsocket", str(folder / "store.sock")).start()

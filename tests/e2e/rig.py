@@ -123,12 +123,10 @@ class Program:
         self.process: subprocess.Popen[bytes] | None = None
 
     def run(self, command: Sequence[str | Path], stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-        # Byte code is kept for the run where the environment forbids it beside the source: most starts are of one kind.
         env = {
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",
             "PYTHONPATH": str(ROOT),
-            "PYTHONPYCACHEPREFIX": os.environ.get("PYTHONPYCACHEPREFIX") or str(pycache()),
             "PYTHONFAULTHANDLER": "1",
         }
         with self.out.open("ab") as out, self.err.open("ab") as err:
@@ -165,17 +163,6 @@ class Program:
                 process.stdin.close()
         until(lambda: not [pid for pid in kin if runs(pid)], f"the end of processes {kin} of {self.out.name}")
         return code
-
-
-_pycache: Path | None = None
-
-
-def pycache(folder: Path | None = None) -> Path:
-    """Where the children keep byte code; set once by the session."""
-    global _pycache
-    _pycache = folder or _pycache
-    assert _pycache is not None
-    return _pycache
 
 
 class Simulator(Program):

@@ -96,7 +96,7 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def upstream(tmp_path_factory: pytest.TempPathFactory, _byte_code: None) -> Iterator[Simulator]:
+def upstream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
     options = ("--answer-tokens", "5-120", "--tokens-per-event", "2", "--organizations", "3")
     simulator = Simulator(tmp_path_factory.mktemp("upstream"), 6, *options)
     yield simulator
