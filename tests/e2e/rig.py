@@ -39,6 +39,7 @@ SECRET = "0123456789abcdef0123456789abcdef-secret-of-tests"
 ADMIN_TOKEN = "token-of-the-test-operator"
 START_SECONDS = 60.0  # a loaded machine may take its time; nothing is judged by it
 WAIT_SECONDS = 20.0
+Within = Callable[[float, float], None]  # of the fixture `within`
 
 # Keys as they are handed out. Alice and Carol share a team; Alice has two keys.
 ALICE = "sk-" + "A1ice" * 9 + "one"

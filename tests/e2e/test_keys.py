@@ -28,6 +28,7 @@ from tests.e2e.rig import (
     Gateway,
     Simulator,
     Store,
+    Within,
     accounts_of,
     ask,
     assert_error,
@@ -102,7 +103,9 @@ def pair(simulator: Simulator, store: Store, tmp_path_factory: pytest.TempPathFa
         gateway.stop()
 
 
-async def test_a_new_key_opens_at_once_here_and_within_a_moment_everywhere(pair: list[Gateway], sim: Simulator):
+async def test_a_new_key_opens_at_once_here_and_within_a_moment_everywhere(
+    pair: list[Gateway], sim: Simulator, within: Within
+):
     one, other = pair
     made = create(one, "dave", team="ops")
     assert re.fullmatch("sk-[A-Za-z0-9]{48}", made["key"])
@@ -114,7 +117,7 @@ async def test_a_new_key_opens_at_once_here_and_within_a_moment_everywhere(pair:
     dave = next(each for each in listed["data"] if each["caller"] == "dave")
     assert (status, dave["team"], [key["id"] for key in dave["keys"]]) == (200, "ops", [made["id"]])
     assert made["key"] not in json.dumps(listed)
-    assert took < 4.0  # a message away; the next look takes up to two, where it came before anybody listened
+    within(took, 4.0)  # a message away; the next look takes up to two, where it came before anybody listened
 
 
 async def test_other_limits_of_a_caller_hold_everywhere_within_a_moment(pair: list[Gateway], sim: Simulator):

@@ -26,6 +26,7 @@ from tests.e2e.rig import (
     Simulator,
     Store,
     Wire,
+    Within,
     accounts_of,
     ask,
     assert_error,
@@ -153,7 +154,7 @@ def level(kept: redis.Redis, caller: str, bucket: str) -> float:
 
 def lasting(kept: redis.Redis, caller: str, subject: str = "") -> dict[str, float]:
     """The leases, and until when each lasts."""
-    found = kept.zrange(f"{{{tenant(caller)}}}:c:{subject or 'c:' + caller}", 0, -1, withscores=True)
+    found: Any = kept.zrange(f"{{{tenant(caller)}}}:c:{subject or 'c:' + caller}", 0, -1, withscores=True)
     return {str(request_id): float(until) for request_id, until in found}
 
 
@@ -521,7 +522,7 @@ async def test_a_refusal_says_what_is_left_as_answers_do(replicas: list[Gateway]
 
 
 async def test_a_key_made_at_run_time_brings_its_limits_to_all_replicas_at_once(
-    replicas: list[Gateway], up: Simulator, kept: redis.Redis
+    replicas: list[Gateway], up: Simulator, kept: redis.Redis, within: Within
 ):
     def command(*words: str) -> Any:
         done = CliRunner(env={"HTTP_PROXY": "http://127.0.0.1:9"}).invoke(
@@ -533,9 +534,11 @@ async def test_a_key_made_at_run_time_brings_its_limits_to_all_replicas_at_once(
     made = await asyncio.to_thread(command, "keys", "create", "newcomer", "--rpm", "5", "--concurrency", "4", "--json")
     made = json.loads(made.stdout)
     key = made["key"]
-    async with asyncio.timeout(2):
+    created = time.monotonic()
+    async with asyncio.timeout(20):
         while (await ask(replicas[1], {"model": "x"}, key=key, path="/v1/unknown/x", method="GET")).status == 401:
             pass
+    within(time.monotonic() - created, 2)
     answers = await at_once((ask(replicas[number % 2], message(), conversation(), key=key) for number in range(30)), 30)
     assert 401 not in statuses(answers) and 4 <= statuses(answers)[200] <= 6, statuses(answers)
     passed = statuses(answers)[200]
@@ -553,7 +556,7 @@ async def test_a_key_made_at_run_time_brings_its_limits_to_all_replicas_at_once(
         while refused < 6:  # whichever worker answers
             refused = refused + 1 if (await ask(gateway, message(), key=key)).status == 401 else 0
             assert time.monotonic() < revoked + 20
-        assert time.monotonic() - revoked < 1.5
+        within(time.monotonic() - revoked, 1.5)
 
 
 # -- Who dies ---------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from tests.e2e.rig import (
     Simulator,
     Store,
     Wire,
+    Within,
     accounts_of,
     ask,
     assert_error,
@@ -147,7 +148,7 @@ async def test_a_429_moves_those_who_ask_while_it_lasts_and_nobody_else(launch: 
     early = [
         round(record["time"] - times[0], 3)
         for record in picks(sim, since)
-        if record["account"] == limited and times[0] + 0.1 < record["time"] < reopens
+        if record["account"] == limited and times[0] + 1 < record["time"] < reopens
     ]
     assert early == []
     assert len(times) <= 40
@@ -168,7 +169,7 @@ async def test_a_429_moves_those_who_ask_while_it_lasts_and_nobody_else(launch: 
 
 
 async def test_where_all_are_limited_the_true_minimum_is_told_at_once_and_nobody_is_asked(
-    gateway: Gateway, sim: Simulator
+    gateway: Gateway, sim: Simulator, within: Within
 ):
     waits = dict(zip([account["id"] for account in sim.accounts[:4]], (31, 2, 17, 23), strict=True))
     for account, seconds in waits.items():
@@ -184,7 +185,7 @@ async def test_where_all_are_limited_the_true_minimum_is_told_at_once_and_nobody
         took.append(time.monotonic() - start)
         assert_error(answer, 429, "rate_limit_error")
         assert 2 - (time.monotonic() - began) <= int(answer["retry-after"]) <= 2
-    assert statistics.median(took) < 0.05
+    within(statistics.median(took), 0.05)
     assert picks(sim, since) == []
     answer = await eventually_served(gateway)
     assert answer.account == sim.accounts[1]["id"]
@@ -197,29 +198,6 @@ async def eventually_served(gateway: Gateway) -> Answer:
         assert time.monotonic() < deadline, answer.body
         await asyncio.sleep(0.05)
     return answer
-
-
-async def test_limits_of_one_model_do_not_close_the_account_to_another(gateway: Gateway, sim: Simulator):
-    homes = await begun(gateway, 20)
-    others = await begun(gateway, 20, message(model=OPUS))
-    name, other = next((name, other) for name in homes for other in others if homes[name] == others[other])
-    account = homes[name]
-    assert (await turn(gateway, name, fault=on(account, "status", 429, retry_after=30))).route == "moved"
-    answer = await turn(gateway, other, message(model=OPUS))
-    assert (answer.account, answer.route) == (account, "bound")
-
-
-async def test_a_warm_long_conversation_waits_for_a_short_limit(gateway: Gateway, sim: Simulator):
-    name = uuid.uuid4().hex
-    text = fresh_text()
-    home = (await turn(gateway, name, long(8000, text))).account
-    sim.fault("status", 429, account=home, retry_after=1, times=1)
-    began = time.monotonic()
-    answer = await turn(gateway, name, long(8000, text, 1))
-    assert (answer.status, answer.account, answer.route) == (200, home, "bound")
-    assert answer["x-gateway-attempts"] == "2"
-    assert time.monotonic() - began >= 0.9
-    assert answer.json()["usage"]["cache_read_input_tokens"] >= 7900
 
 
 @pytest.fixture(scope="module")
@@ -308,33 +286,6 @@ async def test_beyond_what_all_organizations_have_left_clients_are_refused_and_n
 # -- Overload ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_529_on_a_long_warm_conversation_is_sat_out_in_place(gateway: Gateway, sim: Simulator):
-    name = uuid.uuid4().hex
-    text = fresh_text()
-    home = (await turn(gateway, name, long(8000, text))).account
-    for number in (1, 2):
-        since = sim.mark()
-        sim.fault("status", 529, account=home, times=1)
-        answer = await turn(gateway, name, long(8000, text, number))
-        assert (answer.status, answer.account, answer.route) == (200, home, "bound")
-        assert answer["x-gateway-attempts"] == "2"
-        first, second = picks(sim, since)
-        assert 0.45 <= second["time"] - first["time"] <= 4
-        assert answer.json()["usage"]["cache_read_input_tokens"] >= 7900
-
-
-async def test_a_529_that_stays_is_passed_on_after_one_repeat_in_place(gateway: Gateway, sim: Simulator):
-    name = uuid.uuid4().hex
-    text = fresh_text()
-    home = (await turn(gateway, name, long(8000, text))).account
-    since = sim.mark()
-    answer = await turn(gateway, name, long(8000, text, 1), fault=on(home, "status", 529))
-    assert_error(answer, 529, "overloaded_error")
-    assert accounts_asked(sim, since) == {home: 2}
-    answer = await turn(gateway, name, long(8000, text, 2))
-    assert (answer.status, answer.account, answer.route) == (200, home, "bound")
-
-
 async def test_a_burst_of_529_cools_nothing_moves_nobody_and_is_hardly_amplified(gateway: Gateway, sim: Simulator):
     homes = await begun(gateway, 40)
     since = sim.mark()
@@ -401,38 +352,6 @@ async def test_a_401_that_the_accounts_own_probe_does_not_confirm_is_soon_forgot
     ).account == account
 
 
-async def test_a_400_of_the_clients_own_changes_nothing(gateway: Gateway, sim: Simulator):
-    homes = await begun(gateway, 8)
-    wrong = {"model": message()["model"], "max_tokens": 9, "messages": []}
-    for _ in range(5):
-        for name in homes:
-            answer = await turn(gateway, name, wrong)
-            assert_error(answer, 400, "invalid_request_error")
-            assert answer["x-gateway-attempts"] == "1"
-    assert {health(gateway, account) for account in homes.values()} == {"available"}
-    for name, answer in (await turns(gateway, homes)).items():
-        assert (answer.account, answer.route) == (homes[name], "bound")
-
-
-# -- Left without an answer -------------------------------------------------------------------------------------------
-
-
-async def test_what_was_left_without_an_answer_is_repeated_where_the_file_says_so(launch: Launch, sim: Simulator):
-    gateway = launch(accounts=accounts_of(sim, 3), retry_ambiguous=True)
-    for stream in (False, True):
-        name = uuid.uuid4().hex
-        home = (await turn(gateway, name)).account
-        since = sim.mark()
-        sim.fault("reset", account=home, times=1)
-        answer = await turn(gateway, name, message(stream=stream))
-        assert (answer.status, answer.ended) == (200, True)
-        assert answer["x-gateway-attempts"] == "2"
-        asked = [record["account"] for record in picks(sim, since)]
-        assert asked[0] == home and asked[1] != home and len(asked) == 2
-        back = await turn(gateway, name)
-        assert (back.account, back.route) == (home, "bound")
-
-
 # -- Two replicas -----------------------------------------------------------------------------------------------------
 
 
@@ -450,9 +369,7 @@ def replicas(
         gateway.stop()
 
 
-@pytest.mark.parametrize(
-    ("kind", "value"), [("status", 429), ("status", 401), ("enforced_spend_limit_reached", None), ("status", 402)]
-)
+@pytest.mark.parametrize(("kind", "value"), [("status", 429), ("enforced_spend_limit_reached", None)])
 async def test_what_one_replica_has_learned_of_an_account_the_other_knows_at_once(
     kind: str, value: int | None, replicas: tuple[Gateway, Gateway], sim: Simulator
 ):
@@ -523,41 +440,6 @@ async def test_two_accounts_of_one_workspace_serve_one_conversation(world: Simul
     assert third.json()["usage"]["cache_read_input_tokens"] >= 4900
 
 
-async def test_accounts_of_one_organization_are_closed_together_by_the_429_of_one(world: Simulator, launch: Launch):
-    gateway = launch(accounts=accounts_of(world))
-    homes = await begun(gateway, 32)
-    assert set(homes.values()) == {"one", "two", "three", "four"}
-    name = next(name for name in homes if homes[name] == "one")
-    since = world.mark()
-    answer = await turn(gateway, name, fault=[on("one", "status", 429, retry_after=30)])
-    assert (answer.status, answer.account, answer.route) == (200, "four", "moved")
-    assert accounts_asked(world, since) == {"one": 1, "four": 1}
-    answers = await turns(gateway, homes)
-    newcomers = await begun(gateway, 12)
-    assert {each.account for each in answers.values()} | set(newcomers.values()) == {"four"}
-    assert accounts_asked(world, since).keys() == {"one", "four"}
-
-
-async def test_an_organization_without_money_is_out_as_a_whole_and_a_refused_key_alone(
-    world: Simulator, launch: Launch
-):
-    gateway = launch(accounts=accounts_of(world))
-    homes = await begun(gateway, 32)
-    name = next(name for name in homes if homes[name] == "three")
-    world.fault("status", 401, account="one")
-    try:
-        answers = await turns(gateway, homes)
-    finally:
-        world.clear()
-    for each, answer in answers.items():
-        stays = "two" if homes[each] == "one" else homes[each]
-        assert (answer.status, answer.account, answer.route) == (200, stays, "bound")
-    assert (await turn(gateway, name, fault=on("three", "enforced_spend_limit_reached"))).account == "four"
-    assert {answer.account for answer in (await turns(gateway, homes)).values()} == {"four"}
-    await eventually(lambda: {health(gateway, each) for each in ("two", "three")} == {"out"}, "two accounts out")
-    assert health(gateway, "four") == "available"
-
-
 # -- Changes of the pool ----------------------------------------------------------------------------------------------
 
 
@@ -583,8 +465,9 @@ async def test_a_conversation_has_a_home_for_each_of_its_models(launch: Launch, 
     assert {answer.route for answer in (*small.values(), *large.values())} == {"bound"}
 
 
-async def test_draining_keeps_the_warm_and_takes_no_new_ones_and_disabled_spreads_them(launch: Launch, sim: Simulator):
-    gateway = launch(accounts=accounts_of(sim, 4))
+async def test_draining_keeps_the_warm_and_takes_no_new_ones_and_disabled_spreads_them(
+    gateway: Gateway, sim: Simulator
+):
     homes = await begun(gateway, 48)
     leaving = homes[next(iter(homes))]
     told(gateway, leaving, state="draining")
@@ -659,55 +542,6 @@ async def test_of_six_equal_first_requests_at_once_one_writes_the_cache_and_the_
     assert sorted(answer.route for answer in answers) == ["bound"] * 5 + ["new"]
 
 
-async def test_another_prefix_does_not_wait_for_the_leader(gateway: Gateway, sim: Simulator):
-    name = uuid.uuid4().hex
-    body, title = long(6000, fresh_text()), long(4200, fresh_text())
-    since = sim.mark()
-    leader = asyncio.create_task(turn(gateway, name, body, fault="silence=1.5"))
-    await eventually(lambda: picks(sim, since), "the leader upstream")
-    assert (await turn(gateway, name, title)).status == 200
-    assert not leader.done()
-    assert (await leader).status == 200
-
-
-async def test_a_herd_is_held_while_another_prefix_is_served(gateway: Gateway, sim: Simulator):
-    name = uuid.uuid4().hex
-    body, title = long(6000, fresh_text()), long(4200, fresh_text())
-    since = sim.mark()
-    leader = asyncio.create_task(turn(gateway, name, body, fault="silence=1"))
-    await eventually(lambda: picks(sim, since), "the leader upstream")
-    assert (await turn(gateway, name, title)).status == 200  # before the leader's answer begins
-    followers = await at_once(turn(gateway, name, body) for _ in range(3))
-    usages = [answer.json()["usage"] for answer in (await leader, *followers)]
-    assert [bool(usage["cache_creation_input_tokens"]) for usage in usages] == [True, False, False, False]
-
-
-async def test_nobody_waits_for_ever_for_a_leader(gateway: Gateway, sim: Simulator):
-    name = uuid.uuid4().hex
-    body = long(6000, fresh_text())
-    since = sim.mark()
-    leader = asyncio.create_task(turn(gateway, name, body, fault="silence=3"))
-    await eventually(lambda: picks(sim, since), "the leader upstream")
-    began = time.monotonic()
-    followers = await at_once(turn(gateway, name, body) for _ in range(3))
-    assert not leader.done()
-    assert 1.5 < time.monotonic() - began < 2.9
-    assert {answer.status for answer in (await leader, *followers)} == {200}
-    assert len({answer.account for answer in (await leader, *followers)}) == 1
-
-
-async def test_a_herd_whose_leader_fails_is_served_all_the_same(gateway: Gateway, sim: Simulator):
-    name = uuid.uuid4().hex
-    body = long(6000, fresh_text())
-    since = sim.mark()
-    fault = [{"kind": "silence", "value": 0.5}, {"kind": "cut"}]
-    leader = asyncio.create_task(turn(gateway, name, body, fault=fault))
-    await eventually(lambda: picks(sim, since), "the leader upstream")
-    others = await at_once(turn(gateway, name, body) for _ in range(4))
-    assert (await leader).status >= 500
-    assert [answer.status for answer in others] == [200] * 4
-
-
 # -- What only one workspace has --------------------------------------------------------------------------------------
 
 
@@ -734,7 +568,7 @@ async def a_container(gateway: Gateway) -> tuple[dict[str, Any], str]:
 
 @pytest.mark.parametrize("make", [a_file, a_container])
 async def test_a_request_that_names_what_one_workspace_has_goes_there_or_fails(
-    make: Callable[[Gateway], Awaitable[tuple[dict[str, Any], str]]], gateway: Gateway, sim: Simulator
+    make: Callable[[Gateway], Awaitable[tuple[dict[str, Any], str]]], gateway: Gateway, sim: Simulator, within: Within
 ):
     name = uuid.uuid4().hex
     body, home = await make(gateway)
@@ -754,7 +588,7 @@ async def test_a_request_that_names_what_one_workspace_has_goes_there_or_fails(
         assert_error(answer, 429, "rate_limit_error")
         assert 25 <= int(answer["retry-after"]) <= 30
         assert (answer.route, answer["x-gateway-attempts"]) == ("pinned", attempts)
-        assert time.monotonic() - began < 5
+        within(time.monotonic() - began, 5)
     gateway.mend()
 
     sim.fault("status", 529, account=home, times=1)
@@ -771,62 +605,7 @@ async def test_a_request_that_names_what_one_workspace_has_goes_there_or_fails(
     assert (answer.status, answer.account, answer.route) == (200, home, "pinned")
 
 
-# -- Slots ------------------------------------------------------------------------------------------------------------
-
-
-async def test_slots_are_given_in_order_and_whoever_waits_too_long_is_told_to_come_again(
-    launch: Launch, sim: Simulator
-):
-    gateway = launch(accounts=accounts_of(sim, 1, max_concurrency=2))
-    since = sim.mark()
-    tasks = []
-    for number in range(16):
-        headers = {"X-Conversation-Id": uuid.uuid4().hex, "x-mark": str(number)}
-        tasks.append(asyncio.create_task(ask(gateway, message(), headers, fault="silence=0.5")))
-        await asyncio.sleep(0.02)
-    answers = await asyncio.gather(*tasks)
-    served = [number for number, answer in enumerate(answers) if answer.status == 200]
-    assert served == list(range(len(served)))
-    assert 6 <= len(served) <= 12  # two at a time for two seconds, and those that had begun
-    for answer in answers[len(served) :]:
-        assert_error(answer, 529, "overloaded_error")
-        assert int(answer["retry-after"]) >= 1
-    order = [int(dict(record["headers"])["x-mark"]) for record in picks(sim, since)]
-    assert order == served
-    assert gateway.metrics().total("gateway_requests_in_flight") == 0
-    assert (await ask(gateway, message(), conversation())).status == 200
-
-
-async def test_new_conversations_do_not_wait_where_another_account_has_a_slot(launch: Launch, sim: Simulator):
-    gateway = launch(accounts=accounts_of(sim, 2, max_concurrency=1))
-    since = sim.mark()
-    async with Wire.open(gateway) as busy:
-        await busy.send(request(message(), conversation(), fault="silence=2.5"))
-        await eventually(lambda: sim.records(since), "the busy one upstream")
-        full = sim.records(since)[0]["account"]
-        began = time.monotonic()
-        for _ in range(8):
-            answer = await ask(gateway, message(), conversation())
-            assert answer.status == 200 and answer.account != full
-        assert time.monotonic() - began < 1.8
-        assert (await busy.answer()).status == 200
-
-
-async def test_a_warm_conversation_waits_for_its_own_accounts_slot_then_makes_a_detour(launch: Launch, sim: Simulator):
-    gateway = launch(accounts=accounts_of(sim, 2, max_concurrency=1))
-    text = fresh_text()
-    name = uuid.uuid4().hex
-    home = (await turn(gateway, name, long(5000, text))).account
-    for seconds, route in ((0.7, "bound"), (3, "detour")):
-        since = sim.mark()
-        busy = asyncio.create_task(turn(gateway, name, long(5000, text), fault=f"silence={seconds}"))
-        await eventually(lambda: picks(sim, since), "the busy one upstream")  # noqa: B023
-        answer = await turn(gateway, name, long(5000, text, 1))
-        assert (answer.status, answer.route) == (200, route)
-        assert (answer.account == home) is (route == "bound")
-        assert (await busy).account == home
-    answer = await turn(gateway, name, long(5000, text, 2))
-    assert (answer.account, answer.route) == (home, "bound")
+# -- What operators see -----------------------------------------------------------------------------------------------
 
 
 async def test_an_operator_sees_what_an_account_says_of_itself(gateway: Gateway, sim: Simulator):
