@@ -86,8 +86,7 @@ async def test_refused_connections_do_not_use_up_the_retries(limping: Gateway, s
 # -- Sent, and answered with trouble ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("status", [529, 500, 503])
+@pytest.mark.parametrize(("status", "stream"), [(529, False), (500, True)])
 async def test_trouble_of_the_moment_makes_a_detour_and_the_next_turn_is_home_again(
     status: int, stream: bool, gateway: Gateway, sim: Simulator
 ):
@@ -104,8 +103,7 @@ async def test_trouble_of_the_moment_makes_a_detour_and_the_next_turn_is_home_ag
     assert (back.account, back.route) == (home, "bound")
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("status", [429, 401, 402])
+@pytest.mark.parametrize(("status", "stream"), [(429, True), (401, False)])
 async def test_trouble_that_lasts_moves_the_conversation_for_good_and_nobody_else_asks(
     status: int, stream: bool, gateway: Gateway, sim: Simulator
 ):
@@ -124,31 +122,14 @@ async def test_trouble_that_lasts_moves_the_conversation_for_good_and_nobody_els
         assert home not in {record["account"] for record in sim.records(since)}
 
 
-async def test_a_new_conversation_lives_where_it_was_served_first(gateway: Gateway, sim: Simulator):
-    seen = set()
-    for account in sim.accounts[:4]:
-        for _ in range(6):
-            gateway.mend()  # a few repeats are all that so little traffic allows
-            name = conversation()
-            first = await ask(gateway, message(), name, fault=on(account["id"], "status", 500))
-            second = await ask(gateway, message(), name)
-            assert first.route == "new" and first.account != account["id"]
-            assert (second.account, second.route) == (first.account, "bound")
-            seen.add(first["x-gateway-attempts"])
-    assert seen == {"1", "2"}
-
-
-@pytest.mark.parametrize("status", [401, 402])
-async def test_an_account_in_trouble_costs_no_retry_as_long_as_another_is_left(
-    status: int, gateway: Gateway, sim: Simulator
-):
+async def test_an_account_in_trouble_costs_no_retry_as_long_as_another_is_left(gateway: Gateway, sim: Simulator):
     since = sim.mark()
-    answer = await ask(gateway, message(), conversation(), fault=f"status={status}")
+    answer = await ask(gateway, message(), conversation(), fault="status=401")
     assert (answer.status, answer["x-gateway-attempts"]) == (529, "4")
     assert len({record["account"] for record in sim.records(since)}) == 4
 
 
-@pytest.mark.parametrize("status", [529, 500, 503, 504, 520, 524])
+@pytest.mark.parametrize("status", [529, 500])
 async def test_no_more_than_one_detour_is_made(status: int, gateway: Gateway, sim: Simulator):
     for body in (message(), message(stream=True)):
         since = sim.mark()
@@ -179,7 +160,7 @@ async def test_other_endpoints_fail_over_too(gateway: Gateway, sim: Simulator):
 # -- When nobody is left ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seconds", [None, 0.2, 7, 7200])
+@pytest.mark.parametrize("seconds", [None, 7, 7200])
 async def test_where_all_are_limited_the_answer_is_429_and_its_wait_is_short(
     seconds: float | None, gateway: Gateway, sim: Simulator
 ):
@@ -198,15 +179,7 @@ async def test_where_all_are_limited_the_answer_is_429_and_its_wait_is_short(
             assert answer["retry-after"] == "7"
 
 
-async def test_the_wait_is_the_shortest_of_those_that_were_asked(gateway: Gateway, sim: Simulator):
-    waits = {account["id"]: 20 + 7 * number for number, account in enumerate(sim.accounts[:4])}
-    since = sim.mark()
-    fault = [on(account, "status", 429, retry_after=wait) for account, wait in waits.items()]
-    answer = await ask(gateway, message(), fault=fault)
-    assert int(answer["retry-after"]) == min(waits[record["account"]] for record in sim.records(since))
-
-
-@pytest.mark.parametrize("kind", ["enforced_spend_limit_reached", "ramp_limit_exceeded", "usage_limit", "low_credit"])
+@pytest.mark.parametrize("kind", ["enforced_spend_limit_reached", "low_credit"])
 async def test_an_account_without_money_is_passed_over(kind: str, gateway: Gateway, sim: Simulator):
     name = conversation()
     home = (await ask(gateway, message(), name)).account
@@ -214,7 +187,7 @@ async def test_an_account_without_money_is_passed_over(kind: str, gateway: Gatew
     assert answer.status == 200 and answer.account != home
 
 
-@pytest.mark.parametrize("kind", ["usage_limit", "low_credit", "billing_error", "status=401", "status=402"])
+@pytest.mark.parametrize("kind", ["low_credit", "status=401"])
 async def test_trouble_with_every_accounts_credential_or_money_is_a_529(kind: str, gateway: Gateway, sim: Simulator):
     for stream in (False, True):
         answer = await ask(gateway, message(stream=stream), fault=kind)
@@ -235,12 +208,12 @@ async def test_a_529_says_what_keeps_the_accounts_from_serving(launch: Launch, s
         assert "the upstream cannot be reached" in assert_error(answer, 529, "overloaded_error")
         assert gateway.record(answer.request_id)["cause"] == "unreachable"
     since = sim.mark()
-    held = asyncio.create_task(ask(gateway, message(model="claude-opus-5"), fault="silence=5"))
+    held = asyncio.create_task(ask(gateway, message(model="claude-opus-5"), fault="silence=30"))
     await eventually(lambda: sim.records(since), "the held request")
     busy = await ask(gateway, message(model="claude-opus-5"))
     assert "all are busy" in assert_error(busy, 529, "overloaded_error")
     assert gateway.record(busy.request_id)["cause"] == "busy"
-    await held
+    held.cancel()
     gateway.get(
         "/admin/v1/accounts/small", admin=True, headers={"authorization": f"Bearer {ADMIN_TOKEN}"}, method="PATCH",
         body=b'{"state": "draining"}',
@@ -262,8 +235,7 @@ async def test_a_529_of_all_passes_with_a_short_wait(gateway: Gateway, sim: Simu
 # -- Not repeated -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", ["reset", "refuse", "junk"])
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("fault", "stream"), [("reset", True), ("refuse", False), ("junk", False)])
 async def test_a_request_left_without_an_answer_is_a_502_and_was_sent_once(
     fault: str, stream: bool, gateway: Gateway, sim: Simulator
 ):
@@ -309,22 +281,20 @@ async def test_an_error_about_the_request_passes_byte_for_byte(kind: str, gatewa
         assert answer["request-id"] == answer.json()["request_id"] != ""
 
 
-@pytest.mark.parametrize("status", [409, 413, 422])
-async def test_any_other_client_error_passes_byte_for_byte(status: int, gateway: Gateway, sim: Simulator):
+async def test_any_other_client_error_passes_byte_for_byte(gateway: Gateway, sim: Simulator):
     since = sim.mark()
-    fault = {"kind": "status", "value": status, "message": "Über dies & das", "error_code": "of_tomorrow"}
+    fault = {"kind": "status", "value": 409, "message": "Über dies & das", "error_code": "of_tomorrow"}
     answer = await ask(gateway, message(), fault=fault)
-    assert answer.status == status and answer.ended
+    assert answer.status == 409 and answer.ended
     assert answer.json()["error"]["details"] == {"error_code": "of_tomorrow"}
     assert answer.json()["error"]["message"] == "Über dies & das"
     assert len(sim.records(since)) == 1
 
 
-@pytest.mark.parametrize("status", [403, 404])
-async def test_a_model_that_one_account_may_not_use_is_served_by_another(status: int, gateway: Gateway, sim: Simulator):
+async def test_a_model_that_one_account_may_not_use_is_served_by_another(gateway: Gateway, sim: Simulator):
     name = conversation()
     home = (await ask(gateway, message(), name)).account
-    answer = await ask(gateway, message(), name, fault=on(home, "status", status))
+    answer = await ask(gateway, message(), name, fault=on(home, "status", 403))
     assert (answer.status, answer["x-gateway-attempts"]) == (200, "2")
 
 
@@ -346,8 +316,7 @@ async def test_a_model_that_a_key_may_not_use_is_forbidden(limping: Gateway, sim
 # -- Answers that are none --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("status", [200, 400, 403, 404, 413, 429, 500, 502, 503])
+@pytest.mark.parametrize(("status", "stream"), [(200, False), (429, True), (502, False)])
 async def test_a_page_of_html_becomes_a_json_error(status: int, stream: bool, gateway: Gateway, sim: Simulator):
     answer = await ask(gateway, message(stream=stream), fault=f"html={status}")
     assert answer.status == (502 if status == 200 else status)
