@@ -20,6 +20,7 @@ import redis
 import uvloop
 
 from gateway.store.client.client import StoreClient
+from gateway.store.client.topology import Access
 from gateway.store.embedded import _follow_parent, servers_of_this_machine, version_problem
 
 BINARY = next((binary for binary in servers_of_this_machine() if version_problem(binary) is None), None)
@@ -149,6 +150,12 @@ def own_server() -> Iterator[Callable[..., Server]]:
 
 
 Connect = Callable[..., StoreClient]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget that a busy machine does not use up; tests of the budget set their own."""
+    monkeypatch.setattr(Access, "budget", 10.0)
 
 
 @pytest.fixture

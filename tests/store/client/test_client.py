@@ -33,12 +33,6 @@ COUNT = script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
 READ = script("return redis.call('GET', KEYS[1])")
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch):
-    """A budget that a busy machine does not use up; tests of the budget set their own."""
-    monkeypatch.setattr(Access, "budget", 10.0)
-
-
 async def until(condition: Callable[[], object]) -> None:
     """Let the loop run until the condition holds; `TimeoutError` after twenty seconds."""
     async with asyncio.timeout(20):

@@ -19,12 +19,6 @@ from tests.store import topologies
 from tests.store.topologies import BOTH, COUNT, ECHO, READ, SLOTS, Changes, ClusterOf, Node, Servers, script
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch):
-    """A budget that a busy machine does not use up; tests of the budget set their own."""
-    monkeypatch.setattr(Access, "budget", 10.0)
-
-
 @pytest.fixture(scope="module")
 def running() -> Iterator[ClusterOf]:
     cluster = ClusterOf(3, replicas=True)

@@ -13,17 +13,10 @@ import pytest
 
 from gateway.store.client.client import StoreClient, StoreDown
 from gateway.store.client.redis_py import Client, ask, open_redis, run, scan, subscribe
-from gateway.store.client.topology import Access
 from tests.store import topologies
 from tests.store.topologies import COUNT, ECHO, READ, Changes, Node, SentinelSet
 
 HEALED = 2.0  # seconds from the moment that a sentinel names the new master
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch):
-    """A budget that a busy machine does not use up."""
-    monkeypatch.setattr(Access, "budget", 10.0)
 
 
 @pytest.fixture(scope="module")
