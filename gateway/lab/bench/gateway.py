@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def serving(gateway: Child) -> tuple[int, float]:
             try:
                 connection.request("GET", "/readyz")
                 if connection.getresponse().status == 200:
-                    return port, float(said["at"])
+                    return port, datetime.fromisoformat(said["time"]).timestamp()
             finally:
                 connection.close()
             raise BenchError(f"the gateway serves and is not ready; {gateway.last_words()}")
