@@ -236,7 +236,7 @@ class Timeouts(Frozen, frozen=True, kw_only=True):
     client_head: Annotated[float, _SECONDS, "a client's request head"] = 10.0
     client_body: Annotated[float, _SECONDS, "silence of a client within its request body"] = 30.0
     client_idle: Annotated[float, _SECONDS, "an unused connection of a client"] = 120.0
-    ping: Annotated[float, _SECONDS, "silence of a stream before the gateway sends a ping"] = 60.0
+    ping: Annotated[float, _SECONDS, "silence of a stream before the gateway sends a ping"] = 15.0
     write: Annotated[float, _SECONDS, "a client that does not read"] = 60.0
     store: Annotated[float, _SECONDS, "a reply of the store, before it counts as away"] = 0.05
 

@@ -269,7 +269,8 @@ class Connection(HttpToolsProtocol):
                 self._linger(self.bounds.body)
             elif self.deaf:  # closing now would reset the connection, and the answer with it
                 self._linger(DEAF_LINGER)
-                self.transport.write_eof()
+                with contextlib.suppress(OSError, RuntimeError):  # reset meanwhile: the answer is out
+                    self.transport.write_eof()
             else:
                 self.finish()
             return

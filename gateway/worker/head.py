@@ -38,12 +38,13 @@ class Head:
     """What the headers said. Byte values are b"" where absent; `lines` are finished lines for the upstream."""
 
     __slots__ = (
-        "agent", "api_key", "bearer", "connection", "content_encoding", "content_length", "conversation", "hosts",
+        "agent", "connection", "content_encoding", "content_length", "conversation", "credentials", "hosts",
         "lines", "profile", "session", "traceparent", "tracestate", "version",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.api_key = self.bearer = self.conversation = self.session = self.agent = b""
+        self.credentials: list[bytes] = []  # in either header, of whatever number
+        self.conversation = self.session = self.agent = b""
         self.content_encoding = self.traceparent = self.connection = b""
         self.content_length = -1
         self.profile = ""
@@ -101,10 +102,13 @@ def _take(head: Head, header: tuple[bytes, bytes], affinity: bytes) -> bytes:
         if name == b"host":
             head.hosts += 1
         elif name == b"x-api-key":
-            head.api_key = value
+            head.credentials.append(value)
         elif name == b"authorization":
-            if value[:7].lower() == b"bearer ":
-                head.bearer = value[7:].strip()
+            scheme, _, rest = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                head.credentials.append(rest.strip())
+            elif not rest:
+                head.credentials.append(value)  # without a scheme
         elif name == b"content-length":
             head.content_length = int(value)
         elif name == b"transfer-encoding" and value.strip(b" \t,").lower() != b"chunked":
@@ -113,13 +117,18 @@ def _take(head: Head, header: tuple[bytes, bytes], affinity: bytes) -> bytes:
             head.connection += b"," + value
         elif name in _IDLE:
             _know(header, line)
-    elif not name.startswith(_PREFIXES):
+    elif not name.startswith(_PREFIXES) and not (b"_" in name and _dropped_too(name.replace(b"_", b"-"))):
         line = b"%b: %b\r\n" % header
         if name in _READ:
             _note(head, name, value)
         elif name.startswith(_STABLE):
             _know(header, line)
     return line
+
+
+def _dropped_too(name: bytes) -> bool:
+    """Whether a header would be dropped if its underscores were hyphens, as some servers read them."""
+    return name in DROPPED or name.startswith(_PREFIXES)
 
 
 def _know(header: tuple[bytes, bytes], line: bytes) -> None:
@@ -160,7 +169,7 @@ def _note(head: Head, name: bytes, value: bytes) -> None:
 _HIDDEN = frozenset(
     b"connection keep-alive proxy-connection transfer-encoding trailer upgrade content-length date server set-cookie "
     b"via alt-svc cf-ray cf-cache-status strict-transport-security x-envoy-upstream-service-time server-timing nel "
-    b"report-to".split()
+    b"report-to x-api-key authorization proxy-authorization".split()
 )
 _HIDDEN_PREFIXES = (b"x-gateway-",)
 # Hidden, and noted: they concern the account.
@@ -176,7 +185,7 @@ _LIMITS = {
     )
 }
 
-_HIDE, _SHOW, _KIND, _REQUEST_ID, _WAIT, _NOTE = range(6)
+_HIDE, _SHOW, _KIND, _REQUEST_ID, _WAIT, _ENCODING, _NOTE = range(7)
 _verdicts: dict[bytes, int] = {}  # by header name, within bounds: upstreams use few
 
 
@@ -186,7 +195,13 @@ def _verdict(name: bytes) -> int:
     elif name in _HIDDEN or name.startswith(_HIDDEN_PREFIXES):
         verdict = _HIDE
     else:
-        special = {b"content-type": _KIND, b"request-id": _REQUEST_ID, b"retry-after": _WAIT, b"retry-after-ms": _WAIT}
+        special = {
+            b"content-encoding": _ENCODING,
+            b"content-type": _KIND,
+            b"request-id": _REQUEST_ID,
+            b"retry-after": _WAIT,
+            b"retry-after-ms": _WAIT,
+        }
         verdict = special.get(name, _SHOW)
     if len(_verdicts) < _MAX_KNOWN and len(name) <= 64:
         _verdicts[name] = verdict
@@ -195,13 +210,14 @@ def _verdict(name: bytes) -> int:
 
 class AnswerHead:
     """What an upstream's response headers said: `visible` ones for the client in their order, `kind` the content type
-    in lower case, `request_id` the upstream's, `retry_after` seconds or None (kept from the client, whose SDK would
-    sleep as long). `about` says that some concern the account; they are read when somebody asks."""
+    in lower case, `encoding` the content's if it is not plain, `request_id` the upstream's, `retry_after` seconds or
+    None (kept from the client, whose SDK would sleep as long). `about` says that some concern the account; they are
+    read when somebody asks."""
 
-    __slots__ = ("_headers", "about", "kind", "request_id", "retry_after", "visible")
+    __slots__ = ("_headers", "about", "encoding", "kind", "request_id", "retry_after", "visible")
 
     def __init__(self, headers: HeaderList) -> None:
-        self.kind = self.request_id = b""
+        self.kind = self.request_id = self.encoding = b""
         self.retry_after: float | None = None
         self.about = False
         self._headers = headers
@@ -223,6 +239,9 @@ class AnswerHead:
                 visible.append(header)
             elif verdict == _WAIT:
                 self._wait(*header)
+            elif verdict == _ENCODING:
+                visible.append(header)
+                self.encoding = b"" if header[1].lower() == b"identity" else header[1]
 
     @property
     def rate_limits(self) -> list[int | None]:

@@ -12,6 +12,7 @@ from gateway.config.schema import Config
 from gateway.worker.callers.limits import Accounting
 from gateway.worker.head import HeaderList
 from gateway.worker.request.exchange import Exchange
+from gateway.worker.request.relay import SILENT_END
 from gateway.worker.request.settlement import Settlement
 
 _KEEP_EVERY = 12.0  # seconds after which slots of callers are kept for another while
@@ -47,6 +48,8 @@ class Upkeep:
                 self._settlement.renew(x, 0.0, x.meter.usage.total_input)
             if x.stream and x.began and now - x.last_sent > self._timeouts.ping:
                 self._spawn(x.ping(self._ping_headers(x)))
+            if x.over_since and x.response is not None and now - x.over_since > self._timeouts.idle:
+                x.response.interrupt(SILENT_END)
             if not x.first_byte and x.response is not None and now - x.patient_from > self._timeouts.total:
                 x.response.interrupt("timeout")
 

@@ -49,16 +49,17 @@ def broken(count: int, ends: str, half: bool) -> Journey:
     events = EVENTS[:count]
     if half:
         events += (EVENTS[count][: len(EVENTS[count]) // 2],)
-    if count:
+    if count > 1:
         want = Want(
             by="a", attempts=1, route="new", events=" ".join([*NAMES[:count], "error"]), error="api_error",
             content="".join(TEXTS[: max(0, count - 2)]), used=(100, PASSED[count]),
             money=100_000 + 5_000 * PASSED[count],
             record={"outcome": "interrupted", "cause": "upstream", "estimated": True, "stream": True},
         )  # fmt: skip
-    else:
+    else:  # a message_start alone is no answer yet
         want = Want(
             status=502, by="a", attempts=1, route="new", error="api_error",
+            used=(100, PASSED[1]) if count else None,
             record={"outcome": "error", "cause": "upstream", "estimated": True},
         )  # fmt: skip
     where = f"{'inside' if half else 'before'} event {count + 1} ({NAMES[count]})"
@@ -127,6 +128,49 @@ OPENINGS = [
             refused(kind, ELSEWHERE, "a b", bound="b"),
             refused(kind, theirs(kind, "b", 2), "a b", "a b", bound="a"),
         )
+    ),
+    *(
+        journey(
+            f"an error of type {kind} after message_start and before any content is no answer",
+            ask(stream=True, want=ELSEWHERE),
+            upstream={"a": [stream(started(), PING, told(kind))]},
+            asked="a b",
+            bound="b",
+        )
+        for kind in ("overloaded_error", "api_error")
+    ),
+    journey(
+        "an error after content is the client's",
+        ask(
+            stream=True,
+            want=Want(by="a", attempts=1, events="message_start content_block_start error", error="overloaded_error"),
+        ),
+        upstream={"a": [stream(started(), BLOCK, told("overloaded_error"))]},
+        asked="a",
+    ),
+    journey(
+        "a message_start is held until a long silence, and what fails after that is the client's",
+        ask(
+            stream=True,
+            want=Want(
+                events="ping( ping)* message_start ping( ping)* error",
+                error="overloaded_error",
+                within=(15.0, 17.0),
+                record={"outcome": "interrupted"},
+            ),
+        ),
+        upstream={"a": [stream(started(), told("overloaded_error"), gap=40.0)]},
+        asked="a",
+    ),
+    journey(
+        "after the model has said why it stopped pings are no life",
+        ask(
+            stream=True,
+            want=Want(by="a", events="message_start .* message_delta( ping)* message_stop", used=(100, 20)),
+        ),
+        upstream={"a": [stream(*EVENTS[:-1], *[PING] * 40, gap=10.0, ends="silent")]},
+        config={"timeouts": {"idle": 60}},
+        asked="a",
     ),
     journey(
         "pings before an error as the first real event do not commit the stream",

@@ -131,6 +131,11 @@ def nameless(body: bytes) -> bytes:
     return _NAMED.sub(rb"\1", body)
 
 
+def without_secret(body: bytes, secret: str) -> bytes:
+    """A refusal that does not repeat the account's key."""
+    return body.replace(secret.encode(), b"[the account's key]") if secret and secret.encode() in body else body
+
+
 _TOLD_BY_BODY = frozenset({Outcome.DECLINED, Outcome.DENIED, Outcome.REFUSED, Outcome.LIMITED})
 _ALIKE = re.compile(r"[0-9a-f]*[0-9][0-9a-f]*")  # numbers and ids, by which refusals of one kind differ
 _TELLING = 100  # characters of a message that say what kind of refusal it is

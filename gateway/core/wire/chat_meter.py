@@ -73,13 +73,14 @@ class ChatMeter:
     `error` is the type of an error in the stream. What it wrote to caches lives for `ttl` seconds.
     """
 
-    __slots__ = ("error", "model", "passed_bytes", "passed_deltas", "started", "stopped", "ttl", "usage")
+    __slots__ = ("error", "model", "passed_bytes", "passed_deltas", "started", "stopped", "told_end", "ttl", "usage")
 
     def __init__(self, ttl: int = 300) -> None:
         self.usage = Usage()
         self.model = ""
         self.ttl = ttl
         self.started = False
+        self.told_end = False  # nothing but pings follows a chat's end
         self.stopped = False
         self.error = ""
         self.passed_bytes = 0

@@ -7,7 +7,7 @@ prices, nor who asked.
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -66,6 +66,7 @@ class _Error(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     type: str = ""
+    delta: Any = None
     message: _Message | None = None
     usage: _Usage | None = None
     error: _Error | None = None
@@ -91,14 +92,15 @@ def _text_size(delta: bytes) -> int:
 class UsageMeter:
     """What one answer used, as far as it is known yet.
 
-    `started` once the input is known (message_start, or a JSON answer's usage), `stopped` once message_stop was seen;
+    `started` once the input is known (message_start, or a JSON answer's usage), `told_end` once the model has said why
+    it stopped, `stopped` once message_stop was seen;
     `error` is the type of an `error` event. Cache writes of which no lifetime is told live for `ttl` seconds, as the
     request asked.
     """
 
     __slots__ = (
         "_creation", "_iterations", "_told", "_written", "error", "model", "passed_bytes", "passed_deltas", "started",
-        "stopped", "ttl", "usage",
+        "stopped", "told_end", "ttl", "usage",
     )  # fmt: skip
 
     def __init__(self, ttl: int = 300) -> None:
@@ -109,6 +111,7 @@ class UsageMeter:
         self._creation: _Creation | None = None
         self._iterations: list[_Iteration] = []
         self.started = False
+        self.told_end = False
         self.stopped = False
         self.error = ""
         self.passed_bytes = 0
@@ -142,8 +145,11 @@ class UsageMeter:
             if event.type == "message_start" and event.message is not None:
                 self.started = True
                 self._take(event.message)
-            elif event.type == "message_delta" and event.usage is not None:
-                self._update(event.usage)
+            elif event.type == "message_delta":
+                if event.usage is not None:
+                    self._update(event.usage)
+                if isinstance(event.delta, dict) and event.delta.get("stop_reason"):
+                    self.told_end = True
             elif event.type == "message_stop":
                 self.stopped = True
                 return end

@@ -26,6 +26,7 @@ from gateway.core.routing.outcomes import (
     nameless,
     refusal_kind,
     retry_after,
+    without_secret,
 )
 from gateway.core.routing.route import NONE, Refuse, Route, Wait
 from gateway.core.routing.router import FULL, Router
@@ -43,13 +44,25 @@ from gateway.worker.callers.authenticate import Callers
 from gateway.worker.callers.limits import Accounting
 from gateway.worker.callers.rights import Rights
 from gateway.worker.endpoints import LIFETIMES, At, Endpoint
-from gateway.worker.head import LIMIT_KINDS, AnswerHead, read_head
+from gateway.worker.head import LIMIT_KINDS, AnswerHead, HeaderList, read_head
 from gateway.worker.objects.batch_usage import BatchUsageMeter
 from gateway.worker.objects.owners import Owners
 from gateway.worker.objects.request import Objects
 from gateway.worker.request.exchange import Exchange, Holding
 from gateway.worker.request.messages import Messages
-from gateway.worker.request.relay import StreamRelay, broken, cause_of, relay_through, relay_whole, words_for
+from gateway.worker.request.relay import (
+    StreamRelay,
+    answer_whole,
+    broken,
+    cause_of,
+    decoded_stream,
+    is_answer,
+    plain,
+    read_whole,
+    relay_long,
+    relay_through,
+    words_for,
+)
 from gateway.worker.request.settlement import Settlement
 
 MAX_REFUSAL = 1024 * 1024  # bytes kept of an upstream's error body
@@ -312,14 +325,25 @@ class Proxy:
             return None
         if not head.kind.startswith(b"application/json"):
             return await self._set_aside(x, route, response, head, Outcome.IMPROPER)
+        streamed, x.stream = x.stream, False  # whatever was asked for: no ping belongs into this answer
+        held, whole = await read_whole(response)
+        text = plain(held, head.encoding) if whole else b""
+        if whole and not is_answer(text, x.endpoint.metered and not x.endpoint.chat):
+            response.close()
+            x.response = None
+            x.stream, x.sent = streamed, False
+            return Refusal(status, head, None, Outcome.IMPROPER)
         reason = self._note_served(x, route, entry)
         if reason:
             await self._settle_in(x, route, entry, reason)
         if x.started:  # the head of a stream went out with a ping, yet the answer is none
-            x.sent = not x.meter.read_json(await _read_bounded(response) or b"")
+            x.sent = not x.meter.read_json(text)
             raise ApiError(502, "The upstream did not answer with a stream.")
         headers = head.visible + x.gateway_headers(self._config.expose_account)
-        await relay_whole(x, response, headers, partial(self._own, x))
+        if whole:
+            await answer_whole(x, response, headers, held, text, partial(self._own, x))
+        else:
+            await relay_long(x, response, headers, held)
         return None
 
     async def _own(self, x: Exchange, created: list[CreatedId]) -> None:
@@ -380,27 +404,39 @@ class Proxy:
     async def _relay_stream(
         self, x: Exchange, route: Route, entry: Entry, account: Account, response: Response, head: AnswerHead
     ) -> Refusal | None:
-        relay = StreamRelay(x, response, account.provider.framing(response.headers), partial(self._own, x))
+        def headers() -> HeaderList:
+            return head.visible + x.gateway_headers(self._config.expose_account)
+
+        framing = decoded_stream(head.encoding, account.provider.framing(response.headers))
+        if head.encoding:
+            head.visible = [header for header in head.visible if header[0] != b"content-encoding"]
+        relay = StreamRelay(x, response, headers, framing, partial(self._own, x), partial(self._stream_began, x, route))
         opened = perf_counter()
-        error = await relay.open()
-        x.waited += perf_counter() - opened
+        try:
+            error = await relay.open()
+        finally:
+            x.waited += (x.first_byte or perf_counter()) - opened
         if error:
             response.close()
             x.response = None
-            x.sent = False
-            x.meter.error = ""
+            x.abandon()
             outcome = route.means(judge_event(error), head.retry_after, monotonic(), head.about)
-            return Refusal(200, head, relay.opening, outcome, event=True)
+            opening = without_secret(relay.opening, account.config.api_key)
+            return Refusal(200, head, opening, outcome, event=True)
         reason = self._note_served(x, route, entry)
         if reason:
             await self._settle_in(x, route, entry, reason)
-        if x.meter.started:
-            x.renewed = perf_counter()
-            if not route.warm or route.warm_for < _WARM_ENOUGH:
-                self._settlement.renew(x, 0.0, x.meter.usage.total_input)
         x.forget_request()
-        await relay.run(head.visible + x.gateway_headers(self._config.expose_account))
+        await relay.run()
         return None
+
+    def _stream_began(self, x: Exchange, route: Route) -> None:
+        """A message has begun: its prompt is in the account's cache, and those who wait for that may go."""
+        x.renewed = perf_counter()
+        if not route.warm or route.warm_for < _WARM_ENOUGH or x.leader is not None:
+            self._settlement.renew(x, 0.0, x.meter.usage.total_input)
+        if x.binding is not None and x.account is not None and x.binding.record.workspace == x.account.workspace:
+            self._release_leader(x)
 
     async def _set_aside(
         self, x: Exchange, route: Route, response: Response, head: AnswerHead, outcome: Outcome
@@ -415,6 +451,8 @@ class Proxy:
             body = None
         response.close()
         x.response = None
+        if body is not None and x.account is not None:
+            body = without_secret(body, x.account.config.api_key)
         outcome = route.means(judge_body(outcome, body or b""), head.retry_after, monotonic(), head.about)
         return Refusal(status, head, body, outcome)
 

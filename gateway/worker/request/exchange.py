@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import secrets
 from time import perf_counter, time
+from typing import Protocol
 
 import msgspec
 
@@ -71,6 +72,14 @@ class Holding:
         x.held -= size
 
 
+class Opening(Protocol):
+    """What of a stream is held until its first content."""
+
+    async def commit(self) -> None:
+        """Send it: from now on this stream is the client's answer."""
+        ...
+
+
 class Exchange:
     """Times are perf_counter seconds. `status` is what the client saw, 0 before its answer began; `patient_from` is
     when the wait for the first byte began."""
@@ -118,6 +127,8 @@ class Exchange:
     began = False  # the request is on its way to an upstream
     started = False  # the head of the answer is out
     pinged = False  # it is, by a ping, and no more than pings: any account's stream may follow
+    opening: Opening | None = None  # of a stream of which nothing but a message_start has come
+    over_since = 0.0  # when the model had said why it stopped, and nothing but pings has come since
     ended = False
     raw = False  # in the middle of an event that passes in pieces
     body_time = admit_time = choose_time = waited = first_byte = response_began = 0.0
@@ -183,6 +194,13 @@ class Exchange:
             return tokens, "expired"
         return tokens, self.route.how if self.route.how in ("detour", "stateless") else "moved"
 
+    def abandon(self) -> None:
+        """An account's answer will not reach the client: another one's is metered by itself."""
+        ttl, self.meter = self.meter.ttl, ChatMeter() if self.endpoint.chat else UsageMeter()
+        self.meter.ttl = ttl
+        self.first_byte = self.over_since = 0.0
+        self.sent = False
+
     def forget_request(self) -> None:
         """Nobody will send this body again: thousands of long streams should not hold theirs."""
         self.body = b""
@@ -241,6 +259,8 @@ class Exchange:
         if not self.quiet:
             return
         self.last_sent = perf_counter()
+        if self.opening is not None and self.meter.started and (self.pinged or not self.started):
+            await self.opening.commit()
         if not self.started:
             self.pinged = True
             await self.start(200, headers)

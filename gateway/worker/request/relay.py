@@ -9,9 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from time import perf_counter
+from typing import Any
+
+import msgspec
 
 from gateway.core.wire.chat_meter import matters
 from gateway.core.wire.created_ids import CreatedId, hints, in_events, in_message
+from gateway.core.wire.decoding import Decoder, decode
 from gateway.core.wire.sse import EventSplitter, events
 from gateway.core.wire.usage_meter import UsageMeter
 from gateway.errors import ApiError
@@ -20,6 +24,8 @@ from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, Interrupte
 from gateway.worker.head import HeaderList
 from gateway.worker.request.exchange import Exchange
 
+MAX_DECODED = 16 * 1024 * 1024  # bytes that an answer may decode to, to be metered
+MAX_STREAM = 1024 * 1024 * 1024  # and a stream
 HOLD = 1024 * 1024  # bytes of a JSON answer held, so that a broken one can still become a proper error
 MAX_OPENING = 64 * 1024  # bytes before the first event at which it counts as begun
 _ENDS = 64 * 1024  # bytes kept of either end of a longer one, for its usage
@@ -27,6 +33,9 @@ _LINGER = 0.2  # seconds to wait for the end of the framing behind message_stop
 
 
 _DELTA = b"event: content_block_delta"
+_BEFORE = (b"ping", b"message_start")  # events before a stream's first content
+_STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
+SILENT_END = "nothing but pings after the model had stopped"  # why a read is interrupted then
 
 # Told of what an answer brings before the client is.
 Own = Callable[[list[CreatedId]], Awaitable[None]]
@@ -56,13 +65,47 @@ def cause_of(error: TransportError) -> str:
     return reason if reason in _WORDS else "upstream"
 
 
-class StreamRelay:
-    """One event stream on its way back. `opening` holds what came up to the first event that is no ping."""
+def decoded_stream(encoding: bytes, translate: Translate | None) -> Translate | None:
+    """What makes plain bytes of a stream that the upstream has encoded although it was asked not to; None if it is
+    plain. Raises Interrupted where nobody can."""
+    if not encoding:
+        return translate
+    try:
+        decoder = Decoder(encoding, MAX_STREAM)
+    except ApiError:
+        raise Interrupted("the upstream's stream is encoded in a way that is not known") from None
 
-    def __init__(self, x: Exchange, response: Response, translate: Translate | None, own: Own) -> None:
+    def feed(data: bytes) -> bytes:
+        try:
+            text = decoder.feed(data)
+        except ApiError:
+            raise Interrupted("the upstream's stream is encoded wrongly") from None
+        return translate(text) if translate is not None else text
+
+    return feed
+
+
+class StreamRelay:
+    """One event stream on its way back; `headers()` are its own. `opening` holds what came up to the first event that
+    is neither a ping nor message_start: until then it is no answer, unless a long silence makes it one; `began` is told
+    of message_start."""
+
+    def __init__(
+        self,
+        x: Exchange,
+        response: Response,
+        headers: Callable[[], HeaderList],
+        translate: Translate | None,
+        own: Own,
+        began: Callable[[], None],
+    ) -> None:
         self.x = x
         self.response = response
         self.opening = b""
+        self._headers = headers
+        self._began = began
+        self._committed: asyncio.Future[None] | None = None
+        self._broken: Interrupted | None = None
         self._own = own
         self._long = b""
         self._matters = matters if x.endpoint.chat else UsageMeter.matters
@@ -70,28 +113,66 @@ class StreamRelay:
         self._translate = translate
 
     async def open(self) -> str:
-        """Read up to the first event that is no ping; returns its type if it is an error, else "".
+        """Read up to the first content; returns the type of an error that comes before, else "".
 
         Raises Interrupted where the stream breaks off before.
         """
-        while True:
-            data = await self.response.read()
-            if not data:
-                raise Interrupted("the upstream ended its answer before the first event")
-            ready = self._feed(data)
-            if not ready:
-                continue
-            self.opening += ready
-            if self._splitter.raw or _first_counts(ready) or len(self.opening) > MAX_OPENING:
-                return self.x.meter.error if not self.x.meter.started and _is_error(self.opening) else ""
+        x = self.x
+        x.opening = self
+        try:
+            while True:
+                ready = self._feed(await self._read())
+                if not ready:
+                    continue
+                self.opening += ready
+                if x.meter.started and not x.first_byte:
+                    x.first_byte = perf_counter()
+                    self._began()
+                if self._committed is not None:
+                    return ""
+                if self._splitter.raw or len(self.opening) > MAX_OPENING or x.meter.stopped:
+                    return ""
+                if x.meter.error and _is_error(self.opening):
+                    return x.meter.error
+                if _content_begins(ready):
+                    return ""
+        except Interrupted as error:
+            if self._committed is None:
+                raise
+            self._broken = error
+            return ""
+        finally:
+            x.opening = None
+            if self._committed is not None:
+                await self._committed
 
-    async def run(self, headers: HeaderList) -> None:
+    async def _read(self) -> bytes:
+        data = await self.response.read()
+        if not data:
+            raise Interrupted("the upstream ended its answer before its first content")
+        return data
+
+    async def commit(self) -> None:
+        """Send what is held: this stream is the client's answer."""
+        if self._committed is None:
+            self._committed = asyncio.get_running_loop().create_future()
+            ready, self.opening = self.opening, b""
+            try:
+                if not self.x.started:
+                    await self.x.start(200, self._headers())
+                await self.x.write(ready, more=True)
+            finally:
+                self._committed.set_result(None)
+
+    async def run(self) -> None:
         """Relay everything, beginning with the opening."""
         x, meter = self.x, self.x.meter
         if not x.started:
-            await x.start(200, headers)
+            await x.start(200, self._headers())
         ready, self.opening = self.opening, b""
         try:
+            if self._broken is not None:
+                raise self._broken
             while True:
                 if x.threaded or not _only_delta(ready):
                     await self._take(ready)
@@ -112,6 +193,10 @@ class StreamRelay:
                 if not ready:
                     break
         except Interrupted as error:
+            if str(error) == SILENT_END:
+                x.sent = not meter.started
+                await x.write(_STOP, more=False)
+                return
             await self._break(cause_of(error), broken(error))
             return
         if meter.error:  # the upstream said itself what went wrong
@@ -143,8 +228,12 @@ class StreamRelay:
 
     def _seen(self, ready: bytes) -> bytes:
         meter = self.x.meter
+        if meter.told_end and ready and _content_begins(ready):
+            self.x.over_since = perf_counter()
         if self._matters(ready):
             size = meter.see(ready)
+            if meter.told_end and not self.x.over_since:
+                self.x.over_since = perf_counter()
             if meter.stopped:
                 return ready[:size]
         return ready
@@ -169,7 +258,7 @@ class StreamRelay:
 def _is_error(opening: bytes) -> bool:
     """Whether the first event that is no ping is an error."""
     for name, data, _ in events(opening):
-        if data and name != b"ping" and b'"ping"' not in data[:40]:
+        if data and name not in _BEFORE and b'"ping"' not in data[:40] and b'"message_start"' not in data[:60]:
             return name == b"error" or b'"error"' in data[:200]
     return False
 
@@ -179,13 +268,17 @@ def _only_delta(ready: bytes) -> bool:
     return ready.startswith(_DELTA) and ready.rfind(b"event: ") == 0
 
 
-def _first_counts(opening: bytes) -> bool:
-    return any(data and name != b"ping" and b'"ping"' not in data[:40] for name, data, _ in events(opening))
+def _content_begins(opening: bytes) -> bool:
+    """Whether there is an event that is neither a ping nor message_start."""
+    return any(
+        data and name not in _BEFORE and b'"ping"' not in data[:40] and b'"message_start"' not in data[:60]
+        for name, data, _ in events(opening)
+    )
 
 
-async def relay_whole(x: Exchange, response: Response, headers: HeaderList, own: Own) -> None:
-    """Relay an answer that is no stream: held whole up to HOLD, so that the client gets it in one piece or an error."""
-    x.stream = False  # whatever was asked for: no ping belongs into this answer
+async def read_whole(response: Response) -> tuple[bytes, bool]:
+    """An answer that is no stream, and whether that is all of it: up to HOLD it is held, so that the client gets it in
+    one piece or an error. Raises Interrupted."""
     parts: list[bytes] = []
     size = 0
     while size <= HOLD:
@@ -194,22 +287,54 @@ async def relay_whole(x: Exchange, response: Response, headers: HeaderList, own:
             parts.append(data)
             size += len(data)
         if not data or response.complete:
-            break
-    else:
-        await _relay_long(x, response, headers, b"".join(parts))
-        return
-    body = parts[0] if len(parts) == 1 else b"".join(parts)
+            return parts[0] if len(parts) == 1 else b"".join(parts), True
+    return b"".join(parts), False
+
+
+def plain(body: bytes, encoding: bytes) -> bytes:
+    """An answer's text where the upstream has encoded it although it was asked not to; as it is if nobody can tell."""
+    try:
+        return decode(body, encoding, MAX_DECODED) if encoding else body
+    except ApiError:
+        return body
+
+
+async def answer_whole(
+    x: Exchange, response: Response, headers: HeaderList, body: bytes, text: bytes, own: Own
+) -> None:
+    """Relay a whole answer, which `text` is in plain."""
     x.waited += perf_counter() - x.response_began
-    if x.threaded or hints(body):
-        await own(in_message(body, x.threaded))
+    if x.threaded or hints(text):
+        await own(in_message(text, x.threaded))
     await x.answer(response.status, headers, body)
     if x.endpoint.metered:
-        x.sent = not x.meter.read_json(body)
+        x.sent = not x.meter.read_json(text)
         if x.sent:
-            x.meter.count(body)
+            x.meter.count(text)
 
 
-async def _relay_long(x: Exchange, response: Response, headers: HeaderList, held: bytes) -> None:
+class _Shape(msgspec.Struct):
+    type: Any = None
+    completion: Any = None
+    content: Any = None
+
+
+_shape = msgspec.json.Decoder(_Shape).decode
+
+
+def is_answer(text: bytes, message: bool) -> bool:
+    """Whether a body is an object that is no error, and has what a `message` has if it should be one."""
+    try:
+        shape = _shape(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    if message:
+        return shape.type in ("message", "completion") or shape.content is not None or shape.completion is not None
+    return bool(shape.type != "error")
+
+
+async def relay_long(x: Exchange, response: Response, headers: HeaderList, held: bytes) -> None:
+    """Relay an answer that is too long to be held, of which this has come."""
     head, tail = held[:_ENDS], held[-_ENDS:]
 
     def see(data: bytes) -> None:
