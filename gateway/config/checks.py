@@ -123,6 +123,12 @@ def authorities(text: str) -> str:
     return text
 
 
+def origin(text: str) -> str:
+    if text != "*" and not re.fullmatch(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::[0-9]{1,5})?", text):
+        raise ValueError("must be an origin as browsers write it, such as https://chat.example, or *")
+    return text
+
+
 def affinity_header(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", text):
         raise ValueError("is not a valid header name")

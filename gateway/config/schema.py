@@ -222,6 +222,16 @@ class Affinity(Frozen, frozen=True, kw_only=True):
     ] = 86_400.0
 
 
+class Cors(Frozen, frozen=True, kw_only=True):
+    """Pages in browsers that may call the API."""
+
+    origins: Annotated[
+        tuple[str, ...],
+        Many(Text(check.origin), or_one=True),
+        "origins of pages that may call the API from a browser, such as https://chat.example; * for any",
+    ] = ()
+
+
 class Timeouts(Frozen, frozen=True, kw_only=True):
     """All in seconds."""
 
@@ -382,6 +392,7 @@ class Config(Frozen, frozen=True, kw_only=True):
         bool, Flag(), "a caller's team that teams does not define is an error instead of a warning"
     ] = False
     affinity: Annotated[Affinity, "how conversations are recognised"] = Affinity()
+    cors: Annotated[Cors, "pages in browsers that may call the API"] = Cors()
     models: Annotated[Models, MODELS, "model names, and entries for the catalogue"] = Models()
     timeouts: Annotated[Timeouts, "timeouts in seconds"] = Timeouts()
     limits: Annotated[Limits, "bounds on what clients may send"] = Limits()

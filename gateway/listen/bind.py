@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from gateway.config.schema import parse_listen
+from gateway.upstream.keepalive import keep_alive
 
 
 class Unstartable(Exception):
@@ -24,6 +25,7 @@ def bind(listen: str, count: int) -> list[socket.socket]:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if count > 1:
                 each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            keep_alive(each)  # and those that it accepts
             each.bind((host, port))
             port = each.getsockname()[1]
             each.set_inheritable(True)

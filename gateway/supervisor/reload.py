@@ -27,7 +27,7 @@ _FRESH = 60.0  # seconds; a file that changed later than that before the start i
 _SHOWN = 20  # changes and problems that a log line names
 RELOADABLE = frozenset({
     "accounts", "keys", "teams", "teams_strict", "admin.token", "admin.tokens", "admin.metrics_open",
-    "affinity.remember", "models.aliases", "models.catalogue", "models.default", "models.fees", "share",
+    "affinity.remember", "cors.origins", "models.aliases", "models.catalogue", "models.default", "models.fees", "share",
     "public_url", "trusted_proxies", "expose_account", "retry_ambiguous",
 })  # fmt: skip
 _LISTS = ("accounts", "keys", "teams", "admin.tokens")  # whose members are named one by one

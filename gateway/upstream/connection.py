@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 import httptools
 
+from gateway.upstream.keepalive import keep_alive
 from gateway.upstream.pieces import Pieces
 from gateway.upstream.transport import (
     FirstByteTimeout,
@@ -231,6 +232,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        connection = transport.get_extra_info("socket")
+        if connection is not None:
+            keep_alive(connection)
 
     def data_received(self, data: bytes) -> None:
         phase = self.phase

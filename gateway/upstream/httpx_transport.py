@@ -23,6 +23,7 @@ import httpx
 from gateway.upstream.connection import HIGH_WATER
 from gateway.upstream.http1 import UNSAFE
 from gateway.upstream.httpx_feed import Feed
+from gateway.upstream.keepalive import SOCKET_OPTIONS
 from gateway.upstream.transport import (
     FirstByteTimeout,
     IdleTimeout,
@@ -351,6 +352,7 @@ class HttpxTransport:
                 limits=httpx.Limits(keepalive_expiry=None),
                 proxy=self._proxy,
                 retries=0,
+                socket_options=SOCKET_OPTIONS,
             )
         )
 

@@ -24,6 +24,7 @@ from gateway.core.routing import broadcast
 from gateway.core.routing.document import PoolDocument
 from gateway.core.routing.router import Router
 from gateway.errors import TYPES, ApiError
+from gateway.listen.cors import Cors
 from gateway.listen.cycle import Receive, Scope, Send
 from gateway.records import Finished
 from gateway.store.client.client import StoreClient
@@ -39,7 +40,7 @@ from gateway.telemetry.tracing import tracing_of
 from gateway.worker.accounts import Pool
 from gateway.worker.affinity.bindings import Admission
 from gateway.worker.callers.limits import Accounting, usage_folder
-from gateway.worker.endpoints import HOT, find
+from gateway.worker.endpoints import HOT, find, nowhere
 from gateway.worker.objects.batch_usage import BatchUsageMeter
 from gateway.worker.objects.owners import Owners, objects_folder
 from gateway.worker.request.dispatch import Proxy
@@ -123,11 +124,13 @@ class Gateway:
         self._by_model = (
             bound_thinking.cache_clear, limit_class.cache_clear, self.metrics.forget_models, self.router.forget_models
         )  # fmt: skip
+        self.asgi = Cors(self, config)  # what a server is to call
         self._cold = Starlette(
             routes=[
                 Route("/healthz", self._healthz, methods=["GET"]),
                 Route("/readyz", self._readyz, methods=["GET"]),
                 Route("/api/hello", self._hello, methods=["GET"]),
+                Route("/", self._root, methods=["GET"]),
             ],
             exception_handlers={HTTPException: cast(Callable[..., Response], self._not_served)},
         )
@@ -155,6 +158,7 @@ class Gateway:
             for forget in self._by_model:
                 forget()
         self.config = config
+        self.asgi.configure(config)
         for account in self.pool.configure(config, self.router.ring.accounts):
             self.router.heard(broadcast.Back(account, wholly=True), monotonic())
         self.router.held = self.pool.credentials
@@ -295,13 +299,22 @@ class Gateway:
             "store": "connected" if self.store.up else "away",
         }
 
+    async def _root(self, request: Request) -> Response:
+        return JSONResponse(
+            {
+                "message": "This is a gateway to the Anthropic API: point a client's base URL here, without /v1.",
+                "messages": "/v1/messages",
+                "ready": "/readyz",
+            }
+        )
+
     async def _hello(self, request: Request) -> Response:
         return JSONResponse({"message": "hello"})
 
     async def _not_served(self, request: Request, error: HTTPException) -> Response:
         request_id = new_request_id()
         status = error.status_code if error.status_code in TYPES else 404
-        words = "Not found" if status == 404 else error.detail
+        words = nowhere(request.url.path) if status == 404 else error.detail
         own = ApiError(status, words)
         headers = {name.decode(): value.decode() for name, value in own.headers(request_id)}
         return Response(own.body(request_id), status, headers)

@@ -139,6 +139,7 @@ TABLE: dict[str, tuple[Endpoint, ...]] = {
     **_about("/v1/organizations/{rest}", "organizations", "", At.REFUSED),
     **_about("/v1/oauth/{rest}", "oauth", "", At.REFUSED),
 }
+_SHOWN = 100  # characters of a path that an error repeats
 OTHER = Endpoint("other", "", At.HOME)
 OTHER_CREATE = Endpoint("other", "POST", At.HOME, answer=Answer.CREATED)
 
@@ -174,6 +175,19 @@ def find(raw_path: bytes, method: str) -> Match | None:
         if found:
             return Match(_with_method(rows, method), found[1].decode("ascii") if found.re.groups else "")
     return Match(OTHER_CREATE if method == "POST" and raw_path.count(b"/") == 2 else OTHER)
+
+
+def nowhere(path: str) -> str:
+    """What a client is told whose path leads nowhere: mostly its base URL has a `/v1` too many, or none."""
+    below = path
+    while below.startswith("/v1/v1/") or below == "/v1/v1":
+        below = below.removeprefix("/v1")
+    if below != path:
+        return f"Not found: {path[:_SHOWN]}. The base URL must not end in /v1: clients add it themselves."
+    root = f"/v1{path}".encode()
+    if not path.startswith("/v1/") and (root in _EXACT or any(each.match(root) for each, _ in _PATTERNS)):
+        return f"Not found: {path[:_SHOWN]}. The path begins with /v1: {root.decode()[:_SHOWN]}."
+    return "Not found"
 
 
 def _with_method(rows: tuple[Endpoint, ...], method: str) -> Endpoint:

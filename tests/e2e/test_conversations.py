@@ -342,7 +342,7 @@ def test_what_the_command_cannot_do_is_said_in_one_line(gateway: Gateway, tmp_pa
         (["show", "alice", name], 1, "Nothing is remembered"),
         (["show", "nobody", name], 1, "no key of this id"),
         (["show", "alice", ""], 2, "must not be empty"),
-        (["show", "alice", "x" * 257], 2, "at most 256 bytes"),
+        (["show", "alice", "x" * 8193], 2, "at most 8192 bytes"),
         (["show", "alice", name, "--agent", "a"], 2, "agent needs kind=session"),
         (["flush", "alice", name], 1, "Nothing is remembered"),
         (["flush", "--account", "nobody"], 1, "no account of the id nobody"),

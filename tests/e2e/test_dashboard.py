@@ -8,16 +8,19 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, BrowserContext, Page, Route, ViewportSize, expect
+from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import sync_playwright as start_playwright
 
 from gateway.admin.dashboard.viewers import MOST_OF_ONE
@@ -31,6 +34,7 @@ FLAGS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
+CHAT_PORT = free_port()  # of a company's own page, which calls the API
 AXE = Axe().axe_script
 HOSTILE = "<img/src=x/onerror=window.hurt=1>"
 WAIT = 15_000  # milliseconds; a loaded machine may take its time
@@ -61,6 +65,7 @@ def watched(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> I
         "accounts": accounts_of(simulator, 3),
         "keys": [dict(each, limits=limits) if "alice" in each.values() else each for each in callers],
         "teams": [{"id": "research", "limits": {"budget_usd": {"day": 50, "month": 1000}}}],
+        "cors": {"origins": [f"http://127.0.0.1:{CHAT_PORT}"]},
     }
     gateway = Gateway(tmp_path_factory.mktemp("dashboard"), config).start()
     for number in range(6):
@@ -828,3 +833,59 @@ def test_numbers_are_told_as_people_read_them(page: Page):
     }  # fmt: skip
     module = "import('/static/format.js')"
     assert {call: page.evaluate(f"{module}.then((format) => format.{call})") for call in wanted} == wanted
+
+
+# -- Pages of other origins -------------------------------------------------------------------------------------------
+
+CALL = """
+    async ([url, key, body]) => {
+        const answer = await fetch(url, {
+            method: "POST",
+            headers: {"x-api-key": key, "content-type": "application/json", "x-conversation-id": "from a page"},
+            body: JSON.stringify(body),
+        });
+        return [answer.status, answer.headers.get("request-id"), answer.headers.get("x-gateway-route")];
+    }
+"""
+
+
+@contextmanager
+def page_at(port: int) -> Iterator[None]:
+    """A server of one empty page."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><title>Chat</title>")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_page_of_a_configured_origin_may_call_the_api_and_no_other(watched: Gateway, browser: Browser):
+    body = {"model": MODEL, "max_tokens": 16, "messages": [{"role": "user", "content": "Hello"}]}
+    context = browser.new_context()
+    page = context.new_page()
+    with page_at(CHAT_PORT):
+        page.goto(f"http://127.0.0.1:{CHAT_PORT}/")
+        status, request_id, route = page.evaluate(CALL, [f"{watched.base_url}/v1/messages", ALICE, body])
+        assert (status, route) == (200, "new") and request_id
+        assert page.evaluate(CALL, [f"{watched.base_url}/v1/messages", "sk-nobody", body])[0] == 401  # it may read why
+    other = free_port()
+    with page_at(other):
+        page.goto(f"http://127.0.0.1:{other}/")
+        with pytest.raises(PlaywrightError, match="Failed to fetch"):
+            page.evaluate(CALL, [f"{watched.base_url}/v1/messages", ALICE, body])
+    context.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.journeys.journey import (
     limited,
     message,
     usage,
+    whole_stream,
 )
 
 GUESS = guessed(message())
@@ -388,6 +390,53 @@ BACK = [
     ),
 ]
 
+JSON = (("content-type", "application/json"),)
+GZIP = (*JSON, ("content-encoding", "gzip"))
+EVENTS = (("content-type", "text/event-stream"), ("content-encoding", "gzip"))
+NO_ANSWERS = {
+    "an empty body": Answer(200, JSON),
+    "a body that is no JSON": Answer(200, JSON, ((0.0, b"ok"),)),
+    "an error with a good status": Answer(200, JSON, ((0.0, b'{"type":"error","error":{"type":"api_error"}}'),)),
+    "an object that is no message": Answer(200, JSON, ((0.0, b'{"hello":"world"}'),)),
+}
+BODIES = [
+    *(
+        journey(
+            f"{what} is no answer, and another account gives one",
+            ask(want=served("b", 2, "new", "improper")),
+            upstream={"a": [answer]},
+            asked="a b",
+        )
+        for what, answer in NO_ANSWERS.items()
+    ),
+    journey(
+        "an answer that is none on two accounts is the gateway's 502",
+        ask(want=Want(status=502, error="api_error", attempts=2, used=(0, 0), money=0)),
+        upstream={name: [Answer(200, JSON)] for name in "ab"},
+        asked="a b",
+    ),
+    journey(
+        "an answer that was encoded though nobody asked for it passes as it came, and is metered",
+        ask(want=Want(by="a", headers={"content-encoding": "gzip"}, used=(100, 20))),
+        upstream={"a": [Answer(200, GZIP, ((0.0, gzip.compress(good().pieces[0][1], mtime=0)),))]},
+        asked="a",
+    ),
+    journey(
+        "a stream that was encoded though nobody asked for it is decoded, and metered",
+        ask(
+            stream=True, want=Want(by="a", headers={"content-encoding": None}, content="Good evening.", used=(100, 20))
+        ),
+        upstream={"a": [Answer(200, EVENTS, ((0.0, gzip.compress(b"".join(whole_stream()), mtime=0)),))]},
+        asked="a",
+    ),
+    journey(
+        "an account's key that its upstream repeats is not the client's to see",
+        ask(want=Want(status=409, by="a", says="bad key [the account's key]", headers={"x-api-key": None})),
+        upstream={"a": [error(409, "conflict_error", "bad key " + "key-of-a", ("x-api-key", "key-of-a"))]},
+        asked="a",
+    ),
+]
+
 PASSES = [
     journey(
         "the account's own headers are not the client's to see",
@@ -480,6 +529,6 @@ PASSES = [
 ]
 
 
-@pytest.mark.parametrize("journey", CHAINS + KINDRED + BACK + PASSES, ids=str)
+@pytest.mark.parametrize("journey", CHAINS + KINDRED + BACK + BODIES + PASSES, ids=str)
 def test_more_than_one_account(journey: Journey, rig: Rig):
     rig.play(journey)

@@ -185,6 +185,9 @@ class Pipe(asyncio.Transport):
 
 
 class _Descriptor:
+    def setsockopt(self, *_: int) -> None:
+        """There is no connection to keep alive."""
+
     def fileno(self) -> int:
         return Pipe._nothing
 

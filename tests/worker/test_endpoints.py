@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from gateway.worker.endpoints import HOT, TABLE, Answer, At, Body, find
+from gateway.worker.endpoints import HOT, TABLE, Answer, At, Body, find, nowhere
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,18 @@ def test_what_is_hot_is_held_and_read_before_an_account_is_chosen():
 
 def test_names_are_fit_for_labels():
     assert all(re.fullmatch("[a-z_]+", row.name) for rows in TABLE.values() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/v1/v1/messages", "must not end in /v1"),
+        ("/v1/v1", "must not end in /v1"),
+        ("/messages", "begins with /v1: /v1/messages"),
+        ("/chat/completions", "begins with /v1: /v1/chat/completions"),
+        ("/files/file_1", "begins with /v1: /v1/files/file_1"),
+        ("/nothing", "Not found"),
+    ],
+)
+def test_a_path_that_leads_nowhere_says_what_to_change(path, says):
+    assert says in nowhere(path)

@@ -17,7 +17,8 @@ from gateway.core.wire.peek import Peek
 from gateway.errors import ApiError
 
 KEY_BYTES = 16
-MAX_ID = 256  # bytes of a conversation id
+MAX_ID = 8192  # bytes of a conversation id that a client names
+_MAX_SESSION = 256  # characters of one that is found in a body
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 _LEGACY_SESSION = re.compile(r"_session_([0-9a-fA-F-]{8,64})$")
 _encode = msgspec.json.Encoder(order="sorted").encode
@@ -40,15 +41,12 @@ def key(secret: bytes, caller: str, kind: bytes, value: bytes) -> bytes:
 
 
 def check_id(value: bytes, header: str) -> bytes:
-    """A client's conversation id as it came. Raises ApiError(400) if it is too long, not UTF-8, or unprintable."""
+    """A client's conversation id as it came: any bytes but control characters. Raises ApiError(400) for these, and if
+    it is too long."""
     if len(value) > MAX_ID:
         raise ApiError(400, f"{header}: at most {MAX_ID} bytes are allowed")
     if _CONTROL.search(value):
         raise ApiError(400, f"{header}: control characters are not allowed")
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        raise ApiError(400, f"{header}: must be UTF-8") from None
     return value
 
 
@@ -83,7 +81,7 @@ def _session_in(user_id: str) -> str:
         except (msgspec.DecodeError, RecursionError):
             return ""
         session = fields.get("session_id")
-        return session[:MAX_ID] if isinstance(session, str) else ""
+        return session[:_MAX_SESSION] if isinstance(session, str) else ""
     match = _LEGACY_SESSION.search(user_id)
     return match[1] if match else ""
 
