@@ -130,6 +130,7 @@ class Exchange:
     opening: Opening | None = None  # of a stream of which nothing but a message_start has come
     over_since = 0.0  # when the model had said why it stopped, and nothing but pings has come since
     ended = False
+    writing = False  # the client has yet to take what was written last
     raw = False  # in the middle of an event that passes in pieces
     body_time = admit_time = choose_time = waited = first_byte = response_began = 0.0
 
@@ -151,7 +152,7 @@ class Exchange:
     @property
     def quiet(self) -> bool:
         """Whether a ping may go out: a stream on its way, between events."""
-        return self.stream and self.began and not self.ended and not self.raw
+        return self.stream and self.began and not self.ended and not self.raw and not self.writing
 
     @property
     def model(self) -> str:
@@ -234,7 +235,9 @@ class Exchange:
         """Send body bytes; `more` is False with the last ones."""
         self.ended = not more
         self.pinged = False
+        self.writing = True
         await self.send({"type": "http.response.body", "body": body, "more_body": more})
+        self.writing = False
         self.last_sent = perf_counter()
         if not self.first_byte:
             self.first_byte = self.last_sent
