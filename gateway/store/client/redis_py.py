@@ -22,7 +22,8 @@ from gateway.store.scripts import Script
 # What a store that is away raises; the last where one task closes a connection on which another begins to write.
 FAILURES = (RedisError, RedisClusterException, OSError, AttributeError)
 Client = redis.Redis | redis.RedisCluster
-_COMMON: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1, "protocol": 2}
+# Without its name and version, which it reads from its package anew for each connection.
+_COMMON: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1, "protocol": 2, "driver_info": None}
 _SENTINEL_WAIT = 0.3  # seconds for one sentinel; they are asked one after the other
 _LOOK = 1.0  # seconds between two looks whether the server still answers, and is still the master
 _AGAIN = 0.2  # seconds before subscribing anew
