@@ -149,7 +149,7 @@ AT_ONCE = [
 KEPT = [
     journey(
         f"a slot of a {whose} is kept for as long as its stream runs",
-        ask(stream=True, want=Want(by="a")),
+        ask(stream=True, want=Want(record={"account": "a", "outcome": "ok"})),  # pings come first
         *(
             ask(
                 at=at,
