@@ -180,17 +180,7 @@ async def test_one_conversation_that_always_fails_moves_nobody(launch: Launch):
 # -- A refusal that is the request's own ------------------------------------------------------------------------------
 
 
-async def test_a_clients_mistake_passes_in_the_upstreams_words_and_is_asked_twice_once(launch: Launch):
-    async with Upstream(lambda request: error(400, "max_tokens: must be positive")).serve() as upstream:
-        gateway = launch(accounts=upstream.accounts(1, 1, 1))
-        answers = await new_ones(gateway, 20)
-        assert told(answers) == {400: 20}
-        assert "max_tokens" in answers[0].json()["error"]["message"]
-        assert upstream.asked.total() == 21  # the first one's refusal was confirmed by another account
-        assert {state(gateway, f"a{n}") for n in range(3)} == {"available"}
-
-
-async def test_a_429_that_says_nothing_is_about_the_request_and_closes_nobody(launch: Launch):
+async def test_what_every_account_refuses_passes_in_the_upstreams_words_and_closes_nobody(launch: Launch):
     words = "Extra usage is required for long context requests."
 
     def entitled(request: Request) -> Reply | None:
@@ -198,8 +188,15 @@ async def test_a_429_that_says_nothing_is_about_the_request_and_closes_nobody(la
             return error(429, words, "rate_limit_error", **{"x-should-retry": "false"})
         return served()
 
-    async with Upstream(entitled).serve() as upstream:
+    async with Upstream(lambda request: error(400, "max_tokens: must be positive")).serve() as upstream:
         gateway = launch(accounts=upstream.accounts(1, 1, 1))
+        answers = await new_ones(gateway, 20)
+        assert told(answers) == {400: 20}
+        assert "max_tokens" in answers[0].json()["error"]["message"]
+        assert upstream.asked.total() == 21  # the first one's refusal was confirmed by another account
+        assert {state(gateway, f"a{n}") for n in range(3)} == {"available"}
+        upstream.answers = entitled  # a 429 that says nothing is about the request as well
+        upstream.asked.clear()
         beta = {"anthropic-beta": "context-1m-2025-08-07"}
         for n in range(12):
             answer = await ask(gateway, message(), {**conversation(), **beta})
