@@ -190,8 +190,27 @@ def open_section(page: Page, name: str) -> None:
     expect(page.locator("[aria-busy=true]")).to_have_count(0)
 
 
+def row(page: Page, name: str) -> Any:
+    """The line of an account, of a team or of a key holder."""
+    return page.locator("table.dense tr").filter(has=page.get_by_role("button", name=name, exact=True))
+
+
+def opened_row(page: Page, name: str) -> Any:
+    """All that is shown of it below its line."""
+    button = page.get_by_role("button", name=name, exact=True)
+    expect(button).to_be_visible()
+    if button.get_attribute("aria-expanded") == "false":
+        button.click()
+    return page.locator(f"[id='more-{name}']")
+
+
 def card(page: Page, account: str) -> Any:
-    return page.get_by_role("article", name=f"Account {account}")
+    return opened_row(page, account).get_by_role("article", name=f"Account {account}")
+
+
+def listed(page: Page, place: str) -> list[str]:
+    """The names in a dense table, from the top."""
+    return page.locator(f"#{place} button.disclose").all_inner_texts()
 
 
 def operator(gateway: Gateway, path: str) -> Any:
@@ -251,14 +270,14 @@ def test_who_may_look_sees_everything_and_can_change_nothing(viewer: Page, watch
         open_section(viewer, name)
     open_section(viewer, "accounts")
     account = watched.config["accounts"][0]["id"]
-    expect(card(viewer, account)).to_contain_text("available")
+    expect(row(viewer, account)).to_contain_text("available")
     expect(viewer.locator("#at-accounts .readonly")).to_contain_text("role read")
     expect(card(viewer, account).get_by_role("button")).to_have_count(0)
     operate(watched, "POST", "keys", caller="nora")
     open_section(viewer, "keys")
-    viewer.get_by_role("button", name="nora").click()
-    expect(viewer.locator("#more-nora")).to_contain_text("its limits may change")
-    expect(viewer.locator("#more-nora").get_by_role("button")).to_have_count(0)
+    nora = opened_row(viewer, "nora")
+    expect(nora).to_contain_text("its limits may change")
+    expect(nora.get_by_role("button")).to_have_count(0)
     expect(viewer.get_by_role("button", name="Create a key")).to_have_count(0)
     expect(viewer.locator("#at-keys .readonly")).to_be_visible()
     refused = viewer.evaluate(
@@ -443,7 +462,9 @@ def test_a_failing_account_says_what_it_did_who_judged_when_it_is_tried_and_who_
     expect(page.locator("#nav-trouble")).to_have_text("2 in need")
     expect(page).to_have_title(re.compile(r"^\(2 in need\)"))
     open_section(page, "accounts")
-    expect(page.locator("#accounts-sum")).to_have_text("1 out of service · 1 failing · 1 available")
+    expect(page.locator("#accounts-states button")).to_have_text(
+        ["All 3", "1 out of service", "1 failing", "1 available"]
+    )
     shown = card(page, "bad")
     for words in (
         why, "Gateway gateway-there-2 cannot reach it.", "Not for: claude-opus-4-6 with beta:x and mcp (for 8 min",
@@ -492,6 +513,119 @@ def test_of_many_classes_of_models_a_card_shows_the_tightest_and_the_others_on_d
     expect(card(page, "few").get_by_text("more classes")).to_be_hidden()
 
 
+def test_many_accounts_fit_and_those_that_need_somebody_stand_first(page: Page, watched: Gateway):
+    states = {4: "limited", 9: "out", 17: "disabled", 23: "draining", 31: "out", 38: "of a new kind", 12: "failing"}
+    flight: list[dict[str, Any]] = [
+        {"in_flight": (number * 7) % 40, "workspace": f"wrkspc_{number:02}"} for number in range(40)
+    ]
+    names = [f"account-{number:02}" for number in range(40)]
+    told = [
+        standing(name, states.get(number, "available"), why="It is so. And more." if number in states else "", **more)
+        for number, (name, more) in enumerate(zip(names, flight, strict=True))
+    ]
+    tell(page, watched, told)
+    expect(page.locator("#brief-accounts li").first).to_contain_text("account-38")
+    expect(page.get_by_role("link", name="and 28 more, all available")).to_be_visible()
+    open_section(page, "accounts")
+    sick = [38, 9, 31, 12, 4, 23, 17]
+    by_need = [names[number] for number in (*sick, *(each for each in range(40) if each not in sick))]
+    assert listed(page, "accounts-list") == by_need
+    assert tallest(page, "accounts-list") <= 27
+    expect(row(page, "account-09")).to_contain_text(re.compile(r"out of service\s*It is so\.\d"))
+    page.get_by_role("button", name="2 out of service").click()
+    assert listed(page, "accounts-list") == ["account-09", "account-31"]
+    page.get_by_role("button", name="All 40").click()
+    head = page.get_by_role("columnheader", name="In flight")
+    for said, first in (("descending", "account-17"), ("ascending", "account-00"), (None, "account-38")):
+        head.get_by_role("button").click()
+        assert head.get_attribute("aria-sort") == said
+        assert listed(page, "accounts-list")[0] == first
+    page.locator("#at-accounts").get_by_label("Filter").fill("wrkspc_3")
+    assert listed(page, "accounts-list") == [names[number] for number in (38, 31, 30, *range(32, 38), 39)]
+    page.locator("#at-accounts").get_by_label("Filter").fill("nothing of the kind")
+    expect(page.locator("#accounts-list")).to_have_text("No account fits this filter.")
+
+
+def tallest(page: Page, place: str) -> float:
+    """Pixels of the highest line of a dense table, which is as wide as its place."""
+    assert page.locator(f"#{place} .scroller").evaluate_all("([it]) => it.scrollWidth > it.clientWidth") is False
+    lines = page.locator(f"#{place} tbody tr")
+    return float(lines.evaluate_all("(all) => Math.max(...all.map((each) => each.getBoundingClientRect().height))"))
+
+
+def test_hundreds_of_keys_fit_and_those_that_need_somebody_stand_first(page: Page):
+    def holder(number: int) -> dict[str, Any]:
+        name = f"person-{number:03}" + ("@a.very.long.domain.example" if number % 2 else "")
+        state = "unowned" if number == 250 else "active"
+        key = {"id": f"key_{number:03}", "hint": None, "created_at": at(-60), "expires_at": None, "state": state}
+        team = None if number % 5 else "of-many"
+        models = [f"claude-model-{each}" for each in range(number % 7)] or ["*"]
+        return {"caller": name, "team": team, "models": models, "limits": {}, "source": "store", "keys": [key]}
+
+    def left(number: int, remaining: float) -> dict[str, Any]:
+        limits = [{"limit": "budget_usd_month", "of": 100, "remaining": remaining, "resets_at": at(600)}]
+        return {"kind": "caller", "id": holder(number)["caller"], "limits": limits}
+
+    holders = [holder(number) for number in range(300)]
+    used = {"requests": 1, "savings_usd": 0}
+    spent = [{**used, "key": holder(number)["caller"], "cost_usd": number} for number in (5, 6)]
+    limits = [left(77, 90), left(200, 2), left(100, 11)]
+    page.route("**/admin/v1/keys", lambda route: route.fulfill(json={"data": holders}))
+    page.route("**/admin/v1/limits", lambda route: route.fulfill(json={"data": limits}))
+    page.route("**/admin/v1/usage?group_by=key", lambda route: route.fulfill(json={"data": spent}))
+    open_section(page, "keys")
+    expect(page.locator("#callers-list button.disclose")).to_have_count(300)
+    first = ["person-200", "person-100", "person-250", "person-000", "person-001@a.very.long.domain.example"]
+    assert listed(page, "callers-list")[:5] == first
+    assert tallest(page, "callers-list") <= 27
+    expect(row(page, "person-200")).to_contain_text(re.compile("2 % left.*dollars a UTC month"))
+    page.get_by_role("columnheader", name="Spent").last.get_by_role("button").click()
+    assert listed(page, "callers-list")[:2] == ["person-006", "person-005@a.very.long.domain.example"]
+    page.locator("#at-keys").get_by_label("Filter").fill("key_07")
+    assert len(listed(page, "callers-list")) == 10
+    page.set_viewport_size(NARROW)
+    assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
+    assert tallest(page, "callers-list") <= 50
+
+
+@pytest.mark.parametrize("width", [1440, 1361, 1360, 1024, 390])
+def test_no_label_of_the_overview_is_cut(page: Page, width: int):
+    page.set_viewport_size(ViewportSize(width=width, height=900))
+    names = page.locator(".tile .name")
+    expect(names).to_have_text(
+        ["Requests /s", "Errors /s", "First token p50", "Tokens /s", "Cache hit rate", "Spent today UTC",
+         "Saved by cache", "Own overhead p50"]
+    )  # fmt: skip
+    assert (
+        names.evaluate_all(
+            "(all) => all.filter((each) => { const range = document.createRange(); range.selectNodeContents(each);"
+            " return range.getBoundingClientRect().right > each.parentNode.getBoundingClientRect().right"
+            " || each.scrollWidth > each.clientWidth; }).map((each) => each.textContent)"
+        )
+        == []
+    )
+
+
+@pytest.mark.parametrize(("section", "place"), [("keys", "teams"), ("spending?by=team", "spending-table")])
+def test_bars_of_teams_begin_at_one_line_and_are_of_one_length(page: Page, section: str, place: str):
+    sums = {"requests": 1, "input_tokens": 0, "cache_write_tokens": 0, "cache_read_tokens": 0, "output_tokens": 0}
+    costs = {"research": 123_456.5, "platform": 61_728.25, "web": 0.0004}
+    rows = [{**sums, "team": team, "cost_usd": cost, "savings_usd": 0} for team, cost in costs.items()]
+    total = {**sums, "cost_usd": sum(costs.values()), "savings_usd": 0}
+    limits = [{"kind": "team", "id": team, "limits": []} for team in costs]
+    usage = {"data": rows, "total": total}
+    page.route("**/admin/v1/usage?*group_by=team*", lambda route: route.fulfill(json=usage))
+    page.route("**/admin/v1/limits", lambda route: route.fulfill(json={"data": limits}))
+    page.reload()
+    open_section(page, section)
+    bars = page.locator(f"#{place} .share")
+    expect(bars).to_have_count(3)
+    boxes = bars.evaluate_all("(all) => all.map((each) => each.getBoundingClientRect().toJSON())")
+    assert len({(box["left"], box["width"]) for box in boxes}) == 1
+    fills = page.locator(f"#{place} .share > span").evaluate_all("(all) => all.map((each) => each.style.width)")
+    assert [round(float(each.rstrip("%"))) for each in fills] == [100, 50, 0]
+
+
 def standing(name: str, state: str, why: str = "", until: float = 0, drain: float = 0, **fields: Any) -> dict[str, Any]:
     """An account as the API has it, with moments in seconds from now, 0 for none."""
     account = {"id": name, "state": state if state == "draining" else "active", "weight": 1, "models": ["*"]}
@@ -511,7 +645,7 @@ def tell(page: Page, gateway: Gateway, accounts: list[dict[str, Any]]) -> None:
     told = f"event: overview\ndata: {overview}\n\nevent: accounts\ndata: {json.dumps({'data': accounts})}\n\n"
     page.route("**/admin/v1/live", lambda route: route.fulfill(content_type="text/event-stream", body=told))
     page.reload()
-    expect(page.locator("#brief-accounts li")).to_have_count(len(accounts))
+    expect(page.locator("#brief-accounts li")).to_have_count(min(len(accounts), 12))
 
 
 def test_a_dialog_ends_where_one_goes_elsewhere(page: Page):
@@ -534,6 +668,8 @@ def test_an_account_is_drained_and_enabled_by_keyboard_alone(page: Page, watched
     to(page, page.get_by_role("link", name="Accounts", exact=True))
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Accounts", exact=True)).to_be_focused()
+    to(page, page.get_by_role("button", name=account, exact=True))
+    page.keyboard.press("Enter")
     to(page, page.get_by_role("button", name=f"Drain {account}"))
     page.keyboard.press("Enter")
     page.keyboard.press("Escape")
@@ -543,7 +679,7 @@ def test_an_account_is_drained_and_enabled_by_keyboard_alone(page: Page, watched
     page.keyboard.press("Enter")
     to(page, page.get_by_role("dialog").get_by_role("button", name="Drain"))
     page.keyboard.press("Enter")
-    expect(card(page, account)).to_contain_text("draining")
+    expect(row(page, account)).to_contain_text("draining")
     expect(card(page, account)).to_contain_text("drain ends in")
     assert state_of(watched, account) == "draining"
     to(page, page.get_by_role("button", name=f"Enable {account}"))
@@ -551,7 +687,7 @@ def test_an_account_is_drained_and_enabled_by_keyboard_alone(page: Page, watched
     page.keyboard.press("Tab")
     expect(page.get_by_role("dialog").get_by_role("button", name="Enable")).to_be_focused()
     page.keyboard.press("Enter")
-    expect(card(page, account)).to_contain_text("available")
+    expect(row(page, account)).to_contain_text("available")
     assert state_of(watched, account) == "active"
     open_section(page, "audit")
     expect(page.locator("#audit-table tbody tr").first).to_contain_text(f"accounts/{account}")
@@ -570,7 +706,7 @@ def to(page: Page, wanted: Any) -> None:
 def test_a_change_is_refused_in_words(page: Page, watched: Gateway):
     open_section(page, "accounts")
     account = watched.config["accounts"][2]["id"]
-    page.get_by_role("button", name=f"Weight {account}").click()
+    card(page, account).get_by_role("button", name=f"Weight {account}").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("Weight").fill("2.5")
     dialog.get_by_role("button", name="Change").click()
@@ -610,7 +746,7 @@ def test_a_key_is_shown_once_works_and_ends(page: Page, watched: Gateway):
     expect(dialog).to_have_count(0)
     assert key not in page.content()
     until(lambda: ask_models(watched, key) == 200, "the new key")
-    page.locator("#more-dana").get_by_role("button", name="Revoke").click()
+    page.locator("#more-dana").get_by_role("button", name=re.compile("^Revoke (?!all)")).click()
     dialog.get_by_role("button", name="Revoke").click()
     expect(page.locator("#more-dana")).to_contain_text("revoked")
     until(lambda: ask_models(watched, key) == 401, "the end of the key")
@@ -620,11 +756,9 @@ def test_limits_change_of_those_whom_no_file_defines_and_only_those_that_were_na
     limits = {"concurrency": 5, "requests_per_minute": 7, "output_tokens_per_minute": 900}
     operate(watched, "POST", "keys", caller="erin", limits=limits)
     open_section(page, "keys")
-    for name in ("alice", "erin"):
-        page.get_by_role("button", name=name, exact=True).click()
-    expect(page.locator("#more-alice")).to_contain_text("Defined in the configuration file")
+    expect(opened_row(page, "alice")).to_contain_text("Defined in the configuration file")
     expect(page.locator("#more-alice").get_by_role("button")).to_have_count(0)
-    more, dialog = page.locator("#more-erin"), page.get_by_role("dialog")
+    more, dialog = opened_row(page, "erin"), page.get_by_role("dialog")
     more.get_by_role("button", name="Change limits").click()
     expect(dialog.get_by_label("At the same time")).to_have_value("5")
     dialog.get_by_role("button", name="Change").click()
@@ -645,6 +779,28 @@ def test_limits_change_of_those_whom_no_file_defines_and_only_those_that_were_na
     expect(page.locator("#audit-table tbody tr").first).to_contain_text(re.compile("changed callers/erin.*done"))
 
 
+def test_all_keys_of_somebody_end_and_then_the_holder_is_deleted(page: Page, watched: Gateway):
+    name = "frida@acme.example"
+    keys = [str(operate(watched, "POST", "keys", caller=name)["key"]) for _ in range(2)]
+    until(lambda: [ask_models(watched, key) for key in keys] == [200, 200], "the new keys")
+    open_section(page, "keys")
+    more, dialog = opened_row(page, name), page.get_by_role("dialog")
+    more.get_by_role("button", name="Revoke all keys").click()
+    assert violations(page, of="dialog") == []
+    dialog.get_by_role("button", name="Revoke them").click()
+    expect(page.get_by_text(f"2 keys of {name} revoked")).to_be_visible()
+    expect(row(page, name)).to_contain_text("0 of 2")
+    expect(more.get_by_role("button", name="Revoke all keys")).to_have_count(0)
+    until(lambda: [ask_models(watched, key) for key in keys] == [401, 401], "the end of the keys")
+    more.get_by_role("button", name="Delete the key holder").click()
+    expect(dialog.get_by_role("button", name="Cancel")).to_be_focused()
+    dialog.get_by_role("button", name="Delete").click()
+    expect(row(page, name)).to_have_count(0)
+    assert name not in [each["caller"] for each in operator(watched, "keys")["data"]]
+    open_section(page, "audit")
+    expect(page.locator("#audit-table tbody tr").first).to_contain_text(f"callers/{name}")
+
+
 def ask_models(gateway: Gateway, key: str) -> int:
     return gateway.get("/v1/models", headers={"x-api-key": key}).status
 
@@ -652,7 +808,7 @@ def ask_models(gateway: Gateway, key: str) -> int:
 # -- Whatever comes -------------------------------------------------------------------------------------------------
 
 
-ROWS = "tbody tr:nth-child(n+5), ul.brief li:nth-child(n+5)"  # the others of a long table: what holds for some, holds
+ROWS = "tbody tr:nth-child(n+7), ul.brief li:nth-child(n+5)"  # the others of a long table: what holds for some, holds
 
 
 def violations(page: Page, *rules: str, of: str = "html") -> list[str]:
@@ -668,13 +824,17 @@ def violations(page: Page, *rules: str, of: str = "html") -> list[str]:
     return found
 
 
-def test_every_section_is_accessible_in_light_and_dark(page: Page):
+def test_every_section_is_accessible_in_light_and_dark(page: Page, watched: Gateway):
+    account = watched.config["accounts"][0]["id"]
     page.emulate_media(color_scheme="light", reduced_motion="reduce")
     found = {}
     for name in (*SECTIONS[:2], "conversations?key=alice&id=conversation-0", *SECTIONS[3:], "accounts?id=a dialog"):
         open_section(page, name)
         if name == "keys":
-            page.get_by_role("button", name="alice").click()
+            opened_row(page, "alice")
+            opened_row(page, "research")
+        if name == "accounts" or "dialog" in name:
+            opened_row(page, account)
         if "dialog" in name:
             page.get_by_role("button", name=re.compile("^Drain")).first.click()
         found[name] = violations(page)

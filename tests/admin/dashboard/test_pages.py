@@ -136,6 +136,6 @@ def test_the_page_is_small():
 
 def test_every_state_of_an_account_and_every_reason_to_move_has_its_words():
     assert table("STATES") == {*STATES}
-    [order] = re.findall(r"export const SICK_FIRST = (.+);", ASSETS["words.js"].body.decode())
+    [order] = re.findall(r"const SICK_FIRST = (.+);", ASSETS["words.js"].body.decode())
     assert json.loads(order) == [*SICK, "available"]
     assert table("REASONS") >= {reason for (reason,) in MOVES.known} - {"account_bound"}  # a label of the metric alone

@@ -1,33 +1,52 @@
-// The accounts: what state each is in and why, what is left of its limits, what it does now, and what an operator may do to it.
+// The accounts: what state each is in and why, what is left of its limits, and what it does now.
 
-import { get, mayOperate, part, patch, remove } from "./api.js";
-import { levelOf, levelRow } from "./bars.js";
+import { actionsOf } from "./accountdialogs.js";
+import { get } from "./api.js";
+import { headroomBar, levelOf, levelRow, tightest } from "./bars.js";
 import { moment } from "./clock.js";
-import { ask, toast } from "./dialogs.js";
 import { badge, byId, empty, failed, h, keyed, replace, setAttribute, setClass, setText } from "./dom.js";
 import { count, plural, span } from "./format.js";
+import { Listing } from "./listing.js";
 import { latest, on } from "./live.js";
-import { modelWords, SICK_FIRST, stateOf, stateWords, whyOf } from "./words.js";
+import { idle, modelWords, sickFirst, stateOf, stateWords, whyBriefly, whyOf } from "./words.js";
 
-const DRAINS = [["900", "15 minutes"], ["3600", "1 hour"], ["14400", "4 hours"], ["86400", "1 day"], ["", "no end: until I say otherwise"]];
 const WAITS = { limited: "back", out: "again", failing: "again" }; // what one waits for in a state that ends by itself
-const CLASSES = 6; // of models, whose limits a card shows at once
+const CLASSES = 6; // of models, whose limits an account shows at once
 const CLOSED = 6; // models and gateways that it names
-let wanted = "";
+const ANY = ""; // of states
+let filter = "";
+let only = ANY;
+let list;
 
 export function start() {
+  list = new Listing(byId("accounts-list"), {
+    label: "Table of accounts", head: "Account", name: (account) => account.id, order: sickFirst, line, more: card,
+    columns: [
+      ["State", "", (account) => stateWords(stateOf(account))[1]],
+      ["Why", "why-cell p3", null],
+      ["In flight", "num p3", (account) => account.in_flight ?? null],
+      ["Tightest limit", "", (account) => tightest(account)?.ratio ?? null],
+      ["Bindings", "num p2", (account) => account.bindings ?? null],
+      ["Weight", "num p2", (account) => account.weight],
+      ["Workspace", "clip p2", (account) => account.workspace ?? null],
+      ["Organization", "clip p2", (account) => account.organization ?? null],
+    ],
+  });
+  byId("accounts-filter").addEventListener("input", (event) => {
+    filter = event.target.value.trim().toLowerCase();
+    draw();
+  });
   on("accounts", take);
 }
 
 export async function show(params) {
-  wanted = params.get("id") ?? "";
+  const wanted = params.get("id") ?? "";
   if (latest.accounts) take(latest.accounts);
   else await load();
-  const card = wanted && [...document.querySelectorAll("#accounts-list .card")].find((each) => each.dataset.id === wanted);
-  if (card) {
-    card.scrollIntoView({ block: "center" });
-    card.querySelector("h2").focus();
-  }
+  if (!wanted) return;
+  const button = list.open(wanted);
+  button?.scrollIntoView({ block: "center" });
+  button?.focus();
 }
 
 async function load() {
@@ -40,29 +59,77 @@ async function load() {
 
 function take(answer) {
   latest.accounts = answer;
-  const { data } = answer;
-  const place = byId("accounts-list");
-  summary(data);
-  if (!data.length) return replace(place, empty("There are no accounts, so every request is refused.", "Add some under accounts: in the configuration file; it is followed while the gateway runs."));
-  if (!place.keyedChildren) replace(place);
-  keyed(place, data, (account) => account.id, card);
-}
-
-/** How many are in which state, also beside the link in the navigation. */
-function summary(data) {
-  const numbers = {};
-  for (const account of data) numbers[stateOf(account)] = (numbers[stateOf(account)] ?? 0) + 1;
-  setText(byId("accounts-sum"), SICK_FIRST.filter((state) => numbers[state]).map((state) => `${numbers[state]} ${stateWords(state)[1]}`).join(" · "));
-  const { out = 0, failing = 0 } = numbers;
+  const [out, failing] = ["out", "failing"].map((state) => answer.data.filter((account) => stateOf(account) === state).length);
   const trouble = out && failing ? `${out + failing} in need` : out ? `${out} out` : failing ? `${failing} failing` : "";
   const mark = byId("nav-trouble");
   mark.hidden = !trouble;
   setText(mark, trouble);
   document.dispatchEvent(new CustomEvent("trouble", { detail: trouble }));
+  draw();
 }
 
-function card(account) {
+function changed(account) {
+  if (latest.accounts) take({ data: latest.accounts.data.map((each) => (each.id === account.id ? { ...each, ...account } : each)) });
+}
+
+function draw() {
+  const { data } = latest.accounts ?? { data: [] };
+  if (!data.length) return list.set([], empty("There are no accounts, so every request is refused.", "Add some under accounts: in the configuration file; it is followed while the gateway runs."));
+  states(data);
+  const said = (account) => [account.id, account.workspace, account.organization, stateWords(stateOf(account))[1], whyOf(account), ...(account.models ?? [])];
+  const fits = (account) => (only === ANY || stateOf(account) === only) && (!filter || said(account).some((text) => String(text ?? "").toLowerCase().includes(filter)));
+  list.set(data.filter(fits), empty("No account fits this filter."));
+}
+
+/** How many are in which state: buttons that leave only those in the table. */
+function states(data) {
+  const numbers = { [ANY]: data.length };
+  for (const account of [...data].sort(sickFirst)) numbers[stateOf(account)] = (numbers[stateOf(account)] ?? 0) + 1;
+  if (!(only in numbers)) only = ANY;
+  keyed(byId("accounts-states"), Object.keys(numbers), (state) => state, (state) => {
+    const button = h("button", { type: "button", on: { click: () => {
+      only = only === state ? ANY : state;
+      draw();
+    } } });
+    return {
+      node: button,
+      update() {
+        setText(button, state === ANY ? `All ${count(data.length)}` : `${count(numbers[state])} ${stateWords(state)[1]}`);
+        setClass(button, state === ANY ? "quiet" : `quiet ${stateWords(state)[0]}`);
+        setAttribute(button, "aria-pressed", String(only === state));
+      },
+    };
+  });
+}
+
+function line(account) {
   const state = badge(...stateWords(stateOf(account)));
+  const why = h("span", { class: "why muted" });
+  const bar = headroomBar();
+  const cells = Array.from({ length: 5 }, () => h("span", {}));
+  const [flight, bindings, weight, workspace, organization] = cells;
+  return {
+    cells: [state.node, why, flight, bar.node, bindings, weight, workspace, organization],
+    kind: (next) => (stateOf(next) === "available" ? "" : stateWords(stateOf(next))[0]),
+    update(next) {
+      state.update(...stateWords(stateOf(next)));
+      setText(why, whyBriefly(next));
+      setAttribute(why, "title", whyOf(next));
+      setText(flight, count(next.in_flight ?? null));
+      setClass(bar.node, idle(next) ? "headroom none" : "headroom"); // what is left of its limits is of no use now
+      bar.update(tightest(next));
+      setText(bindings, count(next.bindings ?? null));
+      setText(weight, `${next.weight}`);
+      for (const [cell, text] of [[workspace, next.workspace], [organization, next.organization]]) {
+        setText(cell, text);
+        setAttribute(cell, "title", text);
+      }
+    },
+  };
+}
+
+/** All of an account, below its line. */
+function card(account) {
   const why = h("p", { class: "why" });
   const since = moment(null, "since");
   const until = moment(null, "back");
@@ -79,17 +146,14 @@ function card(account) {
   const closed = h("p", { class: "muted" });
   const away = h("p", { class: "muted" });
   const held = h("p", { class: "muted" }, "This gateway does not hold the account’s key; others may.");
-  const buttons = actionsOf(() => latest.accounts?.data.find((each) => each.id === account.id) ?? account);
-  const node = h("article", { class: "card panel", data: { id: account.id }, "aria-label": `Account ${account.id}` },
-    h("header", {}, h("h2", { tabindex: "-1" }, account.id), state.node),
+  const buttons = actionsOf(() => latest.accounts?.data.find((each) => each.id === account.id) ?? account, changed);
+  const node = h("article", { class: "card", "aria-label": `Account ${account.id}` },
     why, h("p", { class: "times muted" }, sinceLine, untilLine, drainLine), facts.node,
     ...levels.nodes, none, closed, away, lastError, held, buttons.node);
   return {
     node,
     update(next) {
       const present = stateOf(next);
-      state.update(...stateWords(present));
-      setClass(node, `card panel is-${stateWords(present)[0]}`);
       setText(why, whyOf(next));
       sinceLine.hidden = !next.health?.since;
       since.update(next.health?.since);
@@ -171,81 +235,3 @@ function factList() {
     },
   };
 }
-
-// What an operator may do.
-
-function actionsOf(present) {
-  const button = (words, act, kind = "") => h("button", { type: "button", class: kind || null, on: { click: () => act(present()) } }, words, h("span", { class: "offscreen" }, ` ${present().id}`));
-  const [drainIt, enableIt, disableIt, weigh, flush] = [button("Drain", drain), button("Enable", enable), button("Disable", disable), button("Weight", weight), button("Forget bindings", forget)];
-  const node = h("div", { class: "actions operate" }, drainIt, enableIt, disableIt, weigh, flush);
-  return {
-    node,
-    update(account) {
-      node.hidden = !mayOperate();
-      drainIt.hidden = account.state === "draining";
-      enableIt.hidden = account.state === "active" && stateOf(account) === "available";
-      setText(enableIt.firstChild, account.state === "active" ? "Say it is in order" : "Enable");
-      disableIt.hidden = account.state === "disabled";
-    },
-  };
-}
-
-async function change(account, fields, done) {
-  const answer = await patch(`accounts/${part(account.id)}`, fields);
-  toast("good", done);
-  if (latest.accounts) take({ data: latest.accounts.data.map((each) => (each.id === answer.id ? { ...each, ...answer } : each)) });
-}
-
-function drain(account) {
-  const choice = h("select", { name: "seconds" }, ...DRAINS.map(([value, words]) => h("option", { value, selected: value === "3600" }, words)));
-  return ask({
-    title: `Drain ${account.id}?`, action: "Drain",
-    body: [h("p", {}, "It takes no new conversations. Warm ones stay until they go cold or the time is over; then they are placed anew on other accounts."),
-      bound(account), h("label", {}, "At the longest for", choice)],
-    act: ({ seconds }) => change(account, { state: "draining", drain_seconds: seconds === "" ? null : Number(seconds) }, `${account.id} is draining`),
-  });
-}
-
-function enable(account) {
-  const trouble = account.state === "active";
-  return ask({
-    title: trouble ? `Is ${account.id} in order?` : `Enable ${account.id}?`, action: trouble ? "It is in order" : "Enable",
-    body: [h("p", {}, trouble ? "Whatever is held against it is forgotten, and it is used at once. If it still fails, it is set aside again." : "It takes new conversations at once, and those whose home it is come back when they are cold.")],
-    act: () => change(account, { state: "active" }, `${account.id} is enabled`),
-  });
-}
-
-function disable(account) {
-  return ask({
-    title: `Disable ${account.id}?`, action: "Disable", danger: true,
-    body: [h("p", {}, "It serves nothing more, at once. Its conversations move to other accounts and pay for their cache anew; drain it instead if there is time."), bound(account)],
-    act: () => change(account, { state: "disabled" }, `${account.id} is disabled`),
-  });
-}
-
-function weight(account) {
-  const file = account.configured?.weight;
-  return ask({
-    title: `Weight of ${account.id}`, action: "Change",
-    body: [h("p", {}, "Its share of new conversations, in proportion to the weights of the others."),
-      h("label", {}, "Weight", h("input", { name: "weight", type: "number", min: "0.001", step: "any", value: account.weight, placeholder: file === undefined ? "" : `the file’s: ${file}`, "aria-describedby": "weight-hint" })),
-      h("p", { class: "hint", id: "weight-hint" }, file === undefined ? "The file does not define this account." : `Empty: as the file says (${file}).`)],
-    act: ({ weight: text }) => change(account, { weight: text === "" ? null : Number(text) }, `The weight of ${account.id} is changed`),
-  });
-}
-
-function forget(account) {
-  return ask({
-    title: `Forget the bindings to ${account.workspace}?`, action: "Forget them", danger: true,
-    body: [h("p", {}, `Every conversation of the workspace ${account.workspace}, which other accounts may share, is placed anew with its next request. Their caches are lost where they land elsewhere.`), bound(account)],
-    act: async () => {
-      const answer = await remove(`accounts/${part(account.id)}/bindings`);
-      toast("good", `${plural(answer.flushed, "binding")} forgotten`);
-    },
-  });
-}
-
-function bound(account) {
-  return h("p", { class: "muted" }, `Now: ${plural(account.in_flight ?? 0, "request")} in flight, ${account.bindings === undefined || account.bindings === null ? "an unknown number of" : count(account.bindings)} bindings.`);
-}
-

@@ -5,8 +5,8 @@ import { h, setAttribute, setClass, setText } from "./dom.js";
 import { brief, count, dollars, percent } from "./format.js";
 import { limitWords } from "./words.js";
 
-const NEAR = 0.2;
-const LAST = 0.05;
+export const NEAR = 0.2;
+export const LAST = 0.05;
 
 /** {limit, of, remaining, resets_at, class} in whichever of the two forms the API has; `ratio` is what is left of 1. */
 export function levelOf(row) {

@@ -40,6 +40,7 @@ export function setClass(node, name) {
  * (with its focus) as long as its `key` does. */
 export function keyed(parent, items, key, make) {
   const kept = (parent.keyedChildren ??= new Map());
+  const focused = parent.contains(document.activeElement) ? document.activeElement : null;
   const wanted = new Set();
   let before = parent.firstChild;
   for (const item of items) {
@@ -58,6 +59,7 @@ export function keyed(parent, items, key, make) {
       kept.delete(name);
     }
   }
+  if (focused?.isConnected && focused !== document.activeElement) focused.focus({ preventScroll: true }); // it was moved
 }
 
 /** Drop everything, also what `keyed` remembers. */

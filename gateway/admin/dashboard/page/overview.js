@@ -2,12 +2,12 @@
 
 import { get } from "./api.js";
 import { Chart } from "./charts.js";
-import { badge, byId, empty, h, keyed, setAttribute, setClass, setText } from "./dom.js";
+import { badge, byId, empty, h, keyed, replace, setAttribute, setClass, setText } from "./dom.js";
 import { count, dollars, percent, plural, rate, seconds, span } from "./format.js";
 import { latest, on } from "./live.js";
 import { changed, list as requestList } from "./requests.js";
 import { headroomBar, tightest } from "./bars.js";
-import { idle, SICK_FIRST, stateOf, stateWords, troubled, whyOf } from "./words.js";
+import { idle, sickFirst, stateOf, stateWords, troubled, whyBriefly, whyOf } from "./words.js";
 
 const STEP = 5; // seconds between points
 const KEPT = 900; // seconds of them
@@ -21,9 +21,9 @@ const TILES = [
   ["Errors", "/s", (o) => rate(o.errors_per_second), (o) => `${rate(o.refused_per_second)}/s refused (4xx)`, (o) => o.errors_per_second > 0.05 * o.requests_per_second && o.errors_per_second > 0],
   ["First token", "p50", (o) => seconds(o.ttft_seconds?.p50), (o) => `p95 ${seconds(o.ttft_seconds?.p95)}`],
   ["Tokens", "/s", (o) => rate(TOKENS.reduce((sum, name) => sum + (o.tokens_per_second?.[name] ?? 0), 0)), (o) => `${rate(o.tokens_per_second?.output)}/s are output`],
-  ["Cache hit rate", "5 min", (o) => percent(o.cache_hit_rate), () => "of all input tokens"],
+  ["Cache hit rate", "", (o) => percent(o.cache_hit_rate), () => "of input, last 5 min"],
   ["Spent today", "UTC", (o) => dollars(o.spent?.today_usd), (o) => `month ${dollars(o.spent?.month_usd)}`],
-  ["Saved by cache", "today", (o) => dollars(o.spent?.saved_today_usd), (o) => `month ${dollars(o.spent?.saved_month_usd)}`],
+  ["Saved by cache", "", (o) => dollars(o.spent?.saved_today_usd), (o) => `today; month ${dollars(o.spent?.saved_month_usd)}`],
   ["Own overhead", "p50", (o) => seconds(o.overhead_seconds?.p50), (o) => `p99 ${seconds(o.overhead_seconds?.p99)}`],
 ];
 
@@ -129,14 +129,21 @@ function draw() {
   charts.cache.set(columns("cache_hit_rate"));
 }
 
-// Accounts in brief.
+// Accounts in brief: those that need somebody, and as many others as there is room for.
+
+const BRIEF = 12;
 
 function accountsHeard({ data }) {
   const place = byId("brief-accounts");
-  if (!data.length) return place.replaceChildren(empty("There are no accounts.", "Add some under accounts: in the configuration file; it is followed while the gateway runs."));
-  const sorted = [...data].sort((a, b) => SICK_FIRST.indexOf(stateOf(a)) - SICK_FIRST.indexOf(stateOf(b)) || a.id.localeCompare(b.id));
-  if (!place.querySelector("ul")) place.replaceChildren(h("ul", { class: "brief" }));
-  keyed(place.firstChild, sorted, (account) => account.id, briefAccount);
+  if (!data.length) return replace(place, empty("There are no accounts.", "Add some under accounts: in the configuration file; it is followed while the gateway runs."));
+  const sorted = [...data].sort(sickFirst);
+  const shown = sorted.slice(0, BRIEF);
+  if (!place.querySelector("ul")) replace(place, h("ul", { class: "brief" }), h("p", { class: "rest" }, h("a", { href: "#accounts" })));
+  keyed(place.firstChild, shown, (account) => account.id, briefAccount);
+  const rest = place.lastChild;
+  const sick = sorted.slice(BRIEF).filter((account) => stateOf(account) !== "available").length;
+  rest.hidden = sorted.length === shown.length;
+  setText(rest.firstChild, `and ${count(sorted.length - shown.length)} more, ${sick ? `${count(sick)} of them not available` : "all available"}`);
 }
 
 function briefAccount(account) {
@@ -154,7 +161,7 @@ function briefAccount(account) {
       setClass(bar.node, idle(next) ? "headroom none" : "headroom"); // what is left of its limits is of no use now
       bar.update(tightest(next));
       why.hidden = !troubled(next);
-      setText(why, whyOf(next).replace(/(?<=\.)\s.*$/s, "")); // its first sentence; the card has all
+      setText(why, whyBriefly(next)); // its row among the accounts has all
       setText(flight, `${count(next.in_flight ?? 0)} in flight`);
     },
   };

@@ -116,7 +116,7 @@ function draw() {
   if (!rows.length) return replace(place, empty("Nothing was used in this time.", "Choose another range, or remove a filter."));
   const found = sort.column ? [...rows].sort((a, b) => order(a, b) * (sort.up ? 1 : -1)) : rows;
   const most = Math.max(...rows.map((row) => row.cost_usd), 1e-12);
-  const body = found.map((row) => h("tr", {}, h("th", { scope: "row" }, name(row, by)), ...COLUMNS.map(([key, , say, less]) => h("td", { class: `num ${less}` }, key === "cost_usd" ? [bar(row.cost_usd / most), say(row[key])] : say(row[key])))));
+  const body = found.map((row) => h("tr", {}, h("th", { scope: "row" }, name(row, by)), ...COLUMNS.map(([key, , say, less]) => h("td", { class: `num ${less}${key === "cost_usd" ? " compared" : ""}` }, key === "cost_usd" ? [bar(row.cost_usd / most), say(row[key])] : say(row[key])))));
   const foot = h("tr", {}, h("th", { scope: "row" }, `All ${count(rows.length)}`), ...COLUMNS.map(([key, , say, less]) => h("td", { class: `num ${less}` }, say(sum[key]))));
   replace(place, scroller("Table of spending", h("table", { class: "rows sums" }, h("thead", {}, h("tr", {}, head(by, by[0].toUpperCase() + by.slice(1), ""), ...COLUMNS.map(([key, words, , less]) => head(key, words, `num ${less}`)))), h("tbody", {}, ...body), h("tfoot", {}, foot))));
 }

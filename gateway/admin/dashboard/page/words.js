@@ -18,8 +18,11 @@ const SAID = {
   out: "It serves nothing until it answers again.",
 };
 
-/** States, those first that need somebody. */
-export const SICK_FIRST = ["out", "failing", "limited", "draining", "disabled", "available"];
+/** States of accounts, those that need somebody before the others; what is none of them is trouble of a new kind. */
+const SICK_FIRST = ["out", "failing", "limited", "draining", "disabled", "available"];
+
+/** What sorts accounts so that those stand first that need somebody, then by id. */
+export const sickFirst = (a, b) => SICK_FIRST.indexOf(stateOf(a)) - SICK_FIRST.indexOf(stateOf(b)) || a.id.localeCompare(b.id);
 
 export const stateOf = (account) => account.health?.state ?? account.state ?? "disabled";
 
@@ -37,6 +40,9 @@ export function whyOf(account) {
 
 /** Whether an account is in trouble of its own, and not only busy or set aside. */
 export const troubled = (account) => ["out", "failing"].includes(stateOf(account));
+
+/** The first sentence of it, for a line; none where all is well. */
+export const whyBriefly = (account) => (stateOf(account) === "available" ? "" : whyOf(account).replace(/(?<=\.)\s.*$/s, ""));
 
 /** Whether nothing goes to an account until somebody, or its next try, changes that. */
 export function idle(account) {
