@@ -178,7 +178,7 @@ HEALTH = record(
     faults={
         "type": "object", "additionalProperties": COUNT,
         "description": "of a failing account: how many conversations ended badly in the minute before it was judged, "
-        "by kind: refusals, errors, cuts, connections",
+        "by kind: refusals, errors, cuts, keys, connections",
     },
     unreachable_from={**many(TEXT), "description": "other gateways that cannot reach it: their own trouble"},
 )  # fmt: skip

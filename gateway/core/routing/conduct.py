@@ -29,7 +29,11 @@ class Fault(StrEnum):
     REFUSAL = "refusals"  # that another account did not give
     ERROR = "errors"  # 5xx but 529, an error as first event, no answer of the API
     CUT = "cuts"  # sent, and no whole answer
-    UNSENT = "connections"  # no connection: this process's own experience, which it tells nobody
+    KEY = "keys"  # 401: of those who have the same key alone
+    UNSENT = "connections"  # no connection
+
+
+OWN = frozenset({Fault.KEY, Fault.UNSENT})  # a process's own experience, which it tells nobody
 
 
 class Conduct:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 from gateway.core.routing import broadcast
-from gateway.core.routing.conduct import EVIDENCE, Conduct, Fault, stands_out
+from gateway.core.routing.conduct import EVIDENCE, OWN, Conduct, Fault, stands_out
 
 _MANY = 4096  # refusals remembered, which clients' inventions may fill
 
@@ -68,7 +68,7 @@ class Failing:
         conduct = self.of(account)
         trial = conduct.tries(conversation, now)
         unit = unit or unit_of(conversation)
-        if (conduct.bad(fault, unit, now) or trial) and fault is not Fault.UNSENT:
+        if (conduct.bad(fault, unit, now) or trial) and fault not in OWN:
             good, conduct.unreported = conduct.unreported, 0
             self._tell(broadcast.Failed(account, fault, unit, good, trial))
         if self._judge(account, trial, now):
@@ -172,7 +172,7 @@ class Failing:
 
     def _heard_failing(self, conduct: Conduct, fact: broadcast.Failing, now: float) -> None:
         """Connections are each process's own experience, and whoever has exchanges judges by them."""
-        if self._judges and (not fact.faults.keys() - {Fault.UNSENT} or conduct.recent.recent(now)[1]):
+        if self._judges and (not fact.faults.keys() - OWN or conduct.recent.recent(now)[1]):
             if conduct.failing and fact.pause > conduct.pause:
                 conduct.adopt(fact.pause, fact.seconds, now)
             return

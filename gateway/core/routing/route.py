@@ -604,7 +604,8 @@ class Route:
             if outcome in DISPUTED and self.model and (features or outcome is Outcome.DENIED):
                 router.denied(entry, self.model, features, now)
                 unit = " ".join((self.model, *sorted(features)))
-            router.failing.bad(entry.id, _FAULTS.get(outcome, Fault.REFUSAL), self.conversation, now, unit)
+            fault = Fault.KEY if outcome is Outcome.UNAUTHORIZED else _FAULTS.get(outcome, Fault.REFUSAL)
+            router.failing.bad(entry.id, fault, self.conversation, now, unit)
 
     def _repeat_overloaded(self, entry: Entry, home: bool, now: float, random: float) -> bool:
         """The model is overloaded: once more in place where the cache is worth the wait, else once elsewhere."""

@@ -16,7 +16,7 @@ from gateway import log
 from gateway.config.rules import moment_text
 from gateway.config.schema import Config, catalogue_of
 from gateway.core.routing import broadcast
-from gateway.core.routing.conduct import Fault
+from gateway.core.routing.conduct import OWN
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.health import PAUSES, Cause
 from gateway.core.routing.router import Router
@@ -116,7 +116,7 @@ class AccountStates:
     def _lacks_connections(self, heard: broadcast.Failing) -> bool:
         """Whether another gateway's process says no more than that it gets no connection: its own trouble."""
         return (
-            heard.faults.keys() == {Fault.UNSENT}
+            heard.faults.keys() <= OWN
             and not heard.process.startswith(self._gateway)
             and heard.account not in self._router.failing
         )

@@ -102,6 +102,7 @@ _KINDS = {
     Fault.REFUSAL: "refusals of what another account served",
     Fault.ERROR: "errors of the upstream's",
     Fault.CUT: "answers broken off in the middle",
+    Fault.KEY: "refusal of its key",
     Fault.UNSENT: "no connection",
 }
 

@@ -341,3 +341,10 @@ def test_an_account_that_does_well_for_a_while_is_no_longer_failing():
     assert "home" in over.failing
     over.failing.completed("home", b"begun after", NOW + 1, NOW + 2)
     assert "home" not in over.failing
+
+
+def test_a_key_that_is_refused_concerns_those_who_have_the_same():
+    one, two = routers(HOME, OTHER)
+    for n in range(3):
+        play(new(one, conversation=b"key %d" % n, workspace=None), {"home": [Outcome.UNAUTHORIZED]})
+    assert "home" in one.failing and "home" not in two.failing
