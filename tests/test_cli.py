@@ -17,7 +17,8 @@ import typer.main
 from typer.testing import CliRunner
 
 from gateway.cli import app
-from gateway.config.schema import config_warnings, load
+from gateway.config.file import load
+from gateway.config.schema import config_warnings
 from tests.e2e.rig import free_port, until
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ from gateway.commands import completion
 from gateway.commands.client import Admin, ConfigOption, JsonOption, TokenFileOption, UrlOption, admin_of, print_json
 from gateway.commands.terminal import PAGE, duration, print_rows
 from gateway.commands.top_view import health, number, scarcest, sick_first, why
-from gateway.config.schema import load_default_path
+from gateway.config.file import load_default_path
 
 app = typer.Typer(help="See and change the accounts of the running gateway.", no_args_is_help=True)
 

@@ -11,7 +11,7 @@ import typer
 
 from gateway.commands.client import ConfigOption, JsonOption, TokenFileOption, UrlOption, admin_of, print_json
 from gateway.commands.terminal import console, plain_table
-from gateway.config.schema import load_default_path
+from gateway.config.file import load_default_path
 
 _COLUMNS = ("at", "who", "role", "what", "resource", "result", "changes", "from", "request")
 _PAGE = 500  # entries asked for at a time

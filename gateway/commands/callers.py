@@ -8,7 +8,7 @@ from urllib.parse import quote
 import typer
 
 from gateway.commands.client import ConfigOption, JsonOption, TokenFileOption, UrlOption, admin_of, print_json
-from gateway.config.schema import load_default_path
+from gateway.config.file import load_default_path
 
 app = typer.Typer(help="Delete callers that were made at run time.", no_args_is_help=True)
 

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import msgspec
 import typer
 
-from gateway.config.schema import Config, ConfigError, load, parse_listen
+from gateway.config.file import load
+from gateway.config.schema import Config, ConfigError, parse_listen
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="Its configuration file.", metavar="FILE")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

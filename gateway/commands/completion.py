@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from gateway.config.schema import load_default_path
-from gateway.config.source import ConfigError, Node, Problem, parse, read_text
+from gateway.config.file import load_default_path, parse, read_text
+from gateway.config.source import ConfigError, Node, Problem
 
 
 def accounts(context: typer.Context, incomplete: str) -> list[str]:

@@ -13,6 +13,7 @@ import yaml
 from gateway.commands.client import ConfigOption, JsonOption, fail, print_json
 from gateway.commands.config_reference import reference
 from gateway.config import schema as configuration
+from gateway.config.file import load, load_default_path
 from gateway.config.schema import Config, ConfigError
 
 app = typer.Typer(help="Check and show the configuration.", no_args_is_help=True)
@@ -21,10 +22,10 @@ WRONG_CONFIGURATION = 2
 
 
 @app.command()
-def check(config: ConfigOption = configuration.load_default_path, as_json: JsonOption = False) -> None:
+def check(config: ConfigOption = load_default_path, as_json: JsonOption = False) -> None:
     """Say whether the file can be used, and everything that is wrong with it."""
     try:
-        loaded = configuration.load(config)
+        loaded = load(config)
     except ConfigError as error:
         if as_json:
             print_json({"ok": False, "file": str(config), "problems": [p._asdict() for p in error.problems]})
@@ -40,10 +41,10 @@ def check(config: ConfigOption = configuration.load_default_path, as_json: JsonO
 
 
 @app.command()
-def show(config: ConfigOption = configuration.load_default_path, as_json: JsonOption = False) -> None:
+def show(config: ConfigOption = load_default_path, as_json: JsonOption = False) -> None:
     """Print the configuration in force, defaults filled in and secrets replaced by ***."""
     try:
-        described = configuration.describe(configuration.load(config))
+        described = configuration.describe(load(config))
     except ConfigError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(WRONG_CONFIGURATION) from None

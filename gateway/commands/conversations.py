@@ -22,7 +22,7 @@ from gateway.commands.client import (
     print_json,
 )
 from gateway.commands.terminal import console
-from gateway.config.schema import load_default_path
+from gateway.config.file import load_default_path
 
 app = typer.Typer(help="See where conversations live and why, and forget them.", no_args_is_help=True)
 

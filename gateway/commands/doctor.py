@@ -13,8 +13,9 @@ import typer
 from gateway.commands.client import ConfigOption, JsonOption, print_json, read_config
 from gateway.commands.config import summary
 from gateway.commands.terminal import console
-from gateway.config.schema import Config, config_warnings, load_default_path
-from gateway.config.source import ConfigError, Node, Problem, parse, read_text
+from gateway.config.file import load_default_path, parse, read_text
+from gateway.config.schema import Config, config_warnings
+from gateway.config.source import ConfigError, Node, Problem
 
 if TYPE_CHECKING:
     from gateway.commands.checkup.finding import Finding

@@ -14,7 +14,7 @@ import typer
 from gateway.commands import completion
 from gateway.commands.client import ConfigOption, JsonOption, TokenFileOption, UrlOption, admin_of, fail, print_json
 from gateway.commands.terminal import duration, print_rows
-from gateway.config.schema import load_default_path
+from gateway.config.file import load_default_path
 
 app = typer.Typer(help="Make, list, rotate and revoke the keys of callers.", no_args_is_help=True)
 

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from gateway.commands.client import ConfigOption
-from gateway.config.schema import ConfigError, load, load_default_path
+from gateway.config.file import load, load_default_path
+from gateway.config.schema import ConfigError
 
 
 def serve(

@@ -15,7 +15,7 @@ import typer
 from gateway.commands.client import Admin, ConfigOption, TokenFileOption, UrlOption, admin_of, fail, print_json
 from gateway.commands.terminal import console
 from gateway.commands.top_view import Picture
-from gateway.config.schema import load_default_path
+from gateway.config.file import load_default_path
 
 if TYPE_CHECKING:
     import httpx

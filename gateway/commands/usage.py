@@ -17,7 +17,7 @@ from gateway.commands.terminal import console
 from gateway.commands.usage_export import Tenant, write_records
 from gateway.commands.usage_reconcile import compare
 from gateway.commands.usage_source import FromOption, ToOption, read_period, source_of, times
-from gateway.config.schema import load_default_path
+from gateway.config.file import load_default_path
 from gateway.store.ledger.usage import GROUPS, Span
 
 app = typer.Typer(help="What was used and what it cost.", invoke_without_command=True)

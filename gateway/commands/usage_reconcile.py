@@ -13,7 +13,7 @@ from gateway.commands import completion
 from gateway.commands.client import ConfigOption, JsonOption, TokenFileOption, UrlOption, fail, print_json
 from gateway.commands.terminal import console
 from gateway.commands.usage_source import Source, source_of, times
-from gateway.config.schema import load_default_path
+from gateway.config.file import load_default_path
 from gateway.core.spending.reconcile import DEFAULT, Ours, Report, Row, Scope, read_report, reconcile
 from gateway.records import Usage
 from gateway.store.ledger.usage import HOUR, HOURS_KEPT, Span

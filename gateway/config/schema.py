@@ -1,21 +1,18 @@
 """The configuration: what `gateway.yaml` may say, read once, frozen, and passed on explicitly.
 
-`load` is the only place of the program that reads the environment. The structs below are the whole truth about keys,
-defaults, checks and help: the reader, `describe` and `schema` are all made from their annotations. Relative paths in
-the file start at the working directory.
+The structs below are the whole truth about keys, defaults, checks and help: the reader, `describe` and `schema` are all
+made from their annotations. Relative paths in the file start at the working directory. `config.file` reads it.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -25,19 +22,17 @@ from gateway.config import checks as check
 from gateway.config.catalogue import MODELS, ModelEntry, Models, listed, merged, model_warnings, pattern_warnings
 from gateway.config.rules import BAD, Choice, Flag, Many, Moment, Number, Reader, Table, Text
 from gateway.config.sections import Derived, Expression, Field, Frozen, Section, nearest, redacted
-from gateway.config.source import ConfigError, Node, Problem, parse, read_text
+from gateway.config.source import ConfigError, Node
 from gateway.config.units import KIBIBYTES, MEBIBYTES, SECONDS, SHARE
 from gateway.core.routing.document import STATES
 from gateway.core.spending.pricing import Catalogue
 
 __all__ = [
-    "ADMIN", "ROLES", "Account", "Admin", "AdminToken", "Affinity", "Budget", "Caller", "CallerLimits", "Config",
-    "ConfigError", "Limits", "Log", "ModelEntry", "Models", "Team", "Timeouts", "Tracing", "caller_warnings",
-    "catalogue_of", "config_warnings", "decode", "describe", "encode", "load", "load_default_path", "parse_listen",
-    "schema", "undefined_team",
+    "ADMIN", "ROLES", "ROOT", "Account", "Admin", "AdminToken", "Affinity", "Budget", "Caller", "CallerLimits",
+    "Config", "ConfigError", "Limits", "Log", "ModelEntry", "Models", "Team", "Timeouts", "Tracing", "caller_warnings",
+    "catalogue_of", "config_warnings", "decode", "describe", "encode", "parse_listen", "schema", "undefined_team",
 ]  # fmt: skip
 
-load_default_path = Path("gateway.yaml")
 parse_listen = check.parse_listen
 
 _ID = Text(check.identifier, check.ID_PATTERN)
@@ -444,30 +439,8 @@ def _teams_are_defined(reader: Reader, node: Node, values: dict[str, Any]) -> An
     return BAD if wrong else values
 
 
-_ROOT = Section(Config, finish=_config)
+ROOT = Section(Config, finish=_config)
 _decoder = msgspec.msgpack.Decoder(Config)
-
-
-def load(path: str | os.PathLike[str] = load_default_path, environ: Mapping[str, str] | None = None) -> Config:
-    """The configuration in a file, `environ` (default: the process's) filling its expressions.
-
-    Raises ConfigError with every problem found."""
-    source = os.fspath(path)
-    text = read_text(Path(source))
-    return loads(text, environ, source=source)
-
-
-def loads(text: str, environ: Mapping[str, str] | None = None, *, source: str = "gateway.yaml") -> Config:
-    """As `load`, from a text; `source` names it in errors."""
-    problems: list[Problem] = []
-    root = parse(text, source, problems)
-    if root.value is None:
-        raise ConfigError(source, [Problem(0, "", "the file is empty")])
-    reader = Reader(os.environ if environ is None else environ, problems)
-    config = _ROOT.read(reader, root, "")
-    if not isinstance(config, Config) or problems:
-        raise ConfigError(source, problems)
-    return config
 
 
 def encode(config: Config) -> bytes:
@@ -490,7 +463,7 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "gateway.yaml",
-        **_ROOT.schema(),
+        **ROOT.schema(),
         "$defs": {"expression": {"type": "string", "pattern": r"\$\{.+\}", "description": "${NAME} or ${file:PATH}"}},
     }
 

@@ -18,7 +18,8 @@ import msgspec
 from prometheus_client import CollectorRegistry, Gauge
 
 from gateway import log
-from gateway.config.schema import Config, ConfigError, config_warnings, load
+from gateway.config.file import load
+from gateway.config.schema import Config, ConfigError, config_warnings
 
 LOOK_EVERY = 0.5  # seconds
 _QUIET = 0.25  # seconds without a change before the file is read: its writer is done

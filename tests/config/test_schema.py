@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from gateway.commands.config import app
 from gateway.config import schema as config
+from gateway.config.file import load, loads
 from gateway.config.schema import (
     Account,
     Admin,
@@ -30,8 +31,6 @@ from gateway.config.schema import (
     Team,
     Timeouts,
     catalogue_of,
-    load,
-    loads,
 )
 
 ENVIRON = {

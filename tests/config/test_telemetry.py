@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gateway.config import schema as config
-from gateway.config.schema import ConfigError, Log, Tracing, config_warnings, decode, describe, encode, loads
+from gateway.config.file import loads
+from gateway.config.schema import ConfigError, Log, Tracing, config_warnings, decode, describe, encode
 
 SMALL = "accounts:\n  - {id: a, api_key: sk-ant-a}\n"
 ENVIRON = {"GATEWAY_ADMIN_TOKEN": "an-admin-token-of-some-length", "GATEWAY_SECRET": "0123456789abcdef0123456789abcdef"}

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from gateway.config.schema import Config, load
+from gateway.config.file import load
+from gateway.config.schema import Config
 from tests.e2e.rig import blunt
 
 ROOT = Path(__file__).parents[2]

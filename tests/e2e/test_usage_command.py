@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from gateway.admin.desks.usage import Usage
 from gateway.commands.usage import app
-from gateway.config.schema import load
+from gateway.config.file import load
 from gateway.store.ledger.ledger import Entry
 from gateway.store.ledger.usage import UsageReader
 from tests.admin.admin_kit import admin_app

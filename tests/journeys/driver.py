@@ -21,7 +21,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.config.schema import Config, loads
+from gateway.config.file import loads
+from gateway.config.schema import Config
 from gateway.core.routing import broadcast
 from gateway.core.routing.binding import unpack as read_binding
 from gateway.core.routing.conversation import key as conversation_key

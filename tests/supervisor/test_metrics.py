@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.admin.desks.levels import Levels
-from gateway.config.schema import loads
+from gateway.config.file import loads
 from gateway.core.routing.broadcast import Report, Seen, encode
 from gateway.core.routing.document import PoolDocument
 from gateway.supervisor.metrics import Exposition, Gauges, Whole

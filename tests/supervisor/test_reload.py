@@ -14,7 +14,8 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from gateway.config.schema import Config, loads
+from gateway.config.file import loads
+from gateway.config.schema import Config
 from gateway.log import captured
 from gateway.supervisor import reload
 from gateway.supervisor.reload import RELOADABLE, Reloader, compare

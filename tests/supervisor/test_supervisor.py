@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from prometheus_client.exposition import generate_latest
 
-from gateway.config.schema import loads
+from gateway.config.file import loads
 from gateway.core.spending.keyring import Stored
 from gateway.supervisor.supervisor import Supervisor
 

@@ -9,7 +9,7 @@ import jsonschema_rs
 import pytest
 
 from gateway.admin.schemas import HEALTH
-from gateway.config.schema import loads
+from gateway.config.file import loads
 from gateway.core.routing.broadcast import Back, Failing, FeaturesClosed, Out, Recovered, Unreachable, encode
 from gateway.core.routing.conduct import Fault
 from gateway.core.routing.document import PoolDocument

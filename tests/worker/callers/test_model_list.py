@@ -14,7 +14,8 @@ from anthropic.types import ModelInfo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.schema import catalogue_of, loads
+from gateway.config.file import loads
+from gateway.config.schema import catalogue_of
 from gateway.data import load_catalogue
 from gateway.errors import ApiError
 from gateway.worker.callers.model_list import Models
