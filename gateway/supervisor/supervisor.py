@@ -63,10 +63,9 @@ from gateway.supervisor.pool.membership import Membership
 from gateway.supervisor.pool.snapshot import Snapshot
 from gateway.supervisor.reload import Reloader
 from gateway.supervisor.workers import Workers
-from gateway.telemetry.counters import Histograms
+from gateway.telemetry.counters import Histograms, snapshot_of
 from gateway.telemetry.lag import Lag
 from gateway.telemetry.metric_table import LAG
-from gateway.telemetry.totals import snapshot_of
 from gateway.worker.accounts import entry_of
 from gateway.worker.callers.limits import usage_folder
 from gateway.worker.control import Broadcast, Document, Keys, NotReady, Reload, Reseed, Start

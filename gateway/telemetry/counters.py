@@ -1,17 +1,16 @@
 """Counters, histograms and gauges of one thread: plain numbers on the data path, families when somebody looks.
 
 The metrics library's own are safe between threads and processes, at ten times the cost of an addition; a worker has one
-thread. What a family says of itself travels between processes; Prometheus' words for it are made at the end.
+thread. What a family says of itself travels between processes; `telemetry.totals` makes Prometheus' words of it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import accumulate, islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import msgspec
-from prometheus_client.metrics_core import Metric
 
 Values = tuple[str, ...]
 
@@ -28,21 +27,20 @@ class Family(msgspec.Struct, array_like=True):
     children: list[tuple[Values, list[float]]]
     bounds: tuple[float, ...] = ()
 
-    def metric(self) -> Metric:
-        """In Prometheus' words."""
-        metric = Metric(self.name, self.help, self.kind)
-        edges = [*map(str, self.bounds), "+Inf"]
-        for values, numbers in self.children:
-            labels = dict(zip(self.labels, values, strict=True))
-            if self.kind == "histogram":
-                counts = list(accumulate(numbers[:-1]))
-                for edge, count in zip(edges, counts, strict=True):
-                    metric.add_sample(f"{self.name}_bucket", {**labels, "le": edge}, count)
-                metric.add_sample(f"{self.name}_count", labels, counts[-1])
-                metric.add_sample(f"{self.name}_sum", labels, numbers[-1])
-            else:
-                metric.add_sample(self.name + ("_total" if self.kind == "counter" else ""), labels, numbers[0])
-        return metric
+
+_encode = msgspec.msgpack.Encoder().encode
+_split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+_decode = msgspec.msgpack.Decoder(Family).decode
+
+
+def snapshot_of(families: Iterable[Family]) -> bytes:
+    """What a process has counted, for `Totals.replace`."""
+    return _encode(list(families))
+
+
+def families_of(snapshot: bytes) -> Iterator[Family]:
+    """What a snapshot says. Family by family: reading it whole would keep all other threads waiting."""
+    return map(_decode, _split(snapshot))
 
 
 def added(parts: Iterable[Iterable[Family]]) -> list[Family]:

@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 from gateway.records import ITEMS, Finished
 from gateway.telemetry import metric_table as measures
-from gateway.telemetry.counters import Count, Counters, Distribution, Gauges, Histograms, Summed
+from gateway.telemetry.counters import Count, Counters, Distribution, Gauges, Histograms, Summed, snapshot_of
 from gateway.telemetry.metric_table import Measure
-from gateway.telemetry.totals import snapshot_of
 
 OTHER = "other"
 METERED = ("messages", "chat", "complete")  # endpoints whose answers are tokens

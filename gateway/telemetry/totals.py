@@ -5,28 +5,14 @@ It knows no processes: workers are numbers. Snapshots stay as they came until so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from itertools import accumulate
 from threading import Lock
 
-import msgspec
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from gateway.telemetry.counters import Family, added
-
-_encode = msgspec.msgpack.Encoder().encode
-_split = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
-_decode = msgspec.msgpack.Decoder(Family).decode
-
-
-def snapshot_of(families: Iterable[Family]) -> bytes:
-    """What a process has counted, for `Totals.replace`."""
-    return _encode(list(families))
-
-
-def families_of(snapshot: bytes) -> Iterator[Family]:
-    """What a snapshot says. Family by family: reading it whole would keep all other threads waiting."""
-    return map(_decode, _split(snapshot))
+from gateway.telemetry.counters import Family, added, families_of, snapshot_of
 
 
 class Totals(Collector):
@@ -62,10 +48,27 @@ class Totals(Collector):
         return added(map(families_of, parts))
 
     def collect(self) -> Iterator[Metric]:
-        return (family.metric() for family in self.families())
+        return (metric_of(family) for family in self.families())
 
 
 def _kept(family: Family) -> Family:
     if family.kind == "gauge":
         family.children = []
     return family
+
+
+def metric_of(family: Family) -> Metric:
+    """A family in Prometheus' words."""
+    metric = Metric(family.name, family.help, family.kind)
+    edges = [*map(str, family.bounds), "+Inf"]
+    for values, numbers in family.children:
+        labels = dict(zip(family.labels, values, strict=True))
+        if family.kind == "histogram":
+            counts = list(accumulate(numbers[:-1]))
+            for edge, count in zip(edges, counts, strict=True):
+                metric.add_sample(f"{family.name}_bucket", {**labels, "le": edge}, count)
+            metric.add_sample(f"{family.name}_count", labels, counts[-1])
+            metric.add_sample(f"{family.name}_sum", labels, numbers[-1])
+        else:
+            metric.add_sample(family.name + ("_total" if family.kind == "counter" else ""), labels, numbers[0])
+    return metric

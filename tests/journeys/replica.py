@@ -22,8 +22,8 @@ from gateway.store.ledger.journal import read as read_journal
 from gateway.store.ledger.ledger import Entry, UsageJournal, unpack
 from gateway.store.owners import OwnersJournal
 from gateway.store.pool.keyring import encode as encode_keys
+from gateway.telemetry.counters import families_of
 from gateway.telemetry.logs import RequestLog
-from gateway.telemetry.totals import families_of
 from gateway.worker.app import Gateway
 from gateway.worker.request.exchange import new_request_id
 from tests.journeys.world import World

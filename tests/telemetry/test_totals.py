@@ -7,9 +7,9 @@ import threading
 import msgspec
 import pytest
 
-from gateway.telemetry import totals as module
-from gateway.telemetry.counters import Family, Values
-from gateway.telemetry.totals import Totals, families_of
+from gateway.telemetry import counters as module
+from gateway.telemetry.counters import Family, Values, families_of
+from gateway.telemetry.totals import Totals
 
 
 def snapshot(count: float, *teams: str) -> bytes:
