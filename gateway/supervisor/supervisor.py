@@ -99,7 +99,7 @@ class Supervisor:
         self._bindings = Bindings(store_url)
         self._usage = UsageReader(store_url)
         usage = UsageJournal(usage_folder(config))
-        self._archive = Archive(store_url, OwnersJournal(objects_folder(config)), usage)
+        self._archive = Archive(store_url, OwnersJournal(objects_folder(config)), usage, self._running)
         self._sweeper = Sweeper(store_url, usage, self._callers, self._alive)
         self._names = itertools.count(1)
         self._seen: dict[str, float] = {}  # processes of all gateways, and when they were last heard of
@@ -240,6 +240,11 @@ class Supervisor:
 
     def _callers(self) -> set[tuple[str, str]]:
         return {(caller.id, caller.team or "") for caller in self._keyring().callers.values()}
+
+    def _running(self) -> set[str]:
+        """The names of the processes that are not known to have ended."""
+        others = [each for each in self.pool.live if each.process != self.id]
+        return set(self._workers.names()).union(*(each.names for each in others))
 
     def _alive(self) -> set[str] | None:
         """The names of all processes that settle their own requests; None while a gateway has not said."""

@@ -27,7 +27,7 @@ _THROTTLES = {
         "budget_month", "store_away",
     ),
     "account": ("rate_limit", "concurrency"),
-    "gateway": ("memory", "connections"),
+    "gateway": ("memory", "connections", "journal"),
 }  # fmt: skip
 _OPS = (
     scripts.ADMIT, scripts.TAKE, scripts.SETTLE, scripts.REBIND, scripts.RECALL, scripts.LEASE, scripts.OWN,

@@ -201,6 +201,8 @@ class Gateway:
         """The store has lost what it knew, or is back."""
         self.admission.reseed()
         self.owners.reseed()
+        running = [x.reservation for x in self.proxy.live if x.reservation is not None]
+        self.accounting.note([reservation for reservation in running if reservation.noted])
 
     def _tell(self, said: broadcast.Fact) -> None:
         self.tell(broadcast.encode(said))
@@ -249,7 +251,7 @@ class Gateway:
         return {endpoint.name: 0.0 for endpoint in HOT.values()} | dict(running)
 
     def _degraded(self) -> dict[str, float]:
-        return {"store": float(not self.store.up), "journal": float(self.accounting.full)}
+        return {"store": float(not self.store.up), "journal": float(self.accounting.journal.full)}
 
     def _beat(self) -> None:
         now = monotonic()

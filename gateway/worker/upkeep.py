@@ -37,6 +37,7 @@ class Upkeep:
     def tick(self) -> None:
         """Look at every request once."""
         now = perf_counter()
+        self._accounting.journal.write()  # what there was no room for
         if now >= self._keep_at:
             self._keep_at = now + _KEEP_EVERY
             self._accounting.renew(

@@ -53,7 +53,7 @@ PARTS: dict[str, tuple[Any, str]] = {
     "settling the route": (Route, "settle"),
     "the bill": (Catalogue, "bill"),
     "the renewal": (Admission, "renewal"),
-    "the journal": (UsageJournal, "append"),
+    "the journal": (UsageJournal, "extend"),
     "the post to the store": (StoreClient, "post"),
     "the metrics": (WorkerMetrics, "observe"),
     "the log": (RequestLog, "request"),

@@ -64,6 +64,7 @@ BROKEN_OFF = Want(
 )
 CUT = Want(status=None, ended="cut", record={"attempts": 1})
 WHOLE = Want(status=200, used=(100, 20), money=200_000, record={"outcome": "ok", "cause": "", "estimated": False})
+UNWRITTEN = "the journal of usage cannot be written"
 UNSETTLED: dict[str, Any] = {"error": "a request could not be settled whole"}
 MOVES: dict[str, Any] = {"upstream": {"a": [limited(20)]}}
 
@@ -95,7 +96,7 @@ JOURNEYS = [
         for streamed in BOTH
     ),
     broken("the renewal", False, WHOLE, "a a", **UNSETTLED),
-    *(broken("the journal", streamed, WHOLE, "a a", **UNSETTLED) for streamed in BOTH),
+    *(broken("the journal", streamed, WHOLE, "a a", error=UNWRITTEN) for streamed in BOTH),
     broken("the post to the store", False, WHOLE, "a a", again=60.0, does=((50.0, "store", "here"),), **UNSETTLED),
     *(broken("the metrics", streamed, WHOLE, "a a", **UNSETTLED) for streamed in BOTH),
     *(broken("the log", streamed, WHOLE, "a a", **UNSETTLED) for streamed in BOTH),

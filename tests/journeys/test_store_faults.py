@@ -138,9 +138,10 @@ RULES = [
         config=limited_to(concurrency=1),
     ),
     journey(
-        "a slot that was taken while the store was away costs nobody another",
+        "a slot that was taken while the store was away is held once it is back, and given back at the end",
         ask(at=1.0, want=Want(by="a")),
-        ask(at=40.0, want=Want(by="a")),
+        ask(at=40.0, want=Want(status=429, error="rate_limit_error", says="limit of 1 concurrent")),
+        ask(at=60.0, want=Want(by="a")),
         upstream={"a": [good(after=50.0), good()]},
         config=limited_to(concurrency=1),
         **ONE,

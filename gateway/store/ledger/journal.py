@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from secrets import token_hex
@@ -43,14 +43,22 @@ class Journal:
 
     def append(self, record: bytes) -> None:
         """Keep `record`. Raises OSError where it could not be written (a full disk); later ones may well be."""
-        frame = _frame(_RECORD, record)
+        self.extend((record,))
+
+    def extend(self, records: Sequence[bytes]) -> None:
+        """Keep them all, in one write. Raises OSError; none is kept then."""
+        frames = b"".join([_frame(_RECORD, record) for record in records])
         if self._file is None:
             self._file = self._begin()
-        rest = memoryview(frame)
-        while rest:  # once, but on a disk that fills up
-            written = os.write(self._file, rest)
-            self._size += written
-            rest = rest[written:]
+        rest = memoryview(frames)
+        try:
+            while rest:  # once, but on a disk that fills up
+                rest = rest[os.write(self._file, rest) :]
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._size)
+            raise
+        self._size += len(frames)
         if self._size >= SEGMENT:
             self.close()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from operator import add, attrgetter
@@ -33,7 +33,20 @@ from gateway.core.spending.quota import (
 )
 from gateway.store.client.connection import Arg
 from gateway.store.ledger.journal import Journal, compact, read
-from gateway.store.scripts import ADMIT, ENROLL, LEASE, REPLAY, RESTORE, SETTLE, SPEND, SWEEP, TAKE, TENANT_LIST, Script
+from gateway.store.scripts import (
+    ADMIT,
+    ENROLL,
+    LEASE,
+    NOTE,
+    REPLAY,
+    RESTORE,
+    SETTLE,
+    SPEND,
+    SWEEP,
+    TAKE,
+    TENANT_LIST,
+    Script,
+)
 
 RECORDS = 100_000  # of a tenant, in its stream
 SETTLED_FOR = 3 * 86_400_000  # ms that the store knows which requests are settled
@@ -46,6 +59,7 @@ _AT_ONCE = 250  # of them that one script counts: the store is busy for as long
 _HOUR = 3_600_000
 Call = tuple[Script, tuple[Arg, ...]]  # what StoreClient.call and redis_py.run are called with
 Run = Callable[[Script, tuple[Arg, ...]], Awaitable[Any]]
+Alive = Callable[[], Collection[str]]  # the names of processes
 
 
 class ReservationRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -104,10 +118,32 @@ class Total(msgspec.Struct, frozen=True, array_like=True, tag="total"):
     sums: tuple[int, ...]
 
 
+class Intent(msgspec.Struct, frozen=True, array_like=True, tag="intent"):
+    """What a request reserves, written before any upstream has it: should its process die, nothing else may be left of
+    it. Its entry, or a Cancelled of its id, answers it."""
+
+    id: str
+    held: ReservationRecord
+
+
+class Cancelled(msgspec.Struct, frozen=True, array_like=True, tag="cancelled"):
+    """A limit refused the request of this intent, and no upstream has had it."""
+
+    id: str
+
+
 sums_of = attrgetter(*SUMS)  # an entry's nine numbers
 pack = msgspec.msgpack.Encoder().encode
-unpack = msgspec.msgpack.Decoder(Entry | Total).decode
+unpack = msgspec.msgpack.Decoder(Entry | Total | Intent | Cancelled).decode
 unpack_reservation = msgspec.msgpack.Decoder(ReservationRecord).decode
+
+
+_INTENT = pack(["intent", "", 0])[:-2]  # as far as it is the same for all
+
+
+def pack_intent(request_id: str, record: bytes) -> bytes:
+    """An Intent as `pack` makes it, of a record that is packed already."""
+    return _INTENT + pack(request_id) + record
 
 
 def tenant_of(caller: str, team: str) -> str:
@@ -188,6 +224,15 @@ def to_renew(tenant: str, subject: str, request_ids: Iterable[str], now: int = 0
     return LEASE, (1, subject_keys(tenant, subject)[1], now, LEASE_FOR, *request_ids)
 
 
+def to_note(tenant: str, subjects: Sequence[str], hour: str, held: Iterable[tuple[str, bytes]], now: int = 0) -> Call:
+    """Note what requests of these subjects reserve that arrived in this `hour` (as Labels) and are on their way, for a
+    store that has lost it or was not asked: (request id, packed record). The reply is how many it did not have."""
+    keys = [reservations_key(tenant), f"{{{tenant}}}:x:{hour}"]
+    for subject in subjects:
+        keys += subject_keys(tenant, subject)
+    return NOTE, (len(keys), *keys, now, LEASE_FOR, *[each for pair in held for each in pair])
+
+
 def to_sweep(
     tenant: str, alive: Iterable[str], at: int, cursor: str = "0", subjects: Iterable[str] = (), now: int = 0,
     count: int = 500,
@@ -231,9 +276,10 @@ _Written = tuple[Entry, bytes]
 
 
 class UsageJournal:
-    """Every entry that this gateway's processes told the store of, in `folder`, which they share. Each is appended
-    before the store is told; only an estimate afterwards, if it was counted. One process does the rest, one thing at a
-    time: what gives something to the store raises what `run` does, with a part of it given, and OSError."""
+    """Every intent, and every entry that this gateway's processes told the store of, in `folder`, which they share.
+    Each is appended before the store has answered; only an estimate afterwards, if it was counted. One process does the
+    rest, one thing at a time: what gives something to the store raises what `run` does, with a part of it given, and
+    OSError. Of an intent without an entry, whose process is not among those `alive()`, an estimate is made."""
 
     def __init__(self, folder: Path, records: int = RECORDS) -> None:
         self._folder = folder
@@ -243,6 +289,10 @@ class UsageJournal:
     def append(self, packed: bytes) -> None:
         """Keep a packed entry. Raises OSError."""
         self._journal.append(packed)
+
+    def extend(self, packed: Sequence[bytes]) -> None:
+        """Keep them all, in one write. Raises OSError; none is kept then."""
+        self._journal.extend(packed)
 
     def close(self) -> None:
         """Let what this process has written be compacted; the next entry begins anew. For every process, at its end
@@ -260,22 +310,44 @@ class UsageJournal:
         found = await asyncio.to_thread(_look, self._folder, now, 0)
         return len(await self._restore(run, found.totals))
 
-    async def compact(self, run: Run, now: int, safe_before: int) -> None:
+    async def estimate(self, run: Run, now: int, alive: Alive) -> int:
+        """Have the requests counted that processes which are gone have left without an entry; how many the store had
+        not counted."""
+        before = set(alive())
+        found = await asyncio.to_thread(_look, self._folder, now, 0)
+        return await self._estimate(run, _left(found, before, alive), now)
+
+    async def _estimate(self, run: Run, left: dict[str, ReservationRecord], now: int) -> int:
+        """Have estimates of them counted, and journaled if they were."""
+        made = [estimate_of(*each, now) for each in left.items()]
+        known = [(each, pack(each)) for each in made if not _forgotten(each, now)]
+        counted = 0
+        async for entry, status in self._replay(run, known):
+            if status == 1:
+                self._journal.append(pack(entry))
+                counted += 1
+        self._journal.close()  # so that it can be compacted
+        return counted
+
+    async def compact(self, run: Run, now: int, safe_before: int, alive: Alive) -> None:
         """Fold what ended before `safe_before` (the store has had it for ten minutes by now) into totals, and forget
         totals that are too old. An hour is marked in the store before its entries are folded, so that a store without
         the mark is one that has lost them."""
+        before = set(alive())
         found = await asyncio.to_thread(_look, self._folder, now, safe_before)
         new = await self._restore(run, {place: found.totals.get(place, []) for place in found.folded})
         if new:
             await self._tell(run, lambda entry: _place(entry) in new, now)
         settled: set[str] = set()  # estimates that gave way, perhaps to an entry in another gateway's journal
+        left = _left(found, before, alive)
+        await self._estimate(run, left, now)
         known = [each for each in found.estimates if not _forgotten(each[0], now)]
         async for entry, status in self._replay(run, known):
             if status == 0:
                 settled.add(entry.id)
 
         def fold(records: Iterable[bytes]) -> Iterator[bytes]:
-            return _fold(records, found.folded, settled, now, safe_before)
+            return _fold(records, found.folded, settled, left, now, safe_before)
 
         await asyncio.to_thread(compact, self._folder, fold)
 
@@ -309,32 +381,49 @@ class UsageJournal:
 
 
 class _Found(msgspec.Struct):
-    """What is in a journal: totals by place, estimates, and the places of entries that can be folded."""
+    """What is in a journal: totals by place, estimates, the places of entries that can be folded, and the intents of
+    requests that have not ended, by their ids."""
 
     totals: dict[Place, list[Total]]
     estimates: list[_Written]
     folded: set[Place]
+    intents: dict[str, ReservationRecord]
 
 
 def _look(folder: Path, now: int, safe_before: int) -> _Found:
-    found = _Found({}, [], set())
+    found = _Found({}, [], set(), {})
     for packed in read(folder):
         with contextlib.suppress(msgspec.MsgspecError):
             record = unpack(packed)
             if type(record) is Total:
                 found.totals.setdefault((tenant_of(record.caller, record.team), record.hour), []).append(record)
+            elif type(record) is Intent:
+                found.intents[record.id] = record.held
+            elif type(record) is Cancelled:
+                found.intents.pop(record.id, None)
             elif type(record) is Entry:
+                found.intents.pop(record.id, None)
                 if record.provisional:
                     found.estimates.append((record, packed))
                 if _folds(record, now, safe_before):
                     found.folded.add(_place(record))
     oldest = now // _HOUR - TOTALS_FOR
     found.totals = {place: totals for place, totals in found.totals.items() if place[1] >= oldest}
+    for estimate, _ in found.estimates:  # as in _fold
+        found.intents.pop(estimate.id, None)
     return found
+
+
+def _left(found: _Found, before: set[str], alive: Alive) -> dict[str, ReservationRecord]:
+    """The intents of processes that were alive neither before the journal was looked at nor are since."""
+    running = before.union(alive())
+    return {id_: held for id_, held in found.intents.items() if held.process not in running}
 
 
 def _entries(folder: Path) -> Iterator[_Written]:
     for packed in read(folder):
+        if packed.startswith(_INTENT):
+            continue
         with contextlib.suppress(msgspec.MsgspecError):
             record = unpack(packed)
             if type(record) is Entry:
@@ -355,21 +444,33 @@ def _folds(entry: Entry, now: int, safe_before: int) -> bool:
 
 
 def _fold(
-    records: Iterable[bytes], places: set[Place], settled: set[str], now: int, safe_before: int
+    records: Iterable[bytes], places: set[Place], settled: set[str], left: Collection[str], now: int, safe_before: int
 ) -> Iterator[bytes]:
-    """The records that are kept as they are, and totals of the others."""
+    """The records that are kept as they are, and totals of the others. Intents are kept whose requests have not ended,
+    and were not left by a process that is gone: an entry comes after its intent, perhaps in a later segment."""
     oldest = now // _HOUR - TOTALS_FOR
     sums: dict[tuple[int, str, str, str, str], tuple[int, ...]] = {}
     seen: set[str] = set()
+    intents: dict[str, bytes] = {}
+    estimated: set[str] = set()  # by another process, perhaps in a segment that was begun before the intent's
     for packed in records:
         try:
             record = unpack(packed)
         except msgspec.MsgspecError:
             yield packed  # a newer version's
             continue
+        if isinstance(record, Intent):
+            intents[record.id] = packed
+            continue
+        if isinstance(record, Cancelled):
+            intents.pop(record.id, None)
+            continue
         if isinstance(record, Entry):
-            if record.provisional and record.id in settled:
-                continue
+            intents.pop(record.id, None)
+            if record.provisional:
+                estimated.add(record.id)
+                if record.id in settled:
+                    continue
             if _place(record) not in places or not _folds(record, now, safe_before):
                 yield packed
                 continue
@@ -383,6 +484,9 @@ def _fold(
             name = (hour, record.caller, record.team, record.model, record.account)
             before = sums.get(name)
             sums[name] = added if before is None else tuple(map(add, before, added))
+    for id_, packed in intents.items():
+        if id_ not in left and id_ not in estimated:
+            yield packed
     for name, total in sums.items():
         yield pack(Total(*name, total))
 

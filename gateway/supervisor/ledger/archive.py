@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 
 from gateway import log
@@ -26,12 +26,13 @@ _NOTHING = 2**62
 
 
 class Archive:
-    """The journals, and the store at `url`."""
+    """The journals, and the store at `url`; `alive()` are the names of the processes that write them now."""
 
-    def __init__(self, url: str, owners: OwnersJournal, usage: UsageJournal) -> None:
+    def __init__(self, url: str, owners: OwnersJournal, usage: UsageJournal, alive: Callable[[], set[str]]) -> None:
         self._redis = open_redis(url)
         self._owners = owners
         self._usage = usage
+        self._alive = alive
         self._asked = asyncio.Event()
         self._since = _NOTHING
         self._told = 0  # when the store was last told everything (ms); 0 while it may lack something
@@ -71,18 +72,21 @@ class Archive:
         now = int(time.time() * 1000)
         await asyncio.to_thread(self._owners.compact, now)
         if self._told and self._told <= now - _SAFE:
-            await self._usage.compact(self._run, now, now - _SAFE)
+            await self._usage.compact(self._run, now, now - _SAFE, self._alive)
 
     async def _replay(self) -> None:
         now, since = int(time.time() * 1000), self._since
         owners = await self._owners.replay(self._run, now)
         restored = await self._usage.restore(self._run, now) if not since else 0
         counted = await self._usage.replay(self._run, now, since)
+        estimated = await self._usage.estimate(self._run, now, self._alive)
         if not self._asked.is_set():
             self._since = _NOTHING
             self._told = int(time.time() * 1000)
         if restored or counted:
             log.info("usage given back to the store", records=counted, hours=restored, objects=owners)
+        if estimated:
+            log.warning("requests of processes that died are estimated", requests=estimated)
 
     async def close(self) -> None:
         await self._redis.aclose()

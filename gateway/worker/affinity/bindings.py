@@ -107,7 +107,10 @@ class Admission:
         place = (key, model, pack(proposed), generation, self._provisional)
         call = (ADMIT, (1, key, 0, *place[1:])) if reservation is None else reservation.call(place)
         try:
-            reply = await self._store.call(*call)
+            asked = self._store.call(*call)
+            if reservation is not None:
+                reservation.asked = True
+            reply = await asked
             if reservation is not None:
                 reservation.answered(reply)
             created, packed, now_ms = reply[:3]

@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 
-from gateway import log
 from gateway.config.schema import Caller, CallerLimits, Config
 from gateway.core.spending.local_limits import LocalLimits
 from gateway.core.spending.pricing import Catalogue, Model, Price
@@ -41,19 +40,24 @@ from gateway.store.client.client import StoreClient, StoreDown
 from gateway.store.client.connection import Arg
 from gateway.store.ledger.ledger import (
     Call,
+    Cancelled,
     Entry,
     ReservationRecord,
     UsageJournal,
     levels_of,
     pack,
+    pack_intent,
     refused_of,
     sums_of,
     tenant_of,
     to_admit,
     to_enroll,
+    to_note,
     to_renew,
     to_settle,
+    unpack,
 )
+from gateway.store.ledger.tick_journal import TickJournal
 from gateway.worker.endpoints import Endpoint
 
 _FREE = Model(
@@ -63,6 +67,7 @@ _NANO = 1_000_000_000
 OTHER = "other"
 _MOST_OUTPUT = 128_000
 _CONTEXT = 1_000_000
+_NOTED_AT_ONCE = 200
 _ITS_MAX_TOKENS = ("max_tokens",)
 _MAX_TOKENS = {"chat": ("max_completion_tokens", "max_tokens"), "complete": ("max_tokens_to_sample",)}
 
@@ -81,8 +86,8 @@ class Reservation:
     """What one request asks of its caller's limits; `noted` if it is reserved until somebody settles it."""
 
     __slots__ = (
-        "_accounting", "_at", "_cost", "_discount", "_levels", "_now", "_record", "limits", "local", "noted",
-        "plan", "request_id", "taken",
+        "_accounting", "_at", "_cost", "_discount", "_levels", "_now", "asked", "journaled", "limits", "local", "noted",
+        "plan", "record", "request_id", "stored", "taken",
     )  # fmt: skip
 
     def __init__(
@@ -102,8 +107,11 @@ class Reservation:
         self.noted = bool(record)
         self.taken = False
         self.local = False  # of the local limits, without the store
+        self.asked = False  # the store, which may have taken it
+        self.stored = False  # the store has it
+        self.journaled = False
+        self.record = record
         self._accounting = accounting
-        self._record = record
         self._cost = cost_nano
         self._discount = discount_nano
         self._at = at
@@ -111,9 +119,12 @@ class Reservation:
         self._now = at
 
     def call(self, binding: tuple[Arg, ...] | None) -> Call:
-        """The script that takes it, with the binding of a conversation if there is one."""
+        """The script that takes it, with the binding of a conversation if there is one; its intent is journaled in the
+        same tick."""
+        if self.noted:
+            self._accounting.journal.intend(self)
         return to_admit(
-            self.limits, self.request_id, self._record, self._cost, labels(self._at), binding,
+            self.limits, self.request_id, self.record, self._cost, labels(self._at), binding,
             discount=self._discount,
         )  # fmt: skip
 
@@ -121,18 +132,36 @@ class Reservation:
         """The store's reply. Raises ApiError(429) where a limit refuses."""
         refused = refused_of(reply, self.limits, self._at)
         if refused is not None:
+            if self.noted:
+                self._accounting.journal.keep(pack(Cancelled(self.request_id)))
             self.noted = False  # nothing was taken, so nothing is to be settled
             self._levels = levels_of(reply)
             raise _refusal(refused)
-        self.taken = True
+        self.taken = self.stored = True
         self._levels = levels_of(reply)
         self._now = reply[2]
 
     def without_store(self) -> None:
-        """The store is away: take it of the local limits. Raises ApiError where that refuses."""
-        if not self.taken:
-            self._accounting.take_locally(self)
-            self.taken = self.local = True
+        """The store is away, or too slow: take it of the local limits. Raises ApiError where they refuse, and where
+        the journal has not got it either."""
+        if self.taken:
+            return
+        if self.noted and not self._accounting.journal.insist(self):
+            self.noted = self.asked  # the store may have it, which then hears of its end
+            words = "The gateway cannot keep account of this request now. Please try again later."
+            raise ApiError(529, words, retry_after=1, limit=("gateway", "journal"))
+        self._accounting.take_locally(self)
+        self.taken = self.local = True
+
+    @property
+    def intent(self) -> bytes:
+        """What is journaled before any upstream has the request."""
+        return pack_intent(self.request_id, self.record)
+
+    @property
+    def place(self) -> tuple[str, tuple[str, ...], str]:
+        """Where the store keeps it: the tenant, the subjects, the hour."""
+        return self.plan.tenant, self.plan.subjects, labels(self._at).hour
 
     def headers(self) -> Headers:
         """What is left of the caller's own limits, as rate-limit headers."""
@@ -159,10 +188,9 @@ class Accounting:
         self._processes = processes
         self._local_limits = LocalLimits()
         self._store = store
-        self._journal = journal
+        self.journal = TickJournal(journal)
         self._process = process
         self._plans: dict[str, tuple[Caller, Plan]] = {}
-        self.full = False  # the journal's disk
         self._enrolled: set[str] = set()  # tenants of whom the store was told
         self._models: dict[str, _Model] = {}
         self.configure(config, catalogue)
@@ -262,7 +290,9 @@ class Accounting:
     async def take(self, reservation: Reservation) -> None:
         """Take what a request asks that has no conversation. Raises ApiError(429) where a limit refuses."""
         try:
-            reservation.answered(await self._store.call(*reservation.call(None)))
+            reply = self._store.call(*reservation.call(None))
+            reservation.asked = True
+            reservation.answered(await reply)
         except StoreDown:
             reservation.without_store()
 
@@ -277,8 +307,29 @@ class Accounting:
                 raise _refusal(Refused(refused[0], max(1, ceil(refused[1]))))
 
     def store_returned(self) -> None:
-        """The store counts again."""
+        """The store counts again. What the journal has no room for, it is told by this process alone."""
         self._local_limits.clear()
+        for packed in self.journal.waiting:
+            record = unpack(packed)
+            if isinstance(record, Entry):
+                with suppress(StoreDown):
+                    self._store.post(*to_settle(record, packed))
+
+    def note(self, running: Iterable[Reservation]) -> None:
+        """The store may have lost what requests on their way reserve, or was not there to be told: note it again."""
+        held: defaultdict[tuple[str, tuple[str, ...], str], list[Reservation]] = defaultdict(list)
+        for reservation in running:
+            if reservation.taken:
+                held[reservation.place].append(reservation)
+        for place, those in held.items():
+            for first in range(0, len(those), _NOTED_AT_ONCE):
+                some = those[first : first + _NOTED_AT_ONCE]
+                try:
+                    self._store.post(*to_note(*place, [(each.request_id, each.record) for each in some]))
+                except StoreDown:
+                    return
+                for each in some:
+                    each.stored = True
 
     # After it.
 
@@ -305,12 +356,7 @@ class Accounting:
         )  # fmt: skip
         packed = pack(entry)
         try:
-            self._journal.append(packed)
-            self.full = False
-        except OSError as error:
-            if not self.full:
-                self.full = True
-                log.error("the journal of usage cannot be written", reason=str(error))
+            self.journal.keep(packed)
         finally:
             self._post(entry, packed, debits, renewal)
         return entry
@@ -327,7 +373,7 @@ class Accounting:
         """Keep the slots of requests that are still running."""
         held: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         for reservation in running:
-            if not reservation.taken or reservation.local or not reservation.limits.leases:
+            if not reservation.stored or not reservation.limits.leases:
                 continue
             for subject in reservation.leases:
                 held[reservation.plan.tenant, subject].append(reservation.request_id)
@@ -340,7 +386,7 @@ class Accounting:
 
     def rest(self) -> None:
         """Let what was journaled be compacted; now and then, and at the end."""
-        self._journal.close()
+        self.journal.close()
 
 
 def _most(endpoint: Endpoint, peeked: Peek, most: int) -> int:

@@ -292,6 +292,14 @@ def test_a_disk_that_fills_up_costs_the_record_that_did_not_fit(folder):
     assert int(said) >= 6
 
 
+def test_of_many_records_that_do_not_fit_together_none_is_kept(folder):
+    text = FULL.replace("mine.append(record)", "mine.extend([record] * 3)").replace("fill(500)", "fill(700)")
+    said = subprocess.run([sys.executable, "-c", text, str(folder)], capture_output=True, check=True).stdout
+    numbers = [int(record.split(b":")[0]) for record in read(folder)]
+    assert numbers == [number for number in range(int(said)) for _ in range(3)]
+    assert int(said) >= 2
+
+
 @pytest.mark.parametrize("broken", ["open", "rename"])
 def test_a_segment_that_cannot_be_begun_is_tried_again(folder, write, monkeypatch, broken):
     def refuse(*_: object, **__: object) -> None:

@@ -24,18 +24,23 @@ from gateway.store.ledger.ledger import (
     SETTLED_FOR,
     STALE,
     TENANTS,
+    Alive,
     Call,
+    Cancelled,
     Entry,
+    Intent,
     ReservationRecord,
     Total,
     UsageJournal,
     estimate_of,
     levels_of,
     pack,
+    pack_intent,
     refused_of,
     swept_of,
     to_admit,
     to_enroll,
+    to_note,
     to_renew,
     to_settle,
     to_sweep,
@@ -679,7 +684,8 @@ def test_all_keys_of_a_call_are_in_one_slot():
         admission(plan, "r"), admission(plan, "r", endpoints=COUNT),
         admission(plan, "r", binding=(f"{T}:b:00ff", "m", b"", 1, 1)), to_settle(entry, pack(entry)),
         to_settle(entry, pack(entry), plan.debits, renewal), to_renew("t:research", "c:alice", ["r"]),
-        to_sweep("t:research", [], AT, subjects=["c:alice"]),
+        to_sweep("t:research", [], AT, subjects=["c:alice"]), to_note("t:research", ["c:alice"], "2027", [("r", b"")]),
+        admission(plan, "r", binding=(f"{T}:b:00ff", "m", b"", 1, 1), discount=1),
         ledger._to_restore("j", [("t:research", AT // HOUR)], {("t:research", AT // HOUR): [total]}),
         ledger._to_replay(("t:research", AT // HOUR), [(each, pack(each)) for each in (entry, used(caller="bob"))], 9),
     ]  # fmt: skip
@@ -715,9 +721,11 @@ def kept(folder: Path) -> list[Entry | Total]:
     return [unpack(packed) for packed in journals.read(folder)]
 
 
-async def compacted(store: Ledger, journal: UsageJournal, now: int, safe_before: int | None = None) -> None:
+async def compacted(
+    store: Ledger, journal: UsageJournal, now: int, safe_before: int | None = None, alive: tuple[str, ...] = ()
+) -> None:
     journal.close()
-    await journal.compact(store.run, now, now - 10 * MINUTE if safe_before is None else safe_before)
+    await journal.compact(store.run, now, now - 10 * MINUTE if safe_before is None else safe_before, lambda: alive)
 
 
 def some(at: int = AT, **fields: Any) -> Entry:
@@ -889,7 +897,7 @@ async def test_a_store_that_is_away_leaves_the_journal_as_it_is(store, journal, 
         await journal.replay(away, AT)
     journal.close()
     with pytest.raises(StoreDown):
-        await journal.compact(away, AT + DAY, AT + DAY)
+        await journal.compact(away, AT + DAY, AT + DAY, alive())
     assert kept(folder) == before
 
 
@@ -945,6 +953,136 @@ async def swept(store: Ledger, journal: UsageJournal, now: int) -> None:
         estimate = estimate_of(request_id, held, now)
         if store.settle(estimate) == 1:
             journal.append(pack(estimate))
+
+
+def intent(request_id: str = "r1", process: str = "p1", at: int = AT, caller: str = "alice", cost: int = 60) -> bytes:
+    held = ReservationRecord(
+        process, at, labels(at).hour, caller, "research", "m", "", "messages", 100, cost // 2, cost, (1,), (1, 2)
+    )
+    return pack_intent(request_id, pack(held))
+
+
+def alive(*names: str) -> Alive:
+    return lambda: names
+
+
+def test_an_intent_is_packed_around_what_it_reserves():
+    held = ReservationRecord("p1", AT, labels(AT).hour, "alice", "", "m", "", "messages", 1, 2, 3)
+    for name in ("r1", "r" * 40, "é"):
+        packed = pack_intent(name, pack(held))
+        assert unpack(packed) == Intent(name, held) and packed == pack(Intent(name, held))
+
+
+async def test_what_a_process_that_is_gone_has_left_is_estimated_though_the_store_has_lost_it(store, journal):
+    journal.extend([intent("lost"), intent("running", "p2"), intent("ended"), intent("refused")])
+    journal.extend([pack(used("ended", cost_nano=7)), pack(Cancelled("refused"))])
+    assert await journal.replay(store.run, AT + HOUR) == 1
+    assert await journal.estimate(store.run, AT + 5000, alive("p2", "p3")) == 1
+    assert store.money() == store.money("t:research") == (37, 37, 0)
+    assert store.hour() == {"alice\0m\0a1": (1, 0, 0, 0, 0, 0, 0, 7, 0), "alice\0m\0": (1, 1, 100, 0, 0, 0, 0, 30, 0)}
+    assert await journal.estimate(store.run, AT + 5000, alive("p2", "p3")) == 0
+    assert await journal.estimate(store.run, AT + 9000, alive("p3")) == 1  # now p2 is gone too
+    store.admin.flushall()
+    assert await journal.replay(store.run, AT + HOUR) == 3  # the estimates are in the journal
+    assert store.money() == (67, 67, 0)
+    assert store.settle(used("lost", cost_nano=50, ended=AT + HOUR)) == 2  # it was not dead, only slow
+    assert store.money() == (87, 87, 0)
+
+
+async def test_what_the_store_has_still_reserved_is_estimated_once(store, journal):
+    plan = plan_of(Quota(day_nano=CENT, concurrency=3))
+    store.admit(plan, "r1", cost=60)
+    journal.append(intent("r1"))
+    assert await journal.estimate(store.run, AT + 5000, alive()) == 1
+    assert (store.money(), store.leases(), store.reservations()) == ((30, 30, 0), 0, 0)
+    assert store.sweep(AT + STALE) == []
+    store.admit(plan, "r2", cost=60)
+    journal.append(intent("r2"))
+    await swept(store, journal, AT + STALE)
+    assert await journal.estimate(store.run, AT + 5000, alive()) == 0
+    assert store.money() == (60, 60, 0)
+
+
+async def test_a_process_that_is_gone_while_the_journal_is_read_is_left_alone(store, journal):
+    journal.extend([intent("r1", "ends"), intent("r2", "begins")])
+    seen = iter([{"ends"}, {"begins"}])
+    assert await journal.estimate(store.run, AT, lambda: next(seen)) == 0
+
+
+async def test_a_compaction_keeps_the_intents_of_those_who_run_and_no_others(store, journal, folder):
+    write(store, journal, some())
+    journal.extend([intent("running"), intent("ended"), intent("refused"), intent("lost", "gone")])
+    journal.append(intent("forgotten", "gone", AT - 4 * DAY))
+    write(store, journal, used("ended"))
+    journal.append(pack(Cancelled("refused")))
+    for later in (HOUR, 2 * HOUR):
+        await compacted(store, journal, AT + later, alive=("p1",))
+        left = [each for each in kept(folder) if isinstance(each, Intent | Cancelled)]
+        assert [each.id for each in left] == ["running"]
+        assert [each.id for each in kept(folder) if isinstance(each, Entry)] == ["lost"]  # an estimate
+    journal.append(pack(used("running", ended=AT + 2 * HOUR)))
+    store.settle(used("running", ended=AT + 2 * HOUR))
+    await compacted(store, journal, AT + 3 * HOUR, alive=("p1",))
+    assert not [each for each in kept(folder) if isinstance(each, Intent)]
+    before = store.counted()
+    store.admin.flushall()
+    await journal.restore(store.run, AT + 3 * HOUR)
+    await journal.replay(store.run, AT + 3 * HOUR)
+    assert store.counted() == before
+    assert sum(sums[0] for sums in store.hour().values()) == 4  # some, ended, running, lost
+
+
+async def test_an_intent_whose_entry_is_still_being_written_is_not_lost_by_a_compaction(store, journal, folder):
+    journal.append(intent("r1"))
+    other = UsageJournal(folder)
+    journal.close()
+    other.append(pack(used("r1")))  # in a later segment, which is open
+    await journal.compact(store.run, AT + HOUR, AT + 50 * MINUTE, alive("p1"))
+    assert [type(each) for each in kept(folder)] == [Intent, Entry]
+    other.close()
+    store.settle(used("r1"))
+    await compacted(store, journal, AT + HOUR, alive=("p1",))
+    assert [type(each) for each in kept(folder)] == [Total]
+
+
+async def test_an_estimate_that_another_process_wrote_answers_an_intent_in_a_later_segment(store, journal, folder):
+    sweeper = UsageJournal(folder)
+    sweeper.append(pack(some()))  # its segment begins first
+    journal.append(intent("r1"))
+    store.admit(plan_of(), "r1", cost=60)
+    await swept(store, sweeper, AT + STALE)
+    assert await journal.estimate(store.run, AT + HOUR, alive()) == 0
+    sweeper.close()
+    await compacted(store, journal, AT + HOUR)
+    assert not [each for each in kept(folder) if isinstance(each, Intent)]
+
+
+# What is on its way is noted again.
+
+
+def note(store: Ledger, *requests: str, subjects: tuple[str, ...] = ("c:alice", "t:research"), now: int = AT) -> int:
+    held = [(each, pack(unpack(intent(each)).held)) for each in requests]
+    return int(store.ask(to_note("t:research", subjects, labels(AT).hour, held, now)))
+
+
+def test_what_the_store_has_lost_is_reserved_again_once(store):
+    plan = plan_of(Quota(day_nano=CENT, concurrency=3), Quota(day_nano=CENT))
+    store.admit(plan, "r1", cost=60)
+    before = store.everything()
+    assert note(store, "r1") == 0 and store.everything() == before
+    store.admin.flushall()
+    assert note(store, "r1", "r2") == 2 and note(store, "r1", "r2") == 0
+    assert (store.money()[2], store.money("t:research")[2], store.leases(), store.reservations()) == (120, 120, 2, 2)
+    assert {held.process for _, held in store.sweep(AT + STALE)} == {"p1"}
+    for each in ("r1", "r2"):
+        store.settle(used(each, cost_nano=5))
+    assert (store.money(), store.leases(), store.reservations()) == ((10, 10, 0), 0, 0)
+
+
+def test_what_has_ended_is_not_reserved_again(store):
+    store.settle(used("r1", cost_nano=5))
+    assert note(store, "r1") == 0
+    assert (store.money(), store.leases(), store.reservations()) == ((5, 5, 0), 0, 0)
 
 
 async def test_estimates_survive_a_flush_and_still_give_way(store, journal, folder):

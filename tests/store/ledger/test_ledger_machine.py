@@ -411,7 +411,7 @@ class History(RuleBasedStateMachine):
 
     def compacted(self, safe_before: int) -> None:
         self.journal.close()
-        asyncio.run(self.journal.compact(self.run, self.now, safe_before))
+        asyncio.run(self.journal.compact(self.run, self.now, safe_before, tuple))
         self.over = [entry for entry in self.over if entry.ended >= safe_before]
 
     @rule()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import msgspec
@@ -12,8 +13,9 @@ from gateway.core.wire.peek import peek
 from gateway.data import load_catalogue
 from gateway.errors import ApiError
 from gateway.store.client.client import StoreClient
-from gateway.store.ledger.ledger import UsageJournal
-from gateway.worker.callers.limits import Accounting
+from gateway.store.ledger.ledger import Cancelled, Intent, UsageJournal, unpack
+from gateway.store.scripts import Script
+from gateway.worker.callers.limits import Accounting, Reservation
 from gateway.worker.endpoints import find
 from tests.admin.admin_kit import config_of
 
@@ -118,3 +120,115 @@ def test_with_strict_teams_a_caller_of_a_team_that_is_not_defined_is_refused():
     assert caught.value.status == 403
     accounting.configure(config_of(teams=teams), CATALOGUE)
     assert accounting.plan(Caller(id="carol", team="reserch")).subjects == ("c:carol", "t:reserch")
+
+
+# -- What is written down before an upstream has a request -------------------------------------------------------------
+
+
+class Written:
+    """A journal's records, unless its disk is full."""
+
+    def __init__(self) -> None:
+        self.records: list[Any] = []
+        self.full = False
+
+    def extend(self, packed: list[bytes]) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        self.records += map(unpack, packed)
+
+
+class Posted:
+    """A store that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Script, tuple[Any, ...]]] = []
+
+    def post(self, script: Script, args: tuple[Any, ...]) -> None:
+        self.calls.append((script, args))
+
+
+class Desk:
+    """One process's limits, over these two."""
+
+    def __init__(self) -> None:
+        self.disk, self.store = Written(), Posted()
+        self.accounting = Accounting(
+            config_of(), cast(StoreClient, self.store), CATALOGUE, cast(UsageJournal, self.disk), "p", lambda: 1
+        )
+
+    def ask(self, request_id: str, caller: Caller = ALICE) -> Reservation:
+        body = {"model": OPUS, "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]}
+        match = find(b"/v1/messages", "POST")
+        assert match is not None
+        peeked = peek(msgspec.json.encode(body))
+        reservation = self.accounting.ask(caller, request_id, 1.8e9, match.endpoint, peeked, 100, 0)
+        assert reservation is not None
+        return reservation
+
+
+async def test_the_intent_is_written_in_the_tick_that_asks_the_store():
+    desk = Desk()
+    one, two = desk.ask("r1"), desk.ask("r2")
+    assert desk.disk.records == []
+    one.call(None), two.call(None)
+    await asyncio.sleep(0)
+    assert [(type(each), each.id) for each in desk.disk.records] == [(Intent, "r1"), (Intent, "r2")]
+    held = desk.disk.records[0].held
+    assert (held.process, held.caller, held.input, held.reserved) == ("p", "alice", 100, (1,))
+    assert held.cost_nano == one._cost > held.input_nano > 0
+
+
+async def test_what_a_limit_refuses_is_taken_back():
+    desk = Desk()
+    reservation = desk.ask("r1")
+    reservation.call(None)
+    await asyncio.sleep(0)
+    with pytest.raises(ApiError):
+        reservation.answered([2, 1, -1, []])
+    await asyncio.sleep(0)
+    assert [type(each) for each in desk.disk.records] == [Intent, Cancelled]
+    assert not reservation.noted
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_without_a_store_a_request_goes_on_once_its_intent_is_written_and_not_before(asked):
+    desk = Desk()
+    late = desk.ask("r1")
+    late.call(None)
+    late.without_store()  # in the same tick
+    assert [each.id for each in desk.disk.records] == ["r1"] and late.local
+    desk.disk.full = True
+    reservation = desk.ask("r2")
+    reservation.call(None)
+    reservation.asked = asked
+    await asyncio.sleep(0)
+    with pytest.raises(ApiError) as caught:
+        reservation.without_store()
+    assert (caught.value.status, caught.value.retry_after, caught.value.limit) == (529, 1, ("gateway", "journal"))
+    assert not reservation.taken and reservation.noted == asked  # what the store may have must hear of the end
+
+
+async def test_with_a_store_a_full_disk_stops_nobody():
+    desk = Desk()
+    desk.disk.full = True
+    reservation = desk.ask("r1")
+    reservation.call(None)
+    await asyncio.sleep(0)
+    reservation.answered([0, None, 1_800_000_000_000])
+    reservation.without_store()  # its binding could not be read
+    assert reservation.taken and not reservation.local
+
+
+async def test_what_is_on_its_way_is_noted_again_by_tenant_and_hour():
+    desk = Desk()
+    running = [desk.ask("r1"), desk.ask("r2", Caller(id="bob", team="research")), desk.ask("r3")]
+    for each in running:
+        each.call(None)
+        each.without_store()
+    waiting = desk.ask("r4")
+    desk.accounting.note([*running, waiting])
+    told = {args[args[0] + 3 :: 2] for _, args in desk.store.calls}
+    assert [script.name for script, _ in desk.store.calls] == ["note", "note"]
+    assert told == {("r1", "r3"), ("r2",)}
+    assert [each.stored for each in (*running, waiting)] == [True, True, True, False]
