@@ -1,7 +1,7 @@
 """Shared by all tests: under GATEWAY_CI=1 nothing may be skipped unnoticed, and products of parameters are thinned."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 import pytest
@@ -53,3 +53,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         spare |= set(product) - {product[number] for number in kept}
     items[:] = [item for item in items if item not in spare]
     config.hook.pytest_deselected(items=list(spare))
+
+
+@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.torture)], ids=["in time or not", "in time"])
+def within(request: pytest.FixtureRequest) -> Callable[[float, float], None]:
+    """`within(took, seconds)`: that it took no longer. The long run looks at it; a busy machine may take its time."""
+
+    def judge(took: float, seconds: float) -> None:
+        assert not request.param or took < seconds
+
+    return judge

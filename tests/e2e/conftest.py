@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.rig import ADMIN_TOKEN, Gateway, Simulator, Store, Within, accounts_of, free_port
+from tests.e2e.rig import ADMIN_TOKEN, Gateway, Simulator, Store, accounts_of, free_port
 
 
 @pytest.fixture(scope="session")
@@ -105,13 +105,3 @@ def sim(simulator: Simulator) -> Iterator[Simulator]:
     simulator.clear()
     yield simulator
     simulator.clear()
-
-
-@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.torture)], ids=["in time or not", "in time"])
-def within(request: pytest.FixtureRequest) -> Within:
-    """`within(took, seconds)`: that it took no longer. The long run looks at it; a busy machine may take its time."""
-
-    def judge(took: float, seconds: float) -> None:
-        assert not request.param or took < seconds
-
-    return judge
