@@ -731,8 +731,8 @@ async def test_results_read_while_the_store_is_away_are_metered_once(launch: Lau
 # -- Large ------------------------------------------------------------------------------------------------------------
 
 
-def test_results_of_200_megabytes_cost_little_memory(launch: Launch, tmp_path: Any):
-    size = 200 * MIB
+def test_results_of_130_megabytes_cost_little_memory(launch: Launch, tmp_path: Any):
+    size = 130 * MIB
     sim = Simulator(tmp_path / "large", 1, "--batch-results-bytes", str(size))
     connection = None
     try:

@@ -593,10 +593,10 @@ def memory(pid: int, name: str) -> int:
     raise AssertionError(f"no {name}")
 
 
-def test_an_upload_of_400_megabytes_costs_little_memory(launch: Launch, sim: Simulator):
+def test_an_upload_of_160_megabytes_costs_little_memory(launch: Launch, sim: Simulator):
     gateway = launch(accounts=accounts_of(sim, 1))
     [worker] = gateway.workers()
-    mark, piece, count = "large", os.urandom(MIB), 400
+    mark, piece, count = "large", os.urandom(MIB), 160
     head = f'--{mark}\r\ncontent-disposition: form-data; name="file"; filename="large.bin"\r\n\r\n'.encode()
     tail = f"\r\n--{mark}--\r\n".encode()
     digest = hashlib.sha256()
