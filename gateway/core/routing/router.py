@@ -219,13 +219,16 @@ class Router(Standing):
         return mean
 
     def working(self, key: bytes, now: float) -> str | None:
-        """The first workspace by rank that may serve something now, or else as soon as a limit has passed; without any,
-        the first that is meant to."""
+        """The first workspace by rank that may serve something now, or else as soon as a limit has passed, and is not
+        failing; without any, a failing one, or else the first that is meant to serve."""
+        failing = None
         for workspace in self.ring.rank(key):
             for entry in self.ring.members(workspace, key):
                 if self.state(entry, "", "", 0.0, False, now)[0] in (OPEN, LIMITED):
-                    return workspace
-        return self.ranked(key, "")
+                    if entry.id not in self.failing.marked:
+                        return workspace
+                    failing = failing or workspace
+        return failing or self.ranked(key, "")
 
     def ranked(self, key: bytes, model: str) -> str | None:
         """Where a conversation goes by rank alone: the same on every replica that has seen the same pool."""

@@ -407,6 +407,18 @@ def test_what_is_made_first_is_made_where_somebody_works():
     assert router(account("a", state="disabled")).working(b"key", NOW) is None
 
 
+def test_what_is_made_first_is_made_at_a_failing_account_only_where_there_is_no_other():
+    over = router(HOME, OTHER, THIRD)
+    ranked = over.ring.rank(b"key")
+    entries = {entry.workspace: entry for entry in (HOME, OTHER, THIRD)}
+    over.failing.marked.add(entries[ranked[0]].id)
+    assert over.working(b"key", NOW) == ranked[1]
+    learn(over, entries[ranked[1]], Outcome.UNAUTHORIZED)
+    assert over.working(b"key", NOW) == ranked[2]
+    learn(over, entries[ranked[2]], Outcome.UNAUTHORIZED)
+    assert over.working(b"key", NOW) == ranked[0]
+
+
 def test_by_rank_alone_health_and_load_do_not_count():
     over = router(account("home", models=("claude-opus-*",)), account("other", state="draining"), THIRD)
     learn(over, THIRD, Outcome.UNAUTHORIZED)
