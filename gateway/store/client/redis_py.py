@@ -19,8 +19,8 @@ from gateway.store.client.connection import Arg, StoreDown
 from gateway.store.client.topology import Address, Topology, read_url
 from gateway.store.scripts import Script
 
-# What a store that is away raises; the last where one task closes a connection on which another begins to write.
-FAILURES = (RedisError, RedisClusterException, OSError, AttributeError)
+# What a store that is away raises; the last two where one task closes a connection on which another begins to write.
+FAILURES = (RedisError, RedisClusterException, OSError, AttributeError, RuntimeError)
 Client = redis.Redis | redis.RedisCluster
 # Without its name and version, which it reads from its package anew for each connection.
 _COMMON: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1, "protocol": 2, "driver_info": None}
