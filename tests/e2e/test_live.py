@@ -160,7 +160,7 @@ async def test_the_overview_says_how_it_goes(live):
     assert overview["tokens_per_second"]["output"] > 0
     assert overview["cache_hit_rate"] is not None
     assert overview["degraded"] == []
-    assert overview["accounts"] == {"available": 3, "limited": 0, "draining": 0, "disabled": 0, "out": 0}
+    assert overview["accounts"] == {"available": 3, "limited": 0, "draining": 0, "disabled": 0, "out": 0, "failing": 0}
     await eventually(lambda: (show(live, "overview")["spent"]["today_usd"] or 0) > 0)
 
 

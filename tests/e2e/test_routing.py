@@ -171,25 +171,25 @@ async def test_a_429_moves_those_who_ask_while_it_lasts_and_nobody_else(launch: 
 async def test_where_all_are_limited_the_true_minimum_is_told_at_once_and_nobody_is_asked(
     gateway: Gateway, sim: Simulator, within: Within
 ):
-    waits = dict(zip([account["id"] for account in sim.accounts[:4]], (31, 2, 17, 23), strict=True))
+    waits = dict(zip([account["id"] for account in sim.accounts[:4]], (31, 5, 17, 23), strict=True))
     for account, seconds in waits.items():
         sim.fault("status", 429, account=account, retry_after=seconds)
     began = time.monotonic()
     assert_error(await ask(gateway, message()), 429, "rate_limit_error")
     sim.clear()
     since = sim.mark()
-    took = []
-    for _ in range(30):
+    took: list[float] = []
+    while len(took) < 30 and time.monotonic() < began + 2:
         start = time.monotonic()
         answer = await ask(gateway, message(), conversation())
         took.append(time.monotonic() - start)
         assert_error(answer, 429, "rate_limit_error")
-        assert 2 - (time.monotonic() - began) <= int(answer["retry-after"]) <= 2
+        assert 5 - (time.monotonic() - began) <= int(answer["retry-after"]) <= 5
     within(statistics.median(took), 0.05)
     assert picks(sim, since) == []
     answer = await eventually_served(gateway)
     assert answer.account == sim.accounts[1]["id"]
-    assert time.monotonic() - began > 1.9
+    assert time.monotonic() - began > 4.9
 
 
 async def eventually_served(gateway: Gateway) -> Answer:
