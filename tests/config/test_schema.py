@@ -142,7 +142,7 @@ def test_further_defaults():
     )
     assert (small.share, small.trusted_proxies, small.models) == ("caller", (), Models())
     assert small.log == Log(level="info", format="auto")
-    assert small.timeouts == Timeouts(client_head=10, client_body=30, client_idle=120, ping=60, write=60)
+    assert small.timeouts == Timeouts(client_head=10, client_body=30, client_idle=120, ping=15, write=60)
     account = small.accounts[0]
     assert (account.organization, account.workspace, account.models) == ("a", "a", ("*",))
     assert (account.base_url, account.weight, account.max_concurrency) == ("https://api.anthropic.com", 1.0, None)
