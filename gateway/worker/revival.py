@@ -25,6 +25,7 @@ from gateway.worker.accounts import Account, Pool
 PROBE_WAIT = 10.0  # seconds for a probe's answer
 UNREACHABLE_EVERY = 5.0  # seconds between probes of an account that cannot be reached
 KEY_REFUSED = (401, 403)
+_LOOK_EVERY = 5.0  # seconds between preparations of an account's trial
 _PROBE = Call(b"GET", b"/v1/models?limit=1", [b"accept: application/json\r\n"], b"", version=False)
 
 
@@ -66,11 +67,16 @@ class Revival:
         self._store = store
         self._process = process
         self._unreachable = unreachable
+        self._look_at: dict[str, float] = {}
         self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         router.failing.due = self.due
 
     def due(self, account: str) -> None:
-        """A new conversation could be the trial of a failing account: see whether it should."""
+        """A new conversation could be the trial of a failing account: see whether it should, now and then."""
+        now = monotonic()
+        if now < self._look_at.get(account, 0.0):
+            return
+        self._look_at[account] = now + _LOOK_EVERY
         self._begin("trial", account, self._prepare_trial)
 
     def lost(self, account: str) -> None:
@@ -93,7 +99,7 @@ class Revival:
         status = 0
         with contextlib.suppress(Unable):
             status = await probe(account)
-        if not status or status >= 500 or status in KEY_REFUSED:
+        if not status or status >= 500 or status == 401:
             failing.postpone(account.id, monotonic())
         elif await self._claim(account.id):
             failing.grant(account.id, monotonic())

@@ -19,6 +19,7 @@ TRIAL = 30.0  # seconds within which a trial's answer is expected
 _NEWEST = 0.3  # what the latest exchange counts for in `share`; the one before it 0.7 times as much, and so on
 _MOST = 256  # units remembered
 _FEW = 5  # bad ends in the last minute from which on a smaller share tells something
+_TRIALS = 8  # conversations that are remembered as such
 _CLEAR = 0.1  # of the latest exchanges: below it a failing account is well again without a trial
 _TOLD = 20  # good ends that others hear of with a bad one, at most: more say nothing new
 
@@ -41,7 +42,7 @@ class Conduct:
     seconds after the last."""
 
     __slots__ = (
-        "_faults", "granted", "pause", "recent", "share", "since", "trying", "trying_until", "unreported", "until",
+        "_faults", "granted_until", "pause", "recent", "share", "since", "tried", "trying_until", "unreported", "until",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -50,9 +51,9 @@ class Conduct:
         self.unreported = 0  # good ends since others were last told of a bad one
         self._faults: dict[tuple[str, str], float] = {}  # (kind, unit) -> when
         self.since = self.until = self.pause = 0.0
-        self.trying = b""  # the conversation that is its trial
+        self.tried: tuple[bytes, ...] = ()  # the conversations that are its trials: an answer may take its time
         self.trying_until = 0.0
-        self.granted = False  # the next new conversation may be its trial
+        self.granted_until = 0.0  # until then the next new conversation may be its trial
 
     def __repr__(self) -> str:
         return f"<Conduct {'failing' if self.failing else 'well'} share={self.share:.2f}>"
@@ -116,7 +117,7 @@ class Conduct:
 
     def _wait(self, now: float) -> None:
         self.until = now + self.pause
-        self.trying, self.trying_until, self.granted = b"", 0.0, False
+        self.tried, self.trying_until, self.granted_until = (), 0.0, 0.0
 
     def adopt(self, pause: float, seconds: float, now: float) -> None:
         """Another process says that it is failing, and when its next trial is due."""
@@ -129,11 +130,19 @@ class Conduct:
 
     def try_out(self, conversation: bytes, now: float) -> None:
         """This conversation is its trial, or (empty) one of another process is: no other meanwhile."""
-        self.trying, self.trying_until, self.granted = conversation, now + TRIAL, False
+        self.trying_until, self.granted_until = now + TRIAL, 0.0
+        if conversation:
+            self.tried = (*self.tried[1 - _TRIALS :], conversation)
 
-    def tries(self, conversation: bytes, now: float) -> bool:
-        """Whether this conversation is its trial."""
-        return self.trying == conversation != b"" and self.trying_until > now
+    def tries(self, conversation: bytes) -> bool:
+        """Whether this conversation is a trial of it."""
+        return conversation in self.tried
+
+    def release(self, conversation: bytes) -> None:
+        """A trial showed nothing: another conversation may be it."""
+        if conversation in self.tried:
+            self.tried = tuple(each for each in self.tried if each != conversation)
+            self.trying_until = 0.0
 
     @property
     def clear(self) -> bool:
@@ -143,7 +152,7 @@ class Conduct:
     def end(self) -> None:
         """It is well again: what it did is forgotten."""
         self.share = self.since = self.until = self.pause = self.trying_until = 0.0
-        self.trying, self.granted, self.unreported = b"", False, 0
+        self.tried, self.granted_until, self.unreported = (), 0.0, 0
         self._faults.clear()
         self.recent = Errors()
 

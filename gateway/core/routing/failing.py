@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 from gateway.core.routing import broadcast
-from gateway.core.routing.conduct import EVIDENCE, OWN, Conduct, Fault, stands_out
+from gateway.core.routing.conduct import EVIDENCE, OWN, TRIAL, Conduct, Fault, stands_out
 
 _MANY = 4096  # refusals remembered, which clients' inventions may fill
 
@@ -56,17 +56,21 @@ class Failing:
 
     def completed(self, account: str, conversation: bytes, sent_at: float, now: float) -> None:
         """An exchange with an account, begun at `sent_at`, has ended well."""
-        conduct = self.of(account)
+        conduct = self._conducts.get(account)
+        if conduct is None:
+            return  # it has been removed
         conduct.good(now)
-        if conduct.failing and sent_at >= conduct.since and (conduct.trying == conversation or conduct.clear):
+        if conduct.failing and sent_at >= conduct.since and (conduct.tries(conversation) or conduct.clear):
             self._recover(account)
             self._tell(broadcast.Recovered(account))
 
     def bad(self, account: str, fault: Fault, conversation: bytes, now: float, unit: str = "") -> None:
         """An exchange of a conversation with an account has ended badly; `unit` is what it is evidence of, if not of
         the conversation."""
-        conduct = self.of(account)
-        trial = conduct.tries(conversation, now)
+        conduct = self._conducts.get(account)
+        if conduct is None:
+            return
+        trial = conduct.tries(conversation)
         unit = unit or unit_of(conversation)
         if (conduct.bad(fault, unit, now) or trial) and fault not in OWN:
             good, conduct.unreported = conduct.unreported, 0
@@ -105,22 +109,20 @@ class Failing:
 
     def inconclusive(self, account: str, conversation: bytes) -> None:
         """A trial showed nothing: another conversation may be it."""
-        conduct = self.of(account)
-        if conduct.trying == conversation != b"":
-            conduct.trying, conduct.trying_until = b"", 0.0
+        self.of(account).release(conversation)
 
     # Trials.
 
     def avoids(self, account: str, conversation: bytes, now: float) -> bool:
         """Whether this conversation should rather go elsewhere."""
-        return account in self.marked and not self.of(account).tries(conversation, now)
+        return account in self.marked and not self.of(account).tries(conversation)
 
     def try_out(self, account: str, conversation: bytes, now: float) -> bool:
         """Whether a new conversation becomes the trial of a failing account that is due for one."""
         conduct = self.of(account)
         if not conduct.due(now):
             return False
-        if not conduct.granted and self.due is not None:
+        if conduct.granted_until <= now and self.due is not None:
             self.due(account)
             return False
         conduct.try_out(conversation, now)
@@ -130,7 +132,8 @@ class Failing:
     def grant(self, account: str, now: float) -> None:
         """The next new conversation may be the account's trial."""
         conduct = self.of(account)
-        conduct.granted = conduct.due(now)
+        if conduct.due(now):
+            conduct.granted_until = now + TRIAL
 
     def postpone(self, account: str, now: float) -> None:
         """A trial need not be made: the account has failed without it."""
@@ -144,9 +147,9 @@ class Failing:
     def said(self, account: str, now: float) -> broadcast.Failing:
         """A failing account, as it is told to others."""
         conduct = self.of(account)
-        told = broadcast.Failing(
-            account, self.process, conduct.faults(now), max(0.0, conduct.until - now), conduct.pause
-        )
+        before = self.told.get(account)
+        faults = conduct.faults(now) or (before.faults if before is not None else {})
+        told = broadcast.Failing(account, self.process, faults, max(0.0, conduct.until - now), conduct.pause)
         self.told[account] = told
         return told
 

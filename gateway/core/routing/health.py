@@ -111,11 +111,12 @@ class Errors:
 class Health:
     """One account's: its outage, the models it may not use, and with which optional features."""
 
-    __slots__ = ("features", "models", "outage", "unsent")
+    __slots__ = ("disputes", "features", "models", "outage", "unsent")
 
     def __init__(self) -> None:
         self.outage = Outage()
         self.models: dict[str, float] = {}  # model -> closed until
+        self.disputes: dict[tuple[str, frozenset[str]], dict[str, float]] = {}  # not yet closed: conversation -> when
         self.features: dict[tuple[str, frozenset[str]], float] = {}  # (model, features) -> closed until
         self.unsent: deque[float] = deque(maxlen=_UNSENT_LIMIT)
 

@@ -173,6 +173,9 @@ class Route:
         self.warm = in_use and record.tokens > 0
         self.sticky = self.warm or (in_use and not self.created) or bool(self.pinned)
         self.cached = min(self.tokens, float(record.tokens)) if self.warm else 0.0
+        if self.barred and (self.warm or self.pinned):  # it is asked all the same: only its own answer moves it
+            members = self.router.ring.members(self.workspace or "", b"\0")
+            self.tried -= {entry.id for entry in members if entry.id in self.barred}
 
     def _fresh(self, workspace: str, now: float, cached: dict[str, float] | None = None) -> float:
         """Tokens that this workspace would have to compute."""
@@ -410,8 +413,7 @@ class Route:
 
     def interrupted(self, entry: Entry, now: float) -> None:
         """The account's answer has broken off, though it had begun well."""
-        if self.counts:
-            self.router.failing.bad(entry.id, Fault.CUT, self.conversation, now)
+        self._blame(entry.id, Fault.CUT, now)
 
     def completed(self, entry: Entry, now: float) -> None:
         """The account's answer has come whole."""
@@ -530,7 +532,7 @@ class Route:
             self._give_up_on(entry)
         elif outcome in (Outcome.FAILED, Outcome.IMPROPER, Outcome.BROKEN):
             again = outcome is not Outcome.BROKEN or repeat
-            if not again or self.once or self._repeated or not router.retries.take(now):
+            if not again or self.once or self._repeated or self._is_disputed or not router.retries.take(now):
                 self._confirm(entry, outcome, now)
                 return False
             self._suspect(entry, outcome, features)
@@ -547,13 +549,24 @@ class Route:
 
     # Whose fault it is.
 
+    @property
+    def _is_disputed(self) -> bool:
+        """Whether an account has refused it as the client's mistake, perhaps."""
+        return any(each.outcome in DISPUTED for each in self._suspicions)
+
+    def _blame(self, account: str, fault: Fault, now: float) -> None:
+        """What is pinned has no other account that could excuse this one: then a caller counts once."""
+        if self.counts:
+            unit = unit_of(b"caller " + self.caller.encode()) if self.pinned else ""
+            self.router.failing.bad(account, fault, self.conversation, now, unit)
+
     def _suspect(self, entry: Entry, outcome: Outcome, features: frozenset[str]) -> None:
         self._suspicions += (Suspicion(entry, outcome, features),)
 
     def _disputes(self, entry: Entry, outcome: Outcome, kind: str, features: frozenset[str], now: float) -> bool:
         """Whether another account is to be asked whether it refuses the request as well."""
         failing = self.router.failing
-        if any(each.outcome in DISPUTED for each in self._suspicions):
+        if self._is_disputed:
             failing.confirmed(self.caller, kind, now)
             self._confirm(entry, outcome, now)
             return False
@@ -574,8 +587,8 @@ class Route:
         self._suspicions = tuple(each for each in self._suspicions if each.outcome not in alike)
         for each in excused:
             self.router.failing.inconclusive(each.entry.id, self.conversation)
-        if not excused and outcome in _FAULTS and self.counts:
-            self.router.failing.bad(entry.id, _FAULTS[outcome], self.conversation, now)
+        if not excused and outcome in _FAULTS:
+            self._blame(entry.id, _FAULTS[outcome], now)
         else:
             self.router.failing.inconclusive(entry.id, self.conversation)
 
@@ -583,8 +596,8 @@ class Route:
         """No account has served it, and none will: what remains is what happened on those that were asked."""
         suspicions, self._suspicions = self._suspicions, ()
         for each in suspicions:
-            if each.outcome in _FAULTS and self.counts:
-                self.router.failing.bad(each.entry.id, _FAULTS[each.outcome], self.conversation, now)
+            if each.outcome in _FAULTS:
+                self._blame(each.entry.id, _FAULTS[each.outcome], now)
             elif each.outcome is Outcome.UNEXPLAINED:
                 self.router.unexplained(each.entry, self.limit_class, unit_of(self.conversation), now)
 
@@ -602,14 +615,17 @@ class Route:
             if outcome is Outcome.OVERSIZED:
                 continue
             if outcome in DISPUTED and self.model and (features or outcome is Outcome.DENIED):
-                router.denied(entry, self.model, features, now)
+                if outcome is Outcome.DENIED:
+                    router.denied(entry, self.model, features, now)
+                else:
+                    router.disputed(entry, self.model, features, unit_of(self.conversation), now)
                 unit = " ".join((self.model, *sorted(features)))
             fault = Fault.KEY if outcome is Outcome.UNAUTHORIZED else _FAULTS.get(outcome, Fault.REFUSAL)
             router.failing.bad(entry.id, fault, self.conversation, now, unit)
 
     def _repeat_overloaded(self, entry: Entry, home: bool, now: float, random: float) -> bool:
         """The model is overloaded: once more in place where the cache is worth the wait, else once elsewhere."""
-        if self._repeated or not self.router.retries.take(now):
+        if self._repeated or self._is_disputed or not self.router.retries.take(now):
             return False
         self._repeated = True
         pause = 0.5 + 1.5 * random

@@ -193,12 +193,29 @@ class Standing:
 
     def barred(self, model: str, features: frozenset[str], now: float) -> frozenset[str]:
         """The accounts that have lately refused this model with some of these features."""
-        return frozenset(
-            account
-            for account in self.picky
-            for (closed, some), until in self.health(account).features.items()
-            if closed == model and some <= features and until > now
-        )
+        found = set()
+        for account in [*self.picky]:
+            closed = self.health(account).features
+            for (other, some), until in [*closed.items()]:
+                if until <= now:
+                    del closed[other, some]
+                elif other == model and some <= features:
+                    found.add(account)
+            if not closed:
+                self.picky.discard(account)
+        return frozenset(found)
+
+    def disputed(self, entry: Entry, model: str, features: frozenset[str], unit: str, now: float) -> None:
+        """Another account has served what this one declined, which may have been the request's own: it is the features
+        once that has come to several conversations."""
+        disputes = self.health(entry.id).disputes
+        if len(disputes) >= FEATURES:
+            del disputes[next(iter(disputes))]
+        seen = disputes.setdefault((model, features), {})
+        seen[unit] = now
+        if sum(now - at < MODEL_PAUSE for at in seen.values()) >= SUSPICIONS:
+            del disputes[model, features]
+            self.denied(entry, model, features, now)
 
     # What others tell, and what they are told.
 
@@ -226,8 +243,11 @@ class Standing:
             self._back(fact)
         elif isinstance(fact, broadcast.ModelClosed):
             self.health(fact.account).models[fact.model] = now + fact.seconds
-        elif isinstance(fact, broadcast.FeaturesClosed):
-            self.health(fact.account).features[fact.model, frozenset(fact.features)] = now + fact.seconds
+        elif isinstance(fact, broadcast.FeaturesClosed) and fact.account in self.ring.accounts:
+            features = self.health(fact.account).features
+            if len(features) >= FEATURES:
+                del features[next(iter(features))]
+            features[fact.model, frozenset(fact.features)] = now + fact.seconds
             self.picky.add(fact.account)
 
     def _believes(self, fact: broadcast.Out) -> bool:

@@ -71,6 +71,7 @@ _DECODED_AT_ONCE = 64 * 1024  # bytes of a compressed body that may be decoded w
 _LOOK_EVERY = 0.02  # seconds between looks at what answers say of one limit
 _NOTE_EVERY = 1.0  # seconds between looks at what else they say of one account
 _TELL_EVERY = 15.0  # seconds between tellings of that
+_PATIENT = 60.0  # seconds for an answer's head, below which its absence says nothing of the account
 _WARM_ENOUGH = 150_000  # ms: half of the shortest cache lifetime; a stream that begins later than this renews at once
 
 
@@ -254,7 +255,15 @@ class Proxy:
                 x.cause = cause_of(error)
                 x.reached = True
                 self._answered(account.id, call.model, x.cause)
-                outcome, failure = Outcome.BROKEN, words_for(x.cause)
+                outcome = Outcome.BROKEN
+                if not _is_told(failure):
+                    failure = words_for(x.cause)
+                if x.cause == "drain" or (
+                    x.cause == "timeout" and x.hurried
+                ):  # it is our own end, and says nothing of it
+                    lease.release()
+                    route.answer_began()
+                    break
             else:
                 if result is None:
                     if x.outcome == "ok":
@@ -265,8 +274,7 @@ class Proxy:
                 outcome, wait, kind = result.outcome, result.head.retry_after, result.kind
                 if outcome in DISPUTED and x.peek is not None and x.head is not None:
                     features = features_of(x.peek, x.head.betas)
-                told = isinstance(failure, Refusal) and failure.outcome in DISPUTED
-                if not (told and outcome in HIDDEN):  # what the client may see says more
+                if not _is_told(failure) or outcome in DISPUTED:  # what the client may see says more
                     failure = result
             lease.release()
             x.began = False  # no ping while no upstream has the request
@@ -274,6 +282,8 @@ class Proxy:
             again = route.answered(entry, outcome, wait, monotonic(), random(), repeat, kind, features)
             if again:
                 x.failover = x.failover or outcome.value
+                if outcome is Outcome.BROKEN:
+                    x.abandon()
             if not again or (x.upload is not None and x.upload.begun):
                 break
         route.unserved(monotonic())
@@ -324,11 +334,16 @@ class Proxy:
             await relay_through(x, response, headers, x.meter.count)
             return None
         if not head.kind.startswith(b"application/json"):
+            x.sent = False
             return await self._set_aside(x, route, response, head, Outcome.IMPROPER)
         streamed, x.stream = x.stream, False  # whatever was asked for: no ping belongs into this answer
-        held, whole = await read_whole(response)
-        text = plain(held, head.encoding) if whole else b""
-        if whole and not is_answer(text, x.endpoint.metered and not x.endpoint.chat):
+        try:
+            held, whole = await read_whole(response)
+        except Interrupted:
+            x.stream = streamed
+            raise
+        text = plain(held, head.encoding) if whole else None
+        if text is not None and not is_answer(text, x.endpoint.metered and not x.endpoint.chat):
             response.close()
             x.response = None
             x.stream, x.sent = streamed, False
@@ -337,11 +352,11 @@ class Proxy:
         if reason:
             await self._settle_in(x, route, entry, reason)
         if x.started:  # the head of a stream went out with a ping, yet the answer is none
-            x.sent = not x.meter.read_json(text)
+            x.sent = not x.meter.read_json(text or b"")
             raise ApiError(502, "The upstream did not answer with a stream.")
         headers = head.visible + x.gateway_headers(self._config.expose_account)
         if whole:
-            await answer_whole(x, response, headers, held, text, partial(self._own, x))
+            await answer_whole(x, response, headers, held, text or b"", partial(self._own, x))
         else:
             await relay_long(x, response, headers, held)
         return None
@@ -381,6 +396,7 @@ class Proxy:
             raise ApiError(504, "The request could not be served in time.")
         x.response = None
         x.began = x.sent = True
+        x.hurried = remaining < min(_PATIENT, self._config.timeouts.first_byte)
         outgoing = account.provider.prepare(call)
         try:
             response = await account.transport.send(
@@ -523,6 +539,11 @@ class Proxy:
             causes = [_SAID[outcome]]
         words = NO_ACCOUNT.format(_UNREACHABLE if causes == ["unreachable"] else _OUT)
         return ApiError(529, words, retry_after=seconds, cause=",".join(causes))
+
+
+def _is_told(failure: tuple[int, str] | Refusal | None) -> bool:
+    """Whether an account has said what may be the client's mistake."""
+    return isinstance(failure, Refusal) and failure.outcome in DISPUTED
 
 
 async def _read_bounded(response: Response) -> bytes | None:

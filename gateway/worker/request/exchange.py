@@ -130,6 +130,7 @@ class Exchange:
     opening: Opening | None = None  # of a stream of which nothing but a message_start has come
     over_since = 0.0  # when the model had said why it stopped, and nothing but pings has come since
     ended = False
+    hurried = False  # less time is left for an answer's head than an account may take
     writing = False  # the client has yet to take what was written last
     raw = False  # in the middle of an event that passes in pieces
     body_time = admit_time = choose_time = waited = first_byte = response_began = 0.0

@@ -291,12 +291,12 @@ async def read_whole(response: Response) -> tuple[bytes, bool]:
     return b"".join(parts), False
 
 
-def plain(body: bytes, encoding: bytes) -> bytes:
-    """An answer's text where the upstream has encoded it although it was asked not to; as it is if nobody can tell."""
+def plain(body: bytes, encoding: bytes) -> bytes | None:
+    """An answer's text, also where the upstream has encoded it though it was asked not to; None if nobody can tell."""
     try:
         return decode(body, encoding, MAX_DECODED) if encoding else body
     except ApiError:
-        return body
+        return None
 
 
 async def answer_whole(
@@ -315,8 +315,8 @@ async def answer_whole(
 
 class _Shape(msgspec.Struct):
     type: Any = None
-    completion: Any = None
-    content: Any = None
+    completion: msgspec.Raw = msgspec.Raw()
+    content: msgspec.Raw = msgspec.Raw()
 
 
 _shape = msgspec.json.Decoder(_Shape).decode
@@ -329,7 +329,7 @@ def is_answer(text: bytes, message: bool) -> bool:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     if message:
-        return shape.type in ("message", "completion") or shape.content is not None or shape.completion is not None
+        return shape.type in ("message", "completion") or bool(len(shape.content) or len(shape.completion))
     return bool(shape.type != "error")
 
 

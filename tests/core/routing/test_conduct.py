@@ -94,7 +94,7 @@ def test_there_is_one_trial_at_a_time_until_its_answer_is_late():
     one.begin(NOW)
     now = one.until
     one.try_out(b"c", now)
-    assert one.tries(b"c", now) and not one.tries(b"d", now) and not one.tries(b"", now)
+    assert one.tries(b"c") and not one.tries(b"d") and not one.tries(b"")
     assert not one.due(now + TRIAL - 1)
     assert one.due(now + TRIAL)
 

@@ -311,9 +311,21 @@ def test_a_trial_that_must_be_granted_waits_for_that():
     assert asked == ["home"]
     over.failing.grant("home", now)
     assert new(over, now=now).workspace == "home"
-    assert new(over, now=now).workspace in ("home", "other")  # the kit's conversations are one and the same
-    over.failing.of("home").trying = b"somebody else"
+    over.failing.of("home").tried = (b"somebody else",)
     assert new(over, now=now).workspace == "other"
+
+
+def test_a_trial_that_takes_longer_than_others_wait_for_it_counts_all_the_same():
+    one, two = routers(HOME, OTHER)
+    fail(one, "home")
+    now = NOW + FIRST_PAUSE
+    assert one.failing.try_out("home", b"slow", now)
+    now += 40.0
+    one.tell = lambda fact: None
+    assert two.failing.try_out("home", b"another process's", now)
+    one.heard(broadcast.Trying("home"), now)
+    one.failing.completed("home", b"slow", NOW + FIRST_PAUSE, now + 5.0)
+    assert "home" not in one.failing
 
 
 def test_a_new_process_is_told_who_fails_and_believes_it():
