@@ -65,6 +65,7 @@ def compare(running: Config, loaded: Config) -> Change:
             default=loaded.models.default,
             fees=loaded.models.fees,
         ),
+        cors=loaded.cors,
         share=loaded.share,
         public_url=loaded.public_url,
         trusted_proxies=loaded.trusted_proxies,

@@ -64,6 +64,7 @@ def test_accounts_and_callers_that_changed_are_named_one_by_one():
         ({"expose_account": False}, "expose_account"),
         ({"retry_ambiguous": True}, "retry_ambiguous"),
         ({"share": "team"}, "share"),
+        ({"cors": {"origins": ["https://chat.acme.test"]}}, "cors.origins"),
         ({"public_url": "https://llm.acme.test"}, "public_url"),
         ({"trusted_proxies": ["10.0.0.0/8"]}, "trusted_proxies"),
         ({"models": {"aliases": {"fast": "claude-haiku-4-5"}}}, "models.aliases"),

@@ -34,6 +34,9 @@ class Wire:
         self.reading = True
         self.closing = False
 
+    def get_extra_info(self, name: str) -> None:
+        return None
+
     def write(self, data: bytes) -> None:
         self.written += data
 

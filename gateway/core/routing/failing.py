@@ -147,9 +147,8 @@ class Failing:
     def said(self, account: str, now: float) -> broadcast.Failing:
         """A failing account, as it is told to others."""
         conduct = self.of(account)
-        before = self.told.get(account)
-        faults = conduct.faults(now) or (before.faults if before is not None else {})
-        told = broadcast.Failing(account, self.process, faults, max(0.0, conduct.until - now), conduct.pause)
+        due = max(0.0, conduct.until - now)
+        told = broadcast.Failing(account, self.process, conduct.faults(now), due, conduct.pause)
         self.told[account] = told
         return told
 
@@ -175,7 +174,8 @@ class Failing:
 
     def _heard_failing(self, conduct: Conduct, fact: broadcast.Failing, now: float) -> None:
         """Connections are each process's own experience, and whoever has exchanges judges by them."""
-        if self._judges and (not fact.faults.keys() - OWN or conduct.recent.recent(now)[1]):
+        own = bool(fact.faults) and fact.faults.keys() <= OWN
+        if self._judges and (own or conduct.recent.recent(now)[1]):
             if conduct.failing and fact.pause > conduct.pause:
                 conduct.adopt(fact.pause, fact.seconds, now)
             return

@@ -116,7 +116,8 @@ class AccountStates:
     def _lacks_connections(self, heard: broadcast.Failing) -> bool:
         """Whether another gateway's process says no more than that it gets no connection: its own trouble."""
         return (
-            heard.faults.keys() <= OWN
+            bool(heard.faults)
+            and heard.faults.keys() <= OWN
             and not heard.process.startswith(self._gateway)
             and heard.account not in self._router.failing
         )
