@@ -171,7 +171,7 @@ def test_readiness_is_broken_down(fresh: Gateway):
     "path",
     [
         "/metrics", "/admin/v1/pool", "/admin/v1/accounts", "/admin/v1/me", "/admin/v1/live", "/admin/v1/audit",
-        "/admin/v1/openapi.json", "/admin", "/login", "/logout", "/static/style.css", "/",
+        "/admin/v1/openapi.json", "/admin", "/login", "/logout", "/static/style.css",
     ],
 )  # fmt: skip
 async def test_nothing_of_the_operators_is_on_the_data_listener(path: str, fresh: Gateway):

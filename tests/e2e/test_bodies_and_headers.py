@@ -373,7 +373,7 @@ async def test_two_different_conversation_ids_in_one_request_are_a_400(gateway: 
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/v1", "/v1/", "/v1/messages/", "/v1/v1/messages", "/V1/MESSAGES", "/v1/Messages", "/v1/%6dessages",
+    ["/v1", "/v1/", "/v1/messages/", "/v1/v1/messages", "/V1/MESSAGES", "/v1/Messages", "/v1/%6dessages",
      "/v1//messages", "/v1/files/../messages", "/v1/files/%2e%2e/x", "/v1/files/a%2fb", "/v1/models/", "/metrics",
      "/favicon.ico"],
 )  # fmt: skip
@@ -417,7 +417,12 @@ async def test_another_method_than_the_one_served_is_a_405(method: str, path: st
     assert sim.records(since) == []
 
 
-@pytest.mark.parametrize("path", ["/healthz/", "/readyz/", "/api/hello/", "/healthz/x", "/v2/messages", "/"])
+async def test_the_root_says_what_this_is(gateway: Gateway):
+    answer = await ask(gateway, path="/", key=None)
+    assert answer.status == 200 and "point a client's base URL here" in answer.json()["message"]
+
+
+@pytest.mark.parametrize("path", ["/healthz/", "/readyz/", "/api/hello/", "/healthz/x", "/v2/messages"])
 async def test_a_path_that_is_nowhere_is_not_found_and_leads_nowhere_else(path: str, gateway: Gateway):
     answer = await ask(gateway, path=path)
     assert_error(answer, 404, "not_found_error")
