@@ -118,7 +118,8 @@ async def test_bodies_reach_the_upstream_byte_for_byte(gateway: Gateway, sim: Si
 # -- Conversations ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_conversation_stays_on_its_account(gateway: Gateway, sim: Simulator):
+async def test_a_conversation_stays_on_its_account(launch: Callable[..., Gateway], sim: Simulator):
+    gateway = launch(accounts=accounts_of(sim, 4))  # on which no other test has left load
     homes = set()
     for number in range(12):
         name = conversation()

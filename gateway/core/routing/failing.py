@@ -184,7 +184,8 @@ class Failing:
         self.told[fact.account] = fact
 
     def forget(self, account: str) -> None:
-        """An operator says that the account is in order."""
+        """An operator says that the account is in order: what it and others refused alike is asked of it again."""
+        self._confirmed.clear()
         self._recover(account)
 
     def _recover(self, account: str) -> None:

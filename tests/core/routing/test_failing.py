@@ -341,8 +341,9 @@ def test_a_new_process_is_told_who_fails_and_believes_it():
 def test_an_operator_may_have_it_forgotten():
     over = router()
     fail(over, "home")
+    over.failing.confirmed("caller", "400 no", NOW)
     over.heard(broadcast.Back("home", wholly=True), NOW)
-    assert not over.failing.marked
+    assert not over.failing.marked and not over.failing.is_confirmed("caller", "400 no", NOW)
 
 
 def test_an_account_that_does_well_for_a_while_is_no_longer_failing():
