@@ -47,7 +47,7 @@ class Upkeep:
             if x.stream and x.meter.started and now - x.renewed > _RENEW_EVERY:
                 x.renewed = now
                 self._settlement.renew(x, 0.0, x.meter.usage.total_input)
-            if x.stream and x.began and now - x.last_sent > self._timeouts.ping:
+            if x.quiet and now - x.last_sent > self._timeouts.ping:
                 self._spawn(x.ping(self._ping_headers(x)))
             if x.over_since and x.response is not None and now - x.over_since > self._timeouts.idle:
                 x.response.interrupt(SILENT_END)

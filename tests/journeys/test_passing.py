@@ -105,7 +105,7 @@ MUCH = (started(), BLOCK, *(delta("x" * 10_000) for _ in range(80)), BLOCK_STOP,
 PACE = [
     journey(
         "a stream waits for a client that reads nothing for a while",
-        ask(stream=True, deaf=12.0, want=Want(by="a", body=b"".join(MUCH), used=(100, 20), record={"outcome": "ok"})),
+        ask(stream=True, deaf=20.0, want=Want(by="a", body=b"".join(MUCH), used=(100, 20), record={"outcome": "ok"})),
         upstream={"a": [stream(*MUCH, gap=0.01)]},
     ),
     journey(
