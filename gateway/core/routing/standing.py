@@ -23,6 +23,7 @@ FEATURES = 256  # sets of features remembered for an account
 SUSPICIONS = 3  # conversations with a 429 that says nothing, which close a class of models
 _WORTH_TELLING = 0.5  # seconds that a closure must have grown by to be worth telling
 _MEASURABLE = 1000  # tokens from which on a body tells how many bytes make one
+_FEWEST_BYTES = 1.5  # of text that make a token
 
 
 class Standing:
@@ -333,10 +334,10 @@ class Standing:
                 domain.heard(kind, limit, left, now - age)
 
     def measured(self, size: int, tokens: float) -> None:
-        """A body of `size` bytes was `tokens` of input."""
-        if tokens > _MEASURABLE:
-            ratio = min(8.0, max(1.0, size / tokens))
-            self.bytes_a_token += (ratio - self.bytes_a_token) * 0.02
+        """A body of `size` bytes was `tokens` of input. More than its text explains are those of what it names:
+        documents by URL, files, results of a search."""
+        if tokens > _MEASURABLE and size >= _FEWEST_BYTES * tokens:
+            self.bytes_a_token += (min(8.0, size / tokens) - self.bytes_a_token) * 0.02
 
     def report(self, process: str, now: float) -> broadcast.Report | None:
         """What others should know by now, None if nothing."""

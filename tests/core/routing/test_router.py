@@ -640,7 +640,8 @@ def test_operators_see_what_is_left_of_the_limits():
 
 
 @pytest.mark.parametrize(
-    ("size", "tokens", "moves"), [(40_000, 10_000, 0), (80_000, 10_000, 1), (9, 1, 0), (20_000, 10_000, -1)]
+    ("size", "tokens", "moves"),
+    [(40_000, 10_000, 0), (80_000, 10_000, 1), (9, 1, 0), (20_000, 10_000, -1), (300, 36_000, 0), (14_000, 10_000, 0)],
 )
 def test_bodies_teach_how_many_bytes_make_a_token(size, tokens, moves):
     over = router()
