@@ -17,7 +17,7 @@ from gateway import log
 from gateway.admin.access import Access, Who
 from gateway.admin.audit import Audit, Entry
 from gateway.admin.routes import Call, Route, Table
-from gateway.config.rules import moment_text
+from gateway.config.rules import instant_text
 from gateway.errors import ApiError
 from gateway.telemetry.repeats import Repeats
 
@@ -154,7 +154,7 @@ class AdminApp:
         kind, named, _ = route.path.removeprefix("/admin/v1/").partition("{")
         resource = call.resource or (kind + _UNNAMED if named else kind)
         entry = Entry(
-            id=call.request_id, at=moment_text(round(self._now(), 3)), who=who.id, role=who.role,
+            id=call.request_id, at=instant_text(self._now()), who=who.id, role=who.role,
             by="session" if who.session else "token", address=self._access.address(call.request), action=route.action,
             method=call.request.method, resource=resource, status=status, changes=call.changes if status < 400 else {},
         )  # fmt: skip

@@ -254,8 +254,13 @@ def parse_moment(text: str) -> float:
 
 
 def moment_text(seconds: float) -> str:
-    """A time as RFC 3339 writes it, in UTC."""
+    """A time that somebody set as RFC 3339 writes it, in UTC, to the second where it is whole."""
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def instant_text(seconds: float) -> str:
+    """When something happened as RFC 3339 writes it, in UTC, always to the millisecond: as text they sort by time."""
+    return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.config.rules import moment_text
+from gateway.config.rules import instant_text
 from gateway.records import ITEMS, Finished
 
 MOST = 500  # requests that are remembered, and that a worker keeps between two tellings
@@ -32,7 +32,7 @@ class Row(msgspec.Struct, frozen=True):
             "request_id": record.request_id,
             "upstream_request_id": record.upstream_request_id or None,
             "trace_id": record.trace_id or None,
-            "at": moment_text(round(record.at, 3)),
+            "at": instant_text(record.at),
             "key": record.caller or None,
             "team": record.team or None,
             "endpoint": record.endpoint,

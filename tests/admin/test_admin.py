@@ -331,7 +331,8 @@ async def test_a_change_is_written_down_with_who_and_what(console: Console):
     begun, changed, same = console.book.entries
     assert (begun.action, begun.resource, begun.status) == ("session.begin", "session", 303)
     assert changed == Entry(
-        id=answer.headers["x-gateway-request-id"], at="2027-01-15T08:00:00Z", who="admin", role="operate", by="session",
+        id=answer.headers["x-gateway-request-id"], at="2027-01-15T08:00:00.000Z", who="admin",
+        role="operate", by="session",
         address="127.0.0.1", action="account.change", method="PATCH", resource="accounts/a", status=200,
         changes={"state": ("active", "disabled")},
     )  # fmt: skip

@@ -69,7 +69,7 @@ def test_what_is_shown_names_its_units_and_says_none_where_there_is_nothing():
     recent.add([record("a", 1_800_000_000.25, usage=usage, cost_nano_usd=12_500_000, duration=1.0, ttft=0.5)])
     (row,) = recent.rows(1)
     shown = row.shown()
-    assert shown["at"] == "2027-01-15T08:00:00.250000Z"
+    assert shown["at"] == "2027-01-15T08:00:00.250Z"
     assert shown["tokens"] == {"input": 1, "cache_read": 2, "cache_write": 7, "output": 5}
     assert (shown["cost_usd"], shown["duration_seconds"], shown["ttft_seconds"]) == (0.0125, 1.0, 0.5)
     assert shown["key"] is shown["team"] is shown["account"] is shown["status"] is None

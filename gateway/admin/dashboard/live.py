@@ -20,7 +20,7 @@ from gateway.admin.dashboard.viewers import Viewers, event
 from gateway.admin.desks.cached import Cached
 from gateway.admin.desks.cost_to_date import EVERY, CostToDate
 from gateway.admin.desks.levels import Levels
-from gateway.config.rules import moment_text
+from gateway.config.rules import instant_text
 from gateway.records import Finished
 from gateway.telemetry.counters import Family
 from gateway.telemetry.recent import MOST, Recent
@@ -138,7 +138,7 @@ class Live:
         own, of_workers = self._gateway.modes(), self._rates.latest.degraded
         cost = None if own.get("store") else await self._cost_to_date.get()
         answer: dict[str, Any] = {
-            "at": moment_text(round(time(), 3)),
+            "at": instant_text(time()),
             "uptime_seconds": round(monotonic() - self._began),
             "workers": {"alive": alive, "configured": configured},
             "requests_per_second": round(numbers.requests, 3),
@@ -195,7 +195,7 @@ class Live:
 
 def _point(numbers: Numbers) -> dict[str, Any]:
     return {
-        "at": moment_text(round(time(), 3)),
+        "at": instant_text(time()),
         "requests_per_second": round(numbers.requests, 3),
         "errors_per_second": round(numbers.errors, 3),
         "refused_per_second": round(numbers.refused, 3),

@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from gateway import log
-from gateway.config.rules import moment_text
+from gateway.config.rules import instant_text
 from gateway.config.schema import Caller, Config
 from gateway.core.routing.binding import Move, Record, record_key
 from gateway.core.routing.broadcast import Forget, encode
@@ -315,4 +315,4 @@ def _elsewhere(workspace: str, warm_until: int) -> dict[str, Any] | None:
 
 
 def _time(milliseconds: int | None) -> str | None:
-    return moment_text(milliseconds / 1000) if milliseconds else None
+    return instant_text(milliseconds / 1000) if milliseconds else None

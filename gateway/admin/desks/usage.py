@@ -13,7 +13,7 @@ from starlette.datastructures import QueryParams
 
 from gateway import log
 from gateway.admin.desks.period import period
-from gateway.config.rules import moment_text
+from gateway.config.rules import instant_text
 from gateway.errors import ApiError
 from gateway.store.client.connection import StoreDown
 from gateway.store.ledger.ledger import Entry
@@ -161,8 +161,8 @@ def _row(groups: tuple[str, ...], group: Group, totals: Totals, detail: bool) ->
 def _record(entry: Entry) -> dict[str, Any]:
     return {
         "request_id": entry.id,
-        "at": moment_text(entry.at / 1000),
-        "ended": moment_text(entry.ended / 1000),
+        "at": instant_text(entry.at / 1000),
+        "ended": instant_text(entry.ended / 1000),
         "key": entry.caller,
         "team": entry.team or None,
         "model": entry.model,

@@ -280,10 +280,11 @@ async def test_all_that_is_known_of_two_models(desk: Desk):
     assert bindings[0].pop("why").startswith("moved from w2 5 s ago because w2 was at its rate limit")
     assert bindings[0] == {
         "model": MODEL, "workspace": "w1", "account": "a", "closed": None, "home": home, "avoided": [], "generation": 3,
-        "tokens": 1234, "warm": True, "warm_until": "2027-01-15T08:01:00Z", "record_expires": "2027-01-15T08:00:05Z",
-        "account_bound": True, "previous": {"workspace": "w2", "warm_until": "2027-01-15T07:59:59Z"},
-        "last_detour": {"workspace": "w3", "warm_until": "2027-01-15T08:00:01Z"},
-        "moves": [{"at": "2027-01-15T07:59:55Z", "from": "w2", "to": "w1", "reason": "limited"}],
+        "tokens": 1234, "warm": True, "warm_until": "2027-01-15T08:01:00.000Z",
+        "record_expires": "2027-01-15T08:00:05.000Z",
+        "account_bound": True, "previous": {"workspace": "w2", "warm_until": "2027-01-15T07:59:59.000Z"},
+        "last_detour": {"workspace": "w3", "warm_until": "2027-01-15T08:00:01.000Z"},
+        "moves": [{"at": "2027-01-15T07:59:55.000Z", "from": "w2", "to": "w1", "reason": "limited"}],
     }  # fmt: skip
     fresh = bindings[1]
     assert (fresh["model"], fresh["account"], fresh["closed"]) == (OTHER, None, "no longer in the pool")

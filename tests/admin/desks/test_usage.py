@@ -186,7 +186,7 @@ async def test_records_come_with_money_in_dollars_and_where_to_go_on(client, sto
     assert answer.json() == {
         "data": [
             {
-                "request_id": "req_1", "at": "2026-11-22T14:00:34.500000Z", "ended": "2026-11-22T14:00:36Z",
+                "request_id": "req_1", "at": "2026-11-22T14:00:34.500Z", "ended": "2026-11-22T14:00:36.000Z",
                 "key": "alice", "team": "research", "model": "m", "account": "a", "endpoint": "/v1/messages",
                 "requests": 1, "estimated": True, "provisional": False, "input_tokens": 10,
                 "cache_read_input_tokens": 20, "output_tokens": 50, "cost_usd": 9007199.254740991, "savings_usd": 1e-9,
