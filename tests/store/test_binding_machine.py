@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from gateway.core.routing.binding import YOUNG, Move, Record, moved, pack, unpack
+from gateway.core.routing.binding import Move, Record, moved, pack, unpack
 from gateway.lab.replay import production
 from gateway.store.scripts import ADMIT, REBIND, RECALL, SETTLE, Script
 
@@ -95,18 +95,20 @@ class Bindings(RuleBasedStateMachine):
 
     # What processes do.
 
-    def admit_with(self, place: Place, proposed: Record, life: int) -> Record:
+    def admit_with(self, place: Place, proposed: Record, life: int, in_flight: int = 0) -> Record:
         """By script and by dictionary; the binding as it then stands."""
         before = self.stored(place)
         created, packed, now = self.run_script(
-            ADMIT, place, self.now, place[1], pack(proposed), proposed.generation, life
+            ADMIT, place, self.now, place[1], pack(proposed), proposed.generation, life, in_flight
         )
-        expected_created, expected = self.twin.admit(_name(place), proposed)
+        expected_created, expected = self.twin.admit(_name(place), proposed, self.now, in_flight)
         assert (bool(created), unpack(packed), now) == (expected_created, expected, self.now)
         if created:
             self.twin.written(place, life)
         else:
-            assert self.stored(place) == before == packed
+            assert before == packed
+            after = self.stored(place)
+            assert after is not None and (after == before or (in_flight and expected.is_cold(self.now)))
         return expected
 
     @rule(process=PROCESSES, place=PLACES, workspace=WORKSPACES)
@@ -114,8 +116,8 @@ class Bindings(RuleBasedStateMachine):
         """A request begins: its process proposes what it remembers, else what the ranking says."""
         proposed = self.memories[process].get(place)
         if proposed is None:
-            proposed = Record(workspace, warm_until=self.now + YOUNG, group=f"group of {place[0]}")
-        self.remember(process, place, self.admit_with(place, proposed, SHORT))
+            proposed = Record(workspace, group=f"group of {place[0]}", in_flight_until=self.now + production.IN_FLIGHT)
+        self.remember(process, place, self.admit_with(place, proposed, SHORT, production.IN_FLIGHT))
 
     @rule(process=PROCESSES)
     def reseed(self, process):
@@ -166,7 +168,7 @@ class Bindings(RuleBasedStateMachine):
         before, twin_before = self.stored(place), self.twin.get(place)
         moved, packed = self.run_script(
             REBIND, place, self.now, place[1], known.generation, known.workspace, workspace, reason, DAY,
-            int(reason == "home"), YOUNG,
+            int(reason == "home"), production.IN_FLIGHT,
         )  # fmt: skip
         expected_moved, expected = self.twin.rebind(_name(place), known, workspace, reason, self.now)
         assert (bool(moved), unpack(packed)) == (expected_moved, expected)
@@ -187,7 +189,7 @@ class Bindings(RuleBasedStateMachine):
         """A process to which the store is away goes on alone."""
         record = self.memories[process].get(place)
         if record is not None and record.workspace != workspace:
-            self.remember(process, place, moved(record, workspace, "out", self.now))
+            self.remember(process, place, moved(record, workspace, "out", self.now, production.IN_FLIGHT))
 
     # What happens to all of them.
 
@@ -266,6 +268,7 @@ RECORDS = st.builds(
     Record, WORKSPACES, st.integers(1, 3), TIMES, TOKENS, TOKENS, st.integers(0, 1), WORKSPACES | st.just(""), TIMES,
     TOKENS, WORKSPACES | st.just(""), TIMES, TIMES,
     st.lists(st.builds(Move, TIMES, WORKSPACES, WORKSPACES, st.just("out")), max_size=5), st.sampled_from(["", "g"]),
+    TIMES,
 )  # fmt: skip
 STEPS = settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 PLACE: Place = ("{t:a}:b:1", "m1")
@@ -277,7 +280,7 @@ def beginning_with(admin: Any, stored: Record | None) -> Twin:
     twin = Twin()
     if stored is not None:
         admin.hset(*PLACE, pack(stored))
-        twin.admit(_name(PLACE), stored)
+        twin.admit(_name(PLACE), stored, BEGIN, 0)
     return twin
 
 
@@ -287,13 +290,13 @@ def both(admin: Any, twin: Twin) -> tuple[Record | None, Record | None]:
 
 
 @STEPS
-@given(stored=st.none() | RECORDS, proposed=RECORDS)
-def test_any_proposal_to_any_binding_is_admitted_as_the_replay_does(server, stored, proposed):
+@given(stored=st.none() | RECORDS, proposed=RECORDS, in_flight=st.sampled_from([0, production.IN_FLIGHT]))
+def test_any_proposal_to_any_binding_is_admitted_as_the_replay_does(server, stored, proposed, in_flight):
     twin = beginning_with(server.admin, stored)
     created, packed, _ = server.admin.eval(
-        ADMIT.text, 1, PLACE[0], BEGIN, PLACE[1], pack(proposed), proposed.generation, DAY
+        ADMIT.text, 1, PLACE[0], BEGIN, PLACE[1], pack(proposed), proposed.generation, DAY, in_flight
     )
-    assert (bool(created), unpack(packed)) == twin.admit(_name(PLACE), proposed)
+    assert (bool(created), unpack(packed)) == twin.admit(_name(PLACE), proposed, BEGIN, in_flight)
     binding, expected = both(server.admin, twin)
     assert binding == expected
     assert binding is not None and binding.generation >= max(proposed.generation, stored.generation if stored else 0)
@@ -301,7 +304,7 @@ def test_any_proposal_to_any_binding_is_admitted_as_the_replay_does(server, stor
 
 @STEPS
 @given(
-    stored=st.none() | RECORDS, read=RECORDS, served=WORKSPACES, age=st.sampled_from([0, MINUTE]),
+    stored=st.none() | RECORDS, read=RECORDS, served=WORKSPACES, age=st.sampled_from([0, MINUTE, 1 << 52]),
     ttl=st.sampled_from([MINUTE, 5 * MINUTE]), tokens=TOKENS,
 )  # fmt: skip
 def test_any_settlement_of_any_binding_is_as_in_the_replay(server, stored, read, served, age, ttl, tokens):
@@ -340,7 +343,7 @@ def test_any_move_of_any_binding_is_as_in_the_replay(server, stored, read, targe
     twin = beginning_with(server.admin, stored)
     moved, packed = server.admin.eval(
         REBIND.text, 1, PLACE[0], BEGIN, PLACE[1], read.generation, read.workspace, target, reason, DAY,
-        int(reason == "home"), YOUNG,
+        int(reason == "home"), production.IN_FLIGHT,
     )  # fmt: skip
     assert (bool(moved), unpack(packed)) == twin.rebind(_name(PLACE), read, target, reason, BEGIN)
     binding, expected = both(server.admin, twin)

@@ -10,13 +10,14 @@ import pytest
 import redis
 from redis.crc import key_slot
 
-from gateway.core.routing.binding import YOUNG, Move, Record, pack, unpack
+from gateway.core.routing.binding import Move, Record, pack, unpack
 from gateway.store import scripts
 from gateway.store.pool import pool_store
 from gateway.store.scripts import ADMIT, ANNOUNCE, FLUSH, INSPECT, PUBLISH, REBIND, RECALL, SETTLE, Script
 
 KEY = "{t:team}:b:00ff"
 MODEL = "claude-x"
+IN_FLIGHT = 590_000
 DAY = 86_400_000
 NOW = 1_800_000_000_000  # ms
 
@@ -31,10 +32,12 @@ class Store:
         return self.admin.eval(script.text, len(keys), *keys, *args)
 
     def admit(
-        self, proposed: Record, *, key: str = KEY, model: str = MODEL, now: int = NOW, remember: int = DAY
-    ) -> tuple[bool, Record, int]:
-        """(created, the binding, now)."""
-        created, packed, at = self.run(ADMIT, [key], now, model, pack(proposed), proposed.generation, remember)
+        self, proposed: Record, *, key: str = KEY, model: str = MODEL, now: int = NOW, remember: int = DAY,
+        in_flight: int = 0,
+    ) -> tuple[bool, Record, int]:  # fmt: skip
+        """(created, the binding as it was found, now)."""
+        args = (now, model, pack(proposed), proposed.generation, remember, in_flight)
+        created, packed, at = self.run(ADMIT, [key], *args)
         return bool(created), unpack(packed), at
 
     def settle(
@@ -49,7 +52,7 @@ class Store:
         self, read: Record, workspace: str, *, reason: str = "limited", model: str = MODEL, now: int = NOW,
         voluntary: int = 0, remember: int = DAY,
     ) -> tuple[bool, Record]:  # fmt: skip
-        args = (now, model, read.generation, read.workspace, workspace, reason, remember, voluntary, YOUNG)
+        args = (now, model, read.generation, read.workspace, workspace, reason, remember, voluntary, IN_FLIGHT)
         moved, packed = self.run(REBIND, [KEY], *args)
         return bool(moved), unpack(packed)
 
@@ -82,7 +85,7 @@ FULL = Record(
 
 
 def test_the_first_request_creates_the_binding_it_proposes(store):
-    proposed = Record("w1", warm_until=NOW + YOUNG, group="g")
+    proposed = Record("w1", group="g", in_flight_until=NOW + IN_FLIGHT)
     assert store.admit(proposed) == (True, proposed, NOW)
     assert store.record() == proposed
     assert store.admin.hlen(KEY) == 1
@@ -135,7 +138,7 @@ def test_without_a_time_the_servers_own_clock_counts(store):
     before = clock(store)
     store.rebind(Record("w1"), "w2", now=0, voluntary=1)
     after = store.record()
-    assert before <= after.voluntary == after.moves[0].at == after.warm_until - YOUNG <= clock(store)
+    assert before <= after.voluntary == after.moves[0].at == after.in_flight_until - IN_FLIGHT <= clock(store)
 
 
 def test_a_binding_can_be_read_without_creating_one(store):
@@ -233,6 +236,46 @@ def test_large_numbers_stay_whole_numbers(store):
     assert store.record().previous_tokens == 10**15
 
 
+# In flight: from a cold conversation's first request on, until it is answered or ends without an answer.
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_a_cold_conversation_is_in_flight_from_the_request_that_finds_it_cold(store, generation):
+    known = store.bind(generation=generation, warm_until=NOW, tokens=900, size=3600)
+    first = store.admit(Record("w2", generation), in_flight=IN_FLIGHT)
+    assert first == (False, known, NOW)  # as it was found, so that one request may still move it
+    noted = msgspec.structs.replace(known, in_flight_until=NOW + IN_FLIGHT)
+    assert store.admit(Record("w2", generation), now=NOW + 5, in_flight=IN_FLIGHT)[1] == store.record() == noted
+    again = store.admit(Record("w2", generation), now=NOW + IN_FLIGHT, in_flight=IN_FLIGHT)[1]
+    assert again == noted  # it never came
+    assert store.record().in_flight_until == NOW + 2 * IN_FLIGHT
+
+
+def test_a_warm_conversation_needs_no_such_note_nor_does_one_that_nobody_asked_about(store):
+    known = store.bind(warm_until=NOW + 1, tokens=900)
+    assert store.admit(known, in_flight=IN_FLIGHT)[1] == store.record() == known
+    assert store.admit(known, now=NOW + 1)[1] == store.record() == known
+
+
+@pytest.mark.parametrize("served", ["w1", "w2"])
+def test_an_answer_from_anywhere_ends_it_and_so_does_one_that_will_not_come(store, served):
+    known = store.bind(tokens=900)
+    store.admit(known, in_flight=IN_FLIGHT)
+    assert store.settle(served, known)
+    assert store.record().in_flight_until == 0
+    store.admit(known, now=NOW + 300_000, in_flight=IN_FLIGHT)
+    before = store.record()
+    assert store.settle("w1", known, age=1 << 52, ttl=0)
+    assert store.record() == msgspec.structs.replace(before, in_flight_until=0)
+
+
+def test_a_record_that_cannot_be_read_is_not_noted(store):
+    store.admin.hset(KEY, MODEL, b"nonsense")
+    created, packed, _ = store.run(ADMIT, [KEY], NOW, MODEL, pack(Record("w1")), 1, DAY, IN_FLIGHT)
+    assert (created, packed) == (0, b"nonsense")
+    assert store.admin.hget(KEY, MODEL) == b"nonsense"
+
+
 # Moving.
 
 
@@ -241,8 +284,8 @@ def test_moving_raises_the_generation_and_starts_cold(store):
     moved, record = store.rebind(known, "w2", reason="out")
     assert moved
     assert record == store.record() == Record(
-        "w2", 2, NOW + YOUNG, account_bound=1, previous="w1", previous_warm_until=NOW + 9, previous_tokens=5,
-        moves=[Move(NOW, "w1", "w2", "out")], group="g",
+        "w2", 2, account_bound=1, previous="w1", previous_warm_until=NOW + 9, previous_tokens=5,
+        moves=[Move(NOW, "w1", "w2", "out")], group="g", in_flight_until=NOW + IN_FLIGHT,
     )  # fmt: skip
 
 
@@ -259,7 +302,7 @@ def test_moving_a_record_that_is_gone_creates_it_with_a_later_generation(store, 
     moved, record = store.rebind(Record("w1", generation), "w2", reason="out")
     assert moved
     assert record == store.record() == Record(
-        "w2", generation + 1, NOW + YOUNG, previous="w1", moves=[Move(NOW, "w1", "w2", "out")]
+        "w2", generation + 1, previous="w1", moves=[Move(NOW, "w1", "w2", "out")], in_flight_until=NOW + IN_FLIGHT,
     )  # fmt: skip
 
 
@@ -288,7 +331,7 @@ def test_a_move_back_to_a_cache_that_has_expired_starts_cold(store):
     known = store.bind(tokens=1000, size=4000, warm_until=NOW + 10_000)
     _, away = store.rebind(known, "w2")
     _, back = store.rebind(away, "w1", now=NOW + 10_000)
-    assert (back.warm_until, back.tokens, back.size) == (NOW + 10_000 + YOUNG, 0, 0)
+    assert (back.warm_until, back.tokens, back.size) == (0, 0, 0)
 
 
 def test_a_move_to_where_a_detour_went_finds_that_cache(store):
@@ -333,8 +376,9 @@ def test_no_script_loses_or_changes_a_field_that_it_has_no_business_with(store):
     moved, record = store.rebind(FULL, "w3", reason="out")
     assert moved
     assert record == msgspec.structs.replace(
-        FULL, workspace="w3", generation=5, warm_until=NOW + YOUNG, tokens=0, size=0, previous="w1",
-        previous_warm_until=NOW + 1000, previous_tokens=900, moves=[*FULL.moves, Move(NOW, "w1", "w3", "out")],
+        FULL, workspace="w3", generation=5, warm_until=0, tokens=0, size=0, previous="w1",
+        previous_warm_until=NOW + 1000, previous_tokens=900, in_flight_until=NOW + IN_FLIGHT,
+        moves=[*FULL.moves, Move(NOW, "w1", "w3", "out")],
     )  # fmt: skip
 
 
@@ -361,12 +405,12 @@ def test_names_of_any_length_and_script_come_back_as_they_were(store, name):
 def test_fields_that_a_newer_version_appends_are_kept(store):
     newer = [*msgspec.to_builtins(FULL), "new", {"a": [1]}, -7, 1.5]
     packed = msgspec.msgpack.encode(newer)
-    store.run(ADMIT, [KEY], NOW, MODEL, packed, 4, DAY)
+    store.run(ADMIT, [KEY], NOW, MODEL, packed, 4, DAY, 0)
     store.settle("w1", FULL, tokens=1000, size=4000)
     store.settle("w5", FULL)
     store.rebind(FULL, "w3")
     stored = msgspec.msgpack.decode(store.admin.hget(KEY, MODEL))
-    assert stored[14:] == newer[14:]
+    assert stored[15:] == newer[15:]
     assert stored[:2] == ["w3", 5]
     assert store.record().group == "group"
 

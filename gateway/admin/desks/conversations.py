@@ -217,8 +217,8 @@ class Conversations:
 
     def _binding(self, key: bytes, model: str, stored: Stored) -> dict[str, Any]:
         record, router, now = stored.records[model], self._router, self._now()
-        in_use = record.warm_until > stored.now
-        warm = in_use and record.tokens > 0
+        in_use = not record.is_cold(stored.now)
+        warm = record.warm_until > stored.now and record.tokens > 0
         fresh = 0.0 if warm else float(record.tokens)
         entry, (closed, seconds) = router.pick(record.workspace, key, model, router.classify(model), fresh, in_use, now)
         home = router.ranked(key, model)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import msgspec
 
 COLD = 0  # `warm_until` of a cache that nobody has seen written
-YOUNG = 60_000  # ms that a binding counts as in use before its first answer
 
 
 def record_key(tenant: str, conversation: bytes) -> str:
@@ -45,15 +44,20 @@ class Record(msgspec.Struct, array_like=True):
     voluntary: int = 0  # when it last moved without need (ms)
     moves: list[Move] = []  # the last few, oldest first
     group: str = ""  # of conversations that share tools and system prompt
+    in_flight_until: int = COLD  # a request is on its way there whose answer will make it warm
+
+    def is_cold(self, now_ms: int) -> bool:
+        """Neither is its cache there, nor a request on its way that will write it."""
+        return self.warm_until <= now_ms and self.in_flight_until <= now_ms
 
 
-def moved(record: Record, target: str, reason: str, now_ms: int, voluntary: bool = False) -> Record:
-    """The record once its conversation is bound to `target`, as rebind.lua makes it. A cache that is still warm there
-    is taken over; else the binding counts as in use for YOUNG."""
+def moved(record: Record, target: str, reason: str, now_ms: int, in_flight: int, voluntary: bool = False) -> Record:
+    """The record once its conversation is bound to `target`, as rebind.lua makes it: a request goes there that takes
+    `in_flight` ms at most. A cache that is still warm there is taken over."""
     new = msgspec.structs.replace(
-        record, workspace=target, generation=record.generation + 1, warm_until=now_ms + YOUNG, tokens=0, size=0,
+        record, workspace=target, generation=record.generation + 1, warm_until=COLD, tokens=0, size=0,
         previous=record.workspace, previous_warm_until=record.warm_until, previous_tokens=record.tokens,
-        moves=[*record.moves[-4:], Move(now_ms, record.workspace, target, reason)],
+        moves=[*record.moves[-4:], Move(now_ms, record.workspace, target, reason)], in_flight_until=now_ms + in_flight,
     )  # fmt: skip
     if target == record.detour and record.detour_warm_until > now_ms:
         new.warm_until, new.tokens, new.size = record.detour_warm_until, record.tokens, record.size

@@ -169,9 +169,10 @@ class Route:
             self._chosen = False
 
     def _warmth(self, record: Record) -> None:
-        in_use = record.warm_until > self.now_ms and record.workspace == self.workspace
-        self.warm = in_use and record.tokens > 0
-        self.sticky = self.warm or (in_use and not self.created) or bool(self.pinned)
+        here, now_ms = record.workspace == self.workspace, self.now_ms
+        self.warm = here and record.warm_until > now_ms and record.tokens > 0
+        in_use = here and not self.created and not record.is_cold(now_ms)
+        self.sticky = self.warm or in_use or bool(self.pinned)
         self.cached = min(self.tokens, float(record.tokens)) if self.warm else 0.0
         if self.barred and (self.warm or self.pinned):  # it is asked all the same: only its own answer moves it
             members = self.router.ring.members(self.workspace or "", b"\0")
@@ -241,9 +242,14 @@ class Route:
         entry, (why, _) = self.router.pick(
             workspace, self.conversation, self.model, self.limit_class, fresh, False, now
         )
-        if why == OPEN and entry is not None and not self.router.within_cap(workspace, self.model, now):
+        if why == OPEN and entry is not None and self._busy(workspace, now):
             return "load"
         return "" if why == CREDENTIAL else why
+
+    def _busy(self, workspace: str, now: float) -> bool:
+        """Whether a workspace has more than its share of work, and enough of it to be worth a move."""
+        router = self.router
+        return router.loads.of(workspace, now) > WORTH_A_MOVE and not router.within_cap(workspace, self.model, now)
 
     def _home(self, record: Record, now: float) -> tuple[str, str] | None:
         """A move back to where the same cache is still warm, if the present workspace has more than its share."""
@@ -254,8 +260,7 @@ class Route:
             and record.previous_tokens >= _SAME * record.tokens
             and record.voluntary + self.ttl * 1000 <= self.now_ms
             and record.previous in self.router.ring
-            and self.router.loads.of(record.workspace, now) > WORTH_A_MOVE
-            and not self.router.within_cap(record.workspace, self.model, now)
+            and self._busy(record.workspace, now)
             and self._why_not(record.previous, now) == OPEN
         ):
             return record.previous, "home"

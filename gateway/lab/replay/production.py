@@ -13,7 +13,7 @@ from hashlib import blake2b
 import msgspec
 
 from gateway.core.routing import broadcast
-from gateway.core.routing.binding import YOUNG, Record, moved
+from gateway.core.routing.binding import COLD, Record, moved
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.outcomes import Outcome, retry_after
 from gateway.core.routing.route import Refuse as CoreRefuse
@@ -26,8 +26,8 @@ from gateway.lab.replay.policy import Account, Answer, Refuse, Request, Send, St
 
 PROCESSES = 2
 MODEL = "claude-sonnet-5"
+IN_FLIGHT = 590_000  # ms that a request may be on its way
 _BYTES_A_TOKEN = 4
-_DEADLINE = 590.0  # seconds for a request to begin to be answered
 _WALL = 1_700_000_000.0  # Unix time of the replay's second 0
 _LEADER_WAIT = 2.0
 _OUTCOMES = {429: Outcome.LIMITED, 529: Outcome.OVERLOADED}
@@ -43,10 +43,13 @@ class Store:
     def flush(self) -> None:
         self._records.clear()
 
-    def admit(self, key: bytes, proposed: Record) -> tuple[bool, Record]:
+    def admit(self, key: bytes, proposed: Record, now_ms: int = 0, in_flight: int = 0) -> tuple[bool, Record]:
         known = self._records.get(key)
         if known is not None and known.generation >= proposed.generation:
-            return False, _copy(known)
+            found = _copy(known)
+            if in_flight and known.is_cold(now_ms):
+                known.in_flight_until = now_ms + in_flight
+            return False, found
         self._records[key] = _copy(proposed)
         return True, proposed
 
@@ -59,7 +62,7 @@ class Store:
             return False, _copy(known)
         if known is None or known.generation < read.generation:
             known = Record(read.workspace, read.generation)
-        self._records[key] = moved(known, target, reason, now_ms, reason == "home")
+        self._records[key] = moved(known, target, reason, now_ms, IN_FLIGHT, reason == "home")
         return True, _copy(self._records[key])
 
     def settle(self, key: bytes, read: Record, served: str, warm_until: int, tokens: int) -> None:
@@ -72,6 +75,7 @@ class Store:
 
 def renew(record: Record, served: str, warm_until: int, tokens: int) -> None:
     """`served` holds the conversation's cache until then."""
+    record.in_flight_until = COLD
     if served == record.workspace:
         record.warm_until = max(record.warm_until, warm_until)
         if tokens:
@@ -103,12 +107,13 @@ class Process:
 class Life:
     """One request on its way."""
 
-    __slots__ = ("entry", "held", "key", "process", "record", "route")
+    __slots__ = ("entry", "held", "key", "leads", "process", "record", "route")
 
     def __init__(self, key: bytes, process: Process, route: Route) -> None:
         self.key = key
         self.process = process
         self.route = route
+        self.leads = False  # it is its answer that the record waits for as in flight
         self.held = False  # until the answer to another one of its conversation begins
         self.record: Record | None = None
         self.entry: Entry | None = None
@@ -161,7 +166,7 @@ class Production:
         key = blake2b(request.conversation, digest_size=16, key=self._key).digest()
         process = self._processes[request.index % PROCESSES]
         size = request.input * _BYTES_A_TOKEN
-        life = Life(key, process, Route(process.router, key, MODEL, size, self._ttl, now + _DEADLINE))
+        life = Life(key, process, Route(process.router, key, MODEL, size, self._ttl, now + IN_FLIGHT / 1000))
         life.route.group = f"{request.blocks[0]}" if request.blocks else ""
         self._lives[request.index] = life
         return self._admit(request, life, now)
@@ -185,7 +190,7 @@ class Production:
                 workspace = process.router.ranked(life.key, MODEL)
                 if workspace is None:
                     return
-                remembered = Record(workspace, warm_until=now_ms + YOUNG)
+                remembered = Record(workspace, in_flight_until=now_ms + IN_FLIGHT)
             life.record = process.memory[life.key] = remembered
             route.found(remembered, False, now_ms, "stateless")
             return
@@ -194,10 +199,13 @@ class Production:
             workspace = route.propose(now)
             if workspace is None:
                 return
-            proposed = Record(workspace, warm_until=now_ms + YOUNG, group=route.group)
-        created, record = self._store.admit(life.key, proposed)
+            proposed = Record(workspace, group=route.group, in_flight_until=now_ms + IN_FLIGHT)
+        created, record = self._store.admit(life.key, proposed, now_ms, IN_FLIGHT)
         life.record = process.memory[life.key] = record
         route.found(record, created and remembered is None, now_ms)
+        life.leads = route.created or record.is_cold(now_ms)
+        if life.leads:
+            record.in_flight_until = now_ms + IN_FLIGHT
         if route.created and record.workspace != process.router.ranked(life.key, MODEL):
             for other in process.others:
                 other.memory[life.key] = _copy(record)
@@ -212,7 +220,8 @@ class Production:
         if self._store.up:
             done, life.record = self._store.rebind(life.key, record, workspace, reason, int(now * 1000))
         else:
-            done, life.record = True, moved(record, workspace, reason, int(now * 1000), reason == "home")
+            done, life.record = True, moved(record, workspace, reason, int(now * 1000), IN_FLIGHT, reason == "home")
+        life.leads = done
         if done and not route.created:
             self.moves[reason] = self.moves.get(reason, 0) + 1
         how = route.how
@@ -228,7 +237,7 @@ class Production:
         if isinstance(step, CoreWait):
             return Wait(step.seconds)
         if isinstance(step, CoreRefuse):
-            self._release(request, life)
+            self._unanswered(request, life)
             return Refuse(retry_after(step.seconds))
         assert isinstance(step, CoreSend)  # noqa: S101 - the only one left
         life.entry = step.entry
@@ -255,7 +264,7 @@ class Production:
             outcome = _OUTCOMES[answer.status]
             if route.answered(entry, outcome, answer.retry_after, now, self._random.random()):
                 return self._step(request, life, now)
-            self._release(request, life)
+            self._unanswered(request, life)
             return Refuse(retry_after(answer.retry_after))
         reason = route.served(entry, now)
         if reason:
@@ -273,6 +282,13 @@ class Production:
         renew(record, entry.workspace, warm_until, tokens)
         if self._store.up:
             self._store.settle(life.key, record, entry.workspace, warm_until, tokens)
+
+    def _unanswered(self, request: Request, life: Life) -> None:
+        self._release(request, life)
+        if life.leads and life.record is not None:
+            life.record.in_flight_until = COLD
+            if self._store.up:
+                self._store.settle(life.key, life.record, life.record.workspace, COLD, 0)
 
     def _release(self, request: Request, life: Life) -> None:
         leaders = life.process.leaders

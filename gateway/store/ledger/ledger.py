@@ -182,8 +182,8 @@ def to_admit(
     binding: tuple[Arg, ...] | None = None, now: int = 0, discount: int = 0,
 ) -> Call:  # fmt: skip
     """Reserve what a request's limits ask. `reservation` is packed, b"" for none (a request that nobody settles);
-    `binding` is (conversation key, model, proposed binding, generation, lifetime) as of admit.lua, for a request that
-    has a conversation. It reserves `discount` less, unless another one of its conversation does already."""
+    `binding` is (conversation key, model, proposed binding, generation, lifetime, in flight) as of admit.lua, for a
+    request of a conversation. It reserves `discount` less, unless another one of its conversation does already."""
     keys, asked = limits.keys, (request_id, reservation, limits.packed, cost_nano, when.day, when.month)
     if binding is None:
         return TAKE, (len(keys), *keys, now, *asked)

@@ -23,7 +23,7 @@ def _load(*names: str) -> Script:
     return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-ADMIT = _load("bucket", "quota", "admit")
+ADMIT = _load("bucket", "quota", "record", "admit")
 TAKE = _load("bucket", "quota", "take")
 SETTLE = _load("record", "bucket", "ledger", "settle")
 SPEND = _load("bucket", "ledger", "spend")

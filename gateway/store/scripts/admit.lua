@@ -4,10 +4,11 @@
 -- KEYS     1 conversation (hash: model -> binding, a MessagePack array as in core/routing/binding.py); where there is a
 --          reservation, from 2 as in quota.lua, and the last one as there if part of it may not be needed
 -- ARGV     now (ms, 0 = this server's clock), model, proposed binding, its generation (a newer one than the stored
---          one's comes from before the store lost its data, and wins), lifetime of the record (ms); where there is a
---          reservation, from 6 as in quota.lua
--- returns  {1 if created, binding, now}, and the levels if there is a reservation; {2, row, ms, levels} if a limit refuses, as
---          in quota.lua
+--          one's comes from before the store lost its data, and wins), lifetime of the record (ms), ms for which a
+--          conversation that is cold counts as in flight from now on (0: do not look, it should be warm); where there is
+--          a reservation, from 7 as in quota.lua
+-- returns  {1 if created, binding as it was found, now}, and the levels if there is a reservation; {2, row, ms, levels} if
+--          a limit refuses, as in quota.lua
 local now = tonumber(ARGV[1])
 if now == 0 then
   local t = redis.call('TIME')
@@ -16,7 +17,7 @@ end
 local levels
 if #KEYS > 1 then
   local refused
-  refused, levels = reserve(now, 2, 6)
+  refused, levels = reserve(now, 2, 7)
   if refused then
     return refused
   end
@@ -29,6 +30,13 @@ if bound then
     known = ok and type(b) == 'table' and type(b[2]) == 'number' and b[2] >= tonumber(ARGV[4])
   end
   if known then
+    if ARGV[6] ~= '0' then
+      local b = read(bound)
+      if b and b[3] <= now and (b[15] or 0) <= now then
+        b[14], b[15] = b[14] or '', now + tonumber(ARGV[6])
+        redis.call('HSET', KEYS[1], ARGV[2], cmsgpack.pack(b))
+      end
+    end
     return {0, bound, now, levels}
   end
 elseif redis.call('HLEN', KEYS[1]) >= 64 then

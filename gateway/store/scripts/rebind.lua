@@ -3,7 +3,7 @@
 -- KEYS[1]  conversation, as in admit.lua
 -- ARGV     now (ms, 0 = this server's clock), model, generation the caller read, workspace it read, new workspace,
 --          reason, lifetime of the record (ms), 1 if nothing forced the move,
---          ms that the new binding counts as in use before its first answer (unless its cache is still warm there)
+--          ms that the request which moves it may be on its way there
 -- returns  {1 if moved, binding as it now stands}; a record that is gone is created
 local now = tonumber(ARGV[1])
 if now == 0 then
@@ -18,7 +18,7 @@ end
 if not b or b[2] < tonumber(ARGV[3]) then
   b = {ARGV[4], tonumber(ARGV[3]), 0, 0, 0, 0, '', 0, 0, '', 0, 0, {}}
 end
-local from, warm, tokens, size = b[1], now + tonumber(ARGV[9]), 0, 0
+local from, warm, tokens, size = b[1], 0, 0, 0
 if ARGV[5] == b[10] and b[11] > now then
   warm, tokens, size = b[11], b[4], b[5]
   b[10], b[11] = '', 0
@@ -28,6 +28,7 @@ elseif ARGV[5] == b[7] and b[8] > now then
 end
 b[7], b[8], b[9] = from, b[3], b[4]
 b[1], b[2], b[3], b[4], b[5] = ARGV[5], b[2] + 1, warm, tokens, size
+b[14], b[15] = b[14] or '', now + tonumber(ARGV[9])
 if ARGV[8] == '1' then
   b[12] = now
 end

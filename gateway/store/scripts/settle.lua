@@ -26,6 +26,9 @@ local function renew()
   if not b or b[2] < generation then
     b = {ARGV[5], math.max(1, generation), 0, 0, 0, 0, '', 0, 0, '', 0, 0, {}}
   end
+  if b[15] then
+    b[15] = 0
+  end
   local warm = now - tonumber(ARGV[6]) + tonumber(ARGV[7])
   if ARGV[3] == b[1] then
     b[3] = math.max(b[3], warm)

@@ -14,7 +14,7 @@ import msgspec
 
 from gateway import log
 from gateway.config.schema import Caller, Config
-from gateway.core.routing.binding import YOUNG, Record, pack, record_key, unpack
+from gateway.core.routing.binding import COLD, Record, pack, record_key, unpack
 from gateway.core.routing.binding import moved as turned
 from gateway.core.routing.broadcast import BoundConversation, BoundConversations, Fact, Forget
 from gateway.core.routing.groups import group_of
@@ -27,6 +27,7 @@ from gateway.worker.callers.limits import Reservation
 
 MEMORY = 100_000  # conversations a process remembers
 ACCOUNT_BOUND_FOR = 30 * 86_400  # seconds that a conversation is remembered whose history is bound to its account
+_LONG_AGO = 1 << 52  # ms: a cache of then is warm no longer
 _SPREAD_EVERY = 0.05  # seconds
 _RESEED_AT_ONCE = 200
 _RESEED_PAUSE = 0.02  # seconds between these
@@ -34,11 +35,13 @@ _RESEED_PAUSE = 0.02  # seconds between these
 
 class Binding(msgspec.Struct):
     """One conversation's record for one model: `key` and `model` are its place in the store, `record` the process's
-    copy of it, which a later decision of anybody's may have overtaken."""
+    copy of it, which a later decision of anybody's may have overtaken. `leads` says that it is this request whose
+    answer the record waits for as in flight."""
 
     key: str
     model: str
     record: Record
+    leads: bool = False
 
 
 class Admission:
@@ -57,7 +60,8 @@ class Admission:
         self._unspread: list[BoundConversation] = []  # not yet spread
         self._reseed_again = False  # asked for while one was under way
         # What was never answered is not worth remembering for long: settlement extends the record's life.
-        self._provisional = str(int(config.timeouts.total * 1000) + 60_000)
+        self._in_flight = int(config.timeouts.total * 1000)  # ms that a request may be on its way
+        self._provisional = str(self._in_flight + 60_000)
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -102,9 +106,11 @@ class Admission:
             workspace = route.propose(monotonic()) if self._store.up else self._ranked(route)
             if workspace is None:
                 return None
-            proposed = Record(workspace, warm_until=self.now_ms + YOUNG, group=route.group)
-        generation = proposed.generation
-        place = (key, model, pack(proposed), generation, self._provisional)
+            proposed = Record(workspace, group=route.group)
+            if route.counts:
+                proposed.in_flight_until = self.now_ms + self._in_flight
+        in_flight = self._in_flight if route.counts and proposed.warm_until <= self.now_ms else 0
+        place = (key, model, pack(proposed), proposed.generation, self._provisional, in_flight)
         call = (ADMIT, (1, key, 0, *place[1:])) if reservation is None else reservation.call(place)
         try:
             asked = self._store.call(*call)
@@ -123,7 +129,10 @@ class Admission:
         if created and not fresh:  # the store has lost what this process knows
             self.reseed()
         route.found(record, bool(created) and fresh, now_ms)
-        binding = Binding(key, model, record)
+        leads = bool(in_flight) and (route.created or record.is_cold(now_ms))
+        if leads:
+            record.in_flight_until = now_ms + in_flight  # for others, as the store has noted it
+        binding = Binding(key, model, record, leads)
         if route.created:
             self._spread(binding)
         better = route.better(monotonic())
@@ -139,7 +148,7 @@ class Admission:
             workspace = self._ranked(route)
             if workspace is None:
                 return None
-            binding.record = Record(workspace, warm_until=self.now_ms + YOUNG)
+            binding.record = Record(workspace, in_flight_until=self.now_ms + self._in_flight)
         route.found(binding.record, False, self.now_ms, "stateless")
         self._keep(binding)
         return binding
@@ -162,20 +171,21 @@ class Admission:
         record = binding.record
         args = (
             1, binding.key, 0, binding.model, record.generation, record.workspace, workspace, reason, self._remember,
-            int(voluntary), YOUNG,
+            int(voluntary), self._in_flight,
         )  # fmt: skip
         try:
             moved, packed = await self._store.call(REBIND, args)
             binding.record = unpack(packed)
         except (StoreDown, msgspec.MsgspecError):
             moved = False
-            binding.record = turned(record, workspace, reason, self.now_ms, voluntary)
+            binding.record = turned(record, workspace, reason, self.now_ms, self._in_flight, voluntary)
         how = route.how
         if how == "bound":
             how = "new" if reason == "cold" or not route.warm else "moved"
         if moved and not route.created:
             self._moved("account_bound" if record.account_bound and route.warm else reason)
         route.rebound(binding.record, how, reason)
+        binding.leads = bool(moved)
         self._keep(binding)
         self._spread(binding)
 
@@ -210,6 +220,7 @@ class Admission:
         record = binding.record
         age_ms, ttl_ms = int(age * 1000), ttl * 1000
         warm_until = self.now_ms - age_ms + ttl_ms
+        record.in_flight_until = COLD
         if workspace == record.workspace:
             if warm_until > record.warm_until:
                 record.warm_until = warm_until
@@ -221,6 +232,15 @@ class Admission:
         return (
             binding.key, binding.model, workspace, record.generation, record.workspace, age_ms, ttl_ms, tokens, size,
             int(account_bound), self._remember_account_bound if account_bound else self._remember,
+        )  # fmt: skip
+
+    def unanswered(self, binding: Binding) -> tuple[Arg, ...]:
+        """What tells the store that no answer to the request which `leads` is on its way any longer."""
+        record = binding.record
+        record.in_flight_until = COLD
+        return (
+            binding.key, binding.model, record.workspace, record.generation, record.workspace, _LONG_AGO, 0, 0, 0, 0,
+            self._provisional,
         )  # fmt: skip
 
     def renew(self, renewal: tuple[Arg, ...]) -> None:

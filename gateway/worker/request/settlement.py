@@ -62,7 +62,7 @@ class Settlement:
                 usage.total_input - usage.cache_read, usage.cache_read, usage.output, monotonic(), not x.estimated
             )
         if not x.meter.started:
-            return None
+            return self._admission.unanswered(x.binding) if x.binding is not None and x.binding.leads else None
         return self._renewal(x, now - x.response_began, x.meter.context)
 
     def _tell(self, x: Exchange, record: Finished, renewal: tuple[Arg, ...] | None) -> None:

@@ -79,7 +79,9 @@ def new(over: Router, tokens: float = 20_000, *, now: float = NOW, **fields: Any
     route = fresh_route(over, tokens, now=now, **fields)
     workspace = route.propose(now)
     if workspace is not None:
-        route.found(Record(workspace, warm_until=int(now * 1000) + 60_000, group=route.group), True, int(now * 1000))
+        route.found(
+            Record(workspace, group=route.group, in_flight_until=int(now * 1000) + 590_000), True, int(now * 1000)
+        )
     return route
 
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.routing import broadcast
-from gateway.core.routing.binding import YOUNG, Record
+from gateway.core.routing.binding import Record
 from gateway.core.routing.conversation import identify
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.health import Cause
@@ -23,7 +23,7 @@ from gateway.core.routing.route import Refuse, Route, Send, Wait
 from gateway.core.routing.router import LOAD_CAP, Router
 from gateway.core.wire.peek import peek
 from gateway.errors import ApiError
-from gateway.lab.replay.production import Store
+from gateway.lab.replay.production import IN_FLIGHT, Store
 from gateway.upstream.anthropic import Anthropic
 from gateway.upstream.provider import Call
 
@@ -218,7 +218,9 @@ def test_i4_concurrent_first_requests_on_any_replicas_end_in_one_workspace(data,
             first.proposed = route.propose(now)
             assume(first.proposed is not None)
             continue
-        created, record = store.admit(key, Record(first.proposed, warm_until=int(NOW * 1000) + YOUNG))
+        created, record = store.admit(
+            key, Record(first.proposed, in_flight_until=int(NOW * 1000) + IN_FLIGHT), int(now * 1000), IN_FLIGHT
+        )
         route.found(record, created, int(now * 1000))
         better = route.better(now)
         if better is not None:
@@ -226,7 +228,7 @@ def test_i4_concurrent_first_requests_on_any_replicas_end_in_one_workspace(data,
             route.rebound(record, "moved", better[1])
         workspaces.add(route.workspace)
         assert workspaces == {route.workspace}
-    assert store.admit(key, Record("unknown"))[1].workspace in workspaces
+    assert store.admit(key, Record("unknown"), int(NOW * 1000), 0)[1].workspace in workspaces
 
 
 # I5: nothing is ever sent to a disabled, out or wrong-model account; none is picked 100 ms after it closed.
@@ -337,7 +339,7 @@ def test_i5_nothing_is_sent_to_an_account_that_is_disabled_out_closed_or_of_anot
                 route.pinned = data.draw(st.sampled_from(["", home]))
                 route.found(record, False, int(now * 1000))
             elif (workspace := route.propose(now)) is not None:
-                route.found(Record(workspace, warm_until=int(now * 1000) + YOUNG), True, int(now * 1000))
+                route.found(Record(workspace, in_flight_until=int(now * 1000) + IN_FLIGHT), True, int(now * 1000))
             on(process, route)
         elif action == "answer" and flights:
             flight = flights.pop(data.draw(st.integers(0, len(flights) - 1)))
@@ -393,7 +395,7 @@ def test_i6_generations_only_grow_and_a_stale_writer_changes_nothing(data):
     now_ms, newest = int(NOW * 1000), msgspec.structs.replace(record)
     for _ in range(data.draw(st.integers(1, 20))):
         now_ms += data.draw(st.integers(0, 100_000))
-        before = store.admit(key, Record("unknown"))[1]
+        before = store.admit(key, Record("unknown"), int(NOW * 1000), 0)[1]
         assert before.generation == newest.generation
         writer = data.draw(st.sampled_from(read))
         stale = writer.generation < before.generation
@@ -407,7 +409,7 @@ def test_i6_generations_only_grow_and_a_stale_writer_changes_nothing(data):
             newest = msgspec.structs.replace(now_stands)
         else:
             store.settle(key, msgspec.structs.replace(writer), workspace, now_ms + 300_000, 5_000)
-        after = store.admit(key, Record("unknown"))[1]
+        after = store.admit(key, Record("unknown"), int(NOW * 1000), 0)[1]
         assert after.generation >= before.generation
         if stale:
             assert after == before
@@ -469,7 +471,7 @@ def test_i7_a_new_conversation_goes_where_bound_and_headroom_allow_or_nowhere_di
 def serve(router: Router, store: Store, key: bytes, now: float) -> tuple[float, str]:
     """A request's whole life, in which every account serves at once: when and where it was sent."""
     route = route_of(router, key, now, 21_000)
-    record = store.admit(key, Record("unknown"))[1]
+    record = store.admit(key, Record("unknown"), int(NOW * 1000), 0)[1]
     route.found(record, False, int(now * 1000))
     better = route.better(now)
     if better is not None:
@@ -521,7 +523,7 @@ def test_i8_a_closure_moves_only_conversations_that_ask_while_it_lasts(data, out
             moved.add(key)
             homes[key] = workspace
     for key in MANY_KEYS[:10]:
-        assert store.admit(key, Record("unknown"))[1].workspace == homes[key]
+        assert store.admit(key, Record("unknown"), int(NOW * 1000), 0)[1].workspace == homes[key]
 
 
 # I9: at most one voluntary move a TTL.
@@ -539,7 +541,7 @@ def test_i9_a_conversation_moves_without_need_at_most_once_a_ttl(data, turns):
     for passed, heavy, limited in turns:
         now += passed
         router.loads.add(heavy, 1e6, now)
-        record = store.admit(key, Record("unknown"))[1]
+        record = store.admit(key, Record("unknown"), int(NOW * 1000), 0)[1]
         if limited:
             home = next(entry for entry in accounts if entry.workspace == record.workspace)
             router.learn(home, MODEL, Outcome.LIMITED, 30.0, now)
@@ -565,11 +567,13 @@ def test_i9_is_about_something_for_there_are_voluntary_moves():
     accounts = [Entry(NAMES[n], f"w{n}", f"o{n}") for n in range(3)]
     router, store, key = made(accounts), Store(), MANY_KEYS[0]
     store.admit(key, warm_record("w0"))
-    _, record = store.rebind(key, store.admit(key, Record("unknown"))[1], "w1", "limited", int(NOW * 1000))
+    _, record = store.rebind(
+        key, store.admit(key, Record("unknown"), int(NOW * 1000), 0)[1], "w1", "limited", int(NOW * 1000)
+    )
     store.settle(key, record, "w1", int((NOW + TTL) * 1000), 20_000)
     router.loads.add("w1", 1e6, NOW + 1)
     route = route_of(router, key, NOW + 1, 20_000)
-    route.found(store.admit(key, Record("unknown"))[1], False, int((NOW + 1) * 1000))
+    route.found(store.admit(key, Record("unknown"), int(NOW * 1000), 0)[1], False, int((NOW + 1) * 1000))
     assert route.better(NOW + 1) == ("w0", "home")
 
 

@@ -723,10 +723,24 @@ def test_a_cold_conversation_stays_unless_its_workspace_is_over_the_bound():
     assert known(busy("home"), record(warm=False)).better(NOW) == ("other", "cold")
 
 
+def test_a_little_load_is_no_reason_to_place_a_cold_conversation_anew():
+    for tokens, stays in ((10_000, True), (10_001, False)):
+        over = router(HOME, OTHER, THIRD)
+        over.loads.add("home", tokens, NOW)
+        assert not over.within_cap("home", MODEL, NOW)
+        assert (known(over, record(warm=False)).better(NOW) is None) == stays
+
+
 def test_load_never_moves_the_warm_nor_those_whose_first_answer_is_on_its_way():
     assert known(busy("home"), record()).better(NOW) is None
     young = Record("home", warm_until=int(NOW * 1000) + 60_000)
     assert known(busy("home"), young).better(NOW) is None
+    for of in (Record("home"), record(tokens=400_000, warm=False)):
+        of.in_flight_until = int(NOW * 1000) + 1
+        second = known(busy("home"), of)
+        assert second.better(NOW) is None and second.sticky and not second.warm
+        of.in_flight_until = int(NOW * 1000)
+        assert known(busy("home"), of).better(NOW) == ("other", "cold")
     assert play(known(busy("home"), record()), {}) == ("home", "")
 
 

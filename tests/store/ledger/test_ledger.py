@@ -317,7 +317,7 @@ def test_of_several_limits_the_one_with_the_longest_wait_speaks_and_budgets_befo
 
 def test_a_refused_request_creates_no_binding(store):
     plan = plan_of(Quota(requests=1))
-    binding = (f"{T}:b:00ff", "m", pack_binding(Record("w1")), 1, DAY)
+    binding = (f"{T}:b:00ff", "m", pack_binding(Record("w1")), 1, DAY, 0)
     assert store.admit(plan, "r1", binding=binding) is None
     created, packed, now, levels = store.reply
     assert (created, unpack_binding(packed), now, levels) == (1, Record("w1"), AT, [0])
@@ -375,7 +375,7 @@ def test_two_hundred_at_once_never_exceed_a_budget_and_what_they_leave_is_usable
     assert [store.admit(other, f"t{each}", cost=CENT) for each in range(9)].count(None) == 2
 
 
-WARM = (f"{T}:b:{'ab' * 16}", "m", pack_binding(Record("w1")), 1, 60_000)
+WARM = (f"{T}:b:{'ab' * 16}", "m", pack_binding(Record("w1")), 1, 60_000, 0)
 OTHER = (f"{T}:b:{'cd' * 16}", *WARM[1:])
 
 
@@ -550,7 +550,7 @@ def test_a_caller_without_a_team_is_its_own_tenant(store):
 
 
 def test_a_settlement_renews_the_binding_too(store):
-    binding = (f"{T}:b:00ff", "m", pack_binding(Record("w1")), 1, DAY)
+    binding = (f"{T}:b:00ff", "m", pack_binding(Record("w1")), 1, DAY, 0)
     plan = plan_of(Quota(requests=5))
     store.admit(plan, binding=binding)
     renewal: tuple[Arg, ...] = (f"{T}:b:00ff", "m", "w1", 1, "w1", 0, 300_000, 500, 2000, 0, DAY)
@@ -682,10 +682,10 @@ def test_all_keys_of_a_call_are_in_one_slot():
     total = Total(AT // HOUR, "alice", "research", "m", "a", (1,) * 9)
     calls = [
         admission(plan, "r"), admission(plan, "r", endpoints=COUNT),
-        admission(plan, "r", binding=(f"{T}:b:00ff", "m", b"", 1, 1)), to_settle(entry, pack(entry)),
+        admission(plan, "r", binding=(f"{T}:b:00ff", "m", b"", 1, 1, 0)), to_settle(entry, pack(entry)),
         to_settle(entry, pack(entry), plan.debits, renewal), to_renew("t:research", "c:alice", ["r"]),
         to_sweep("t:research", [], AT, subjects=["c:alice"]), to_note("t:research", ["c:alice"], "2027", [("r", b"")]),
-        admission(plan, "r", binding=(f"{T}:b:00ff", "m", b"", 1, 1), discount=1),
+        admission(plan, "r", binding=(f"{T}:b:00ff", "m", b"", 1, 1, 0), discount=1),
         ledger._to_restore("j", [("t:research", AT // HOUR)], {("t:research", AT // HOUR): [total]}),
         ledger._to_replay(("t:research", AT // HOUR), [(each, pack(each)) for each in (entry, used(caller="bob"))], 9),
     ]  # fmt: skip

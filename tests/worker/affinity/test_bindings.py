@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from gateway.config.schema import Admin, Affinity, Caller, Config
-from gateway.core.routing.binding import YOUNG, Record, pack, record_key, unpack
+from gateway.core.routing.binding import Record, pack, record_key, unpack
 from gateway.core.routing.broadcast import BoundConversation, BoundConversations, Fact, Forget
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.groups import group_of
@@ -155,9 +155,9 @@ class Process:
 
     async def ask(
         self, key: bytes = KEYS[0], *, caller: Caller = ALICE, model: str = MODEL, body: bytes = BODY,
-        former: bytes | None = None,
+        former: bytes | None = None, own_limit: str = "",
     ) -> tuple[Binding | None, Route]:  # fmt: skip
-        route = Route(self.router, key, model, len(body), 300.0, monotonic() + 600.0)
+        route = Route(self.router, key, model, len(body), 300.0, monotonic() + 600.0, own_limit)
         return await self.admission.bind(caller, key, peek(body), route, former), route
 
     async def bind(self, key: bytes = KEYS[0], **more: Any) -> Request:
@@ -308,7 +308,63 @@ async def test_a_new_binding_counts_as_in_use_though_it_is_not_warm(start):
     first, second = await process.bind(), await process.bind()
     assert not first.route.sticky
     assert second.route.sticky and not second.route.warm
-    assert 0 < second.route.warm_for <= YOUNG
+    assert second.route.warm_for < 0
+
+
+def busy(process: Process, workspace: str) -> None:
+    process.router.loads.add(workspace, 1e6, monotonic())
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_a_cold_conversation_stays_where_its_request_is_on_its_way_whatever_the_load(start, admin, replicas):
+    processes = [await start() for _ in range(replicas)]
+    put(admin, Record("a", 3, warm_until=server_ms(admin) - 1, tokens=400_000, size=1_600_000))
+    first = await processes[0].bind()
+    assert first.place == ("a", "bound", 3) and not first.route.sticky
+    for process in processes:
+        busy(process, "a")
+    for process in processes * 2:
+        again = await process.bind()
+        assert again.place == ("a", "bound", 3) and again.route.sticky and not again.route.warm
+    processes[0].renew(first, age=400.0)  # answered so long ago that it is cold again
+    await processes[0].recall()
+    assert (await processes[-1].bind()).place[1:] == ("new", 4)
+
+
+async def test_one_that_a_move_takes_elsewhere_takes_the_others_along(start, admin):
+    one, other = await start(), await start()
+    put(admin, Record("a", warm_until=server_ms(admin) - 1, tokens=1000))
+    busy(one, "a")
+    moved = await one.bind()
+    assert moved.place[1:] == ("new", 2)
+    busy(other, moved.workspace)
+    assert (await other.bind()).place == (moved.workspace, "bound", 2)
+
+
+@pytest.mark.parametrize("warm_until", [0, -1])
+async def test_one_that_ends_without_an_answer_settles_nobody_any_longer(start, admin, warm_until):
+    one, other = await start(), await start()
+    if warm_until:
+        put(admin, Record("a", warm_until=server_ms(admin) - 1, tokens=1000))
+    first, follower = await one.bind(), await other.bind()
+    before = stored(admin, first)
+    assert first.binding.leads and not follower.binding.leads
+    assert before.in_flight_until > server_ms(admin)
+    one.admission.renew(one.admission.unanswered(first.binding))
+    await one.recall()
+    assert stored(admin, first) == msgspec.structs.replace(before, in_flight_until=0)
+    assert one.remembered(first).in_flight_until == 0
+    busy(other, first.workspace)
+    assert (await other.bind()).route.how == "new"
+
+
+async def test_a_request_for_a_count_is_no_answer_on_its_way(start, admin):
+    process = await start()
+    counted = await process.bind(own_limit="count_tokens")
+    assert not counted.binding.leads and stored(admin, counted).in_flight_until == 0
+    first = await process.bind()
+    assert first.binding.leads and not first.route.sticky
+    assert (await process.bind(own_limit="count_tokens")).route.sticky
 
 
 async def test_a_binding_says_how_long_its_cache_is_still_warm(start):
