@@ -52,6 +52,7 @@ from gateway.worker.upkeep import Upkeep
 TICK = 0.9  # seconds between looks at the requests on their way, at least
 REST_EVERY = 300.0  # seconds after which what was journaled may be compacted
 _MARGIN = 60_000  # ms before a store was found away in which it may have lost what it was told
+TELL_EVERY = 5.0  # seconds between two times that a store which refuses to count is to be told everything again
 STORE_WAIT = 1.0  # seconds a starting worker waits for the store
 
 
@@ -137,6 +138,7 @@ class Gateway:
         self._cold.router.redirect_slashes = False
         self._tick_at = monotonic() + TICK
         self._rest_at = monotonic() + REST_EVERY
+        self._tell_at = 0.0
 
     # What the supervisor says.
 
@@ -265,6 +267,9 @@ class Gateway:
             self._rest_at = now + REST_EVERY
             self.owners.rest()
             self.accounting.rest()
+        if now >= self._tell_at and (since := self.accounting.take_refused()):
+            self._tell_at = now + TELL_EVERY
+            self.store_returned(since - _MARGIN)
         try:
             self.upkeep.tick()
         except Exception:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 
+from gateway.store.ledger.ledger import Entry, unpack
 from tests.e2e.rig import (
     ADMIN_TOKEN,
     Answer,
@@ -397,6 +398,14 @@ def busy(client: redis.Redis) -> Callable[[], object]:
     return heal
 
 
+def counted(store: Store) -> set[str]:
+    """The ids of all requests in the store's ledger."""
+    with redis.Redis.from_url(store.url) as client:
+        ledgers = [client.xrange(key) for key in client.scan_iter(match="*}:s", count=1000)]
+    entries = [unpack(fields[b"r"]) for ledger in ledgers for _, fields in ledger]
+    return {entry.id for entry in entries if isinstance(entry, Entry)}
+
+
 @pytest.mark.parametrize("trouble", [out_of_memory, read_only, without_replicas, busy])
 async def test_a_store_that_refuses_is_as_good_as_gone(
     trouble: Callable[[redis.Redis], Callable[[], object]], pair: Pair, sim: Simulator
@@ -418,6 +427,9 @@ async def test_a_store_that_refuses_is_as_good_as_gone(
     await load.at_home(homes)
     for answers in load.answers.values():  # some refusals are of writing only
         assert {answer.route for answer in answers} <= {"bound", "stateless"}
+    # What it would not count it is told again, though it was there all the time.
+    given = {answer.request_id for answers in (left, right, *load.answers.values()) for answer in answers}
+    await eventually(lambda: not given - counted(pair.store), "every answer in the store's ledger")
     await eventually(pair.well, "nothing degraded")
     new = {name: answer.account for name, answer in zip(strangers, left, strict=True)}
     await all_at(new, pair.gateways[::-1])

@@ -130,6 +130,7 @@ class Stage:
         self.document = PoolDocument(1, tuple(sorted(map(entry_of, self.config.accounts))))
         self.ring = Ring(self.document)  # as it is in the beginning
         self.replicas: list[Replica] = []
+        self.forgot = False  # what the store had, which no heartbeat has found out yet
         self.calm_at = 0.0
         self.mended = contextlib.ExitStack()
         world.origins[rig.server.path] = self.store.accept
@@ -166,13 +167,15 @@ class Stage:
             replica.gateway.apply(self.document, len(self.replicas))
 
     def turn(self, state: str) -> None:
-        """The store is so from now on. The next heartbeat finds out whether it may have lost something."""
+        """The store is so from now on. The next heartbeat finds out whether it has lost something."""
+        self.forgot = self.forgot or state == "empty"
         self.store.turn(state)
         self.world.call_later(BEAT, self._beat)
         self.calm_at = self.world.clock.now + BEAT
 
     def _beat(self) -> None:
-        if self.store.state == "here":
+        if self.forgot and self.store.state == "here":
+            self.forgot = False
             for replica in self.replicas:
                 replica.reseed()
 

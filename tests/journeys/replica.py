@@ -28,6 +28,8 @@ from gateway.worker.app import Gateway
 from gateway.worker.request.exchange import new_request_id
 from tests.journeys.world import World
 
+AGAIN = 5.0  # seconds after which a store that was away meanwhile is told once more
+
 
 class Replica:
     """`tell` spreads what it broadcasts to the others; `share` processes divide slots and limits."""
@@ -78,10 +80,14 @@ class Replica:
         async def run(script: Any, args: Any) -> Any:
             return await self.gateway.store.call(script, args)
 
-        now = int(self.world.clock.wall * 1000)
-        with contextlib.suppress(StoreDown):  # once more at the next heartbeat
-            await OwnersJournal(self._folder / "objects").replay(run, now)
-            await UsageJournal(self._folder / "usage").replay(run, now, since)
+        while True:
+            now = int(self.world.clock.wall * 1000)
+            try:
+                await OwnersJournal(self._folder / "objects").replay(run, now)
+                await UsageJournal(self._folder / "usage").replay(run, now, since)
+                return
+            except StoreDown:
+                await asyncio.sleep(AGAIN)
 
     # What can be seen of it.
 

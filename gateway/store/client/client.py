@@ -80,17 +80,24 @@ class StoreClient:
         self._put(script, args, future)
         return future
 
-    def post(self, script: Script, args: tuple[Arg, ...]) -> None:
-        """Run `script`; nobody waits for the reply. Raises StoreDown."""
-        self._put(script, args, None)
+    def post(self, script: Script, args: tuple[Arg, ...], refused: Callable[[], None] | None = None) -> None:
+        """Run `script`; nobody waits for the reply. Raises StoreDown; where a store that is there answers with an
+        error, `refused` is called."""
+        self._put(script, args, None, refused)
 
-    def _put(self, script: Script, args: tuple[Arg, ...], future: asyncio.Future[Any] | None) -> None:
+    def _put(
+        self,
+        script: Script,
+        args: tuple[Arg, ...],
+        future: asyncio.Future[Any] | None,
+        refused: Callable[[], None] | None = None,
+    ) -> None:
         watch = self._watches.get(script.name) or self._watched(script)
         try:
             connection = self._route(args)
             if connection is None:
                 raise StoreDown("the store is away")
-            connection.put(Call(script, args, future, watch))
+            connection.put(Call(script, args, future, watch, refused))
         except StoreDown:
             if watch is not None:
                 watch.failed()

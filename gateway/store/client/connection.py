@@ -36,20 +36,27 @@ class Watch(Protocol):
 
 
 class Call:
-    """A script with `args` (number of keys, keys, arguments), for whoever awaits `future` (None for nobody)."""
+    """A script with `args` (number of keys, keys, arguments), for whoever awaits `future` (None for nobody). `refused`
+    is called where the server answers with an error."""
 
-    __slots__ = ("args", "future", "script", "watch")
+    __slots__ = ("args", "future", "refused", "script", "watch")
     by_text = False  # sent with the script's text, for a server that does not know it
     asking = False  # sent after ASKING, for a server that is about to receive the slot
     redirections = 0
 
     def __init__(
-        self, script: Script, args: tuple[Arg, ...], future: asyncio.Future[Any] | None, watch: Watch | None = None
+        self,
+        script: Script,
+        args: tuple[Arg, ...],
+        future: asyncio.Future[Any] | None,
+        watch: Watch | None = None,
+        refused: Callable[[], None] | None = None,
     ) -> None:
         self.script = script
         self.args = args
         self.future = future
         self.watch = watch
+        self.refused = refused
 
     def fail(self, reason: str) -> None:
         """Tell the caller, if there is one who still waits."""
@@ -65,7 +72,7 @@ class Again(Call):
     __slots__ = ("asking", "by_text", "redirections")
 
     def __init__(self, call: Call, *, by_text: bool = False, redirected: bool = False, asking: bool = False) -> None:
-        super().__init__(call.script, call.args, call.future, call.watch)
+        super().__init__(call.script, call.args, call.future, call.watch, call.refused)
         self.by_text = call.by_text or by_text
         self.redirections = call.redirections + redirected
         self.asking = asking if redirected else call.asking

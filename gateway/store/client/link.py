@@ -97,6 +97,8 @@ class Link:
                 return
             error += " (a cluster needs a redis+cluster:// URL)"
         call.fail(error)
+        if call.refused is not None:
+            call.refused()
         if what is Meaning.DEMOTED:
             connection.end(error)
         elif what not in (Meaning.REFUSED, Meaning.UNKNOWN_SCRIPT):

@@ -193,6 +193,7 @@ class Accounting:
         self._plans: dict[str, tuple[Caller, Plan]] = {}
         self._enrolled: set[str] = set()  # tenants of whom the store was told
         self._models: dict[str, _Model] = {}
+        self._refused_at = 0  # when the store first refused to count a request (Unix ms); 0: it counted all since
         self.configure(config, catalogue)
 
     def configure(self, config: Config, catalogue: Catalogue) -> None:
@@ -307,13 +308,28 @@ class Accounting:
                 raise _refusal(Refused(refused[0], max(1, ceil(refused[1]))))
 
     def store_returned(self) -> None:
-        """The store counts again. What the journal has no room for, it is told by this process alone."""
+        """The store counts again."""
         self._local_limits.clear()
+        self._tell_waiting()
+
+    def take_refused(self) -> int:
+        """Since when (Unix ms) the store, though there, has not counted all it was told; 0 if it has. It is to be told
+        what was journaled."""
+        since, self._refused_at = self._refused_at, 0
+        if since:
+            self._tell_waiting()
+        return since
+
+    def _tell_waiting(self) -> None:
+        """What the journal has no room for, the store is told by this process alone."""
         for packed in self.journal.waiting:
             record = unpack(packed)
             if isinstance(record, Entry):
                 with suppress(StoreDown):
-                    self._store.post(*to_settle(record, packed))
+                    self._store.post(*to_settle(record, packed), self._refused)
+
+    def _refused(self) -> None:
+        self._refused_at = self._refused_at or int(time() * 1000)
 
     def note(self, running: Iterable[Reservation]) -> None:
         """The store may have lost what requests on their way reserve, or was not there to be told: note it again."""
@@ -363,7 +379,7 @@ class Accounting:
 
     def _post(self, entry: Entry, packed: bytes, debits: bytes, renewal: tuple[Arg, ...] | None) -> None:
         with suppress(StoreDown):  # the journal tells it
-            self._store.post(*to_settle(entry, packed, debits, renewal))
+            self._store.post(*to_settle(entry, packed, debits, renewal), self._refused)
             tenant = tenant_of(entry.caller, entry.team)
             if tenant not in self._enrolled:  # readers need not wait for the next sweep
                 self._enrolled.add(tenant)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 import msgspec
@@ -144,7 +145,7 @@ class Posted:
     def __init__(self) -> None:
         self.calls: list[tuple[Script, tuple[Any, ...]]] = []
 
-    def post(self, script: Script, args: tuple[Any, ...]) -> None:
+    def post(self, script: Script, args: tuple[Any, ...], refused: Callable[[], None] | None = None) -> None:
         self.calls.append((script, args))
 
 
