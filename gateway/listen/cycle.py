@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Scope = MutableMapping[str, Any]
 TASK = "gateway.task"  # in a scope: the task that serves the request
+CHUNK = "gateway.chunk"  # in a scope: `Cycle.pass_chunk`
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -147,6 +148,15 @@ class Cycle:
             self.response_complete = True
             self.wake()
             self.connection.on_response_complete()
+
+    def pass_chunk(self, chunk: bytes) -> bool:
+        """Write one whole chunk of the answer, framed as HTTP/1.1 does, at once; False if it must go through `send`."""
+        if not self.chunked or self.head or self.response_complete or self.disconnected:
+            return False
+        if self.connection.flow.write_paused:
+            return False
+        self.transport.write(chunk)
+        return True
 
     async def receive(self) -> Any:
         if self.waiting_for_100_continue and not self.transport.is_closing():

@@ -24,7 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from gateway.config.schema import Config
 from gateway.errors import ApiError
-from gateway.listen.cycle import TASK, App, Cycle
+from gateway.listen.cycle import CHUNK, TASK, App, Cycle
 
 FOREVER = float("inf")
 MIN_RATE = 16 * 1024  # bytes a second of request body: what is slower than this is an attack, not a client
@@ -222,6 +222,7 @@ class Connection(HttpToolsProtocol):
         self._start_asgi_task(cycle, self.app)
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        cycle.scope[CHUNK] = cycle.pass_chunk
         task = cycle.task = cycle.scope[TASK] = self.loop.create_task(cycle.run_asgi(app))
         self.tasks.add(task)
 

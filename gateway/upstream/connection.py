@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import httptools
@@ -39,19 +40,23 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_chunks", "_error", "_framed", "_full", "_head_size", "_incoming", "_lines", "_origin_method", "_parser",
-        "_paused", "_pool", "_room", "_size", "_transport", "_waiter", "_whole", "deadline", "exchanges", "headers",
-        "idle_since", "phase", "status",
+        "_between", "_chunk", "_chunks", "_error", "_framed", "_full", "_head_size", "_idle", "_incoming", "_lines",
+        "_origin_method", "_parser", "_paused", "_pool", "_room", "_size", "_time", "_transport", "_waiter", "_whole",
+        "deadline", "exchanges", "headers", "idle_since", "phase", "status",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._time = pool.loop.time
+        self._idle = pool.timeouts.idle
         self._parser = httptools.HttpResponseParser(self)
         self._chunks: list[bytes] = []
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
         self._error: TransportError | None = None
         self._paused = False
+        self._chunk: Callable[[bytes], bool] | None = None
+        self._between = False  # the parser stands between two chunks of the body
         self._framed = False
         self._whole = True  # of the request, all is written
         self._full = False  # the socket takes no more for now
@@ -80,9 +85,10 @@ class Connection(asyncio.Protocol):
         self.headers = self._lines = []
         self._chunks = []
         self._error = None
-        self._framed = False
+        self._chunk = None
+        self._between = self._framed = False
         self._origin_method = method
-        self.deadline = self._pool.loop.time() + first_byte
+        self.deadline = self._time() + first_byte
         self._pool.busy.add(self)
         transport = self._transport
         if len(body) < 65536:
@@ -139,7 +145,7 @@ class Connection(asyncio.Protocol):
 
     async def _put(self, piece: bytes) -> None:
         """Write a piece, and wait until the socket has taken it."""
-        self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
+        self.deadline = self._time() + self._idle
         self._transport.write(piece)
         await asyncio.sleep(0)  # the client and the upstream may both be fast, but there are others
         while self._full and self.phase == "head":
@@ -168,7 +174,7 @@ class Connection(asyncio.Protocol):
                 if self._paused:
                     self._paused = False
                     if self.phase == "body":  # the upstream could not speak meanwhile
-                        self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
+                        self.deadline = self._time() + self._idle
                     if not self._transport.is_closing():
                         self._transport.resume_reading()
                 return data
@@ -177,6 +183,9 @@ class Connection(asyncio.Protocol):
             if self.phase != "body":
                 return b""
             await self._wait()
+
+    def divert(self, chunk: Callable[[bytes], bool] | None) -> None:
+        self._chunk = chunk
 
     def interrupt(self, reason: str) -> None:
         if self.phase in ("body", "done"):
@@ -212,6 +221,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         self.phase = "closed"
+        self._chunk = None
         self._pool.forget(self)
         self._transport.abort()
         self._wake()
@@ -224,7 +234,7 @@ class Connection(asyncio.Protocol):
             self._fail(FirstByteTimeout("no response head in time"))
         elif self.phase == "body":
             if self._paused:  # the client is slow, not the upstream
-                self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
+                self.deadline = self._time() + self._idle
             else:
                 self._fail(IdleTimeout("the upstream fell silent inside its answer"))
 
@@ -239,7 +249,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         phase = self.phase
         if phase == "body":
-            self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
+            self.deadline = self._time() + self._idle
+            if self._between:
+                waiter = self._waiter
+                if self._chunk is not None and waiter is not None and not waiter.done() and self._chunk(data):
+                    return
+                self._between = False
         elif phase == "head":
             self._head_size += len(data)
         else:  # unasked-for bytes: this connection can no longer be trusted
@@ -254,6 +269,8 @@ class Connection(asyncio.Protocol):
         else:
             if self.phase == "head" and self._head_size > MAX_HEAD:
                 self._broken("the upstream's response head is too large")
+            elif self._between and not data.endswith(b"\r\n"):  # in the next one's size already
+                self._between = False
 
     def _broken(self, reason: str) -> None:
         if self.phase == "done":  # the answer is whole; what follows it is not ours to judge
@@ -315,7 +332,7 @@ class Connection(asyncio.Protocol):
             self._framed = True
         self.status = status
         self.phase = "body"
-        self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
+        self.deadline = self._time() + self._idle
         if self._origin_method == b"HEAD":
             self.phase = "done"  # whatever the head promises, no body follows
             self.deadline = FOREVER
@@ -334,7 +351,15 @@ class Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
+    def on_chunk_header(self) -> None:
+        self._between = False
+
+    def on_chunk_complete(self) -> None:
+        self._between = True
+
     def on_message_complete(self) -> None:
+        self._between = False
+        self._chunk = None
         if self.phase == "body":
             self.phase = "done"
             self.deadline = FOREVER

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
@@ -173,6 +173,9 @@ class Exchange:
                 await waiter
             finally:
                 self._waiter = None
+
+    def divert(self, chunk: Callable[[bytes], bool] | None) -> None:
+        """Nothing is: httpx takes the framing off."""
 
     def interrupt(self, reason: str) -> None:
         if not self._closed:

@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -160,6 +161,12 @@ class Response(Protocol):
 
     async def read(self) -> bytes:
         """All body bytes at hand, at least one, or b"" at the end. Raises Interrupted."""
+        ...
+
+    def divert(self, chunk: Callable[[bytes], bool] | None) -> None:
+        """While a `read` waits, offer each segment that begins where a chunk of an HTTP/1.1 answer does, as it came, to
+        `chunk`: if it is one whole chunk, it may take it (True). What it does not take is read as ever. A transport may
+        have none to offer."""
         ...
 
     def interrupt(self, reason: str) -> None:

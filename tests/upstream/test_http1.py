@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.core.wire.sse import is_delta_chunk
 from gateway.upstream import http1
 from gateway.upstream.connection import HIGH_WATER, Connection
 from gateway.upstream.http1 import Pool
@@ -395,3 +396,55 @@ async def test_a_connection_that_was_closed_unnoticed_is_not_used_again(serve):
         assert len(server.requests) == len(server.peers) == 2
     finally:
         await pool.aclose()
+
+
+DELTA = b'event: content_block_delta\ndata: {"type":"content_block_delta","delta":{"text":"%b"}}\n\n'
+TEXTS = st.sampled_from([b"", b"so", b"a" * 300, b"\\n\\n", b"1\r\n", b"\r", b"\n\n", b"0\r\n\r\n", b"event: x\n"])
+OTHERS = st.sampled_from([b"event: ping\ndata: {}\n\n", b"event: message_delta\ndata: {}\n\n", b"a", b"\r\n", b": x\n"])
+PIECES = st.one_of(TEXTS.map(lambda text: DELTA % text), OTHERS)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    chunks=st.lists(st.lists(PIECES, min_size=1, max_size=3).map(b"".join), min_size=1, max_size=8),
+    cuts=st.sets(st.integers(0, 3000), max_size=8),
+    whole=st.booleans(),
+    size=st.sampled_from([b"%x", b"%X", b"000%x", b"%x;a=b"]),
+    takes=st.booleans(),
+)
+async def test_chunks_that_are_diverted_and_what_is_read_are_the_body(chunks, cuts, whole, size, takes, pool):
+    framed = [size % len(chunk) + b"\r\n" + chunk + b"\r\n" for chunk in chunks] + [b"0\r\n\r\n"]
+    text = b"".join(framed)
+    marks = sorted(cut for cut in cuts if 0 < cut < len(text))
+    segments = framed if whole else [text[a:b] for a, b in itertools.pairwise([0, *marks, len(text)])]
+    connection, _ = connected(pool)
+    task = await begin(connection)
+    connection.data_received(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    await task
+    body, taken = [], []
+
+    def take(chunk: bytes) -> bool:
+        if takes and is_delta_chunk(chunk):
+            body.append(chunk.partition(b"\r\n")[2][:-2])
+            taken.append(chunk)
+            return True
+        return False
+
+    async def read() -> None:
+        connection.divert(take)
+        while data := await connection.read():
+            body.append(data)
+
+    reading = asyncio.ensure_future(read())
+    for segment in segments:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        connection.data_received(segment)
+    await reading
+    assert b"".join(body) == b"".join(chunks)
+    assert connection.complete
+    if whole and takes and size == b"%x":  # the first follows no chunk
+        assert taken == [chunk for chunk in framed[1:] if is_delta_chunk(chunk)]
+    connection.close()
+    pool.idle.clear()
+    pool.busy.clear()

@@ -16,6 +16,22 @@ _BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n|\Z))")
 _OVERLAP = 3  # bytes of a boundary that may already have been seen
 
 
+_DELTA_CHUNK = re.compile(rb"([0-9a-f]{1,6})\r\nevent: content_block_delta\n")
+
+
+def is_delta_chunk(segment: bytes) -> bool:
+    """Whether these bytes are one whole chunk as HTTP/1.1 frames it, and that holds one event, a piece of content."""
+    match = _DELTA_CHUNK.match(segment)
+    if match is None:
+        return False
+    size_ends, end = match.end(1), len(segment) - 2
+    return (
+        int(match[1], 16) == end - size_ends - 2
+        and segment.find(b"\n\n", size_ends) == end - 2
+        and segment.find(b"\r", size_ends + 2) == end
+    )
+
+
 class EventSplitter:
     """Feed it segments; it returns what may be relayed now."""
 
@@ -32,6 +48,11 @@ class EventSplitter:
     def held(self) -> int:
         """Bytes of an unfinished event that were not relayed."""
         return len(self._held)
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is inside an event."""
+        return bool(self._held) or self.raw
 
     def feed(self, data: bytes) -> bytes:
         """The whole events that `data` completes (b"" if none); in `raw` mode also pieces of an unfinished one.

@@ -162,13 +162,17 @@ class UsageMeter:
         if not ready.startswith(b"event: "):
             self.passed_bytes += len(ready)
         elif ready.startswith(_DELTA) and ready.rfind(b"event: ") == 0:
-            self.passed_bytes += _text_size(ready)
-            self.passed_deltas += 1
+            self.count_delta(ready)
         else:
             for name, data, _ in events(ready):
                 if name == b"content_block_delta":
                     self.passed_bytes += _text_size(data)
                     self.passed_deltas += 1
+
+    def count_delta(self, delta: bytes) -> None:
+        """Note one relayed event, a piece of content."""
+        self.passed_bytes += _text_size(delta)
+        self.passed_deltas += 1
 
     def estimate(self) -> None:
         """Put the output at what passed, where the stream ended before it told."""

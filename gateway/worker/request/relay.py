@@ -16,9 +16,10 @@ import msgspec
 from gateway.core.wire.chat_meter import matters
 from gateway.core.wire.created_ids import CreatedId, hints, in_events, in_message
 from gateway.core.wire.decoding import Decoder, decode
-from gateway.core.wire.sse import EventSplitter, events
+from gateway.core.wire.sse import EventSplitter, events, is_delta_chunk
 from gateway.core.wire.usage_meter import UsageMeter
 from gateway.errors import ApiError
+from gateway.listen.cycle import CHUNK
 from gateway.upstream.provider import Translate
 from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, Interrupted, Response, TransportError
 from gateway.worker.head import HeaderList
@@ -111,6 +112,7 @@ class StreamRelay:
         self._matters = matters if x.endpoint.chat else UsageMeter.matters
         self._splitter = EventSplitter()
         self._translate = translate
+        self._pass: Any = None
 
     async def open(self) -> str:
         """Read up to the first content; returns the type of an error that comes before, else "".
@@ -170,6 +172,12 @@ class StreamRelay:
         if not x.started:
             await x.start(200, self._headers())
         ready, self.opening = self.opening, b""
+        self._pass = x.scope.get(CHUNK)
+        short = self._pass is not None and self._translate is None and not x.threaded
+        if isinstance(meter, UsageMeter):
+            self._count_delta = meter.count_delta
+        else:
+            short = False
         try:
             if self._broken is not None:
                 raise self._broken
@@ -185,6 +193,9 @@ class StreamRelay:
                     meter.count(ready)
                     x.raw = self._splitter.raw
                     await x.write(ready, more=True)
+                if short:
+                    direct = not (self._splitter.busy or meter.told_end)
+                    self.response.divert(self._pass_on if direct else None)
                 data = await self.response.read()
                 if data:
                     ready = self._feed(data)
@@ -205,6 +216,15 @@ class StreamRelay:
             await x.write(b"", more=False)
             return
         await self._break("upstream", broken(Interrupted("no message_stop")))
+
+    def _pass_on(self, chunk: bytes) -> bool:
+        """The short way of most of a stream: a chunk that is one piece of content and no more leaves as it came, with
+        its framing. Everything else (False) goes the long way."""
+        if not is_delta_chunk(chunk) or not self._pass(chunk):
+            return False
+        self._count_delta(chunk)
+        self.x.last_sent = perf_counter()
+        return True
 
     async def _take(self, ready: bytes) -> None:
         """Objects that these events bring, and a longer one that has passed, are somebody's before the client knows."""
