@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -257,6 +258,15 @@ HEADS = [
         "rubbish is no request",
         Ask(Want(status=400, error="invalid_request_error", record=None), raw=b"\x16\x03\x01\x02\x00"),
         asked="",
+    ),
+    journey(
+        "an answer before rubbish is settled, though its connection was reset as it ended",
+        Ask(
+            replace(SERVED, record={"outcome": "ok"}),
+            body=GOOD,
+            raw=POST + KEY + b"content-length: %d\r\n\r\n%b\x16\x03" % (len(GOOD), GOOD),
+        ),
+        pool={"a": {}},
     ),
     journey(
         "an absolute target is refused",

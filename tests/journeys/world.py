@@ -126,7 +126,7 @@ class Pipe(asyncio.Transport):
         return True
 
     def write_eof(self) -> None:
-        pass
+        raise OSError(107, "the peer has reset the connection just now: the worst that can happen")
 
     def close(self) -> None:
         if not self._closing:
