@@ -23,7 +23,7 @@ import httpx
 from gateway.upstream.connection import HIGH_WATER
 from gateway.upstream.http1 import UNSAFE
 from gateway.upstream.httpx_feed import Feed
-from gateway.upstream.keepalive import SOCKET_OPTIONS
+from gateway.upstream.keepalive import keep_alive
 from gateway.upstream.transport import (
     FirstByteTimeout,
     IdleTimeout,
@@ -108,6 +108,7 @@ class Line:
         event = name.partition(".")[2]
         if event == "connect_tcp.complete":
             self._stream = info["return_value"]
+            keep_alive(self._stream.get_extra_info("socket"))  # httpx has no option for connections to proxies
         elif event == "send_request_headers.started" and info["request"].method != b"CONNECT":
             self._sent = True  # not so the proxy's CONNECT, which still is part of connecting
         if not self._sent:
@@ -355,7 +356,6 @@ class HttpxTransport:
                 limits=httpx.Limits(keepalive_expiry=None),
                 proxy=self._proxy,
                 retries=0,
-                socket_options=SOCKET_OPTIONS,
             )
         )
 

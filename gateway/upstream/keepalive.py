@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 
 # Of the systems that have them: seconds of silence, seconds between probes, probes that may be lost.
-SOCKET_OPTIONS: list[tuple[int, int, int]] = [
+_OPTIONS: list[tuple[int, int, int]] = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *(
         (socket.IPPROTO_TCP, getattr(socket, name), value)
@@ -19,5 +19,5 @@ SOCKET_OPTIONS: list[tuple[int, int, int]] = [
 
 def keep_alive(connection: socket.socket) -> None:
     """Have this connection, or those accepted by this listener, say that they live."""
-    for level, option, value in SOCKET_OPTIONS:
+    for level, option, value in _OPTIONS:
         connection.setsockopt(level, option, value)

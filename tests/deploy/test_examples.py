@@ -1,8 +1,6 @@
 """Every configuration to copy is accepted as it stands, and what goes in front of a gateway lets streams pass."""
 
-import os
 import re
-import shutil
 import ssl
 from collections.abc import Iterator
 
@@ -13,11 +11,9 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from gateway.config.schema import catalogue_of, config_warnings
-from tests.deploy.deployed import CONFIGS, DEPLOY, furnished, loaded, said
+from tests.deploy.deployed import CONFIGS, DEPLOY, furnished, loaded
 from tests.e2e import rig
-from tests.e2e.rig import ALICE, WAIT_SECONDS, Gateway, Simulator, free_port, message, until
-
-NGINX = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+from tests.e2e.rig import ALICE, WAIT_SECONDS, Gateway, Simulator, free_port, message
 
 
 def conf(name: str) -> str:
@@ -75,8 +71,6 @@ def test_the_front_outwaits_the_gateway_and_takes_whatever_it_takes(tmp_path):
 @pytest.fixture(scope="module")
 def front(tmp_path_factory) -> Iterator[tuple[Simulator, httpx.Client]]:
     """nginx by the example, before a gateway before a simulator: the simulator, and a client of nginx."""
-    if NGINX is None:
-        pytest.skip("nginx is not installed")
     folder = tmp_path_factory.mktemp("front")
     simulator = Simulator(folder, 1)
     config = {"accounts": rig.accounts_of(simulator), "keys": rig.CALLERS}
@@ -96,24 +90,14 @@ def front(tmp_path_factory) -> Iterator[tuple[Simulator, httpx.Client]]:
     ):
         assert old in text
         text = text.replace(old, new)
-    (folder / "gateway.conf").write_text(text)
-    (folder / "nginx.conf").write_text(
-        f"daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; events {{}}\n"
-        f"http {{ access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;\n"
-        f"fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;\n"
-        f"include {folder}/gateway.conf; }}\n"
-    )
-    nginx = rig.Program(folder, "nginx")
-    nginx.run([NGINX, "-e", folder / "error.log", "-c", folder / "nginx.conf"])
     try:
-        until(lambda: said(port) or not nginx.alive(), "nginx")
-        assert nginx.alive(), (folder / "error.log").read_text() + nginx.err.read_text()
         trust = ssl.create_default_context(cafile=str(folder / "ca.pem"))
-        with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=trust, timeout=WAIT_SECONDS) as client:
+        with (
+            rig.nginx(folder, port, text),
+            httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=trust, timeout=WAIT_SECONDS) as client,
+        ):
             yield simulator, client
     finally:
-        if nginx.alive():
-            nginx.end()
         gateway.stop()
         simulator.end()
 

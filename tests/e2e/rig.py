@@ -14,6 +14,7 @@ import http.client
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import ssl
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -265,6 +266,35 @@ class Store(Program):
             return bool(it.ping())
         assert self.alive(), self.out.read_text()[-2000:]
         return False
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, port: int, servers: str) -> Iterator[None]:
+    """nginx with these `server` blocks, of which one listens on `port`; the test is skipped where there is none."""
+    binary = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if binary is None:
+        pytest.skip("nginx is not installed")
+    temporary = " ".join(
+        f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        f"daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; events {{}}\n"
+        f"http {{ access_log off; {temporary}\n{servers}\n}}\n"
+    )
+    program = Program(folder, "nginx")
+    program.run([binary, "-e", folder / "error.log", "-c", folder / "nginx.conf"])
+
+    def answers() -> bool:
+        assert program.alive(), (folder / "error.log").read_text() + program.err.read_text()
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        until(answers, "nginx")
+        yield
+    finally:
+        if program.alive():
+            program.end()
 
 
 class Series(dict[tuple[str, frozenset[tuple[str, str]]], float]):

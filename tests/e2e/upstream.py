@@ -10,13 +10,14 @@ import contextlib
 import json
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from tests.e2e.rig import MODEL
 
 JSON = {"content-type": "application/json"}
-Reply = tuple[int, dict[str, str], bytes]  # status, headers, body
+Pieces = tuple[tuple[float, bytes], ...]  # of a body: seconds after the one before, bytes
+Reply = tuple[int, dict[str, str], bytes | Pieces]  # status, headers, body
 
 
 def error(status: int, text: str, kind: str = "invalid_request_error", **headers: str) -> Reply:
@@ -46,16 +47,21 @@ class Request:
         self.account, self.method, self.path, self.headers, self.body = account, method, path, headers, body
 
 
+Answers = Callable[[Request], Reply | Awaitable[Reply | None] | None]
+
+
 class Upstream:
     """`answers(request)` replies to each request for a message; others (probes) are answered well, or as `probes` says.
-    `asked` counts messages by account."""
+    `asked` counts messages by account. Answers wait for `gate`."""
 
-    def __init__(self, answers: Callable[[Request], Reply | None]) -> None:
+    def __init__(self, answers: Answers) -> None:
         self.answers = answers
-        self.probes: Callable[[Request], Reply | None] = lambda request: (200, dict(JSON), b'{"data": []}')
+        self.probes: Answers = lambda request: (200, dict(JSON), b'{"data": []}')
         self.asked: Counter[str] = Counter()
         self.seen: list[Request] = []
         self.delay = 0.0
+        self.gate = asyncio.Event()
+        self.gate.set()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self.port = 0
@@ -107,13 +113,23 @@ class Upstream:
             self.seen.append(request)
             if self.delay:
                 await asyncio.sleep(self.delay)
+            await self.gate.wait()
         reply = (self.answers if message else self.probes)(request)
+        if isinstance(reply, Awaitable):
+            reply = await reply
         if reply is None:  # hang up
             return False
         status, told, content = reply
-        cut = content == b""
-        told = {"content-length": str(len(content) or 100), **told}
+        if isinstance(content, bytes):
+            told = {"content-length": str(len(content) or 100), **told}
+            pieces: Pieces = ((0.0, content),)
+        else:
+            told = {"transfer-encoding": "chunked", **told}
+            pieces = (*((wait, b"%x\r\n%b\r\n" % (len(data), data)) for wait, data in content), (0.0, b"0\r\n\r\n"))
         lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in told.items())]
-        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + content)
-        await writer.drain()
-        return not cut
+        writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
+        for wait, data in pieces:
+            await asyncio.sleep(wait)
+            writer.write(data)
+            await writer.drain()
+        return content != b"" or told["content-length"] == "0"
