@@ -1,128 +1,163 @@
-"""Connections of the load generator: bare sockets, and no more parsing than tells where an answer ends.
+"""Connections of the load generator: bare sockets, and no more parsing than tells whether an answer is whole and good.
 
-A connection that closes, an answer other than 200 and SILENCE seconds without any answer raise LoadError.
+Good is a 200 that ends as its head says; of a stream also that it has enough events and a `message_stop`.
 """
 
 from __future__ import annotations
 
+import re
 import select
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
-from time import monotonic
+
+from gateway.lab.bench.jobs import Target
 
 SILENCE = 10.0  # seconds without any answer while one is due
 _READ = 65_536
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
+_HEAD, _CHUNKS = -1, -2  # instead of the bytes to come
+_TAIL = 96  # bytes: holds a whole message_stop event and the last chunk
 
 
-class LoadError(Exception):
-    """The load cannot be made or is not answered as it should be."""
+class BadAnswer(Exception):
+    """It says what came instead of a good one."""
 
 
 class Client:
-    """One keep-alive connection. `due` is when its present request was due."""
+    """One keep-alive connection. `events` are those seen of its present answer; `due` is when the request was due."""
 
-    __slots__ = ("due", "events", "held", "left", "rounds", "sock", "tail")
+    __slots__ = ("_left", "_seen", "asked", "due", "events", "sock")
 
-    def __init__(self, port: int) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), SILENCE)
+    def __init__(self, target: Target) -> None:
+        self.asked = False
+        self.due = 0.0
+        self.events = 0
+        self.connect(target)
+
+    def connect(self, target: Target) -> None:
+        self.sock = socket.create_connection((target.host, target.port), SILENCE)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.setblocking(False)
-        self.due = 0.0
-        self.left = -1  # body bytes to come, -1 while the head is not complete
-        self.held = b""  # of an incomplete head
-        self.events = 0  # seen of the present stream
-        self.rounds = 0
-        self.tail = b""
 
     def ask(self, request: bytes, due: float) -> None:
+        """Send a request; what does not fit into the socket's buffer is waited for."""
+        self.asked = True
         self.due = due
-        if self.sock.send(request) != len(request):
-            raise LoadError("a request did not fit into a socket's buffer")
+        self.events = 0
+        self._left = _HEAD
+        self._seen = b""  # an incomplete head, later the tail of the chunks
+        sent = self.sock.send(request)
+        if sent < len(request):
+            self.sock.settimeout(SILENCE)
+            self.sock.sendall(memoryview(request)[sent:])
+            self.sock.setblocking(False)
 
-    def answered(self) -> bool:
-        """Read; whether the answer, which has a content-length, is complete."""
-        data = self._read()
-        if self.left < 0:
-            if self.held:
-                data = self.held + data
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                self.held = data
-                return False
-            self.held = b""
-            _check(data)
-            head = data[:end].lower()
-            at = head.find(b"\r\ncontent-length:")
-            if at < 0:
-                raise LoadError(f"an answer without content-length: {head[:300]!r}")
-            stop = head.find(b"\r\n", at + 17)
-            length = int(head[at + 17 :] if stop < 0 else head[at + 17 : stop])
-            self.left = length - (len(data) - end - 4)
-        else:
-            self.left -= len(data)
-        if self.left > 0:
-            return False
-        self.left = -1
-        return True
-
-    def streamed(self) -> bool:
-        """Read; whether the stream, which is chunked, is complete."""
-        data = self._read()
-        tail = self.tail
-        if not tail:
-            _check(data)
-        elif len(data) < 8:  # a boundary may lie across two reads
-            self.events -= tail.count(b"\n\n")
-            data = tail + data
-        elif tail[-1] == 10 and data[0] == 10:
-            self.events += 1
-        self.events += data.count(b"\n\n")
-        self.tail = data[-8:]
-        if data.endswith(b"0\r\n\r\n"):
-            self.tail = b""
-            return True
-        return False
-
-    def _read(self) -> bytes:
+    def answered(self, events: int) -> bool:
+        """Read; whether the answer is whole. BadAnswer, or OSError of the connection, where it is not or will not be a
+        good one."""
         data = self.sock.recv(_READ)
         if not data:
-            raise LoadError("a connection was closed before its answer was complete")
-        return data
+            raise BadAnswer("the connection was closed before the answer was whole")
+        if self._left == _HEAD:
+            data = self._seen + data
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                self._seen = data
+                return False
+            if not data.startswith(b"HTTP/1.1 200"):
+                raise BadAnswer(data[:400].decode("latin-1"))
+            found = _LENGTH.search(data, 0, end + 2)
+            self._left = int(found[1]) if found else _CHUNKS
+            self._seen = b""
+            data = data[end + 4 :]
+        if self._left >= 0:
+            self._left -= len(data)
+            return self._left <= 0
+        return self._chunks(data, events)
+
+    def _chunks(self, data: bytes, events: int) -> bool:
+        tail = self._seen
+        self.events += data.count(b"\n\n") + (tail[-1:] == b"\n" == data[:1])
+        self._seen = tail = data[-_TAIL:] if len(data) >= _TAIL else (tail + data)[-_TAIL:]
+        if not tail.endswith(b"\r\n0\r\n\r\n"):
+            return False
+        if events and (self.events < events or b"message_stop" not in tail):
+            raise BadAnswer(f"a stream of {self.events} events, {events} due, that ends in {tail.decode('latin-1')}")
+        return True
 
 
-def _check(data: bytes) -> None:
-    if not data.startswith(b"HTTP/1.1 200"):
-        raise LoadError(f"an answer other than 200: {data[:400].decode('latin-1')}")
+class Fleet:
+    """The connections of one job and what came of it so far. A connection with a bad answer, or one that was
+    closed while nothing was due on it, is made anew."""
 
+    def __init__(self, target: Target, events: int = 0) -> None:
+        self.busy = self.answers = self.events = self.bad = 0
+        self.problem = ""
+        self._target = target
+        self._due = events
+        self._epoll = select.epoll()
+        self._clients: dict[int, Client] = {}
 
-@contextmanager
-def connected(port: int, count: int) -> Iterator[tuple[select.epoll, dict[int, Client]]]:
-    clients: dict[int, Client] = {}
-    epoll = select.epoll()
-    try:
-        for _ in range(count):
-            client = Client(port)
-            clients[client.sock.fileno()] = client
-            epoll.register(client.sock.fileno(), select.EPOLLIN)
-        yield epoll, clients
-    finally:
-        for client in clients.values():
+    def close(self) -> None:
+        for client in self._clients.values():
             client.sock.close()
-        epoll.close()
+        self._epoll.close()
 
+    def add(self) -> Client:
+        """One more connection. OSError."""
+        return self._watch(Client(self._target))
 
-def waited(epoll: select.epoll, clients: dict[int, Client]) -> list[Client]:
-    """The clients that have something to read, at least one."""
-    ready = epoll.poll(SILENCE)
-    if not ready:
-        raise LoadError(f"no answer within {SILENCE:.0f} s")
-    return [clients[fd] for fd, _ in ready]
+    def ask(self, client: Client, request: bytes, due: float) -> bool:
+        """Send a request; False if that was not possible, which counts as a bad answer."""
+        try:
+            client.ask(request, due)
+        except OSError as error:
+            self._fail(client, str(error))
+            return False
+        self.busy += 1
+        return True
 
+    def ready(self, seconds: float) -> list[Client]:
+        """The clients that have something to read, none if there are none within that time."""
+        return [self._clients[fd] for fd, _ in self._epoll.poll(seconds)]
 
-def waited_until(epoll: select.epoll, clients: dict[int, Client], moment: float) -> list[Client]:
-    """The clients that have something to read, none at `moment`. select() waits by the microsecond, epoll does not."""
-    pause = moment - monotonic()
-    if pause > 0:
-        select.select([epoll.fileno()], [], [], pause)
-    return [clients[fd] for fd, _ in epoll.poll(0)]
+    def answered(self, client: Client) -> bool:
+        """Whether a request is over now, well or badly."""
+        if not client.asked:
+            self._renew(client)
+            return False
+        try:
+            if not client.answered(self._due):
+                return False
+            self.answers += 1
+            self.events += client.events
+            client.asked = False
+        except (BadAnswer, OSError) as error:
+            self._fail(client, str(error))
+        self.busy -= 1
+        return True
+
+    def give_up(self, count: int) -> None:
+        """So many answers never came."""
+        self.bad += count
+        self.problem = self.problem or f"no answer within {SILENCE:.0f} s"
+
+    def leave(self, client: Client) -> None:
+        """Read no more from it."""
+        self._epoll.unregister(client.sock.fileno())
+
+    def _fail(self, client: Client, problem: str) -> None:
+        self.bad += 1
+        self.problem = self.problem or problem
+        self._renew(client)
+
+    def _renew(self, client: Client) -> None:
+        del self._clients[client.sock.fileno()]
+        client.sock.close()
+        client.asked = False
+        client.connect(self._target)
+        self._watch(client)
+
+    def _watch(self, client: Client) -> Client:
+        self._clients[client.sock.fileno()] = client
+        self._epoll.register(client.sock.fileno(), select.EPOLLIN)
+        return client

@@ -8,14 +8,13 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from gateway.lab.bench.plan import Upstream
-from gateway.lab.bench.processes import BenchError, Child, children, command_of
+from gateway.lab.bench.processes import BenchError, Child
 
 START_WAIT = 30.0  # seconds it may take until it serves
 _LIMITS = {
@@ -27,8 +26,8 @@ _LIMITS = {
 }
 
 
-def configuration(upstreams: Iterable[Upstream], *, key: str, data: Path, redis: str) -> bytes:
-    """The file: the model of a lane leads to the accounts of its upstream. JSON is YAML."""
+def configuration(upstreams: Iterable[Upstream], *, keys: Iterable[str], data: Path, redis: str) -> bytes:
+    """The file: the model of a lane leads to the accounts of its upstream, each key is a tenant. JSON is YAML."""
     accounts = []
     for upstream in upstreams:
         lane = upstream.lane
@@ -49,23 +48,18 @@ def configuration(upstreams: Iterable[Upstream], *, key: str, data: Path, redis:
             "data_dir": str(data),
             "secret": secrets.token_hex(32),
             "accounts": accounts,
-            "keys": [{"id": "bench", "team": "bench", "key": key, "limits": _LIMITS}],
+            "keys": [
+                {"id": f"bench-{number}", "team": f"bench-{number}", "key": key, "limits": _LIMITS}
+                for number, key in enumerate(keys)
+            ],
             "timeouts": {"drain_delay": 0, "drain": 1},
             "log": {"format": "json"},
         }
     )
 
 
-def worker_of(gateway: Child) -> int:
-    """The process id of the one worker."""
-    workers = [pid for pid in children(gateway.pid) if b"gateway.worker.process" in command_of(pid)]
-    if len(workers) != 1:
-        raise BenchError(f"the gateway has {len(workers)} workers; {gateway.last_words()}")
-    return workers[0]
-
-
-def serving(gateway: Child) -> tuple[int, float]:
-    """The port on which the gateway serves, and when it began to; asked from outside too."""
+def serving(gateway: Child) -> int:
+    """The port on which the gateway serves, as soon as it does; asked from outside too."""
     deadline = time.monotonic() + START_WAIT
     for said in _log_lines(gateway, deadline):
         if said.get("event") == "serving":
@@ -74,7 +68,7 @@ def serving(gateway: Child) -> tuple[int, float]:
             try:
                 connection.request("GET", "/readyz")
                 if connection.getresponse().status == 200:
-                    return port, datetime.fromisoformat(said["time"]).timestamp()
+                    return port
             finally:
                 connection.close()
             raise BenchError(f"the gateway serves and is not ready; {gateway.last_words()}")

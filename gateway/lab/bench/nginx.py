@@ -1,4 +1,7 @@
-"""nginx as the yardstick: the same consistent hash over the same upstreams, and nothing else switched on."""
+"""nginx as the yardstick: the same consistent hash over the same upstreams, and nothing else switched on.
+
+It holds bodies in memory, as the gateway does, instead of in a file.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gateway.lab.bench.plan import Upstream
-from gateway.lab.bench.processes import Child, children, command_of
+from gateway.lab.bench.processes import Child, command_of, tree
 
 _ELSEWHERE = "/usr/sbin/nginx"  # not on the PATH of everybody
 
@@ -46,11 +49,12 @@ worker_processes 1;
 worker_rlimit_nofile 65536;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log error;
-events {{ worker_connections 16384; }}
+events {{ worker_connections 65536; }}
 http {{
   access_log off;
 {temporary}
   client_max_body_size 64m;
+  client_body_buffer_size 4m;
   keepalive_requests 1000000000;
 {servers}
 }}
@@ -88,13 +92,12 @@ def _server(port: int, upstream: Upstream, idle: int) -> str:
   }}"""
 
 
-def worker_of(master: Child) -> int:
-    """The worker's process id once it runs, 0 if the master has ended."""
+def serves(master: Child) -> bool:
+    """Whether it came up, once that is known."""
     for _ in range(500):
         if master.process.poll() is not None:
-            return 0
-        workers = children(master.pid)
-        if workers and command_of(workers[0]).startswith(b"nginx: worker"):
-            return workers[0]
+            return False
+        if any(command_of(pid).startswith(b"nginx: worker") for pid in tree([master.pid])):
+            return True
         time.sleep(0.01)
-    return 0
+    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import resource
 import select
 import signal
@@ -12,12 +13,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 MAX_FILES = 65_536
 _PR_SET_PDEATHSIG = 1
 _CPUCLOCK_SCHED = 2
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PARENT, _OWN, _ENDED = 1, slice(11, 13), slice(13, 15)  # of /proc/PID/stat, after the name
+_LISTEN = "0A"
 
 
 class BenchError(Exception):
@@ -106,28 +110,62 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process, system time included; 0 for pid 0. OSError if there is no such process."""
-    if not pid:
-        return 0.0
+def tree(pids: Iterable[int], without: Container[int] = ()) -> list[int]:
+    """These processes and all their descendants, but for those `without` and theirs."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                children.setdefault(int(_stat(int(entry.name))[_PARENT]), []).append(int(entry.name))
+    found: list[int] = []
+    todo = list(pids)
+    while todo:
+        pid = todo.pop()
+        if pid not in found and pid not in without:
+            found.append(pid)
+            todo += children.get(pid, ())
+    return found
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """CPU time of all threads of these processes and of their children that have ended, system time included. OSError
+    if one is not there."""
+    return sum(_own_cpu_seconds(pid) + sum(map(int, _stat(pid)[_ENDED])) / _TICKS for pid in pids)
+
+
+def _own_cpu_seconds(pid: int) -> float:
     try:
         return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)  # the kernel's own clock of that process, in nanoseconds
     except OSError:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return sum(map(int, _stat(pid)[_OWN])) / _TICKS
 
 
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_bytes().split()[1]) * resource.getpagesize()
+def _stat(pid: int) -> list[bytes]:
+    """The fields of a process after its name. OSError if there is none."""
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
 
 
-def children(pid: int) -> list[int]:
-    """Process ids of the children of a process."""
+def pss_bytes(pids: Iterable[int]) -> int:
+    """Memory of these processes, what they share with others by halves, thirds and so on. OSError."""
+    maps = (Path(f"/proc/{pid}/smaps_rollup").read_bytes() for pid in pids)
+    found = (re.search(rb"^Pss: +([0-9]+) kB", each, re.MULTILINE) for each in maps)
+    return sum(int(each[1]) * 1024 for each in found if each)
+
+
+def listeners(port: int) -> list[int]:
+    """The processes of this machine that have a listening socket on that TCP port, as far as they may be seen."""
+    sockets = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                _, local, _, state, *rest = line.split()
+                if state == _LISTEN and int(local.rpartition(":")[2], 16) == port:
+                    sockets.add(f"socket:[{rest[5]}]")
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            with contextlib.suppress(OSError, IndexError):
-                if int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1]) == pid:
+            with contextlib.suppress(OSError):
+                if any(os.readlink(file) in sockets for file in (entry / "fd").iterdir()):
                     found.append(int(entry.name))
     return found
 

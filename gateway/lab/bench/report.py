@@ -1,8 +1,9 @@
-"""The figures beside their targets and beside nginx's: a table for people, one object for programs."""
+"""What came of a run: a table for people, one in Markdown, one object for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -10,132 +11,99 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.lab.bench.plan import Settings
+from gateway.lab.bench.row import Row
 
-Figures = dict[str, Any]
-
-
-class Kind(msgspec.Struct, frozen=True):
-    """A row to be: where its figure is found, its target (at most, in the row's unit) and that of its ratio."""
-
-    title: str
-    unit: str
-    path: tuple[str, ...]  # measure, perhaps its part, then - after the subject's name - the figure
-    target: float | None = None
-    ratio: float | None = None
-    nginx: bool = True
-
-
-KINDS = (
-    Kind("JSON request: CPU", "µs", ("json", "cpu_us_per_request"), 190, 8.5),
-    Kind("JSON requests", "/s", ("json", "requests_per_second")),
-    Kind("JSON request: store CPU", "µs", ("json", "store_cpu_us_per_request"), nginx=False),
-    Kind("SSE event: CPU", "µs", ("sse", "cpu_us_per_event"), 48, 2.3),
-    Kind("  of it: each event", "µs", ("sse", "fit_us_per_event")),
-    Kind("  of it: each stream", "µs", ("sse", "fit_us_per_stream")),
-    Kind("SSE event, TLS: CPU", "µs", ("sse_tls", "cpu_us_per_event"), 70, 2.3),
-    Kind("  of it: each event", "µs", ("sse_tls", "fit_us_per_event")),
-    Kind("  of it: each stream", "µs", ("sse_tls", "fit_us_per_stream")),
-    Kind("added p50, open loop", "ms", ("latency", "open", "added_p50_ms"), 0.5),
-    Kind("added p99, open loop", "ms", ("latency", "open", "added_p99_ms"), 2.0),
-    Kind("added p50, 1 at a time", "ms", ("latency", "closed_1", "added_p50_ms")),
-    Kind("added p99, 1 at a time", "ms", ("latency", "closed_1", "added_p99_ms")),
-    Kind("added p50, 32 at a time", "ms", ("json", "added_p50_ms")),
-    Kind("added p99, 32 at a time", "ms", ("json", "added_p99_ms")),
-    Kind("10 MB body: stall", "ms", ("stall", "stall_ms"), 20),
-    Kind("open stream: memory", "kB", ("memory", "kb_per_stream")),
-    Kind("10,000 streams: memory", "MB", ("memory", "mb_of_10000_streams_in_2_workers"), 1000),
-    Kind("start to ready", "s", ("start", "seconds"), 2.0, nginx=False),
-)
-
-
-class Row(msgspec.Struct, frozen=True):
-    """A figure of the gateway; `met` is whether all its targets are, None where there are none."""
-
-    title: str
-    unit: str
-    measured: float
-    target: float | None
-    nginx: float | None
-    ratio: float | None
-    ratio_target: float | None
-    met: bool | None
+_SIDES = ("gateway", "nginx", "peer")
+_FULL = 90.0  # percent of a CPU: what has used so much of one may have been what was measured
 
 
 class Report(msgspec.Struct):
-    """All of a run. `measures` are figures by measure, (part,) subject and name."""
+    """All of a run. `problem` is what was the matter with the first of the `bad` answers."""
 
     version: str
     machine: dict[str, Any]
     settings: Settings
     seconds: float
-    measures: dict[str, Any]
+    rows: list[Row]
+    good: int
+    bad: int
+    problem: str
     notes: list[str]
     failures: list[str]
 
-    def rows(self) -> list[Row]:
-        return list(rows(self.measures))
-
     def json(self) -> bytes:
-        """One object; a password in the URL of the store is left out."""
-        plain = msgspec.to_builtins(self)
-        plain["settings"]["redis"] = bool(self.settings.redis)
-        return msgspec.json.encode(_rounded({**plain, "rows": msgspec.to_builtins(self.rows())}))
+        """One object; the store's URL and the peer's key are left out."""
+        settings = msgspec.structs.replace(self.settings, redis="given" if self.settings.redis else "", peer_key="")
+        plain = msgspec.structs.replace(self, settings=settings, rows=[])
+        rows = [row.plain() for row in self.rows]
+        return msgspec.json.encode(_rounded({**msgspec.to_builtins(plain), "rows": rows}))
+
+    def markdown(self) -> str:
+        """The table and what it was measured on."""
+        head, *lines = _cells(self)
+        rule = ["---", *["--:"] * (len(head) - 1)]
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))
+        return "\n".join((table, "", *(f"{line}  " for line in _about(self))))
+
+    def show(self, console: Console) -> None:
+        """Print everything for people."""
+        head, *lines = _cells(self)
+        table = Table(box=None, pad_edge=False)
+        for title in head:
+            table.add_column(title, justify="right" if title else "left", no_wrap=not title)
+        for row, cells in zip(self.rows, lines, strict=True):
+            table.add_row(*cells, style={True: "green", False: "yellow", None: ""}[row.met])
+        console.print(table)
+        for line in _about(self):
+            console.print(line, highlight=False, markup=False)
+
+    def trouble(self) -> Iterator[str]:
+        """What makes a failure of the run."""
+        for failure in self.failures:
+            yield f"failed: {failure}"
+        if self.bad:
+            answers = self.bad + self.good
+            yield f"BAD ANSWERS: {self.bad:,} of {answers:,}; trust none of the figures. The first: {self.problem}"
 
 
-def rows(measures: Figures) -> Iterator[Row]:
-    """The rows of what was measured."""
-    for kind in KINDS:
-        *way, name = kind.path
-        found: Figures = measures
-        for step in way:
-            found = found.get(step) or {}
-        measured = found.get("gateway", {}).get(name)
-        if measured is None:
-            continue
-        nginx = found.get("nginx", {}).get(name) if kind.nginx else None
-        ratio = measured / nginx if nginx is not None and nginx > 0 else None
-        pairs = ((measured, kind.target), (ratio, kind.ratio))
-        checks = [value <= target for value, target in pairs if value is not None and target is not None]
-        yield Row(
-            kind.title, kind.unit, measured, kind.target, nginx, ratio, kind.ratio, all(checks) if checks else None
-        )
+def _cells(report: Report) -> Iterator[list[str]]:
+    """The head, then the rows."""
+    sides = [name for name in _SIDES if any(name in row.figures for row in report.rows)]
+    yield ["", *sides, *(f"to {name}" for name in sides[1:]), "wanted", "load generator"]
+    for row in report.rows:
+        figures = [_spread(row.figures.get(name, []), f" {row.unit}") for name in sides]
+        ratios = [_spread(row.ratios(name), "x") for name in sides[1:]]
+        wanted = f"≤ {row.ratio:g}x" if row.ratio is not None else f"≤ {row.most:g} {row.unit}" if row.most else ""
+        busy = " / ".join(f"{row.generator[name]:.0f}" for name in sides if name in row.generator)
+        yield [row.title, *figures, *ratios, wanted, busy and f"{busy} %"]
 
 
-def show(report: Report, console: Console) -> None:
-    """Print everything for people."""
-    table = Table(title=f"gateway {report.version}", title_justify="left", caption_justify="left")
-    for title in ("", "measured", "target", "nginx", "ratio", "target"):
-        table.add_column(title, justify="left" if not title else "right")
-    for row in report.rows():
-        style = {True: "green", False: "yellow", None: ""}[row.met]
-        table.add_row(
-            row.title,
-            f"[{style}]{_number(row.measured)} {row.unit}[/]" if style else f"{_number(row.measured)} {row.unit}",
-            f"≤ {row.target:g} {row.unit}" if row.target is not None else "",
-            f"{_number(row.nginx)} {row.unit}" if row.nginx is not None else "",
-            f"{row.ratio:.1f}x" if row.ratio is not None else "",
-            f"≤ {row.ratio_target:g}x" if row.ratio_target is not None and row.ratio is not None else "",
-        )
-    console.print(table)
-    console.print(_machine_line(report), highlight=False)
-    for note in report.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
-    for failure in report.failures:
-        console.print(f"failed: {failure}", highlight=False, markup=False)
+def _spread(values: list[float], unit: str) -> str:
+    """The median, and the least and the greatest of several."""
+    if not values:
+        return ""
+    ends = f" ({_number(min(values))}–{_number(max(values))})" if len(values) > 1 else ""
+    return f"{_number(median(values))}{unit}{ends}"
 
 
-def _machine_line(report: Report) -> str:
+def _about(report: Report) -> Iterator[str]:
     machine = report.machine
-    nginx = [f"nginx {machine['nginx']}"] if "nginx" in machine else []
-    store = [machine["store"]] if "store" in machine else []
+    servers = [machine["store"], *([f"nginx {machine['nginx']}"] if "nginx" in machine else [])]
     cores = f"{machine['usable_cores']} of {machine['cores']} cores"
-    parts = [
-        f"{machine['cpu']}, {cores}, load {machine['load_average']} before",
-        ", ".join([machine["kernel"], machine["python"], *store, *nginx]),
-        ", ".join(f"{name} {version}" for name, version in machine["packages"].items()),
-        f"{report.settings.upstream} upstream, {report.settings.seconds:g} s a measure, {report.seconds:.0f} s in all",
-    ]
-    return "\n".join(parts)
+    yield f"{machine['cpu']}, {cores}, load {machine['load_average']} before"
+    yield ", ".join([machine["kernel"], machine["python"], *servers])
+    yield ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    yield (
+        f"{report.settings.rounds} rounds of {report.settings.seconds:g} s for each side, medians (least to greatest); "
+        f"{report.seconds:.0f} s in all; {report.good:,} good answers, {report.bad:,} bad"
+    )
+    for row in report.rows:
+        for name, busy in row.generator.items():
+            if busy >= _FULL:
+                yield f"note: {row.title}: the load generator, at {busy:.0f} % of a CPU, held {name} back"
+    for note in report.notes:
+        yield f"note: {note}"
+    yield from report.trouble()
 
 
 def _number(value: float) -> str:

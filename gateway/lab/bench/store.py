@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
 import redis
 
-from gateway.lab.bench.processes import BenchError
+from gateway.lab.bench.processes import BenchError, command_of, cpu_seconds, tree
 from gateway.store.client.client import redis_url
 
 
 class Store:
-    """A Redis or Valkey server at `url`. BenchError if it does not answer."""
+    """A Redis or Valkey server at `url`; `pid` is its process, 0 if elsewhere. BenchError if it does not answer."""
 
     def __init__(self, url: str) -> None:
         self._redis: redis.Redis = redis.Redis.from_url(redis_url(url), socket_timeout=5)
@@ -24,9 +25,14 @@ class Store:
             raise BenchError(f"the store at {parts.hostname or parts.path} cannot be asked: {error}") from None
         name = "Valkey" if "valkey_version" in info else "Redis"
         self.version = f"{name} {info.get('valkey_version', info.get('redis_version'))}"
+        pid = int(info.get("process_id", 0))
+        here = re.search(b"(redis|valkey)", command_of(pid)) is not None  # or else of another machine
+        self.pid = pid if here else 0
 
     def cpu_seconds(self) -> float:
-        """CPU time used so far, nan where it does not say."""
+        """CPU time used so far, nan where it cannot be known."""
+        if self.pid:
+            return cpu_seconds(tree([self.pid]))
         try:
             info: dict[str, Any] = self._redis.info("cpu")
             return float(info["used_cpu_user"]) + float(info["used_cpu_sys"])

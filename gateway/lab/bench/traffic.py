@@ -6,14 +6,14 @@ import random
 
 import msgspec
 
-from gateway.lab.bench.jobs import Target
+from gateway.lab.bench.jobs import BODY_BYTES, Target
 
 CONVERSATIONS = 500
-BODY_BYTES = 2048
+_LARGE_CONVERSATIONS = 4  # so that their bodies need not much memory
 
 _HEAD = (
-    "POST /v1/messages HTTP/1.1\r\n"
-    "host: 127.0.0.1:%d\r\n"
+    "POST %s/v1/messages HTTP/1.1\r\n"
+    "host: %s:%d\r\n"
     "accept: application/json\r\n"
     "accept-encoding: gzip, deflate\r\n"
     "connection: keep-alive\r\n"
@@ -37,21 +37,19 @@ _HEAD = (
 _LINE = "The cache keeps what all turns of a conversation have in common; only the new part is paid in full."
 
 
-def requests(target: Target, *, stream: bool) -> list[bytes]:
-    """One whole request for each conversation, all with the same body of BODY_BYTES."""
-    body = _body(target.model, stream, BODY_BYTES)
+def requests(target: Target, *, stream: bool, size: int = BODY_BYTES) -> list[bytes]:
+    """One whole request for each conversation, all with the same body of `size` bytes; the tenants share them out."""
+    body = _body(target.model, stream, size)
     chance = random.Random(target.model)
-    names = [f"{chance.getrandbits(128):032x}" for _ in range(CONVERSATIONS)]
-    return [(_HEAD % (target.port, target.key, name, len(body))).encode() + body for name in names]
+    made = []
+    for number in range(CONVERSATIONS if size <= BODY_BYTES else _LARGE_CONVERSATIONS):
+        key, name = target.keys[number % len(target.keys)], f"{chance.getrandbits(128):032x}"
+        head = _HEAD % (target.path, target.host, target.port, key, name, len(body))
+        made.append(head.encode() + body)
+    return made
 
 
-def large_request(target: Target, size: int) -> bytes:
-    """A request with a body of `size` bytes: a long conversation of many turns."""
-    body = _body(target.model, False, size, turns=100)
-    return (_HEAD % (target.port, target.key, "large", len(body))).encode() + body
-
-
-def _body(model: str, stream: bool, size: int, turns: int = 2) -> bytes:
+def _body(model: str, stream: bool, size: int) -> bytes:
     cached = {"type": "ephemeral"}
     messages: list[dict[str, object]] = []
     body = {
@@ -61,6 +59,7 @@ def _body(model: str, stream: bool, size: int, turns: int = 2) -> bytes:
         "messages": messages,
         "stream": stream,
     }
+    turns = 2 if size <= BODY_BYTES else 100  # a large one is a long conversation
     share = size // (turns + 1)
     for turn in range(turns):
         role = "assistant" if turn % 2 else "user"

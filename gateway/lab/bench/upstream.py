@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.lab.bench.plan import Lane, Upstream
+from gateway.lab.bench.plan import EVENTS, Lane, Upstream
 from gateway.lab.bench.processes import BenchError
 
 # `gateway simulate` without the rest of the command line, which takes four times as long to load.
@@ -38,17 +38,17 @@ def _key(certificate: Path) -> Path:
     return certificate.with_suffix(".key")
 
 
-def command(lane: Lane, *, static: bool) -> list[str]:
+def command(lane: Lane, port: int) -> list[str]:
     """How to start it; it prints a line of JSON once it listens."""
-    words = ["--listen", "127.0.0.1:0", "--json", "--accounts", "2", "--tokens-per-event", "1"]
-    words += ["--tokens-per-second", str(lane.pace)]
-    words += ["--static", "--static-events", str(lane.events)] if static else ["--answer-tokens", str(lane.events)]
+    words = ["--listen", f"127.0.0.1:{port}", "--json", "--accounts", "2", "--tokens-per-event", "1"]
+    words += ["--tokens-per-second", str(lane.pace), "--static", "--static-events", str(EVENTS)]
     if lane.certificate is not None:
         words += ["--tls-cert", str(lane.certificate), "--tls-key", str(_key(lane.certificate))]
     return [sys.executable, "-P", "-c", _PROGRAM, *words]
 
 
-def announced(lane: Lane, line: bytes) -> Upstream:
+def announced(lane: Lane, line: bytes, pid: int) -> Upstream:
     """The upstream that printed this line."""
     said = msgspec.json.decode(line)
-    return Upstream(lane, urlsplit(said["base_url"]).port or 0, [account["api_key"] for account in said["accounts"]])
+    port = urlsplit(said["base_url"]).port or 0
+    return Upstream(lane, port, [account["api_key"] for account in said["accounts"]], pid)

@@ -1,6 +1,7 @@
 """`gateway bench` as a process: everything is started, measured for moments, and gone afterwards. No time is judged."""
 
 import io
+import itertools
 import json
 import os
 import shutil
@@ -8,7 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import cast
 
@@ -17,63 +21,99 @@ import pytest
 import redis
 from rich.console import Console
 
-from gateway.lab.bench import nginx, report, traffic
-from gateway.lab.bench.client import Client, LoadError
-from gateway.lab.bench.jobs import Target
-from gateway.lab.bench.plan import Settings, lanes
-from gateway.lab.bench.processes import cpu_seconds
+from gateway.lab.bench import generator, nginx, processes, report, traffic
+from gateway.lab.bench.client import BadAnswer, Client
+from gateway.lab.bench.jobs import BODY_BYTES, Load, Target
+from gateway.lab.bench.measures import WORK
+from gateway.lab.bench.plan import MEASURES, Settings, lanes
+from gateway.lab.bench.row import Row
 from gateway.store.embedded import EmbeddedServer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads CPU time from Linux")
 
-COMMAND = [sys.executable, "-m", "gateway", "bench", "--seconds", "0.3"]
-WITH_NGINX = nginx.find() is not None
+COMMAND = [sys.executable, "-m", "gateway", "bench", "--seconds", "0.2", "--rounds", "2"]
+OTHERS = {"nginx"} if nginx.find() is not None else set()
 
 
-def run(tmp_path, *arguments):
-    """A finished run; what it leaves behind in its temporary directory fails the test."""
+@pytest.fixture
+def folder():
+    """A temporary directory with a short name: paths of sockets in it are bounded."""
+    with tempfile.TemporaryDirectory(prefix="b-", ignore_cleanup_errors=True) as name:
+        yield name
+
+
+def run(folder, *arguments):
+    """A finished run; what it leaves behind fails the test."""
+    environment = {**os.environ, "TMPDIR": folder}
     done = subprocess.run(
-        [*COMMAND, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-        check=False,
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=300, env=environment, check=False
     )
-    assert list(tmp_path.glob("gateway-bench-*")) == []
+    assert os.listdir(folder) == []
     return done
 
 
-def figures(done):
+def test_a_whole_run_reports_every_row_of_every_side(folder):
+    done = run(folder, "--json", "--rows", ",".join(MEASURES), "--streams", "20")
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    assert (found["failures"], found["bad"], found["problem"]) == ([], 0, "") and found["good"] > 0
+    assert {"cpu", "cores", "kernel", "python", "packages", "store"} <= set(found["machine"])
+    rows = {row["title"]: row for row in found["rows"]}
+    secure = shutil.which("openssl") is not None
+    alone = {"start to ready: CPU", "start to ready", "idle: CPU", "idle: CPU of Redis", "idle: PSS"}
+    alone |= {"Redis, one tenant: CPU a request", "Redis, 200 tenants: CPU a request"}
+    beside = {"JSON request, 32 connections: CPU", "JSON request, 200 a second: CPU", "SSE event: CPU"}
+    beside |= {"body of 2 MB: CPU", "added latency, p50, one connection", "20 open streams: PSS"}
+    beside |= {"SSE event, TLS upstream: CPU", "20 open streams, TLS upstream: PSS"} if secure else set()
+    assert set(rows) == alone | beside
+    for title, row in rows.items():
+        sides = {"gateway"} if title in alone else {"gateway", *OTHERS}
+        assert set(row["figures"]) == sides
+        assert set(row["generator_percent"]) == (set() if title in alone else sides)
+        assert set(row["ratios"]) <= sides - {"gateway"}
+        for figure in row["figures"].values():
+            assert figure["min"] <= figure["median"] <= figure["max"]
+            assert len(figure["rounds"]) == (1 if "PSS" in title else 2)
+            assert title.startswith(("added", "idle")) or figure["min"] > 0
 
 
-def subjects(*, direct):
-    return {"gateway", *(["direct"] if direct else []), *(["nginx"] if WITH_NGINX else [])}
+class HalfBad(BaseHTTPRequestHandler):
+    """Every second answer is a 529."""
+
+    protocol_version = "HTTP/1.1"
+    count = itertools.count()
+
+    def do_POST(self):
+        assert self.headers["x-api-key"] == "sk-of-the-peer" and self.path == "/base/v1/messages"
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(529 if next(self.count) % 2 else 200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_):
+        pass
 
 
-def test_a_whole_run_reports_every_measure_of_every_subject(tmp_path):
-    found = figures(run(tmp_path, "--json", "--streams", "10", *([] if shutil.which("openssl") else ["--no-tls"])))
-    measures = found["measures"]
-    assert found["failures"] == []
-    assert set(measures) >= {"start", "memory", "json", "latency", "stall", "sse"}
-    assert set(measures["json"]) == subjects(direct=True)
-    assert set(measures["memory"]) == set(measures["sse"]) == subjects(direct=False)
-    for name in subjects(direct=False):
-        assert measures["json"][name]["cpu_us_per_request"] > 0
-        assert measures["sse"][name]["cpu_us_per_event"] > 0
-        assert measures["sse"][name]["events_per_stream"] == 12 + 6
-        assert measures["memory"][name]["streams"] > 0
-    for part in ("closed_1", "open"):
-        assert measures["latency"][part]["direct"]["p50_ms"] > 0
-        assert {"added_p50_ms", "added_p99_ms"} <= set(measures["latency"][part]["gateway"])
-    assert {"cpu", "cores", "kernel", "python", "packages"} <= set(found["machine"])
-    assert {row["title"] for row in found["rows"] if row["target"] is not None} == {
-        kind.title for kind in report.KINDS if kind.target is not None
-    } - (set() if "sse_tls" in measures else {"SSE event, TLS: CPU"})
-    for row in found["rows"]:
-        assert set(row) == {"title", "unit", "measured", "target", "nginx", "ratio", "ratio_target", "met"}
+class Peer(ThreadingHTTPServer):
+    request_queue_size = 128
+
+
+def test_bad_answers_of_a_peer_are_counted_and_fail_the_run(folder):
+    with Peer(("127.0.0.1", 0), HalfBad) as server:
+        threading.Thread(target=server.serve_forever).start()
+        url = f"http://127.0.0.1:{server.server_port}/base/"
+        arguments = ("--rows", "json", "--rounds", "1", "--peer", url, "--peer-key", "sk-of-the-peer")
+        try:
+            told, shown = run(folder, *arguments, "--json"), run(folder, *arguments, "--markdown")
+        finally:
+            server.shutdown()
+    found = json.loads(told.stdout)
+    assert told.returncode == shown.returncode == 1
+    assert found["bad"] > 0 and found["problem"].startswith("peer: HTTP/1.1 529")
+    assert found["rows"][0]["figures"]["peer"]["median"] > 0 and found["rows"][0]["ratios"]["peer"]["median"] > 0
+    assert "BAD ANSWERS" in told.stderr and "BAD ANSWERS" in shown.stdout
+    assert "sk-of-the-peer" not in told.stdout + shown.stdout + told.stderr
 
 
 @pytest.fixture
@@ -84,29 +124,29 @@ def store(tmp_path):
     server.stop()
 
 
-def test_a_store_that_holds_keys_is_refused_and_an_empty_one_left_empty(tmp_path, store):
-    arguments = ("--only", "json", "--no-nginx", "--upstream", "simulator", "--redis", store)
+def test_a_store_that_holds_keys_is_refused_and_an_empty_one_left_empty(folder, store):
+    arguments = ("--rows", "tenants", "--redis", store)
     with redis.Redis.from_url(store) as client:
-        done = run(tmp_path, *arguments)
+        done = run(folder, *arguments)
         assert done.returncode == 0, done.stderr
-        assert "JSON request: CPU" in done.stdout and "≤ 190 µs" in done.stdout
-        assert "SSE" not in done.stdout and "measuring json" in done.stderr
+        assert "Redis, 200 tenants: CPU a request" in done.stdout and "≤ 30 µs" in done.stdout
+        assert "SSE" not in done.stdout and "measuring tenants" in done.stderr
         assert client.dbsize() == 0
         client.set("mine", "1")
-        refused = run(tmp_path, *arguments)
+        refused = run(folder, *arguments)
         assert (refused.returncode, refused.stdout) == (1, "")
         assert "the given store holds keys" in refused.stderr
         assert client.get("mine") == b"1"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_whatever_ends_it_ends_everything_it_started(tmp_path, number):
+def test_whatever_ends_it_ends_everything_it_started(folder, number):
     process = subprocess.Popen(
-        [*COMMAND, "--only", "json", "--seconds", "60"],
+        [*COMMAND, "--rows", "json", "--seconds", "60"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": folder},
     )
     assert process.stderr is not None
     for line in process.stderr:
@@ -139,18 +179,17 @@ def relatives(pid):
 
 
 def test_bodies_have_the_size_they_should_have_and_are_what_an_sdk_sends():
-    target = Target(1, "sk-test", "claude-haiku-4-5")
-    for request, size in (
-        (traffic.requests(target, stream=True)[7], traffic.BODY_BYTES),
-        (traffic.large_request(target, 1_000_000), 1_000_000),
-    ):
+    target = Target(1, ["sk-a", "sk-b"], "claude-haiku-4-5", path="/base")
+    for size in (BODY_BYTES, 1_000_000):
+        request = traffic.requests(target, stream=True, size=size)[3]
         head, _, body = request.partition(b"\r\n\r\n")
-        assert len(body) == size
-        assert b"x-api-key: sk-test" in head and b"content-length: %d" % size in head
+        assert len(body) == size and head.startswith(b"POST /base/v1/messages HTTP/1.1\r\nhost: 127.0.0.1:1\r\n")
+        assert b"x-api-key: sk-b\r\n" in head and b"content-length: %d" % size in head
         said = json.loads(body)
         assert said["messages"][0]["role"] == said["messages"][-1]["role"] == "user"
         assert said["messages"][-1]["content"][0]["cache_control"] == {"type": "ephemeral"}
-    assert len(set(traffic.requests(target, stream=False))) == traffic.CONVERSATIONS
+    made = traffic.requests(target, stream=False)
+    assert len(set(made)) == len(made) == traffic.CONVERSATIONS
 
 
 class Pieces:
@@ -159,6 +198,9 @@ class Pieces:
     def __init__(self, *pieces):
         self.pieces = list(pieces)
 
+    def send(self, data):
+        return len(data)
+
     def recv(self, size):
         return self.pieces.pop(0)
 
@@ -166,80 +208,103 @@ class Pieces:
 def client(*pieces):
     made = object.__new__(Client)
     made.sock = cast(socket.socket, Pieces(*pieces))
-    made.left, made.held, made.events, made.tail = -1, b"", 0, b""
+    made.ask(b"", 0.0)
     return made
 
 
 WHOLE = b"HTTP/1.1 200 OK\r\nx: y\r\nContent-Length: 5\r\n\r\nhello"
-STREAM = b"HTTP/1.1 200 OK\r\n\r\n7\r\na: b\n\n\r\n7\r\nc: d\n\n\r\n0\r\n\r\n"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+STREAM = b"HTTP/1.1 200 OK\r\n\r\n7\r\na: b\n\n\r\n16\r\nevent: message_stop\n\n\r\n0\r\n\r\n"
 
 
-@pytest.mark.parametrize("cut", range(1, len(WHOLE)))
-def test_the_end_of_an_answer_is_found_wherever_it_is_cut(cut):
-    one = client(WHOLE[:cut], WHOLE[cut:], WHOLE)
-    assert [one.answered(), one.answered(), one.answered()] == [False, True, True]
+@pytest.mark.parametrize(
+    ("answer", "cut"), [(answer, cut) for answer in (WHOLE, CHUNKED) for cut in range(1, len(answer))]
+)
+def test_the_end_of_an_answer_is_found_wherever_it_is_cut(answer, cut):
+    one = client(answer[:cut], answer[cut:], answer)
+    assert [one.answered(0), one.answered(0)] == [False, True]
+    one.ask(b"", 0.0)
+    assert one.answered(0)
 
 
-@pytest.mark.parametrize("cut", range(20, len(STREAM)))
+@pytest.mark.parametrize("cut", range(1, len(STREAM)))
 def test_events_are_counted_wherever_a_stream_is_cut(cut):
     one = client(STREAM[:cut], STREAM[cut:])
-    assert [one.streamed(), one.streamed()] == [False, True]
-    assert one.events == 2
+    assert [one.answered(2), one.answered(2), one.events] == [False, True, 2]
 
 
-def test_an_answer_other_than_200_and_a_closed_connection_are_errors():
-    with pytest.raises(LoadError, match="503"):
-        client(b"HTTP/1.1 503 no\r\ncontent-length: 0\r\n\r\n").answered()
-    with pytest.raises(LoadError, match="closed"):
-        client(b"").streamed()
+@pytest.mark.parametrize(
+    ("answer", "events", "problem"),
+    [
+        (WHOLE.replace(b"200 OK", b"503 no"), 0, "503 no"),
+        (b"", 0, "closed"),
+        (STREAM, 3, "2 events, 3 due"),
+        (STREAM.replace(b"message_stop", b"message_full"), 2, "message_full"),
+    ],
+)
+def test_what_is_no_good_answer_is_an_error(answer, events, problem):
+    with pytest.raises(BadAnswer, match=problem):
+        client(answer).answered(events)
 
 
-def test_cpu_time_of_another_process_grows_while_it_works():
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        try:
-            deadline = time.monotonic() + 30
-            while cpu_seconds(busy.pid) < 0.05 and time.monotonic() < deadline:
-                time.sleep(0.01)
-            assert cpu_seconds(busy.pid) >= 0.05
-        finally:
-            busy.kill()
+def test_answers_that_never_come_are_bad(monkeypatch):
+    monkeypatch.setattr(generator, "SILENCE", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        target = Target(server.getsockname()[1], ["sk"], "claude-haiku-4-5")
+        loaded = generator.load(Load(target=target, connections=3, seconds=0.01))
+        assert (loaded.answers, loaded.bad) == (0, 3) and "no answer" in loaded.problem
+        assert processes.listeners(target.port) == [os.getpid()]
+
+
+def test_the_cpu_time_of_children_counts_while_they_run_and_when_they_have_ended():
+    busy = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {busy!r}])\nprint(flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        for running in (2, 1):
+            process.stdout.readline()
+            pids = processes.tree([process.pid])
+            assert len(pids) == running and processes.cpu_seconds(pids) >= 0.3
+            assert processes.tree([process.pid], without=pids[1:]) == [process.pid]
+            assert processes.pss_bytes(pids) > 1_000_000
+            process.stdin.write(b"\n")
+            process.stdin.flush()
 
 
 def test_only_the_upstreams_that_are_needed_are_started():
-    named = [lane.name for lane in lanes(Settings(only="json"), None)]
-    assert named == ["json"]
-    secure = lanes(Settings(), Path("x.pem"))
-    assert len({lane.model for lane in secure}) == len(secure) == 7
+    made = [lane.name for lane in lanes(Settings(measures=("json", "event-tls")), None)]
+    assert made == ["plain"]
+    every = lanes(Settings(measures=MEASURES), Path("x.pem"))
+    assert len({lane.model for lane in every}) == len(every) == 4
+    assert set(WORK) == set(MEASURES)
 
 
-def test_a_row_is_met_only_if_its_ratio_is_too():
-    measures = {"json": {"gateway": {"cpu_us_per_request": 100.0}, "nginx": {"cpu_us_per_request": 10.0}}}
-    (row,) = report.rows(measures)
-    assert (row.ratio, row.met) == (10.0, False)
-    del measures["json"]["nginx"]
-    (row,) = report.rows(measures)
-    assert (row.ratio, row.met) == (None, True)
+def test_a_ratio_is_that_of_the_same_round_and_decides_with_the_figure_itself():
+    row = Row("it", "µs", {"gateway": [10.0, 20.0, 60.0], "nginx": [5.0, 4.0, 20.0]}, ratio=3.0)
+    assert (row.ratios("nginx"), row.ratios("peer"), row.met) == ([2.0, 5.0, 3.0], [], True)
+    assert msgspec.structs.replace(row, ratio=2.9).met is False
+    assert msgspec.structs.replace(row, most=19.0).met is False
+    assert msgspec.structs.replace(row, figures={"gateway": [1.0]}).met is None
 
 
-def test_the_report_never_shows_the_url_of_the_store():
+def test_the_report_shows_neither_the_store_nor_the_peers_key_and_says_who_was_held_back():
+    machine = {"cpu": "c", "cores": 1, "usable_cores": 1, "kernel": "k", "python": "p", "load_average": 0}
     made = report.Report(
         version="1",
-        machine={
-            "cpu": "c",
-            "cores": 1,
-            "usable_cores": 1,
-            "kernel": "k",
-            "python": "p",
-            "load_average": 0,
-            "packages": {},
-        },
-        settings=Settings(redis="redis://:secret@host"),
+        machine={**machine, "store": "s", "packages": {}},
+        settings=Settings(measures=(), redis="redis://:secret@host", peer_key="secret"),
         seconds=1.0,
-        measures={},
+        rows=[Row("it", "µs", {"gateway": [1.0, 3.0, 2.0]}, most=2.5, generator={"gateway": 97.0})],
+        good=9,
+        bad=0,
+        problem="",
         notes=["a [note]"],
         failures=[],
     )
-    console = Console(width=100, record=True, file=io.StringIO())
-    report.show(made, console)
-    assert "a [note]" in console.export_text()
-    assert b"secret" not in made.json() and msgspec.json.decode(made.json())["settings"]["redis"] is True
+    console = Console(width=100, record=True, file=io.StringIO(), markup=False)
+    made.show(console)
+    shown = console.export_text()
+    assert "a [note]" in shown and "it: the load generator, at 97 % of a CPU, held gateway back" in shown
+    assert "| it | 2.00 µs (1.00–3.00) | ≤ 2.5 µs | 97 % |" in made.markdown()
+    assert b"secret" not in made.json()
+    assert list(made.trouble()) == []
