@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.rig import (
-    MODEL,
     Gateway,
     Wire,
     ask,
@@ -27,26 +26,11 @@ from tests.e2e.rig import (
     nginx,
     request,
 )
-from tests.e2e.upstream import Pieces, Reply, Request, Upstream, served
+from tests.e2e.upstream import EVENTS, SSE, Pieces, Reply, Request, Upstream, served
 
 Launch = Callable[..., Gateway]
 STREAM = message(stream=True)
-EVENTS = [
-    b"event: %b\ndata: %b\n\n" % (name.encode(), json.dumps({"type": name, **fields}).encode())
-    for name, fields in (
-        ("message_start", {"message": {
-            "id": "msg_1", "type": "message", "role": "assistant", "model": MODEL, "content": [],
-            "usage": {"input_tokens": 20, "output_tokens": 1},
-        }}),
-        ("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
-        ("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": "Good evening."}}),
-        ("content_block_stop", {"index": 0}),
-        ("message_delta", {"delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}}),
-        ("message_stop", {}),
-    )
-]  # fmt: skip
 WHOLE = b"".join(EVENTS)
-SSE = {"content-type": "text/event-stream; charset=utf-8"}
 
 
 # -- Keep-alives ------------------------------------------------------------------------------------------------------

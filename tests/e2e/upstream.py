@@ -16,6 +16,7 @@ from typing import Any
 from tests.e2e.rig import MODEL
 
 JSON = {"content-type": "application/json"}
+SSE = {"content-type": "text/event-stream; charset=utf-8"}
 Pieces = tuple[tuple[float, bytes], ...]  # of a body: seconds after the one before, bytes
 Reply = tuple[int, dict[str, str], bytes | Pieces]  # status, headers, body
 
@@ -35,6 +36,22 @@ def served(tokens: int = 20) -> Reply:
     }  # fmt: skip
     return 200, dict(JSON), json.dumps(body).encode()
 
+
+# The same as a stream.
+EVENTS = [
+    b"event: %b\ndata: %b\n\n" % (name.encode(), json.dumps({"type": name, **fields}).encode())
+    for name, fields in (
+        ("message_start", {"message": {
+            "id": "msg_1", "type": "message", "role": "assistant", "model": MODEL, "content": [],
+            "usage": {"input_tokens": 20, "output_tokens": 1},
+        }}),
+        ("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
+        ("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": "Good evening."}}),
+        ("content_block_stop", {"index": 0}),
+        ("message_delta", {"delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}}),
+        ("message_stop", {}),
+    )
+]  # fmt: skip
 
 CUT = (200, dict(JSON), b"")  # a head, and then nothing but the connection's end
 HTML = (404, {"content-type": "text/html"}, b"<html><body>Not Found</body></html>")
