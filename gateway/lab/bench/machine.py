@@ -1,4 +1,4 @@
-"""What the figures were measured on."""
+"""What the figures were measured on, and who else used it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_QUIET = 0.4  # of all cores: what others may use without disturbing much
 PACKAGES = ("uvloop", "httptools", "uvicorn", "hiredis", "redis", "msgspec", "prometheus-client")
 
 
@@ -24,14 +23,10 @@ def describe() -> dict[str, object]:
     }
 
 
-def busy() -> list[str]:
-    """A warning where others use the CPUs."""
-    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
-    if load < cores * _QUIET:
-        return []
-    return [
-        f"the machine was busy before (load {load:.1f}, {cores} cores): latencies mean little, CPU times are too high"
-    ]
+def busy_seconds() -> float:
+    """CPU time that has been used so far by everybody, on all CPUs together."""
+    _, user, nice, system, _, _, *others = Path("/proc/stat").read_text().partition("\n")[0].split()
+    return sum(map(int, (user, nice, system, *others[:3]))) / os.sysconf("SC_CLK_TCK")  # irq, softirq, steal
 
 
 def _cpu() -> str:

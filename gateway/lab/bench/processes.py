@@ -128,9 +128,13 @@ def tree(pids: Iterable[int], without: Container[int] = ()) -> list[int]:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """CPU time of all threads of these processes and of their children that have ended, system time included. OSError
-    if one is not there."""
-    return sum(_own_cpu_seconds(pid) + sum(map(int, _stat(pid)[_ENDED])) / _TICKS for pid in pids)
+    """CPU time of all threads of these processes and of their children that have ended, system time included. A process
+    that is not there any more has left its own to its parent."""
+    total = 0.0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            total += _own_cpu_seconds(pid) + sum(map(int, _stat(pid)[_ENDED])) / _TICKS
+    return total
 
 
 def _own_cpu_seconds(pid: int) -> float:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from gateway.lab.bench import gateway, nginx, upstream
+from gateway.lab.bench import gateway, machine, nginx, upstream
 from gateway.lab.bench.jobs import Failed, Hold, Job, Loaded, Result, Target
 from gateway.lab.bench.plan import Settings, Side, Upstream, lanes
 from gateway.lab.bench.processes import BenchError, Child, cpu_seconds, free_port, listeners, pin, pss_bytes, tree
@@ -27,6 +27,7 @@ TENANTS = 200
 _UPSTREAM_WAIT = 30.0  # seconds
 _LONGEST = "data-99/store.sock"
 _NGINX_TRIES = 3  # its port may be taken between the choice and the start
+_QUIET = 0.15  # CPUs that others may use without disturbing much
 _AFTER = 0.1  # seconds for what a side does once an answer has gone, such as settling
 
 
@@ -117,9 +118,19 @@ class Rig:
         """Whether there is such a lane in this run."""
         return any(each.lane.name == lane for each in self._upstreams)
 
-    def tidy(self, measure: str) -> None:
-        """After a measure: note what was not as it should be, and drop the log, which would fill the disk."""
+    def others(self) -> float:
+        """CPU seconds that have been used so far by programs that have nothing to do with this run."""
+        ours = [os.getpid(), *(pid for side in self.sides.values() for pid in side.pids)]
+        if self._store is not None and self._store.pid:
+            ours.append(self._store.pid)
+        return machine.busy_seconds() - cpu_seconds(tree(ours))
+
+    def tidy(self, measure: str, others: float) -> None:
+        """After a measure: note what was not as it should be, such as many CPUs that were busy with `others`, and drop
+        the log, which would fill the disk."""
         assert self._gateway is not None  # noqa: S101 - started
+        if others > _QUIET:
+            self.notes.append(f"{measure}: other programs kept {others:.2f} CPUs busy: figures may be too high")
         with open(self._gateway.log, "rb") as log:
             lines = astray = 0
             for line in log:

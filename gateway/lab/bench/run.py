@@ -18,7 +18,7 @@ from gateway.lab.bench.row import Row
 def run(settings: Settings, progress: Callable[[str], None]) -> Report:
     """Measure everything that `settings` asks for. BenchError if it cannot even start."""
     began = time.monotonic()
-    described, busy = machine.describe(), machine.busy()
+    described = machine.describe()
     rows: list[Row] = []
     failures: list[str] = []
     with Rig(settings, progress) as rig:
@@ -26,11 +26,12 @@ def run(settings: Settings, progress: Callable[[str], None]) -> Report:
             if name not in settings.measures:
                 continue
             progress(f"measuring {name}")
+            others, since = rig.others(), time.monotonic()
             try:
                 rows += WORK[name](rig)
             except (BenchError, OSError) as error:
                 failures.append(f"{name}: {error}")
-            rig.tidy(name)
+            rig.tidy(name, (rig.others() - others) / (time.monotonic() - since))
     return Report(
         version=__version__,
         machine={**described, **rig.versions},
@@ -40,6 +41,6 @@ def run(settings: Settings, progress: Callable[[str], None]) -> Report:
         good=rig.good,
         bad=rig.bad,
         problem=rig.problem,
-        notes=[*busy, *rig.notes],
+        notes=rig.notes,
         failures=failures,
     )
