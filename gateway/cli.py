@@ -25,6 +25,7 @@ COMMANDS = {
     "conversations": "gateway.commands.conversations:app",
     "usage": "gateway.commands.usage:app",
     "audit": "gateway.commands.audit:audit",
+    "import": "gateway.commands.import_app:app",
     "demo": "gateway.commands.demo:demo",
     "simulate": "gateway.lab.simulator.command:simulate",
     "replay": "gateway.commands.replay:replay",

@@ -1,0 +1,67 @@
+"""Which accounts the environment and a `.env` file hold. Pure: what stands in them in, a Draft out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from gateway.commands.import_draft import Draft, unique
+
+_API_KEY = re.compile(r"sk-ant-api\d\d-.+")
+_NAME = re.compile(r"(?:[A-Z0-9_]+_)?(?:ANTHROPIC|CLAUDE)_(?:[A-Z0-9_]+_)?(?:API_)?KEYS?(?:_[A-Z0-9_]+)?")
+_OTHERS = {
+    "ANTHROPIC_AUTH_TOKEN": "a bearer token is no API key",
+    "CLAUDE_CODE_OAUTH_TOKEN": "a person's subscription is no account of a pool",
+    "ANTHROPIC_ADMIN_KEY": "an admin key serves no models",
+    "ANTHROPIC_BASE_URL": "accounts are at https://api.anthropic.com unless base_url says otherwise",
+    "AWS_BEARER_TOKEN_BEDROCK": "an account on Amazon Bedrock has no counterpart",
+    "AWS_ACCESS_KEY_ID": "an account on Amazon Bedrock has no counterpart",
+    "ANTHROPIC_VERTEX_PROJECT_ID": "an account on Google Cloud has no counterpart",
+    "ANTHROPIC_FOUNDRY_API_KEY": "an account in Microsoft Foundry has no counterpart",
+    "OPENAI_API_KEY": "an account of another vendor has no counterpart",
+}
+
+
+def parse_env(text: str) -> Iterator[tuple[str, str]]:
+    """Names and values of a `.env` file: `NAME=value`, perhaps after `export`, perhaps in quotes."""
+    for line in text.splitlines():
+        found = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*", line)
+        if found is None:
+            continue
+        value = found[2]
+        quoted = re.match(r"(['\"])(.*?)\1", value)
+        yield found[1], quoted[2] if quoted else re.sub(r"\s+#.*$", "", value)
+
+
+def take(environ: Mapping[str, str], file: Mapping[str, str], shown: str, draft: Draft) -> None:
+    """An account for each distinct key of Anthropic's; `shown` is the name of the file. Raises ValueError if there is
+    none."""
+    accounts: dict[str, dict[str, str]] = {}  # by key
+    for name, value in {**environ, **file, **environ}.items():  # its own come first, and hold
+        if not value:
+            continue
+        if value.startswith("sk-ant-admin"):
+            draft.left(name, _OTHERS["ANTHROPIC_ADMIN_KEY"])
+        elif name in _OTHERS:
+            draft.left(name, _OTHERS[name])
+        elif value in accounts:
+            draft.left(name, f"it holds the same key as {accounts[value]['api_key'].strip('${}')}")
+        elif _API_KEY.fullmatch(value) or _NAME.fullmatch(name):
+            words = re.sub(r"ANTHROPIC|CLAUDE|API|KEYS?", "", name).strip("_").lower()
+            words = re.sub("_+", "-", words)
+            taken = [account["id"] for account in accounts.values()]
+            origin = "in the environment" if name in environ else f"in {shown}, which has to be loaded before it starts"
+            accounts[value] = {
+                "id": unique(f"anthropic-{words}" if words else "anthropic", taken, "A-Za-z0-9._-", 64),
+                "api_key": draft.variable(name, origin),
+            }
+    if not accounts:
+        raise ValueError(f"neither the environment nor {shown} holds a key of Anthropic's, such as ANTHROPIC_API_KEY")
+    draft.config["accounts"] = list(accounts.values())
+    draft.look("keys", "none are in the file: `gateway keys create NAME` makes one while the gateway runs")
+    if len(accounts) > 1:
+        draft.look(
+            "organization and workspace",
+            "keys of one organization share rate limits, keys of one workspace share prompt caches; give the accounts "
+            "that share them the same names",
+        )
