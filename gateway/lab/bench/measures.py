@@ -47,24 +47,6 @@ def idle(rig: Rig) -> Iterator[Row]:
     yield Row("idle: PSS", "MB", {"gateway": [rig.memory(side) / 1e6]}, most=60)
 
 
-def streams(rig: Rig) -> Iterator[Row]:
-    """Memory of all of a side while streams are open that have begun and wait for more."""
-    count = min(rig.settings.streams, (open_files_limit() - _OTHER_FILES) // 2)
-    if count < rig.settings.streams:
-        rig.notes.append(f"a process may open {open_files_limit()} files here: {count} streams")
-    for lane, words, most in (("still", "", 250), ("still-tls", ", TLS upstream", 1000)):
-        if not rig.has(lane):
-            continue
-        found: dict[str, list[float]] = {}
-        readings: Readings = {}
-        for name, side in rig.sides.items():
-            readings[name] = [rig.read(side, Hold(side.targets[lane], count))]
-            time.sleep(_SETTLE)
-            found[name] = [rig.memory(side) / 1e6]
-            rig.release()
-        yield _row(f"{count:,} open streams{words}: PSS", "MB", found, readings, most=most)
-
-
 def json(rig: Rig) -> Iterator[Row]:
     readings = _rounds(rig, lambda side: _json(side, rig.settings.seconds))
     yield _row("JSON request, 32 connections: CPU", "µs", _each(readings, _cpu_of_answer), readings, ratio=6)
@@ -106,6 +88,24 @@ def latency(rig: Rig) -> Iterator[Row]:
         for name, them in readings.items()
     }
     yield _row("added latency, p50, one connection", "ms", found, readings, most=0.25)
+
+
+def streams(rig: Rig) -> Iterator[Row]:
+    """Memory of all of a side while streams are open that have begun and wait for more."""
+    count = min(rig.settings.streams, (open_files_limit() - _OTHER_FILES) // 2)
+    if count < rig.settings.streams:
+        rig.notes.append(f"a process may open {open_files_limit()} files here: {count} streams")
+    for lane, words, most in (("still", "", 250), ("still-tls", ", TLS upstream", 1000)):
+        if not rig.has(lane):
+            continue
+        found: dict[str, list[float]] = {}
+        readings: Readings = {}
+        for name, side in rig.sides.items():
+            readings[name] = [rig.read(side, Hold(side.targets[lane], count))]
+            time.sleep(_SETTLE)
+            found[name] = [rig.memory(side) / 1e6]
+            rig.release()
+        yield _row(f"{count:,} open streams{words}: PSS", "MB", found, readings, most=most)
 
 
 def _json(
@@ -178,7 +178,7 @@ def _row(
 
 
 WORK: dict[str, Callable[[Rig], Iterator[Row]]] = {
-    "start": start, "idle": idle, "streams": streams, "json": json, "rate": rate, "tenants": tenants, "event": event,
-    "event-tls": event_tls, "body": body, "latency": latency,
+    "start": start, "idle": idle, "json": json, "rate": rate, "tenants": tenants, "event": event,
+    "event-tls": event_tls, "body": body, "latency": latency, "streams": streams,
 }  # fmt: skip
 """By name."""
