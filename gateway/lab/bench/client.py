@@ -23,9 +23,10 @@ class BadAnswer(Exception):
 
 
 class Client:
-    """One keep-alive connection. `events` are those seen of its present answer; `due` is when the request was due."""
+    """One connection. `events` are those seen of its present answer, `due` is when the request was due, and `last` is
+    whether the server closes the connection after it."""
 
-    __slots__ = ("_left", "_seen", "asked", "due", "events", "sock")
+    __slots__ = ("_left", "_seen", "asked", "due", "events", "last", "sock")
 
     def __init__(self, target: Target) -> None:
         self.asked = False
@@ -67,6 +68,7 @@ class Client:
                 raise BadAnswer(data[:400].decode("latin-1"))
             found = _LENGTH.search(data, 0, end + 2)
             self._left = int(found[1]) if found else _CHUNKS
+            self.last = data.find(b"onnection: close\r\n", 0, end + 2) > 0
             self._seen = b""
             data = data[end + 4 :]
         if self._left >= 0:
@@ -131,6 +133,8 @@ class Fleet:
             self.answers += 1
             self.events += client.events
             client.asked = False
+            if client.last:
+                self._renew(client)
         except (BadAnswer, OSError) as error:
             self._fail(client, str(error))
         self.busy -= 1

@@ -242,7 +242,7 @@ class Rig:
         raise BenchError(f"nginx does not start; {child.last_words()}")
 
     def _find_peer(self) -> None:
-        """A server that somebody else started: measured where it runs, on whatever CPUs it has."""
+        """A server that somebody else started; it has the CPU of the other sides while it is measured."""
         url = urlsplit(self.settings.peer)
         host, port, path = url.hostname or "", url.port or 80, url.path.rstrip("/")
         pids = listeners(port)
@@ -254,4 +254,7 @@ class Rig:
         }
         for each in self._upstreams:
             self.progress(f"the peer finds {each.lane.model} at port {each.port} of 127.0.0.1")
+        for pid in tree(pids):
+            self._stack.callback(pin, pid, os.sched_getaffinity(pid))
+            pin(pid, self._measured)
         self.sides["peer"] = Side("peer", tuple(pids), targets)

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +31,7 @@ from gateway.store.embedded import EmbeddedServer
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads CPU time from Linux")
 
 COMMAND = [sys.executable, "-m", "gateway", "bench", "--seconds", "0.2", "--rounds", "2"]
+ROOT = Path(__file__).parents[3]
 OTHERS = {"nginx"} if nginx.find() is not None else set()
 
 
@@ -77,17 +77,19 @@ def test_a_whole_run_reports_every_row_of_every_side(folder):
             assert title.startswith(("added", "idle")) or figure["min"] > 0
 
 
-class HalfBad(BaseHTTPRequestHandler):
-    """Every second answer is a 529."""
+class Peer(BaseHTTPRequestHandler):
+    """Every second answer is a 529 if the path says so, and each closes its connection if that does."""
 
     protocol_version = "HTTP/1.1"
     count = itertools.count()
 
     def do_POST(self):
-        assert self.headers["x-api-key"] == "sk-of-the-peer" and self.path == "/base/v1/messages"
+        assert self.headers["x-api-key"] == "sk-of-the-peer" and self.path.endswith("/v1/messages")
         self.rfile.read(int(self.headers["content-length"]))
-        self.send_response(529 if next(self.count) % 2 else 200)
+        self.send_response(529 if next(self.count) % 2 and self.path.startswith("/half-bad/") else 200)
         self.send_header("content-length", "2")
+        if self.path.startswith("/once/"):
+            self.send_header("connection", "close")
         self.end_headers()
         self.wfile.write(b"{}")
 
@@ -95,25 +97,45 @@ class HalfBad(BaseHTTPRequestHandler):
         pass
 
 
-class Peer(ThreadingHTTPServer):
+class PeerServer(ThreadingHTTPServer):
     request_queue_size = 128
 
 
-def test_bad_answers_of_a_peer_are_counted_and_fail_the_run(folder):
-    with Peer(("127.0.0.1", 0), HalfBad) as server:
-        threading.Thread(target=server.serve_forever).start()
-        url = f"http://127.0.0.1:{server.server_port}/base/"
-        arguments = ("--rows", "json", "--rounds", "1", "--peer", url, "--peer-key", "sk-of-the-peer")
-        try:
-            told, shown = run(folder, *arguments, "--json"), run(folder, *arguments, "--markdown")
-        finally:
-            server.shutdown()
+def serve_peer():
+    """As a process of its own: the benchmark keeps it on one CPU, with all that descends from it."""
+    with PeerServer(("127.0.0.1", 0), Peer) as server:
+        print(server.server_port, flush=True)
+        server.serve_forever()
+
+
+@pytest.fixture
+def peer():
+    """The port of a peer."""
+    program = f"import runpy; runpy.run_path({__file__!r})['serve_peer']()"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        yield int(process.stdout.readline())
+        process.kill()
+
+
+def test_bad_answers_of_a_peer_are_counted_and_fail_the_run(folder, peer):
+    arguments = ("--rows", "json", "--rounds", "1", "--peer", f"http://127.0.0.1:{peer}/half-bad/")
+    told = run(folder, *arguments, "--peer-key", "sk-of-the-peer", "--json")
+    shown = run(folder, *arguments, "--peer-key", "sk-of-the-peer", "--markdown")
     found = json.loads(told.stdout)
     assert told.returncode == shown.returncode == 1
     assert found["bad"] > 0 and found["problem"].startswith("peer: HTTP/1.1 529")
     assert found["rows"][0]["figures"]["peer"]["median"] > 0 and found["rows"][0]["ratios"]["peer"]["median"] > 0
     assert "BAD ANSWERS" in told.stderr and "BAD ANSWERS" in shown.stdout
     assert "sk-of-the-peer" not in told.stdout + shown.stdout + told.stderr
+    (pid,) = processes.listeners(peer)
+    assert os.sched_getaffinity(pid) == os.sched_getaffinity(0)
+
+
+def test_a_server_may_close_connections_if_it_says_so(peer):
+    target = Target(peer, ["sk-of-the-peer"], "claude-haiku-4-5", path="/once")
+    loaded = generator.load(Load(target=target, connections=2, seconds=0.05))
+    assert loaded.answers >= 2 and (loaded.bad, loaded.problem) == (0, "")
 
 
 @pytest.fixture
