@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address, ip_network
 
-from gateway.listen.cycle import Scope
+from gateway.listen.client import Scope
 
 _HOST = re.compile(rb"[A-Za-z0-9.\-_:\[\]]{1,255}\Z")
 _PREFIX = re.compile(rb"(?:/[A-Za-z0-9._~-]+)*/?\Z")

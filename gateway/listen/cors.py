@@ -7,7 +7,7 @@ from typing import Any, cast
 from starlette.middleware.cors import CORSMiddleware
 
 from gateway.config.schema import Config
-from gateway.listen.cycle import App, Receive, Scope, Send
+from gateway.listen.client import App, Receive, Scope, Send
 
 _TOLD = (
     "request-id", "retry-after", "x-should-retry", "x-gateway-request-id", "x-gateway-account", "x-gateway-attempts",
@@ -21,7 +21,7 @@ _AGE = 600  # seconds that a browser may remember a preflight's answer
 
 
 class Cors:
-    """The application, as pages of the configured origins may call it; without any, as it is."""
+    """The application, as pages of the configured origins may call it, while it is `on`."""
 
     def __init__(self, app: App, config: Config) -> None:
         self._app = app
@@ -30,9 +30,10 @@ class Cors:
     def configure(self, config: Config) -> None:
         """Follow a new configuration from the next request on."""
         origins = config.cors.origins
-        self.serve: App = self._app
+        self.on = bool(origins)
+        self._serve: App = self._app
         if origins:
-            self.serve = cast(
+            self._serve = cast(
                 App,
                 CORSMiddleware(
                     cast(Any, self._app), allow_origins=origins, allow_methods=["*"], allow_headers=["*"],
@@ -41,4 +42,4 @@ class Cors:
             )  # fmt: skip
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        return self.serve(scope, receive, send)
+        return self._serve(scope, receive, send)

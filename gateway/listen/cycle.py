@@ -1,36 +1,32 @@
-"""One request on a client connection and its answer: the ASGI side of the data listener.
+"""One request on a client connection and its answer: the data listener's `client.Client`.
 
-It writes what the application says, in as few pieces as possible, and cuts what cannot be ended properly. Bounds on
-time and size are its connection's business.
+It writes what it is told, in as few pieces as possible, and cuts what cannot be ended properly. Bounds on time and size
+are its connection's business. What is served by an ASGI application gets its `scope`, `receive` and `send`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from urllib.parse import unquote
 
 from gateway import log
 from gateway.errors import ApiError
+from gateway.listen.client import HeaderList, Scope
 
 if TYPE_CHECKING:
-    from gateway.listen.server import Connection
-
-Scope = MutableMapping[str, Any]
-TASK = "gateway.task"  # in a scope: the task that serves the request
-CHUNK = "gateway.chunk"  # in a scope: `Cycle.pass_chunk`
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+    from gateway.listen.connection import Connection
 
 _FRAMING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+STATUS_LINE = {status: b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)}
 
 
 class Cycle:
-    """One request and its answer, in place of uvicorn's own class, with less work a request. The head of the answer
-    leaves together with its first body bytes."""
+    """The head of the answer leaves together with its first body bytes."""
 
     task: asyncio.Task[None] | None = None
     disconnected = False
@@ -39,35 +35,60 @@ class Cycle:
     pending = 0  # of them, not yet read
     more_body = True
     body_read = False
+    _waiter: asyncio.Future[None] | None = None  # of the one who reads the body
     # The answer.
     head = b""  # not yet written
     chunked = False
     remaining = 0  # bytes that content-length still promises; -1 where the close ends the answer
-    response_started = False
-    response_complete = False
+    started = False
+    complete = False
 
-    def __init__(self, connection: Connection, scope: Scope, keep_alive: bool, expect_continue: bool) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        method: str,
+        target: tuple[bytes, bytes],
+        version: str,
+        headers: HeaderList,
+        keep_alive: bool,
+        expect_continue: bool = False,
+    ) -> None:
         self.connection = connection
         self.transport = connection.transport
-        self.scope = scope
+        self.method = method
+        self.path, self.query = target
+        self.version = version
+        self.headers = headers
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = expect_continue
         self.chunks: list[bytes] = []  # of the body, arrived and not yet read
-        self._waiter: asyncio.Future[None] | None = None  # of the one who reads the body
 
-    async def run_asgi(self, app: App) -> None:
+    @property
+    def scope(self) -> Scope:
+        """What ASGI says of the request."""
+        connection = self.connection
+        path = self.path.decode("latin-1")
+        return {
+            "type": "http", "asgi": _ASGI, "http_version": self.version, "server": connection.server,
+            "client": connection.client, "scheme": connection.scheme, "root_path": "", "headers": self.headers,
+            "method": self.method, "path": unquote(path) if "%" in path else path, "raw_path": self.path,
+            "query_string": self.query,
+        }  # fmt: skip
+
+    async def run(self, serve: Callable[[Cycle], Awaitable[None]]) -> None:
+        """Have the request served, and the connection cut where that leaves no whole answer."""
         try:
-            await app(self.scope, self.receive, self.send)
+            await serve(self)
         except asyncio.CancelledError:
             self.transport.abort()  # the client has gone, or the process is ending
         except Exception:
-            log.exception("unhandled error", request_path=self.scope["path"])
-            if self.response_started:
+            log.exception("unhandled error", request_path=self.path.decode("latin-1"))
+            if self.started:
                 self.transport.abort()
             else:
                 await self.refuse(ApiError(500, "The gateway failed to handle this request."))
         else:
-            if not self.response_complete and not self.disconnected:
+            if not self.complete and not self.disconnected:
                 self.transport.abort()  # an answer that cannot be ended properly must not look complete
         finally:
             if self.task is not None:
@@ -80,26 +101,72 @@ class Cycle:
         body = error.body(request_id)
         headers = error.headers(request_id)
         headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": body})
+        await self.answer(error.status, headers, body)
 
-    async def send(self, message: Any) -> None:
-        flow = self.connection.flow
-        if flow.write_paused and not self.disconnected:
-            await flow.drain()
-        if self.disconnected:
-            return
-        if message["type"] == "http.response.start":
-            self._start(message["status"], message.get("headers", ()))
-        else:
-            self._body(message.get("body", b""), message.get("more_body", False))
+    # The request's body.
 
-    def _start(self, status: int, headers: Any) -> None:
-        self.response_started = True
+    async def read(self) -> tuple[bytes, bool]:
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        while not self.gone and not self.chunks and (self.more_body or self.body_read):
+            self.connection.resume_reading()
+            self._waiter = self.connection.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        if self.gone:
+            raise asyncio.CancelledError
+        chunks = self.chunks
+        self.chunks = []
+        self.pending = 0
+        self.body_read = not self.more_body
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks), self.more_body
+
+    def wake(self) -> None:
+        """Something has changed for whoever reads the body."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits for anything any more."""
+        return self.disconnected or self.complete
+
+    # The answer.
+
+    async def start(self, status: int, headers: HeaderList) -> None:
+        if self.connection.writable is not None:
+            await self.connection.drained()
+        if not self.disconnected:
+            self._start(status, headers)
+
+    async def write(self, body: bytes, more: bool) -> None:
+        if self.connection.writable is not None:
+            await self.connection.drained()
+        if not self.disconnected:
+            self._body(body, more)
+
+    async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
+        await self.start(status, headers)
+        await self.write(body, False)
+
+    def pass_chunk(self, chunk: bytes) -> bool:
+        if not self.chunked or self.head or self.complete or self.disconnected:
+            return False
+        if self.connection.writable is not None:
+            return False
+        self.transport.write(chunk)
+        return True
+
+    def _start(self, status: int, headers: HeaderList) -> None:
+        self.started = True
         if self.waiting_for_100_continue:  # the body may come or not: what follows could not be told apart
             self.keep_alive = False
         lines = [STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        chunked = self.scope["method"] != "HEAD" and status not in (204, 304)
+        chunked = self.method != "HEAD" and status not in (204, 304)
         for header in headers:
             if header[0] in _FRAMING:
                 if header[0] == b"content-length":
@@ -113,7 +180,7 @@ class Cycle:
             self.keep_alive = False
             lines.append(b"connection: close\r\n")
         self.chunked = chunked
-        if chunked and self.scope["http_version"] == "1.0":
+        if chunked and self.version == "1.0":
             self.chunked = False  # the close ends the answer
             self.remaining = -1
         elif chunked:
@@ -125,9 +192,9 @@ class Cycle:
         self.head = head
 
     def _body(self, body: bytes, more: bool) -> None:
-        if self.response_complete:
+        if self.complete:
             raise RuntimeError("the answer was already complete")
-        if self.scope["method"] == "HEAD":
+        if self.method == "HEAD":
             body = b""
             self.remaining = 0
         if self.chunked:
@@ -145,52 +212,23 @@ class Cycle:
         if body:
             self.transport.write(body)
         if not more:
-            self.response_complete = True
+            self.complete = True
             self.wake()
-            self.connection.on_response_complete()
+            self.connection.answered()
 
-    def pass_chunk(self, chunk: bytes) -> bool:
-        """Write one whole chunk of the answer, framed as HTTP/1.1 does, at once; False if it must go through `send`."""
-        if not self.chunked or self.head or self.response_complete or self.disconnected:
-            return False
-        if self.connection.flow.write_paused:
-            return False
-        self.transport.write(chunk)
-        return True
+    # As ASGI has it.
 
     async def receive(self) -> Any:
-        if self.waiting_for_100_continue and not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self.waiting_for_100_continue = False
-        while not self.gone and not self.chunks and (self.more_body or self.body_read):
-            self.connection.flow.resume_reading()
-            self._waiter = self.connection.loop.create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
-        if self.gone:
+        try:
+            body, more = await self.read()
+        except asyncio.CancelledError:
+            if not self.gone:
+                raise
             return {"type": "http.disconnect"}
-        chunks, self.chunks = self.chunks, []
-        self.pending = 0
-        self.body_read = not self.more_body
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        return {"type": "http.request", "body": body, "more_body": self.more_body}
+        return {"type": "http.request", "body": body, "more_body": more}
 
-    def wake(self) -> None:
-        """Something has changed for whoever reads the body."""
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    set = wake
-
-    @property
-    def message_event(self) -> Cycle:
-        """What uvicorn's connection sets when the client has gone."""
-        return self
-
-    @property
-    def gone(self) -> bool:
-        """Whether nobody waits for anything any more."""
-        return self.disconnected or self.response_complete
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            await self.start(message["status"], message.get("headers", []))
+        else:
+            await self.write(message.get("body", b""), message.get("more_body", False))

@@ -41,7 +41,7 @@ from gateway.admin.openapi import documented
 from gateway.config.schema import Caller, Config, encode, undefined_team
 from gateway.core.spending.keyring import Keyring, Stored
 from gateway.listen.bind import bind
-from gateway.listen.server import Server
+from gateway.listen.server import Server, serve_asgi
 from gateway.store.bindings import Bindings
 from gateway.store.ledger.ledger import UsageJournal
 from gateway.store.ledger.levels import LevelReader
@@ -327,7 +327,7 @@ class Supervisor:
         routes = documented([*browser_routes(access), *api_routes(desks, access)])
         app = self._admin = AdminApp(routes, access, self._audit, new_request_id, time.time)
         few = msgspec.structs.replace(self.config.limits, max_connections=_OPERATORS)
-        server = Server(app, msgspec.structs.replace(self.config, limits=few), new_request_id)
+        server = Server(serve_asgi(app), msgspec.structs.replace(self.config, limits=few), new_request_id)
         server.config.timeout_graceful_shutdown = 1
         return server
 

@@ -16,10 +16,10 @@ from gateway.config.schema import Account as AccountConfig
 from gateway.config.schema import Config
 from gateway.core.routing.document import Entry
 from gateway.core.spending.fair import FairQueue
+from gateway.listen.client import HeaderList
 from gateway.upstream.provider import Provider
 from gateway.upstream.registry import PROVIDERS, open_transport
 from gateway.upstream.transport import Origin, Timeouts, Transport
-from gateway.worker.head import HeaderList
 
 SLOT_WAIT = 2.0  # seconds a request waits for a slot of its account
 QUANTUM = 16_000.0  # tokens that a tenant's turn in an account's queue is worth

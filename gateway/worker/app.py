@@ -24,8 +24,10 @@ from gateway.core.routing import broadcast
 from gateway.core.routing.document import PoolDocument
 from gateway.core.routing.router import Router
 from gateway.errors import TYPES, ApiError
+from gateway.listen.asgi import AsgiClient
+from gateway.listen.client import Client, Receive, Scope, Send
 from gateway.listen.cors import Cors
-from gateway.listen.cycle import Receive, Scope, Send
+from gateway.listen.cycle import Cycle
 from gateway.records import Finished
 from gateway.store.client.client import StoreClient
 from gateway.store.ledger.ledger import UsageJournal
@@ -125,7 +127,7 @@ class Gateway:
         self._by_model = (
             bound_thinking.cache_clear, limit_class.cache_clear, self.metrics.forget_models, self.router.forget_models
         )  # fmt: skip
-        self.asgi = Cors(self, config)  # what a server is to call
+        self._cors = Cors(self, config)
         self._cold = Starlette(
             routes=[
                 Route("/healthz", self._healthz, methods=["GET"]),
@@ -160,7 +162,7 @@ class Gateway:
             for forget in self._by_model:
                 forget()
         self.config = config
-        self.asgi.configure(config)
+        self._cors.configure(config)
         for account in self.pool.configure(config, self.router.ring.accounts):
             self.router.heard(broadcast.Back(account, wholly=True), monotonic())
         self.router.held = self.pool.credentials
@@ -229,15 +231,24 @@ class Gateway:
         await self.store.close()
         await asyncio.to_thread(self.tracing.close)
 
+    def serve(self, cycle: Cycle) -> Awaitable[None]:
+        """Serve a request of the data listener."""
+        if self._cors.on:
+            return cast(Awaitable[None], self._cors(cycle.scope, cycle.receive, cycle.send))
+        return self._forward(cycle) or self._cold(cycle.scope, cycle.receive, cast(Any, _named(cycle.send)))
+
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        raw_path = scope["raw_path"]
-        endpoint = HOT.get(raw_path)
+        """As an ASGI application, which cancels the task of a request whose client has gone."""
+        client = AsgiClient(scope, receive, send)
+        return self._forward(client) or self._cold(scope, receive, cast(Any, _named(send)))
+
+    def _forward(self, client: Client) -> Awaitable[None] | None:
+        """None for what is not forwarded."""
+        endpoint = HOT.get(client.path)
         if endpoint is not None:
-            return self.proxy.handle(endpoint, scope, receive, send)
-        match = find(raw_path, scope["method"])
-        if match is not None:
-            return self.proxy.handle(match.endpoint, scope, receive, send, match.object)
-        return self._cold(scope, receive, cast(Any, _named(send)))
+            return self.proxy.handle(endpoint, client)
+        match = find(client.path, client.method)
+        return None if match is None else self.proxy.handle(match.endpoint, client, match.object)
 
     def _observe(self, record: Finished, admit_time: float) -> None:
         self.ended.append(record)

@@ -10,6 +10,7 @@ from time import time
 
 from gateway.core.routing.conversation import check_id
 from gateway.errors import ApiError
+from gateway.listen.client import HeaderList
 
 # Hop-by-hop, credentials, framing that is made anew, and what would tell the upstream about the client's network.
 DROPPED = frozenset(
@@ -30,8 +31,6 @@ _STABLE = (b"x-stainless-", b"user-agent", b"accept", b"content-type", b"anthrop
 _IDLE = (b"accept-encoding", b"connection")  # dropped, whatever they say
 _MAX_KNOWN = 4096
 _known: dict[tuple[bytes, bytes], bytes] = {}
-
-HeaderList = list[tuple[bytes, bytes]]
 
 
 class Head:

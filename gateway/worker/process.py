@@ -55,7 +55,7 @@ async def run(control: socket.socket, listener: socket.socket, writer: LogWriter
     gateway.store_returned = lambda since: channel.send(Returned(since))
     gateway.apply(start.document, start.processes)
     await gateway.start()
-    server = Server(gateway.asgi, config, new_request_id, gateway.metrics.throttled)
+    server = Server(gateway.serve, config, new_request_id, gateway.metrics.throttled)
     serving = asyncio.create_task(server.serve([listener]))
     listening = asyncio.create_task(server.listening.wait())
     await asyncio.wait((listening, serving), return_when=asyncio.FIRST_COMPLETED)

@@ -9,8 +9,8 @@ from typing import Any
 
 from gateway import log
 from gateway.config.schema import Config
+from gateway.listen.client import HeaderList
 from gateway.worker.callers.limits import Accounting
-from gateway.worker.head import HeaderList
 from gateway.worker.request.exchange import Exchange
 from gateway.worker.request.relay import SILENT_END
 from gateway.worker.request.settlement import Settlement

@@ -46,7 +46,7 @@ class Replica:
         self.gateway.tell = tell
         self.gateway.store_returned = self.replay_soon
         self.gateway.apply(document, share)
-        self.server = Server(self.gateway, config, new_request_id, self.gateway.metrics.throttled)
+        self.server = Server(self.gateway.serve, config, new_request_id, self.gateway.metrics.throttled)
 
     async def start(self) -> None:
         await self.gateway.start()

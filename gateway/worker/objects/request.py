@@ -18,12 +18,13 @@ from gateway.core.routing.route import Route
 from gateway.core.routing.router import Router
 from gateway.errors import ApiError
 from gateway.listen.addresses import Addresses
+from gateway.listen.client import HeaderList
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, Response
 from gateway.worker.callers.limits import Accounting
 from gateway.worker.callers.rights import Rights
 from gateway.worker.endpoints import LIFETIMES, Answer, At, Body
-from gateway.worker.head import AnswerHead, Head, HeaderList, without
+from gateway.worker.head import AnswerHead, Head, without
 from gateway.worker.objects.batch_usage import BatchUsageMeter
 from gateway.worker.objects.listing import Listing
 from gateway.worker.objects.owners import APART, Owners
@@ -78,8 +79,8 @@ class Objects:
 
     async def journey(self, x: Exchange, head: Head, caller: Caller) -> None:
         """Serve one request."""
-        if x.scope["method"] not in _METHODS:
-            raise ApiError(405, f"Method {x.scope['method']} is not allowed here.")
+        if x.client.method not in _METHODS:
+            raise ApiError(405, f"Method {x.client.method} is not allowed here.")
         x.names = await self._in_path(x)
         if head.profile:
             x.names |= await self._owners.in_header(head)
@@ -131,7 +132,7 @@ class Objects:
             await self._serve(x, self._route(x, caller, workspace, "none"), call)
             return None if x.kept is None else x.kept.body
 
-        listing = Listing(caller, x.scope["query_string"], self._owners, fetch, self._secrets)
+        listing = Listing(caller, x.client.query, self._owners, fetch, self._secrets)
         body = await listing.page()
         if body is None:
             return
@@ -143,10 +144,10 @@ class Objects:
         """Objects that the path names: of an endpoint that nobody knows, those that are somebody's."""
         if x.endpoint.at is At.OWNER:
             provided = x.endpoint.kind == "skills" and not x.object.startswith("skill_")
-            return frozenset() if provided and x.scope["method"] == "GET" else frozenset({x.object})
+            return frozenset() if provided and x.client.method == "GET" else frozenset({x.object})
         if x.endpoint.kind:
             return frozenset()
-        text = unquote((x.scope["raw_path"] + b"?" + x.scope["query_string"]).decode("latin-1"))
+        text = unquote((x.client.path + b"?" + x.client.query).decode("latin-1"))
         return await self._owners.known(set(_WORD.findall(text)))
 
     # The body.
@@ -158,14 +159,14 @@ class Objects:
         if head.content_length > limit:
             raise too_large(limit)
         look = None
-        kinds = [value for name, value in x.scope["headers"] if name == b"content-type"]
+        kinds = [value for name, value in x.client.headers if name == b"content-type"]
         if len(kinds) > 1:
             raise ApiError(400, "content-type: given twice")
         known_as_json = x.endpoint.body is Body.JSON and x.endpoint.kind
         if known_as_json or not kinds or _MAYBE_JSON.search(kinds[0]):
             look = Inspection(head.content_encoding, limit, partial(self._judge, x, caller)).look
         size = head.content_length if head.content_length >= 0 else None
-        upload = Upload(x.receive, size, limit, self._patience, partial(self._hold, x), look)
+        upload = Upload(x.client.read, size, limit, self._patience, partial(self._hold, x), look)
         began = perf_counter()
         whole = await upload.gather(_LOOKED_AT)
         x.body_time = perf_counter() - began
@@ -198,16 +199,17 @@ class Objects:
 
     def _target(self, x: Exchange, query: bytes | None = None) -> tuple[bytes, bytes]:
         """Method and path with query, the client's or `query`."""
+        client = x.client
         if query is None:
-            query = x.scope["query_string"]
-        path = x.scope["raw_path"] + b"?" + query if query else x.scope["raw_path"]
-        return x.scope["method"].encode("ascii"), path
+            query = client.query
+        path = client.path + b"?" + query if query else client.path
+        return client.method.encode("ascii"), path
 
     def _route(self, x: Exchange, caller: Caller, workspace: str, how: str) -> Route:
         deadline = monotonic() + self._total - (perf_counter() - x.t0)
         route = Route(self._router, caller.id.encode()[:64], "", 0, 300, deadline, x.endpoint.name)
         route.pin(workspace, how)
-        route.once = x.scope["method"] not in ("GET", "HEAD")
+        route.once = x.client.method not in ("GET", "HEAD")
         x.route = route
         return route
 
@@ -219,7 +221,7 @@ class Objects:
         headers = head.visible + x.gateway_headers(self._expose_account)
         answer = endpoint.answer
         looked_at = answer in (Answer.CREATED, Answer.PAGE, Answer.DELETED) or endpoint.batches
-        if looked_at and x.scope["method"] != "HEAD" and head.kind.startswith(b"application/json"):
+        if looked_at and x.client.method != "HEAD" and head.kind.startswith(b"application/json"):
             x.kept = Kept(response.status, headers, await _read(x, response))
             response.close()
             x.response = None
@@ -258,7 +260,7 @@ class Objects:
                     lifetime = LIFETIMES.get(endpoint.kind, 0)
                     await self._owners.created(x.caller, created, x.account.workspace, lifetime)
         if endpoint.batches:
-            body = results_to(body, self._addresses.base_url(x.scope))
+            body = results_to(body, self._addresses.base_url(x.client.scope))
         await x.answer(kept.status, kept.headers, body)
 
 

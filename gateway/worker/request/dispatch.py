@@ -33,7 +33,7 @@ from gateway.core.routing.router import FULL, Router
 from gateway.core.spending.keyring import Keyring
 from gateway.core.wire.created_ids import CreatedId
 from gateway.errors import TYPES, ApiError
-from gateway.listen.cycle import TASK, Receive, Scope, Send
+from gateway.listen.client import Client, HeaderList
 from gateway.telemetry.tracing import Trace
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError, Unable, Withdrawn
@@ -44,7 +44,7 @@ from gateway.worker.callers.authenticate import Callers
 from gateway.worker.callers.limits import Accounting
 from gateway.worker.callers.rights import Rights
 from gateway.worker.endpoints import LIFETIMES, At, Endpoint
-from gateway.worker.head import LIMIT_KINDS, AnswerHead, HeaderList, read_head
+from gateway.worker.head import LIMIT_KINDS, AnswerHead, read_head
 from gateway.worker.objects.batch_usage import BatchUsageMeter
 from gateway.worker.objects.owners import Owners
 from gateway.worker.objects.request import Objects
@@ -159,10 +159,10 @@ class Proxy:
         """Recognise callers by this table from the next request on."""
         self._callers = Callers(keyring, lambda: self._admission.store_up)
 
-    async def handle(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, object_id: str = "") -> None:
+    async def handle(self, endpoint: Endpoint, client: Client, object_id: str = "") -> None:
         """Serve one request of an endpoint, whose path names `object_id`."""
-        x = Exchange(endpoint, scope, receive, send, self._holding, object_id)
-        x.task = scope[TASK]
+        x = Exchange(endpoint, client, self._holding, object_id)
+        x.task = asyncio.current_task()
         self.live.add(x)
         try:
             await self._journey(x)
@@ -185,15 +185,15 @@ class Proxy:
             self._settlement.settle(x)
 
     async def _journey(self, x: Exchange) -> None:
-        scope = x.scope
-        head = x.head = read_head(scope["headers"], self._affinity)
+        client = x.client
+        head = x.head = read_head(client.headers, self._affinity)
         trace = x.trace = self._trace(head.traceparent)
         if trace.header is not None:
             head.continue_trace(trace.header, trace.broken)
-        if head.hosts != 1 and scope["http_version"] == "1.1":
+        if head.hosts != 1 and client.version == "1.1":
             raise ApiError(400, "host: exactly one is needed")
         x.caller = self._callers.authenticate(head)
-        endpoint, method = x.endpoint, scope["method"]
+        endpoint, method = x.endpoint, client.method
         if endpoint.at is At.REFUSED:
             raise ApiError(
                 403, "This part of the API is for the company's administrators; the gateway does not pass it on."
@@ -208,7 +208,7 @@ class Proxy:
             await self._objects.journey(x, head, x.caller)
 
     async def _list_models(self, x: Exchange, caller: Caller) -> None:
-        body = self._rights.models(caller, x.object, x.scope["query_string"])
+        body = self._rights.models(caller, x.object, x.client.query)
         headers = [(b"content-type", b"application/json"), (b"request-id", x.request_id.encode())]
         await x.answer(200, headers + x.gateway_headers(False), body)
 

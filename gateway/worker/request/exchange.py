@@ -20,7 +20,7 @@ from gateway.core.wire.chat_meter import ChatMeter, error_event
 from gateway.core.wire.peek import Peek
 from gateway.core.wire.usage_meter import UsageMeter
 from gateway.errors import ApiError
-from gateway.listen.cycle import Receive, Scope, Send
+from gateway.listen.client import Client, HeaderList
 from gateway.telemetry.tracing import Trace
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Response
@@ -29,7 +29,7 @@ from gateway.worker.affinity.bindings import Binding
 from gateway.worker.affinity.single_flight import Leader
 from gateway.worker.callers.limits import Reservation
 from gateway.worker.endpoints import Endpoint
-from gateway.worker.head import Head, HeaderList
+from gateway.worker.head import Head
 from gateway.worker.request.upload import Upload
 
 _prefix = "req_gw" + secrets.token_hex(8)
@@ -135,16 +135,12 @@ class Exchange:
     raw = False  # in the middle of an event that passes in pieces
     body_time = admit_time = choose_time = waited = first_byte = response_began = 0.0
 
-    def __init__(
-        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, holding: Holding, object_id: str = ""
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, client: Client, holding: Holding, object_id: str = "") -> None:
         self.t0 = self.patient_from = perf_counter()
         self.at = time()
         self.request_id = new_request_id()
         self.endpoint = endpoint
-        self.scope = scope
-        self.receive = receive
-        self.send = send
+        self.client = client
         self.holding = holding
         self.object = object_id
         self.meter: UsageMeter | ChatMeter = ChatMeter() if endpoint.chat else UsageMeter()
@@ -221,8 +217,7 @@ class Exchange:
         headers.append((b"content-length", b"%d" % len(body)))
         self.started = self.ended = True
         self.status = status
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": body})
+        await self.client.answer(status, headers, body)
         self.first_byte = perf_counter()
 
     async def start(self, status: int, headers: HeaderList) -> None:
@@ -230,14 +225,14 @@ class Exchange:
         this request."""
         self.started = True
         self.status = status
-        await self.send({"type": "http.response.start", "status": status, "headers": headers})
+        await self.client.start(status, headers)
 
     async def write(self, body: bytes, more: bool) -> None:
         """Send body bytes; `more` is False with the last ones."""
         self.ended = not more
         self.pinged = False
         self.writing = True
-        await self.send({"type": "http.response.body", "body": body, "more_body": more})
+        await self.client.write(body, more)
         self.writing = False
         self.last_sent = perf_counter()
         if not self.first_byte:
@@ -270,4 +265,4 @@ class Exchange:
             await self.start(200, headers)
         if self.quiet:  # still: the head may have waited for a slow client
             ping = CHAT_PING if self.endpoint.chat else PING
-            await self.send({"type": "http.response.body", "body": ping, "more_body": True})
+            await self.client.write(ping, True)

@@ -107,8 +107,8 @@ class Messages:
         x.admit_time = perf_counter() - began - x.queued
         x.remember_cache()
 
-        query = x.scope["query_string"]
-        path = x.scope["raw_path"] + b"?" + query if query else x.scope["raw_path"]
+        client = x.client
+        path = client.path + b"?" + client.query if client.query else client.path
         x.call = Call(b"POST", path, head.lines, x.body, peeked.model, x.stream, head.version, x.endpoint.chat)
         await self._serve(x, route, x.call)
 
@@ -174,22 +174,19 @@ class Messages:
         if x.head is not None and x.head.content_length > limit:
             raise too_large(limit)
         began = perf_counter()
-        message = await x.receive()
-        body: bytes = message.get("body", b"")
+        body, more = await x.client.read()
         x.holding.take(x, len(body))
-        if message.get("more_body"):
+        if more:
             parts = [body]
             size = len(body)
-            while message.get("more_body"):
-                message = await x.receive()
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
+            while more:
+                piece, more = await x.client.read()
+                parts.append(piece)
+                size += len(piece)
                 if size > limit:
                     raise too_large(limit)
-                x.holding.take(x, len(parts[-1]))
+                x.holding.take(x, len(piece))
             body = b"".join(parts)
-        if message["type"] == "http.disconnect":
-            raise asyncio.CancelledError
         x.body_time = perf_counter() - began
         x.body_size = len(body)
         return body

@@ -19,10 +19,9 @@ from gateway.core.wire.decoding import Decoder, decode
 from gateway.core.wire.sse import EventSplitter, events, is_delta_chunk
 from gateway.core.wire.usage_meter import UsageMeter
 from gateway.errors import ApiError
-from gateway.listen.cycle import CHUNK
+from gateway.listen.client import HeaderList
 from gateway.upstream.provider import Translate
 from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, Interrupted, Response, TransportError
-from gateway.worker.head import HeaderList
 from gateway.worker.request.exchange import Exchange
 
 MAX_DECODED = 16 * 1024 * 1024  # bytes that an answer may decode to, to be metered
@@ -112,7 +111,6 @@ class StreamRelay:
         self._matters = matters if x.endpoint.chat else UsageMeter.matters
         self._splitter = EventSplitter()
         self._translate = translate
-        self._pass: Any = None
 
     async def open(self) -> str:
         """Read up to the first content; returns the type of an error that comes before, else "".
@@ -172,8 +170,7 @@ class StreamRelay:
         if not x.started:
             await x.start(200, self._headers())
         ready, self.opening = self.opening, b""
-        self._pass = x.scope.get(CHUNK)
-        short = self._pass is not None and self._translate is None and not x.threaded
+        short = self._translate is None and not x.threaded
         if isinstance(meter, UsageMeter):
             self._count_delta = meter.count_delta
         else:
@@ -220,7 +217,7 @@ class StreamRelay:
     def _pass_on(self, chunk: bytes) -> bool:
         """The short way of most of a stream: a chunk that is one piece of content and no more leaves as it came, with
         its framing. Everything else (False) goes the long way."""
-        if not is_delta_chunk(chunk) or not self._pass(chunk):
+        if not is_delta_chunk(chunk) or not self.x.client.pass_chunk(chunk):
             return False
         self._count_delta(chunk)
         self.x.last_sent = perf_counter()
@@ -377,7 +374,7 @@ async def relay_through(
         headers.append((b"content-length", length))
     await x.start(response.status, headers)
     if length is None and not held:  # a stream, whose client may do something only once it has begun
-        await x.send({"type": "http.response.body", "body": b"", "more_body": True})
+        await x.client.write(b"", True)
     try:
         while data := held or await response.read():
             if see is not None and not held:

@@ -103,7 +103,7 @@ def _record(x: Exchange, now: float, bill: Bill) -> Finished:
         request_id=x.request_id,
         at=x.at,
         endpoint=x.endpoint.name,
-        method=x.scope["method"],
+        method=x.client.method,
         status=x.status,
         outcome=x.outcome,
         cause=x.cause,

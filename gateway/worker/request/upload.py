@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from gateway.core.wire.decoding import Decoder
 from gateway.core.wire.scan import Scanner
 from gateway.errors import ApiError
-from gateway.listen.cycle import Receive
 
 _SLICE = 4096  # bytes of a compressed body that are looked at in one go
 
@@ -30,7 +29,7 @@ class Upload:
 
     def __init__(
         self,
-        receive: Receive,
+        receive: Callable[[], Awaitable[tuple[bytes, bool]]],
         size: int | None,
         limit: int,
         patience: float,
@@ -74,11 +73,7 @@ class Upload:
         return b""
 
     async def _next(self) -> bytes:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise asyncio.CancelledError
-        piece: bytes = message.get("body", b"")
-        self._more = message.get("more_body", False)
+        piece, self._more = await self._receive()
         self.received += len(piece)
         if self.received > self._limit:
             raise too_large(self._limit)

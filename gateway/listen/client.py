@@ -1,0 +1,50 @@
+"""Whoever asked, as a request's journey sees it: what was sent, and what can be sent back.
+
+Two of them: `cycle.Cycle`, on a connection of the data listener, and `asgi.AsgiClient`, behind any ASGI server. The
+task that serves a request is cancelled when its client has gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Protocol
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+HeaderList = list[tuple[bytes, bytes]]
+
+
+class Client(Protocol):
+    """One request and its answer. Header names are in lower case; `path` and `query` are as they came; `version` is
+    HTTP's, "1.1" for instance; `scope` is what ASGI says of the request."""
+
+    method: str
+    path: bytes
+    query: bytes
+    headers: HeaderList
+    version: str
+
+    @property
+    def scope(self) -> Scope: ...
+
+    async def read(self) -> tuple[bytes, bool]:
+        """The next piece of the body, and whether more follows. Raises CancelledError where the client has gone."""
+        ...
+
+    async def start(self, status: int, headers: HeaderList) -> None:
+        """Send the head of the answer; it may leave with what is written first."""
+        ...
+
+    async def write(self, body: bytes, more: bool) -> None:
+        """Send a piece of the answer's body; waits until the client takes more. `more` is False with the last."""
+        ...
+
+    async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
+        """Send a whole answer, whose `headers` say its length."""
+        ...
+
+    def pass_chunk(self, chunk: bytes) -> bool:
+        """Write one whole chunk of the answer, framed as HTTP/1.1 does, at once; False if it must go by `write`."""
+        ...

@@ -1,0 +1,439 @@
+"""One client connection of the data listener: bytes to requests, and the bounds of what a client may take.
+
+Head size, head time, body pace, idle time and unread output are bounded; deadlines are compared once a second for all
+connections, so that no timer is made for a request. When a client goes, the task that serves it is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+import httptools
+
+from gateway.config.schema import Config
+from gateway.errors import ApiError
+from gateway.listen.cycle import STATUS_LINE, Cycle
+from gateway.listen.plain_head import PlainHead, read_plain
+
+if TYPE_CHECKING:
+    from uvicorn.server import ServerState
+
+FOREVER = float("inf")
+MIN_RATE = 16 * 1024  # bytes a second of request body: what is slower than this is an attack, not a client
+MAX_DISCARDED = 48 * 1024 * 1024  # bytes read and thrown away after an answer, so that it is seen
+DEAF_LINGER = 5.0  # seconds that a client may still send what nobody asked for, once it has its answer
+MAX_PIPELINED = 8  # requests waiting on one connection; beyond it reading pauses, and its end is not noticed
+MAX_QUEUED = 1024 * 1024  # bytes of body of a request that waits there; the same
+MAX_UNREAD_BODY = 64 * 1024  # bytes of body that nobody has asked for yet, beside the first piece
+OTHER_FILES = 64  # descriptors of a process that are no connection of a client's or to an account
+MAX_UNREAD = 192 * 1024  # bytes written and not yet taken by the client at which writing pauses
+
+_SHORT = 256  # bytes of a request target that is remembered
+
+Serve = Callable[[Cycle], Awaitable[None]]
+
+
+class _TooLarge(Exception):
+    """The request head is beyond its bound."""
+
+
+class Bounds:
+    """What bounds the connections of one server, how to name a request, and who is told of a limit that refused one:
+    its scope and its name. Clients get half of the descriptors at most: answers need the others."""
+
+    def __init__(self, config: Config, request_id: Callable[[], str], throttled: Callable[[str, str], None]) -> None:
+        self.head_bytes = config.limits.max_head_kb * 1024
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self.connections = min(config.limits.max_connections, max(1, (files - OTHER_FILES) // 2))
+        self.head = config.timeouts.client_head
+        self.body = config.timeouts.client_body
+        self.idle = config.timeouts.client_idle
+        self.write = config.timeouts.write
+        self.request_id = request_id
+        self.throttled = throttled
+
+
+@lru_cache(maxsize=256)
+def _split(url: bytes) -> tuple[bytes, bytes]:
+    """Path and query of a request target. Raises HttpParserInvalidURLError."""
+    path, _, query = url.partition(b"?")
+    if not path.startswith(b"/") or b"#" in url:
+        raise httptools.HttpParserInvalidURLError("origin-form expected")
+    return path, query
+
+
+class Connection(asyncio.Protocol):
+    """Phases: `idle`, `head` (arriving), `body` (arriving), `busy` (being answered), `linger` (answered before its body
+    had arrived). `writable` is set while the client does not take what was written."""
+
+    bounds: Bounds  # set on the subclass that a server makes
+    serve: Serve
+    server_draining = False
+    transport: asyncio.Transport
+    cycle: Cycle | None = None  # the latest
+    serving: Cycle | None = None  # whose answer is due; later ones on this connection wait in the pipeline
+    writable: asyncio.Future[None] | None = None
+
+    def __init__(self, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.tasks = state.tasks
+        self.pipeline: deque[Cycle] = deque()
+        self.phase = "head"
+        self.deadline = self.write_deadline = FOREVER
+        self.unparsed = 0
+        self.wide = self.deaf = False
+        self.discarded = 0
+        self.body_began = 0.0
+        self._state = state
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parsing = False  # the parser is inside a request
+        self._left = 0  # bytes of body to come of a request that the parser has not seen
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._expects_continue = False
+        self._reading = True
+
+    # Where it is, as ASGI has it.
+
+    @property
+    def server(self) -> tuple[str, int | None] | None:
+        return _address(self.transport.get_extra_info("sockname"))
+
+    @property
+    def client(self) -> tuple[str, int | None] | None:
+        return _address(self.transport.get_extra_info("peername"))
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.transport.get_extra_info("sslcontext") else "http"
+
+    # Beginning and end.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=MAX_UNREAD)
+        connections = self._state.connections
+        connections.add(cast(Any, self))
+        self.deadline = self.loop.time() + self.bounds.head
+        if len(connections) > self.bounds.connections:
+            self.bounds.throttled("gateway", "connections")
+            self._refuse(ApiError(529, "The gateway has too many open connections.", retry_after=1))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state.connections.discard(cast(Any, self))
+        if self.cycle is not None and not self.cycle.complete:
+            self.cycle.disconnected = True
+            self.cycle.wake()
+        self.resume_writing()
+        if exc is None:
+            self.transport.close()
+        self._parser = cast(Any, None)  # it refers back to us
+        self.pipeline.clear()
+        if self.serving is not None:
+            self._abandon(self.serving)
+
+    def _abandon(self, cycle: Cycle) -> None:
+        """Nobody waits for this answer any more. Its task is told once: what it still does then must not be ended."""
+        cycle.disconnected = True
+        cycle.wake()
+        task = cycle.task
+        if task is not None and not cycle.complete:
+            cycle.task = None
+            task.cancel()
+            self.tasks.discard(task)  # one that has not begun will not do it itself
+
+    def eof_received(self) -> None:
+        """A half-close counts as gone: nobody would know whether the other half still listens."""
+        if self.serving is not None and not self.serving.complete:
+            self._abandon(self.serving)
+        self.finish()
+
+    # What arrives.
+
+    def data_received(self, data: bytes) -> None:
+        if self.deaf:
+            self.discarded += len(data)
+            if self.discarded > MAX_DISCARDED:
+                self.finish()
+            return
+        if self._left:
+            data = self._take_body(data)
+            if not data:
+                return
+        if self.phase == "idle" or self.phase == "head":
+            if not self._parsing:
+                head = read_plain(data, self.bounds.head_bytes)
+                if head is not None:
+                    self._begin_plain(head, data)
+                    return
+            if self.phase == "idle":
+                self.phase = "head"
+                self.deadline = self.loop.time() + self.bounds.head
+        self.wide = len(data) > self.bounds.head_bytes  # only then can one segment hold too large a head whole
+        self.unparsed += len(data)  # until a callback takes it back: the parser holds unfinished fields by itself
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._ignore_upgrade(data[offer.args[0] :])
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, _TooLarge):
+                self._refuse(ApiError(431, f"The request head is larger than {self.bounds.head_bytes} bytes."))
+            elif isinstance(error.__context__, httptools.HttpParserError):
+                self._refuse(ApiError(400, "Invalid request target."))
+            else:
+                raise
+        except httptools.HttpParserError:
+            if self.phase == "busy":
+                self._ignore_rest()
+            else:
+                self._refuse(ApiError(400, "Invalid HTTP request."))
+        else:
+            if self.unparsed > self.bounds.head_bytes + 1024:
+                self._refuse(ApiError(431, f"The request head is larger than {self.bounds.head_bytes} bytes."))
+
+    def _begin_plain(self, head: PlainHead, data: bytes) -> None:
+        """A request whose head needs no parser; what follows it in `data` is of its body."""
+        cycle = self.cycle = Cycle(self, "POST", head.target, "1.1", head.headers, True)
+        self._left = head.length
+        self._begin(cycle)
+        if len(data) > head.size:
+            self._take_body(data[head.size :])
+        elif not head.length:
+            self.on_message_complete()
+
+    def _take_body(self, data: bytes) -> bytes:
+        """Take what is of the present body; returns the rest."""
+        piece = data[: self._left]
+        self._left -= len(piece)
+        self.on_body(piece)
+        if not self._left:
+            self.on_message_complete()
+        return data[len(piece) :]
+
+    def _ignore_rest(self) -> None:
+        """What follows a request that is being answered is none: answer those that were whole, then close."""
+        self.deaf = True
+        if self.pipeline and self.pipeline[0].more_body:
+            self.pipeline.popleft()
+        last = self.pipeline[0] if self.pipeline else self.serving
+        if last is not None:
+            last.keep_alive = False
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """An offer to speak another protocol (h2c, mostly) may be ignored. The parser takes what follows the head for
+        that protocol, so another one reads the body, by the same framing; after it the connection closes."""
+        cycle = cast(Cycle, self.cycle)
+        cycle.keep_alive = False
+        framing = (b"content-length", b"transfer-encoding")
+        lines = [b"%b: %b\r\n" % header for header in cycle.headers if header[0] in framing]
+        self._parser = httptools.HttpRequestParser(_BodyOf(self))
+        self.data_received(b"POST / HTTP/1.1\r\n%b\r\n%b" % (b"".join(lines), rest))
+
+    def on_message_begin(self) -> None:
+        self._parsing = True
+        self._url = b""
+        self._expects_continue = False
+        self._headers = []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects_continue = True
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self.wide and sum(len(name) + len(value) + 4 for name, value in self._headers) > self.bounds.head_bytes:
+            raise _TooLarge
+        url, parser = self._url, self._parser
+        target = _split(url) if len(url) <= _SHORT else _split.__wrapped__(url)
+        version = parser.get_http_version()
+        headers, self._headers = self._headers, []  # trailers end there, not among the headers
+        self.unparsed = 0
+        previous = self.cycle
+        keep_alive = version != "1.0" and parser.should_keep_alive()
+        expects = self._expects_continue and version == "1.1"
+        method = parser.get_method().decode("ascii")
+        cycle = self.cycle = Cycle(self, method, target, version, headers, keep_alive, expects)
+        if previous is None or previous.complete:
+            self._begin(cycle)
+        else:  # pipelined: its turn comes when the present answer is out
+            if len(self.pipeline) >= MAX_PIPELINED:
+                self._pause_reading()
+            self.pipeline.appendleft(cycle)
+
+    def _begin(self, cycle: Cycle) -> None:
+        self.serving = cycle
+        self.phase = "body"
+        self.body_began = self.loop.time()
+        self.deadline = self.body_began + self.bounds.body
+        task = cycle.task = self.loop.create_task(cycle.run(self.serve))
+        self.tasks.add(task)
+
+    def on_body(self, body: bytes) -> None:
+        cycle = cast(Cycle, self.cycle)
+        self.unparsed = 0
+        size = len(body)
+        cycle.received += size
+        if self.phase == "body":
+            self.deadline = self.body_began + self.bounds.body + cycle.received / MIN_RATE
+        if cycle.complete:
+            if cycle.received > MAX_DISCARDED:
+                self.finish()
+            return
+        chunks = cycle.chunks
+        chunks.append(body)
+        cycle.pending += size
+        if len(chunks) > 1 and cycle.pending > (MAX_UNREAD_BODY if cycle is self.serving else MAX_QUEUED):
+            self._pause_reading()
+        cycle.wake()
+
+    def on_message_complete(self) -> None:
+        self.unparsed = 0
+        if self._parsing and self._parser.should_upgrade():
+            return  # its body is still to come: see _ignore_upgrade
+        self._parsing = False
+        cycle = cast(Cycle, self.cycle)
+        cycle.more_body = False
+        if self.phase == "body":
+            self.phase = "busy"
+            self.deadline = FOREVER
+        if not cycle.complete:
+            cycle.wake()
+        elif cycle.keep_alive:
+            self._rest()
+        else:
+            self.finish()
+
+    def answered(self) -> None:
+        """The answer that was due is out."""
+        self._state.total_requests += 1
+        serving = self.serving
+        if self.transport.is_closing() or serving is None:
+            return
+        self.resume_reading()
+        if not serving.keep_alive:
+            if serving.more_body and not serving.waiting_for_100_continue:
+                self._linger(self.bounds.body)
+            elif self.deaf:  # closing now would reset the connection, and the answer with it
+                self._linger(DEAF_LINGER)
+                with contextlib.suppress(OSError, RuntimeError):  # reset meanwhile: the answer is out
+                    self.transport.write_eof()
+            else:
+                self.finish()
+            return
+        if self.pipeline:
+            cycle = self.pipeline.pop()
+            self._begin(cycle)
+            if not cycle.more_body:
+                self.phase = "busy"
+                self.deadline = FOREVER
+        elif self.cycle is not None and not self.cycle.more_body:
+            self._rest()
+        else:
+            self._linger(self.bounds.body)
+
+    def _linger(self, wait: float) -> None:
+        """Answered early: let the client finish sending, within bounds, so that it reads the answer."""
+        self.phase = "linger"
+        self.deadline = self.loop.time() + wait
+
+    def _rest(self) -> None:
+        self.phase = "idle"
+        self.deadline = self.loop.time() + self.bounds.idle
+
+    # Flow.
+
+    def _pause_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """More of a body is wanted, or the next request."""
+        if not self._reading:
+            self._reading = True
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self.write_deadline = self.loop.time() + self.bounds.write
+        if self.writable is None:
+            self.writable = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        self.write_deadline = FOREVER
+        writable, self.writable = self.writable, None
+        if writable is not None:
+            writable.set_result(None)
+
+    async def drained(self) -> None:
+        """Wait until the client takes more, or has gone."""
+        if self.writable is not None:
+            await asyncio.wait((self.writable,))
+
+    # Bounds.
+
+    def expire(self, now: float) -> None:
+        """A deadline has passed; called by the server's ticker."""
+        if self.write_deadline <= now or self.transport.is_closing():
+            self.transport.abort()
+        elif self.phase in ("idle", "linger"):
+            self.finish()
+        else:
+            self._refuse(ApiError(408, f"The request's {self.phase} took too long to arrive."))
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer what is no proper request, where an answer still can be given, and close."""
+        cycle = self.serving
+        if self.phase == "head" or (self.phase == "body" and cycle is not None and not cycle.started):
+            request_id = self.bounds.request_id()
+            body = error.body(request_id)
+            lines = [b"%s: %s\r\n" % header for header in error.headers(request_id)]
+            head = STATUS_LINE[error.status] + b"".join(lines)
+            self.transport.write(head + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body) + body)
+        if cycle is not None and not cycle.complete:
+            self._abandon(cycle)
+        self.finish()
+
+    def finish(self) -> None:
+        """Close once what was written is read, within the time that writing may take."""
+        self.deadline = self.loop.time() + self.bounds.write
+        self.transport.close()
+
+    def shutdown(self) -> None:
+        """The server stops: close when idle, else after the present answer."""
+        if self.phase in ("idle", "head"):
+            self.finish()
+        else:
+            for cycle in (self.serving, self.cycle):
+                if cycle is not None:
+                    cycle.keep_alive = False
+
+
+class _BodyOf:
+    """Callbacks for a parser that reads only the body of a connection's request."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def on_body(self, body: bytes) -> None:
+        if not self._connection.deaf:
+            self._connection.on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self._connection.deaf:
+            self._connection.deaf = True  # to whatever follows
+            self._connection.on_message_complete()
+
+
+def _address(found: Any) -> tuple[str, int | None] | None:
+    return (str(found[0]), int(found[1])) if isinstance(found, list | tuple) and len(found) >= 2 else None
