@@ -321,7 +321,7 @@ class Supervisor:
             scrape=self._exposition.encoded, readiness=self._readiness, pool=self._show_pool,
             accounts=self._accounts, conversations=conversations,
             keys=KeyDesk(self.keys, lambda: self.config, self._workers.refresh, time.time),
-            usage=Usage(self._usage, time.time), live=self.live, audit=self._audit,
+            usage=Usage(self._usage, time.time, self._workers.refresh), live=self.live, audit=self._audit,
             metrics_open=lambda: self.config.admin.metrics_open, clients=self._for_clients,
         )  # fmt: skip
         routes = documented([*browser_routes(access), *api_routes(desks, access)])

@@ -105,11 +105,13 @@ def _follow(message: Message, channel: Channel, gateway: Gateway, server: Server
         case NotReady():
             gateway.draining = True
             server.drain()
+            gateway.accounting.flush()
         case Scrape(number, whole):
             channel.send(_numbers(gateway, number, whole))
 
 
 def _numbers(gateway: Gateway, answers: int, whole: bool) -> Numbers:
+    gateway.accounting.flush()
     ended = list(gateway.ended)
     gateway.ended.clear()
     in_flight = {account.id: account.in_flight for account in gateway.pool.accounts.values() if account.in_flight}

@@ -23,6 +23,7 @@ import redis
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from tests import subjects
 from tests.e2e.rig import (
     ADMIN_TOKEN,
     MODEL,
@@ -475,7 +476,7 @@ def open_ones(store: Store, db: int = 0) -> dict[str, Any]:
         for key in client.scan_iter("{*}:c:*", count=1000):
             found[key] = client.zrange(key, 0, -1)
         for key in client.scan_iter("{*}:q:*", count=1000):
-            if (reserved := client.hget(key, "reserved")) not in (None, "0"):
+            if reserved := subjects.read(client, key).get("reserved"):
                 found[key] = reserved
     return found
 
@@ -633,7 +634,8 @@ async def test_a_store_that_forgets_everything_is_told_again(world: World, scale
                 ("t:mixed", "t:mixed"),
                 ("t:away", "c:away-one"),
             ):
-                found.append(client.hmget(f"{{{tenant}}}:q:{subject}", "day_spent", "month_spent"))
+                kept = subjects.read(client, f"{{{tenant}}}:q:{subject}")
+                found.append([kept.get("day_spent"), kept.get("month_spent")])
         return found
 
     earlier = books_before()

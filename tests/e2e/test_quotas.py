@@ -19,6 +19,7 @@ import redis
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from tests import subjects
 from tests.e2e.rig import (
     ADMIN_TOKEN,
     Answer,
@@ -143,13 +144,13 @@ async def flood(
     )  # fmt: skip
 
 
-def money(kept: redis.Redis, caller: str, subject: str = "") -> dict[str, str]:
+def money(kept: redis.Redis, caller: str, subject: str = "") -> dict[str, float]:
     """A subject's buckets and money."""
-    return {str(k): str(v) for k, v in kept.hgetall(f"{{{tenant(caller)}}}:q:{subject or 'c:' + caller}").items()}
+    return subjects.read(kept, f"{{{tenant(caller)}}}:q:{subject or 'c:' + caller}")
 
 
 def level(kept: redis.Redis, caller: str, bucket: str) -> float:
-    return float(money(kept, caller).get(bucket, "inf").split()[0])  # full before it is first used
+    return money(kept, caller).get(bucket, float("inf"))  # full before it is first used
 
 
 def lasting(kept: redis.Redis, caller: str, subject: str = "") -> dict[str, float]:
@@ -412,7 +413,7 @@ async def test_a_strict_budget_is_never_promised_twice_and_what_is_not_used_is_t
             assert said == "This request would exceed your budget of $0.05 per day."
             assert answer["x-should-retry"] == "false"
             assert -5 <= int(answer["retry-after"]) - (midnight - now).total_seconds() <= 20
-    await eventually(lambda: money(kept, "strict")["reserved"] == "0", "settlements")
+    await eventually(lambda: money(kept, "strict")["reserved"] == 0, "settlements")
     spent = int(money(kept, "strict")["day_spent"])
     assert 0 < spent < each  # little of what was reserved
     assert used(replicas[0], "strict")["cost_usd"] == spent / NANO
@@ -435,7 +436,7 @@ async def test_a_team_pays_from_one_purse(replicas: list[Gateway], up: Simulator
     assert statuses(answers) == {200: 9, 429: 51}
     refused = next(answer for answer in answers if answer.status == 429)
     assert "your team's budget of $0.05 per day" in assert_error(refused, 429, "billing_error")
-    await eventually(lambda: money(kept, "one-who-pays", "t:purse")["reserved"] == "0", "settlements")
+    await eventually(lambda: money(kept, "one-who-pays", "t:purse")["reserved"] == 0, "settlements")
     both = [used(replicas[0], caller) for caller in ("one-who-pays", "two-who-pays")]
     spent = int(money(kept, "one-who-pays", "t:purse")["day_spent"])
     assert round(sum(row["cost_usd"] for row in both) * NANO) == spent
@@ -610,7 +611,7 @@ async def test_a_killed_workers_slots_and_money_come_back_as_estimates_and_nobod
 
     for caller in ("killed", "alive"):
         await eventually(lambda: not leases(kept, caller) and reserved(kept, caller) == 0, "the end of all")  # noqa: B023
-        await eventually(lambda: money(kept, caller)["reserved"] == "0", "money back")  # noqa: B023
+        await eventually(lambda: money(kept, caller)["reserved"] == 0, "money back")  # noqa: B023
     assert used(left, "alive")["requests"] == 4
     assert used(left, "killed")["requests"] == 8
 
@@ -622,7 +623,7 @@ def test_nothing_is_reserved_or_held_when_all_has_ended(replicas: list[Gateway],
         owed = {
             key: value
             for key in kept.scan_iter("*:q:*", count=1000)
-            if (value := kept.hget(key, "reserved")) not in (None, "0")
+            if (value := subjects.read(kept, key).get("reserved"))
         }
         if not open_ and not owed:
             return

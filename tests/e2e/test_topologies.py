@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 from redis.crc import key_slot
 
+from tests import subjects
 from tests.e2e.rig import Gateway, Simulator, ask, assert_error, at_once, conversation, eventually, message
 from tests.e2e.test_ledger import (
     Books,
@@ -96,7 +97,7 @@ def open_ones(stores: Stores) -> list[str]:
         for key in node.admin.scan_iter("{*}:c:*", count=1000):
             found.append(str(key))
         for key in node.admin.scan_iter("{*}:q:*", count=1000):
-            if node.admin.hget(key, "reserved") not in (None, b"0"):
+            if subjects.read(node.admin, key).get("reserved"):
                 found.append(str(key))
     return found
 
@@ -104,8 +105,8 @@ def open_ones(stores: Stores) -> list[str]:
 def spent(stores: Stores, tenant: str, subject: str) -> int:
     """Nano-dollars that the budget of the day has lost."""
     key = f"{{{tenant}}}:q:{subject}"
-    values = [node.admin.hget(key, "day_spent") for node in stores.primaries() if node.admin.keys(key)]
-    return int(values[0]) if values else 0
+    values = [subjects.read(node.admin, key) for node in stores.primaries() if node.admin.keys(key)]
+    return int(values[0].get("day_spent", 0)) if values else 0
 
 
 def connected(gateway: Gateway) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests import subjects
 from tests.e2e.rig import (
     ADMIN_TOKEN,
     ALICE,
@@ -71,8 +72,8 @@ class Pair:
     def held(self) -> tuple[int, int, int]:
         """Reservations, slots and nano-dollars that are held in the store."""
         with self.store.client() as client:
-            money = client.hget("{c:alice}:q:c:alice", "reserved")
-            return client.hlen("{c:alice}:r"), client.zcard("{c:alice}:c:c:alice"), int(money or 0)
+            money = subjects.read(client, "{c:alice}:q:c:alice").get("reserved", 0)
+            return client.hlen("{c:alice}:r"), client.zcard("{c:alice}:c:c:alice"), int(money)
 
     async def all_are_estimated(self, count: int = STREAMS) -> None:
         """Each request that ended nowhere is counted once, by its input; nothing is held for it any more."""

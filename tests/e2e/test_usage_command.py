@@ -61,7 +61,11 @@ class Admin:
         reader = UsageReader(url)
 
         loaded = load(self.file)
-        app = admin_app(lambda: loaded, usage=Usage(reader, time.time), accounts=Accounts())
+
+        async def told() -> None:
+            pass
+
+        app = admin_app(lambda: loaded, usage=Usage(reader, time.time, told), accounts=Accounts())
         options: dict[str, Any] = {"log_config": None, "ws": "none", "lifespan": "off"}
         self._server = uvicorn.Server(uvicorn.Config(app, port=self.port, **options))
 

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from gateway.core.routing.binding import Move, Record, moved, pack, unpack
 from gateway.lab.replay import production
-from gateway.store.scripts import ADMIT, REBIND, RECALL, SETTLE, Script
+from gateway.store.ledger.ledger import pack_renewal, settled_of, to_renew_binding
+from gateway.store.scripts import ADMIT, REBIND, RECALL, Script
 
 BEGIN = 1_800_000_000_000  # ms
 MINUTE = 60_000
@@ -30,6 +31,13 @@ PROCESSES = st.integers(0, 2)
 WORKSPACES = st.sampled_from(["w1", "w2", "w3"])
 LIVES = st.sampled_from([DAY, 30 * DAY])
 AGO = st.sampled_from([0, 0, 0, 1, 2, 4, 8])  # how many others have read since
+
+
+def renew(admin: Any, key: str, renewal: tuple[Any, ...], now: int) -> bool:
+    """Whether the binding was renewed."""
+    script, args = to_renew_binding((key, pack_renewal(renewal)), now)
+    _, (renewed,) = settled_of(admin.eval(script.text, *args))
+    return bool(renewed)
 
 
 class Twin(production.Store):
@@ -139,10 +147,11 @@ class Bindings(RuleBasedStateMachine):
         served = known.workspace if at_home else served
         before, twin_before = self.stored(place), self.twin.get(place)
         stale = twin_before is not None and twin_before.generation > known.generation
-        renewed = self.run_script(
-            SETTLE, place, self.now, place[1], served, known.generation, known.workspace, age, ttl, tokens,
-            tokens * production._BYTES_A_TOKEN, 0, life,
+        renewal = (
+            place[1], served, known.generation, known.workspace, age, ttl, tokens, tokens * production._BYTES_A_TOKEN,
+            0, life,
         )  # fmt: skip
+        renewed = renew(self.admin, place[0], renewal, self.now)
         self.twin.settle(_name(place), known, served, self.now - age + ttl, tokens)
         assert renewed == (not stale)
         if stale:
@@ -310,22 +319,8 @@ def test_any_proposal_to_any_binding_is_admitted_as_the_replay_does(server, stor
 def test_any_settlement_of_any_binding_is_as_in_the_replay(server, stored, read, served, age, ttl, tokens):
     twin = beginning_with(server.admin, stored)
     size = tokens * production._BYTES_A_TOKEN
-    renewed = server.admin.eval(
-        SETTLE.text,
-        1,
-        PLACE[0],
-        BEGIN,
-        PLACE[1],
-        served,
-        read.generation,
-        read.workspace,
-        age,
-        ttl,
-        tokens,
-        size,
-        0,
-        DAY,
-    )
+    renewal = (PLACE[1], served, read.generation, read.workspace, age, ttl, tokens, size, 0, DAY)
+    renewed = renew(server.admin, PLACE[0], renewal, BEGIN)
     twin.settle(_name(PLACE), read, served, BEGIN - age + ttl, tokens)
     binding, expected = both(server.admin, twin)
     assert binding == expected

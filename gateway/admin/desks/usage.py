@@ -5,7 +5,7 @@ It counts nothing itself, and knows neither callers nor accounts: names are thos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -36,11 +36,12 @@ class Store(Protocol):
 
 
 class Usage:
-    """`now()` gives Unix seconds."""
+    """`now()` gives Unix seconds; `told()` has the store told of what has ended until then."""
 
-    def __init__(self, store: Store, now: Callable[[], float]) -> None:
+    def __init__(self, store: Store, now: Callable[[], float], told: Callable[[], Awaitable[None]]) -> None:
         self._store = store
         self._now = now
+        self._told = told
 
     async def totals(self, query: QueryParams) -> dict[str, Any]:
         """What `query` asks for: the most expensive groups first, but days in their order. `detail=true` says of cache
@@ -51,8 +52,10 @@ class Usage:
         if detail not in ("", "true", "false"):
             raise ApiError(400, "detail must be true or false")
         only = {name: frozenset(filter(None, query.getlist(name))) for name in _FILTERS}
+        span = self._span(query)
+        await self._told()
         try:
-            sums = await self._store.sum(self._span(query), groups, {name: only[name] for name in only if only[name]})
+            sums = await self._store.sum(span, groups, {name: only[name] for name in only if only[name]})
         except StoreDown as error:
             raise ApiError(503, f"{_AWAY}: {error}") from None
         except TooManyRows as error:
@@ -77,8 +80,10 @@ class Usage:
         if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MOST_RECORDS:
             raise ApiError(400, f"limit must be a number from 1 to {MOST_RECORDS}")
         tenant = f"t:{team}" if team else f"c:{key}"
+        span = self._span(query)
+        await self._told()
         try:
-            page = await self._store.records(tenant, self._span(query), key, int(limit), _one(query, "before"))
+            page = await self._store.records(tenant, span, key, int(limit), _one(query, "before"))
         except StoreDown as error:
             raise ApiError(503, f"{_AWAY}: {error}") from None
         except ValueError as error:

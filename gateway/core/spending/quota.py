@@ -39,15 +39,17 @@ class Quota(msgspec.Struct, frozen=True):
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """A kind of limit: `name` for people, `label` for metrics; `field` where the store keeps it; `limit` the Quota's
-    attribute. A bucket admits at a level of `need` (0: above 0), gives `take` then, and at settlement the sum of
-    `debits` (of SUMS); `header` is what it is called in rate-limit headers."""
+    """A kind of limit: `name` for people, `label` for metrics, `field` for the program; `place` is the first of two
+    among a subject's numbers in the store (see numbers.lua), of a bucket or of a period; `limit` the Quota's attribute.
+    A bucket admits at a level of `need` (0: above 0), gives `take` then, and at settlement the sum of `debits` (of
+    SUMS); `header` is what it is called in rate-limit headers."""
 
     name: str
     label: str
     form: int
     field: str
     limit: str
+    place: int = 0
     endpoints: tuple[str, ...] = (MESSAGE,)
     need: int = 0
     take: int = 0
@@ -63,15 +65,25 @@ KINDS = (
         form=MONEY,
         field="month",
         limit="month_nano",
+        place=4,
         endpoints=(MESSAGE, BATCH),
     ),
-    Kind(name="per day", label="budget_day", form=MONEY, field="day", limit="day_nano", endpoints=(MESSAGE, BATCH)),
+    Kind(
+        name="per day",
+        label="budget_day",
+        form=MONEY,
+        field="day",
+        limit="day_nano",
+        place=2,
+        endpoints=(MESSAGE, BATCH),
+    ),
     Kind(
         name="requests per minute",
         label="requests_per_minute",
         form=BUCKET,
         field="requests",
         limit="requests",
+        place=6,
         endpoints=(MESSAGE, BATCH),
         need=1,
         take=1,
@@ -83,6 +95,7 @@ KINDS = (
         form=BUCKET,
         field="counts",
         limit="requests",
+        place=8,
         endpoints=(COUNT,),
         need=1,
         take=1,
@@ -94,6 +107,7 @@ KINDS = (
         form=BUCKET,
         field="input",
         limit="input_tokens",
+        place=10,
         debits=("input", "write_5m", "write_1h"),
         header="input-tokens",
     ),
@@ -103,6 +117,7 @@ KINDS = (
         form=BUCKET,
         field="output",
         limit="output_tokens",
+        place=12,
         debits=("output",),
         header="output-tokens",
     ),
@@ -162,7 +177,7 @@ class Limits:
     __slots__ = ("_headers", "keys", "leases", "packed", "reserved", "rows")
 
     def __init__(self, tenant: str, subjects: Sequence[tuple[str, Quota]], endpoints: str) -> None:
-        keys, packed = [reservations_key(tenant)], list[object]()
+        keys, packed = [reservations_key(tenant)], list[int]()
         rows: list[Row] = []
         leases, reserved = list[int](), list[int]()
         for number, (subject, quota) in enumerate(subjects, 1):
@@ -212,7 +227,7 @@ class Limits:
 
 class Plan:
     """The limits of one caller, compiled: `subjects` are whom they bind, the caller first (`c:<id>`), then its team
-    (`t:<team>`) if it has one. `debits` is what ledger.lua takes from their buckets at settlement."""
+    (`t:<team>`) if it has one. `debits` is what ledger.lua takes from the buckets of each at settlement."""
 
     __slots__ = ("batch", "count", "debits", "message", "subjects", "tenant")
 
@@ -222,7 +237,7 @@ class Plan:
         self.message = Limits(tenant, subjects, MESSAGE)
         self.count = Limits(tenant, subjects, COUNT)
         self.batch = Limits(tenant, subjects, BATCH)
-        self.debits = _debits(subjects)
+        self.debits = tuple(_debits(quota) for _, quota in subjects)
 
     def limits(self, endpoints: str) -> Limits:
         """Those of this class of endpoints."""
@@ -251,33 +266,28 @@ def _kinds(quota: Quota) -> list[tuple[Kind, int]]:
     return [(kind, limit) for kind, limit in limits if limit is not None]
 
 
-def _compiled(rows: Sequence[Row]) -> list[str | int]:
-    """Fields and rows of one subject as quota.lua reads them."""
-    fields = ["reserved"] * any(row.kind.form == MONEY for row in rows)
-    compiled: list[str | int] = []
+def _compiled(rows: Sequence[Row]) -> list[int]:
+    """Rows of one subject as quota.lua reads them."""
+    compiled = [len(rows)]
     for row in rows:
-        kind, place = row.kind, len(fields) + 1
+        kind = row.kind
         if kind.form == BUCKET:
-            fields.append(kind.field)
-            compiled += (BUCKET, place, row.limit, kind.need, kind.take)
+            compiled += (BUCKET, kind.place, row.limit, kind.need, kind.take)
         elif kind.form == MONEY:
-            fields += (kind.field, f"{kind.field}_spent")
-            compiled += (MONEY, place, row.limit, 4 if kind.field == "day" else 5, 1)
+            compiled += (MONEY, kind.place, row.limit, 4 if kind.field == "day" else 5, 0)
         else:
             compiled += (LEASES, 0, row.limit, LEASE, 0)
-    return [len(fields), *fields, len(rows), *compiled]
+    return compiled
 
 
-def _debits(subjects: Sequence[tuple[str, Quota]]) -> bytes:
-    """The buckets of each subject that are debited, as ledger.lua reads them."""
-    compiled: list[str | int] = []
-    for _, quota in subjects:
-        rows = [(kind, limit) for kind, limit in _kinds(quota) if kind.debits]
-        compiled += (len(rows), *(kind.field for kind, _ in rows))
-        for kind, limit in rows:
+def _debits(quota: Quota) -> bytes:
+    """The buckets of one subject that are debited, as ledger.lua reads them."""
+    compiled: list[int] = []
+    for kind, limit in _kinds(quota):
+        if kind.debits:
             places = [SUMS.index(name) + 1 for name in kind.debits]
-            compiled += (limit, *places, *[0] * (4 - len(places)))
-    return msgspec.msgpack.encode(compiled) if any(compiled) else b""
+            compiled += (kind.place, limit, *places, *[0] * (4 - len(places)))
+    return msgspec.msgpack.encode(compiled) if compiled else b""
 
 
 def _headers(buckets: Sequence[Row]) -> list[list[_Header]]:

@@ -80,9 +80,9 @@ class StoreClient:
         self._put(script, args, future)
         return future
 
-    def post(self, script: Script, args: tuple[Arg, ...], refused: Callable[[], None] | None = None) -> None:
+    def post(self, script: Script, args: tuple[Arg, ...], refused: Callable[[str], None] | None = None) -> None:
         """Run `script`; nobody waits for the reply. Raises StoreDown; where a store that is there answers with an
-        error, `refused` is called."""
+        error, `refused` is told that."""
         self._put(script, args, None, refused)
 
     def _put(
@@ -90,7 +90,7 @@ class StoreClient:
         script: Script,
         args: tuple[Arg, ...],
         future: asyncio.Future[Any] | None,
-        refused: Callable[[], None] | None = None,
+        refused: Callable[[str], None] | None = None,
     ) -> None:
         watch = self._watches.get(script.name) or self._watched(script)
         try:

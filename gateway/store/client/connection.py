@@ -37,7 +37,7 @@ class Watch(Protocol):
 
 class Call:
     """A script with `args` (number of keys, keys, arguments), for whoever awaits `future` (None for nobody). `refused`
-    is called where the server answers with an error."""
+    is told the error with which the server answers."""
 
     __slots__ = ("args", "future", "refused", "script", "watch")
     by_text = False  # sent with the script's text, for a server that does not know it
@@ -50,7 +50,7 @@ class Call:
         args: tuple[Arg, ...],
         future: asyncio.Future[Any] | None,
         watch: Watch | None = None,
-        refused: Callable[[], None] | None = None,
+        refused: Callable[[str], None] | None = None,
     ) -> None:
         self.script = script
         self.args = args

@@ -98,7 +98,7 @@ class Link:
             error += " (a cluster needs a redis+cluster:// URL)"
         call.fail(error)
         if call.refused is not None:
-            call.refused()
+            call.refused(error)
         if what is Meaning.DEMOTED:
             connection.end(error)
         elif what not in (Meaning.REFUSED, Meaning.UNKNOWN_SCRIPT):

@@ -16,7 +16,7 @@ from itertools import islice
 from operator import add, attrgetter
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -38,10 +38,8 @@ from gateway.store.scripts import (
     ENROLL,
     LEASE,
     NOTE,
-    REPLAY,
     RESTORE,
     SETTLE,
-    SPEND,
     SWEEP,
     TAKE,
     TENANT_LIST,
@@ -132,8 +130,22 @@ class Cancelled(msgspec.Struct, frozen=True, array_like=True, tag="cancelled"):
     id: str
 
 
+Proposal = tuple[Arg, ...]  # the binding of a conversation, as `to_admit` takes it
+Renewal = tuple[Arg, ...]  # key of a conversation, and what renewal.lua reads
+
+
+class Ended(NamedTuple):
+    """A request that is to be settled: its entry, packed too, what each subject of its Plan is debited (nothing for
+    what is told again), and the renewal of its conversation's binding, if there is one."""
+
+    entry: Entry
+    packed: bytes
+    debits: tuple[bytes, ...] = ()
+    renewal: Renewal | None = None
+
+
 sums_of = attrgetter(*SUMS)  # an entry's nine numbers
-pack = msgspec.msgpack.Encoder().encode
+pack = pack_renewal = msgspec.msgpack.Encoder().encode
 unpack = msgspec.msgpack.Decoder(Entry | Total | Intent | Cancelled).decode
 unpack_reservation = msgspec.msgpack.Decoder(ReservationRecord).decode
 
@@ -157,13 +169,12 @@ def subjects_of(caller: str, team: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=8192)
-def _keys(caller: str, team: str, hour: int) -> tuple[str, ...]:
-    """What ledger.lua is given for a request of this hour."""
-    return _keys_of(tenant_of(caller, team), hour, subjects_of(caller, team))
-
-
-def _keys_of(tenant: str, hour: int, subjects: Iterable[str]) -> tuple[str, ...]:
-    when = labels(hour * _HOUR)
+def _keys(callers: tuple[str, ...], team: str, hour: int) -> tuple[str, ...]:
+    """What settle.lua is given for requests of this hour, all of one tenant."""
+    tenant, when = tenant_of(callers[0], team), labels(hour * _HOUR)
+    subjects = [f"c:{caller}" for caller in callers]
+    if team:
+        subjects.append(f"t:{team}")
     return (
         reservations_key(tenant),
         f"{{{tenant}}}:x:{when.hour}",
@@ -179,7 +190,7 @@ def _keys_of(tenant: str, hour: int, subjects: Iterable[str]) -> tuple[str, ...]
 
 def to_admit(
     limits: Limits, request_id: str, reservation: bytes, cost_nano: int, when: Labels,
-    binding: tuple[Arg, ...] | None = None, now: int = 0, discount: int = 0,
+    binding: Proposal | None = None, now: int = 0, discount: int = 0,
 ) -> Call:  # fmt: skip
     """Reserve what a request's limits ask. `reservation` is packed, b"" for none (a request that nobody settles);
     `binding` is (conversation key, model, proposed binding, generation, lifetime, in flight) as of admit.lua, for a
@@ -203,20 +214,52 @@ def levels_of(reply: list[Any]) -> Sequence[int]:
     return reply[3] if len(reply) > 3 else ()
 
 
-def to_settle(
-    entry: Entry, packed: bytes, debits: bytes = b"", renewal: tuple[Arg, ...] | None = None, now: int = 0,
-    records: int = RECORDS,
-) -> Call:  # fmt: skip
-    """Count a request, whose entry is also `packed`, and release what it reserved; `debits` are its Plan's. `renewal`
-    is (conversation key, model, ... lifetime) as of settle.lua, for a request that has a conversation; the reply is
-    then [as without, this], else this: 1 if it was counted, 2 if it took the place of an estimate, 0 if it had been
-    counted, 3 if it is provisional and had been."""
-    hour = entry.at // _HOUR
-    keys, when = _keys(entry.caller, entry.team, hour), labels(entry.at)
-    counted = (packed, when.day, when.month, records, debits)
-    if renewal is None:
-        return SPEND, (len(keys), *keys, now, *counted)
-    return SETTLE, (1 + len(keys), renewal[0], *keys, now, *renewal[1:], *counted)
+def is_short(reply: list[Any]) -> bool:
+    """Whether a request was admitted, and money is left for less than ten such requests."""
+    return len(reply) > 4 and reply[4] == 1
+
+
+def to_settle(batch: Sequence[Ended], now: int = 0, records: int = RECORDS) -> Call:
+    """Count requests of one `place_of`, release what they reserved, and renew the bindings of their conversations. The
+    reply is `settled_of`."""
+    first = batch[0].entry
+    callers: dict[str, int] = {}
+    debits: list[Arg] = []
+    counted: list[Arg] = []
+    conversations: list[Arg] = []
+    renewals: list[Arg] = []
+    whole: tuple[bytes, ...] = ()
+    for entry, packed, its, renewal in batch:
+        number = callers.get(entry.caller)
+        if number is None:
+            number = callers[entry.caller] = len(callers) + 1
+            debits.append(its[0] if its else b"")
+        whole = its or whole
+        counted += (number, packed)
+        if renewal is not None:
+            conversations.append(renewal[0])
+            renewals.append(renewal[1])
+    team = 0
+    if first.team:
+        team = len(callers) + 1
+        debits.append(whole[1] if whole else b"")
+    hour, when = first.at // _HOUR, labels(first.at)
+    keys = _keys(tuple(callers), first.team, hour) + tuple(conversations)
+    return SETTLE, (
+        len(keys), *keys, now, when.day, when.month, records, len(debits), team, *debits, *counted, *renewals,
+    )  # fmt: skip
+
+
+def to_renew_binding(renewal: Renewal, now: int = 0) -> Call:
+    """Renew the binding of a conversation, of which nothing is counted; the reply is `settled_of`."""
+    return SETTLE, (1, renewal[0], now, "", "", 0, 0, 0, renewal[1])
+
+
+def settled_of(reply: list[Any]) -> tuple[list[int], list[int]]:
+    """Of each request 1 if it was counted, 2 if it took the place of an estimate, 0 if it had been counted, 3 if it is
+    provisional and had been; of each renewal 1 if it was one, 0 if the binding belongs to another generation."""
+    statuses, renewals = reply
+    return statuses, renewals
 
 
 def to_renew(tenant: str, subject: str, request_ids: Iterable[str], now: int = 0) -> Call:
@@ -272,7 +315,6 @@ def to_enroll(tenants: Iterable[str]) -> Call:
 # The journal.
 
 Place = tuple[str, int]  # tenant, hour
-_Written = tuple[Entry, bytes]
 
 
 class UsageJournal:
@@ -320,7 +362,7 @@ class UsageJournal:
     async def _estimate(self, run: Run, left: dict[str, ReservationRecord], now: int) -> int:
         """Have estimates of them counted, and journaled if they were."""
         made = [estimate_of(*each, now) for each in left.items()]
-        known = [(each, pack(each)) for each in made if not _forgotten(each, now)]
+        known = [Ended(each, pack(each)) for each in made if not _forgotten(each, now)]
         counted = 0
         async for entry, status in self._replay(run, known):
             if status == 1:
@@ -337,11 +379,11 @@ class UsageJournal:
         found = await asyncio.to_thread(_look, self._folder, now, safe_before)
         new = await self._restore(run, {place: found.totals.get(place, []) for place in found.folded})
         if new:
-            await self._tell(run, lambda entry: _place(entry) in new, now)
+            await self._tell(run, lambda entry: place_of(entry) in new, now)
         settled: set[str] = set()  # estimates that gave way, perhaps to an entry in another gateway's journal
         left = _left(found, before, alive)
         await self._estimate(run, left, now)
-        known = [each for each in found.estimates if not _forgotten(each[0], now)]
+        known = [each for each in found.estimates if not _forgotten(each.entry, now)]
         async for entry, status in self._replay(run, known):
             if status == 0:
                 settled.add(entry.id)
@@ -360,16 +402,17 @@ class UsageJournal:
                 counted += status in (1, 2)
         return counted
 
-    async def _replay(self, run: Run, entries: Sequence[_Written]) -> AsyncIterator[tuple[Entry, int]]:
+    async def _replay(self, run: Run, entries: Sequence[Ended]) -> AsyncIterator[tuple[Entry, int]]:
         """Have them counted; each, with what `to_settle` says is replied."""
-        places: dict[Place, list[_Written]] = {}
+        places: dict[Place, list[Ended]] = {}
         for each in entries:
-            places.setdefault(_place(each[0]), []).append(each)
-        for place, those in places.items():
+            places.setdefault(place_of(each.entry), []).append(each)
+        for those in places.values():
             for first in range(0, len(those), _AT_ONCE):  # one at a time: each keeps the store busy for a while
                 part = those[first : first + _AT_ONCE]
-                for (entry, _), status in zip(part, await run(*_to_replay(place, part, self._records)), strict=True):
-                    yield entry, status
+                statuses, _ = settled_of(await run(*to_settle(part, records=self._records)))
+                for ended, status in zip(part, statuses, strict=True):
+                    yield ended.entry, status
 
     async def _restore(self, run: Run, totals: dict[Place, list[Total]]) -> set[Place]:
         """The places that were not marked."""
@@ -385,7 +428,7 @@ class _Found(msgspec.Struct):
     requests that have not ended, by their ids."""
 
     totals: dict[Place, list[Total]]
-    estimates: list[_Written]
+    estimates: list[Ended]
     folded: set[Place]
     intents: dict[str, ReservationRecord]
 
@@ -404,12 +447,12 @@ def _look(folder: Path, now: int, safe_before: int) -> _Found:
             elif type(record) is Entry:
                 found.intents.pop(record.id, None)
                 if record.provisional:
-                    found.estimates.append((record, packed))
+                    found.estimates.append(Ended(record, packed))
                 if _folds(record, now, safe_before):
-                    found.folded.add(_place(record))
+                    found.folded.add(place_of(record))
     oldest = now // _HOUR - TOTALS_FOR
     found.totals = {place: totals for place, totals in found.totals.items() if place[1] >= oldest}
-    for estimate, _ in found.estimates:  # as in _fold
+    for estimate, *_ in found.estimates:  # as in _fold
         found.intents.pop(estimate.id, None)
     return found
 
@@ -420,17 +463,18 @@ def _left(found: _Found, before: set[str], alive: Alive) -> dict[str, Reservatio
     return {id_: held for id_, held in found.intents.items() if held.process not in running}
 
 
-def _entries(folder: Path) -> Iterator[_Written]:
+def _entries(folder: Path) -> Iterator[Ended]:
     for packed in read(folder):
         if packed.startswith(_INTENT):
             continue
         with contextlib.suppress(msgspec.MsgspecError):
             record = unpack(packed)
             if type(record) is Entry:
-                yield record, packed
+                yield Ended(record, packed)
 
 
-def _place(entry: Entry) -> Place:
+def place_of(entry: Entry) -> Place:
+    """Where the store counts it: what belongs together can be settled together."""
     return tenant_of(entry.caller, entry.team), entry.at // _HOUR
 
 
@@ -471,7 +515,7 @@ def _fold(
                 estimated.add(record.id)
                 if record.id in settled:
                     continue
-            if _place(record) not in places or not _folds(record, now, safe_before):
+            if place_of(record) not in places or not _folds(record, now, safe_before):
                 yield packed
                 continue
             if record.id in seen:
@@ -489,18 +533,6 @@ def _fold(
             yield packed
     for name, total in sums.items():
         yield pack(Total(*name, total))
-
-
-def _to_replay(place: Place, entries: Sequence[_Written], records: int) -> Call:
-    """Count these, all of one tenant's hour; the reply has for each what `to_settle` says."""
-    tenant, hour = place
-    when, team = labels(hour * _HOUR), entries[0][0].team
-    callers = {caller: number for number, caller in enumerate(dict.fromkeys(entry.caller for entry, _ in entries), 1)}
-    keys = _keys_of(tenant, hour, [*(f"c:{caller}" for caller in callers), *((f"t:{team}",) if team else ())])
-    args: list[Arg] = [when.day, when.month, records, len(callers) + 1 if team else ""]
-    for entry, packed in entries:
-        args += (callers[entry.caller], packed)
-    return REPLAY, (len(keys), *keys, *args)
 
 
 def _restoring(name: str, totals: dict[Place, list[Total]]) -> Iterator[tuple[list[Place], Call]]:

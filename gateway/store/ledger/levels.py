@@ -12,12 +12,13 @@ from typing import Any
 
 import msgspec
 
-from gateway.core.spending.quota import labels, subject_keys
+from gateway.core.spending.quota import KINDS, labels, subject_keys
 from gateway.store.client.redis_py import open_redis, run
 from gateway.store.scripts import LEVELS
 
 _AT_ONCE = 8  # tenants
 _SUBJECTS = 200  # of one tenant in one script
+_PLACES = {kind.field: kind.place for kind in KINDS}
 
 
 class SubjectBuckets(msgspec.Struct, frozen=True):
@@ -63,11 +64,16 @@ class LevelReader:
 
     async def _ask(self, tenant: str, subjects: Sequence[SubjectBuckets]) -> Any:
         keys = [key for each in subjects for key in subject_keys(tenant, each.subject)]
-        packed = [msgspec.msgpack.encode([word for bucket in each.buckets for word in bucket]) for each in subjects]
+        packed = [_packed(each.buckets) for each in subjects]
         return await run(self._redis, LEVELS, (len(keys), *keys, 0, *packed))
 
     async def close(self) -> None:
         await self._redis.aclose()
+
+
+def _packed(buckets: Sequence[tuple[str, int]]) -> bytes:
+    """As levels.lua reads them."""
+    return msgspec.msgpack.encode([word for field, limit in buckets for word in (_PLACES[field], limit)])
 
 
 def used_of(at: int, row: Sequence[Any]) -> Used:
@@ -77,13 +83,8 @@ def used_of(at: int, row: Sequence[Any]) -> Used:
     return Used(
         at,
         tuple(levels),
-        _number(day_spent) if day.decode() >= now.day else 0,
-        _number(month_spent) if month.decode() >= now.month else 0,
-        _number(reserved),
+        day_spent if day >= int(now.day) else 0,
+        month_spent if month >= int(now.month) else 0,
+        reserved,
         leases,
     )
-
-
-def _number(text: bytes) -> int:
-    """As Lua writes it: beyond 2^53 with an exponent."""
-    return int(float(text)) if text else 0

@@ -7,17 +7,17 @@
 --          one's comes from before the store lost its data, and wins), lifetime of the record (ms), ms for which a
 --          conversation that is cold counts as in flight from now on (0: do not look, it should be warm); where there is
 --          a reservation, from 7 as in quota.lua
--- returns  {1 if created, binding as it was found, now}, and the levels if there is a reservation; {2, row, ms, levels} if
---          a limit refuses, as in quota.lua
+-- returns  {1 if created, binding as it was found, now}, the levels and 1 if money is short if there is a reservation;
+--          {2, row, ms, levels} if a limit refuses, as in quota.lua
 local now = tonumber(ARGV[1])
 if now == 0 then
   local t = redis.call('TIME')
   now = t[1] * 1000 + math.floor(t[2] / 1000)
 end
-local levels
+local levels, short
 if #KEYS > 1 then
   local refused
-  refused, levels = reserve(now, 2, 7)
+  refused, levels, short = reserve(now, 2, 7)
   if refused then
     return refused
   end
@@ -37,7 +37,7 @@ if bound then
         redis.call('HSET', KEYS[1], ARGV[2], cmsgpack.pack(b))
       end
     end
-    return {0, bound, now, levels}
+    return {0, bound, now, levels, short}
   end
 elseif redis.call('HLEN', KEYS[1]) >= 64 then
   redis.call('DEL', KEYS[1]) -- nobody talks to so many models: names of somebody's invention
@@ -46,4 +46,4 @@ redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[5])
 end
-return {1, ARGV[3], now, levels}
+return {1, ARGV[3], now, levels, short}

@@ -1,7 +1,7 @@
 -- What subjects of one tenant have used of their limits, for operators; changes nothing.
 --
--- KEYS     for each subject: its buckets and money (hash), its leases (zset: request id -> expiry, ms)
--- ARGV     now (ms, 0 = this server's clock), for each subject a MessagePack array: field and limit of each bucket
+-- KEYS     for each subject: its buckets and money as in numbers.lua, its leases (zset: request id -> expiry, ms)
+-- ARGV     now (ms, 0 = this server's clock), for each subject a MessagePack array: place and limit of each bucket
 -- returns  {now, {level of each bucket, ..., day, spent in it, month, spent in it, reserved, leases}, ...}
 local now = tonumber(ARGV[1])
 if now == 0 then
@@ -11,12 +11,12 @@ end
 local found = {now}
 for s = 1, #KEYS / 2 do
   local key = KEYS[2 * s - 1]
-  local buckets, row = cmsgpack.unpack(ARGV[1 + s]), {}
+  local buckets, numbers, row = cmsgpack.unpack(ARGV[1 + s]), numbers_of(key), {}
   for b = 1, #buckets, 2 do
-    row[#row + 1] = math.floor(level_of(redis.call('HGET', key, buckets[b]), buckets[b + 1], now))
+    row[#row + 1] = math.floor(level_of(numbers, buckets[b], buckets[b + 1], now))
   end
-  for _, value in ipairs(redis.call('HMGET', key, 'day', 'day_spent', 'month', 'month_spent', 'reserved')) do
-    row[#row + 1] = value or ''
+  for _, place in ipairs({2, 3, 4, 5, 1}) do
+    row[#row + 1] = numbers[place]
   end
   row[#row + 1] = redis.call('ZCOUNT', KEYS[2 * s], '(' .. now, '+inf')
   found[#found + 1] = row

@@ -21,7 +21,9 @@ for i = 3, #ARGV, 2 do
       redis.call('ZADD', KEYS[2 + 2 * s], now + ARGV[2], id)
     end
     for _, s in ipairs(held[13]) do
-      redis.call('HINCRBY', KEYS[1 + 2 * s], 'reserved', held[11])
+      local numbers = numbers_of(KEYS[1 + 2 * s])
+      numbers[1] = numbers[1] + held[11]
+      keep(KEYS[1 + 2 * s], numbers)
     end
   end
 end

@@ -2,25 +2,35 @@
 -- each hour; an hour that is marked has lost nothing.
 --
 -- KEYS     1 marks (hash: journal and hour -> ''), 2 aggregates of the day, then the aggregates of each hour, then the
---          hashes of money that the rows name
+--          buckets and money, as in numbers.lua, that the rows name
 -- ARGV     day, month, then for each hour its mark and its rows: a MessagePack array of {field of the aggregates,
 --          {which keys are charged, ...}, the nine sums}, as in ledger.lua
 -- returns  which of the hours were not marked (1 is the first)
-local new, spent = {}, {}
+local new, spent, day = {}, {}, {}
 for h = 1, #ARGV / 2 - 1 do
   if redis.call('HSETNX', KEYS[1], ARGV[1 + 2 * h], '') == 1 then
     new[#new + 1] = h
+    local hour = {}
     for _, row in ipairs(cmsgpack.unpack(ARGV[2 + 2 * h])) do
-      tally(KEYS[2 + h], row[1], row, 2, 1, 3024000000) -- 35 days
-      tally(KEYS[2], row[1], row, 2, 1, 34560000000) -- 400 days
+      add(hour, row[1], row, 2, 1)
+      add(day, row[1], row, 2, 1)
       for _, key in ipairs(row[2]) do
         spent[key] = (spent[key] or 0) + row[10]
       end
     end
+    if hour[1] then
+      write(KEYS[2 + h], added(KEYS[2 + h], hour), HOUR_FOR)
+    end
   end
 end
+if day[1] then
+  write(KEYS[2], added(KEYS[2], day), DAY_FOR)
+end
 for key, amount in pairs(spent) do
-  charge(KEYS[key], ARGV[1], ARGV[2], amount, 0)
+  local numbers, begins = charged(KEYS[key], tonumber(ARGV[1]), tonumber(ARGV[2]), amount, 0)
+  if numbers then
+    charge(KEYS[key], numbers, begins)
+  end
 end
 if new[1] then
   redis.call('PEXPIRE', KEYS[1], 3110400000, 'NX') -- 36 days

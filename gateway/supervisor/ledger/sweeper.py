@@ -15,9 +15,11 @@ from gateway import log
 from gateway.store.client.client import StoreDown
 from gateway.store.client.redis_py import open_redis, run
 from gateway.store.ledger.ledger import (
+    Ended,
     UsageJournal,
     estimate_of,
     pack,
+    settled_of,
     subjects_of,
     swept_of,
     tenant_of,
@@ -83,7 +85,8 @@ class Sweeper:
             for request_id, held in found:
                 entry = estimate_of(request_id, held, now)
                 packed = pack(entry)
-                if await run(self._redis, *to_settle(entry, packed)) == 1:
+                statuses, _ = settled_of(await run(self._redis, *to_settle([Ended(entry, packed)])))
+                if statuses == [1]:
                     self._journal.append(packed)
                     made += 1
             if cursor == "0":

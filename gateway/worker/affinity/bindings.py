@@ -21,8 +21,8 @@ from gateway.core.routing.groups import group_of
 from gateway.core.routing.route import Route
 from gateway.core.wire.peek import Peek
 from gateway.store.client.client import StoreClient, StoreDown
-from gateway.store.client.connection import Arg
-from gateway.store.scripts import ADMIT, REBIND, RECALL, SETTLE
+from gateway.store.ledger.ledger import Renewal, pack_renewal, to_renew_binding
+from gateway.store.scripts import ADMIT, REBIND, RECALL
 from gateway.worker.callers.limits import Reservation
 
 MEMORY = 100_000  # conversations a process remembers
@@ -61,13 +61,13 @@ class Admission:
         self._reseed_again = False  # asked for while one was under way
         # What was never answered is not worth remembering for long: settlement extends the record's life.
         self._in_flight = int(config.timeouts.total * 1000)  # ms that a request may be on its way
-        self._provisional = str(self._in_flight + 60_000)
+        self._provisional = self._in_flight + 60_000
         self.configure(config)
 
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
-        self._remember = str(int(config.affinity.remember * 1000))
-        self._remember_account_bound = str(int(max(config.affinity.remember, ACCOUNT_BOUND_FOR) * 1000))
+        self._remember = int(config.affinity.remember * 1000)
+        self._remember_account_bound = int(max(config.affinity.remember, ACCOUNT_BOUND_FOR) * 1000)
 
     @property
     def store_up(self) -> bool:
@@ -213,7 +213,7 @@ class Admission:
 
     def renewal(
         self, binding: Binding, workspace: str, age: float, ttl: int, tokens: int, size: int, account_bound: bool
-    ) -> tuple[Arg, ...]:
+    ) -> Renewal:
         """What tells the store that the conversation's cache is warm in the `workspace` that served it: its response
         began `age` seconds ago, entries live `ttl` seconds; the conversation holds `tokens` (0 while unknown), its body
         had `size` bytes. This process knows it at once."""
@@ -229,24 +229,24 @@ class Admission:
             record.account_bound = record.account_bound or int(account_bound)
         else:
             record.detour, record.detour_warm_until = workspace, warm_until
-        return (
-            binding.key, binding.model, workspace, record.generation, record.workspace, age_ms, ttl_ms, tokens, size,
+        return binding.key, pack_renewal((
+            binding.model, workspace, record.generation, record.workspace, age_ms, ttl_ms, tokens, size,
             int(account_bound), self._remember_account_bound if account_bound else self._remember,
-        )  # fmt: skip
+        ))  # fmt: skip
 
-    def unanswered(self, binding: Binding) -> tuple[Arg, ...]:
+    def unanswered(self, binding: Binding) -> Renewal:
         """What tells the store that no answer to the request which `leads` is on its way any longer."""
         record = binding.record
         record.in_flight_until = COLD
-        return (
-            binding.key, binding.model, record.workspace, record.generation, record.workspace, _LONG_AGO, 0, 0, 0, 0,
+        return binding.key, pack_renewal((
+            binding.model, record.workspace, record.generation, record.workspace, _LONG_AGO, 0, 0, 0, 0,
             self._provisional,
-        )  # fmt: skip
+        ))  # fmt: skip
 
-    def renew(self, renewal: tuple[Arg, ...]) -> None:
+    def renew(self, renewal: Renewal) -> None:
         """Post it. Nobody waits for it."""
         try:
-            self._store.post(SETTLE, (1, renewal[0], 0, *renewal[1:]))
+            self._store.post(*to_renew_binding(renewal))
         except StoreDown:
             return  # the binding stays in memory, which is published when the store is back
 

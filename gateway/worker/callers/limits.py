@@ -37,13 +37,16 @@ from gateway.core.wire.server_tools import extras
 from gateway.errors import ApiError
 from gateway.records import Finished
 from gateway.store.client.client import StoreClient, StoreDown
-from gateway.store.client.connection import Arg
 from gateway.store.ledger.ledger import (
     Call,
     Cancelled,
+    Ended,
     Entry,
+    Proposal,
+    Renewal,
     ReservationRecord,
     UsageJournal,
+    is_short,
     levels_of,
     pack,
     pack_intent,
@@ -54,10 +57,10 @@ from gateway.store.ledger.ledger import (
     to_enroll,
     to_note,
     to_renew,
-    to_settle,
     unpack,
 )
 from gateway.store.ledger.tick_journal import TickJournal
+from gateway.worker.callers.settling import Settling
 from gateway.worker.endpoints import Endpoint
 
 _FREE = Model(
@@ -118,9 +121,10 @@ class Reservation:
         self._levels: Any = ()
         self._now = at
 
-    def call(self, binding: tuple[Arg, ...] | None) -> Call:
+    def call(self, binding: Proposal | None) -> Call:
         """The script that takes it, with the binding of a conversation if there is one; its intent is journaled in the
-        same tick."""
+        same tick. What its tenant has used until now goes ahead of it."""
+        self._accounting.settling.flush(self.plan.tenant)
         if self.noted:
             self._accounting.journal.intend(self)
         return to_admit(
@@ -138,6 +142,7 @@ class Reservation:
             self._levels = levels_of(reply)
             raise _refusal(refused)
         self.taken = self.stored = True
+        self._accounting.found_short(self.plan.tenant, is_short(reply))
         self._levels = levels_of(reply)
         self._now = reply[2]
 
@@ -191,7 +196,9 @@ class Accounting:
         self.journal = TickJournal(journal)
         self._process = process
         self._plans: dict[str, tuple[Caller, Plan]] = {}
+        self.settling = Settling(store, self._refused)
         self._enrolled: set[str] = set()  # tenants of whom the store was told
+        self._short: set[str] = set()  # tenants who have money left for a few requests alone
         self._models: dict[str, _Model] = {}
         self._refused_at = 0  # when the store first refused to count a request (Unix ms); 0: it counted all since
         self.configure(config, catalogue)
@@ -325,8 +332,7 @@ class Accounting:
         for packed in self.journal.waiting:
             record = unpack(packed)
             if isinstance(record, Entry):
-                with suppress(StoreDown):
-                    self._store.post(*to_settle(record, packed), self._refused)
+                self.settling.tell([Ended(record, packed)])
 
     def _refused(self) -> None:
         self._refused_at = self._refused_at or int(time() * 1000)
@@ -349,20 +355,29 @@ class Accounting:
 
     # After it.
 
-    def settlement(
-        self, record: Finished, reservation: Reservation, sent: bool, renewal: tuple[Arg, ...] | None
-    ) -> None:
-        """Post what a request has used; `sent` if an upstream had it. `renewal` is that of its conversation's binding,
-        if there is one."""
-        entry = self._count(record, reservation.plan.debits, sent, renewal)
+    def found_short(self, tenant: str, short: bool) -> None:
+        """A limit of the tenant's has money left for less than ten requests such as the last one; or not."""
+        if short:
+            self._short.add(tenant)
+        else:
+            self._short.discard(tenant)
+
+    def settlement(self, record: Finished, reservation: Reservation, sent: bool, renewal: Renewal | None) -> None:
+        """Tell the store what a request has used; `sent` if an upstream had it. `renewal` is that of its conversation's
+        binding, if there is one."""
+        limits, plan = reservation.limits, reservation.plan
+        at_once = bool(limits.leases) or (bool(limits.reserved) and (self._strict or plan.tenant in self._short))
+        entry = self._count(record, plan.debits, sent, renewal, at_once)
         if reservation.local:
-            self._local_limits.give(reservation.limits.rows, sums_of(entry))
+            self._local_limits.give(limits.rows, sums_of(entry))
 
     def items(self, record: Finished) -> None:
-        """Post what items of a batch have used."""
-        self._count(record, b"", True, None)
+        """Tell the store what items of a batch have used."""
+        self._count(record, (), True, None, True)
 
-    def _count(self, record: Finished, debits: bytes, sent: bool, renewal: tuple[Arg, ...] | None) -> Entry:
+    def _count(
+        self, record: Finished, debits: tuple[bytes, ...], sent: bool, renewal: Renewal | None, at_once: bool
+    ) -> Entry:
         usage = record.usage
         entry = Entry(
             record.request_id, int(record.at * 1000), int(time() * 1000), record.caller, record.team,
@@ -374,15 +389,19 @@ class Accounting:
         try:
             self.journal.keep(packed)
         finally:
-            self._post(entry, packed, debits, renewal)
+            self._tell(Ended(entry, packed, debits, renewal), at_once)
         return entry
 
-    def _post(self, entry: Entry, packed: bytes, debits: bytes, renewal: tuple[Arg, ...] | None) -> None:
-        with suppress(StoreDown):  # the journal tells it
-            self._store.post(*to_settle(entry, packed, debits, renewal), self._refused)
-            tenant = tenant_of(entry.caller, entry.team)
-            if tenant not in self._enrolled:  # readers need not wait for the next sweep
-                self._enrolled.add(tenant)
+    def _tell(self, ended: Ended, at_once: bool) -> None:
+        entry = ended.entry
+        tenant = tenant_of(entry.caller, entry.team)
+        if not ended.debits:
+            self.settling.tell([ended])
+        else:
+            self.settling.add(tenant, ended, at_once)
+        if tenant not in self._enrolled:  # readers need not wait for the next sweep
+            self._enrolled.add(tenant)
+            with suppress(StoreDown):
                 self._store.post(*to_enroll((tenant,)))
 
     def renew(self, running: Iterable[Reservation]) -> None:
@@ -400,8 +419,13 @@ class Accounting:
                 except StoreDown:
                     return
 
+    def flush(self) -> None:
+        """Tell the store of all that has ended until now: somebody is about to look."""
+        self.settling.flush_all()
+
     def rest(self) -> None:
-        """Let what was journaled be compacted; now and then, and at the end."""
+        """Tell the store what waits, and let what was journaled be compacted; now and then, and at the end."""
+        self.flush()
         self.journal.close()
 
 

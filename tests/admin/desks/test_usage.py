@@ -30,14 +30,20 @@ class Store:
         self.page = Page([], None, 0)
         self.error: Exception | None = None
         self.asked: Any = None
+        self.told = 0
 
     async def sum(self, span: Span, groups: tuple[str, ...], only: Mapping[str, frozenset[str]]) -> Sums:
+        assert self.told  # what has ended until now
         self.asked = (span, groups, dict(only))
         if self.error is not None:
             raise self.error
         return Sums(self.rows, self.unreadable)
 
+    async def tell(self) -> None:
+        self.told += 1
+
     async def records(self, tenant: str, span: Span, key: str, limit: int, before: str) -> Page:
+        assert self.told
         self.asked = (tenant, span, key, limit, before)
         if self.error is not None:
             raise self.error
@@ -51,7 +57,7 @@ def store() -> Store:
 
 @pytest.fixture
 async def client(store: Store) -> AsyncIterator[httpx.AsyncClient]:
-    app = admin_app(usage=Usage(store, lambda: NOW))
+    app = admin_app(usage=Usage(store, lambda: NOW, store.tell))
     headers = {"authorization": f"Bearer {TOKEN}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://admin", headers=headers) as made:

@@ -54,7 +54,7 @@ def test_a_caller_without_limits_asks_for_its_reservation_alone():
         assert (limits.keys, limits.packed, limits.rows) == (("{t:research}:r",), b"", ())
         assert limits.leases == limits.reserved == ()
         assert limits.headers([], AT) == []
-    assert unlimited.debits == b""
+    assert unlimited.debits == (b"", b"")
     assert unlimited.subjects == ("c:alice", "t:research")
 
 
@@ -91,21 +91,16 @@ def test_subjects_are_counted_as_the_plan_has_them_whoever_of_them_is_limited():
 def test_rows_are_compiled_as_the_script_reads_them():
     packed = msgspec.msgpack.decode(plan(Quota(5, 6, None, 7, 8, 9), Quota(output_tokens=3)).message.packed)
     assert packed == [
-        7, "reserved", "month", "month_spent", "day", "day_spent", "requests", "input", 5,
-        MONEY, 2, 9, 5, 1, MONEY, 4, 8, 4, 1, BUCKET, 6, 5, 1, 1, BUCKET, 7, 6, 0, 0, LEASES, 0, 7, LEASE, 0,
-        1, "output", 1, BUCKET, 1, 3, 0, 0,
+        5, MONEY, 4, 9, 5, 0, MONEY, 2, 8, 4, 0, BUCKET, 6, 5, 1, 1, BUCKET, 10, 6, 0, 0, LEASES, 0, 7, LEASE, 0,
+        1, BUCKET, 12, 3, 0, 0,
     ]  # fmt: skip
 
 
 def test_settlement_debits_fresh_input_and_cache_writes_and_output():
-    packed = msgspec.msgpack.decode(
-        plan(
-            Quota(5, 6, 7),
-            Quota(requests=1),
-        ).debits
-    )
-    assert packed == [2, "input", "output", 6, 3, 5, 6, 0, 7, 7, 0, 0, 0, 0]
-    assert plan(Quota(requests=5, concurrency=1, day_nano=1)).debits == b""
+    packed, nothing = plan(Quota(5, 6, 7), Quota(requests=1)).debits
+    assert msgspec.msgpack.decode(packed) == [10, 6, 3, 5, 6, 0, 12, 7, 7, 0, 0, 0]
+    assert nothing == b""
+    assert plan(Quota(requests=5, concurrency=1, day_nano=1)).debits == (b"",)
 
 
 def test_the_places_of_sums_are_those_of_the_ledgers_entries():
@@ -188,6 +183,8 @@ def test_in_the_last_moment_of_a_period_a_budget_still_asks_for_a_second():
 
 def test_kinds_are_told_apart_by_field_and_fed_to_known_headers():
     assert len({kind.field for kind in KINDS}) == len(KINDS)
+    places = [place for kind in KINDS if kind.form != LEASES for place in (kind.place, kind.place + 1)]
+    assert len(set(places)) == len(places) and min(places) == 2  # the first is what is reserved
     assert {kind.header for kind in KINDS if kind.form == BUCKET} == {"requests", "input-tokens", "output-tokens"}
     assert {kind.limit for kind in KINDS} == set(Quota.__struct_fields__)
 

@@ -10,6 +10,9 @@ from typing import Any
 
 import msgspec
 import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from gateway.core.routing.binding import Record
@@ -27,6 +30,7 @@ from gateway.store.ledger.ledger import (
     Alive,
     Call,
     Cancelled,
+    Ended,
     Entry,
     Intent,
     ReservationRecord,
@@ -36,7 +40,9 @@ from gateway.store.ledger.ledger import (
     levels_of,
     pack,
     pack_intent,
+    pack_renewal,
     refused_of,
+    settled_of,
     swept_of,
     to_admit,
     to_enroll,
@@ -47,6 +53,7 @@ from gateway.store.ledger.ledger import (
     unpack,
 )
 from gateway.store.scripts import Script
+from tests.subjects import filled_at, numbers
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 AT = 1_800_014_400_000  # noon of 15 January 2027, UTC
@@ -82,8 +89,14 @@ class Ledger:
         return refused_of(self.reply, limits, at)
 
     def settle(self, entry: Entry, plan: Plan | None = None, now: int | None = None) -> int:
-        debits = plan.debits if plan else b""
-        return int(self.ask(to_settle(entry, pack(entry), debits, now=entry.ended if now is None else now)))
+        return self.settle_all([entry], plan, now)[0]
+
+    def settle_all(self, entries: list[Entry], plan: Plan | None = None, now: int | None = None) -> list[int]:
+        debits = plan.debits if plan else ()
+        batch = [Ended(entry, pack(entry), debits) for entry in entries]
+        statuses, renewals = settled_of(self.ask(to_settle(batch, now=entries[0].ended if now is None else now)))
+        assert renewals == []
+        return statuses
 
     def sweep(self, at: int, *alive: str, tenant: str = "t:research") -> list[tuple[str, ReservationRecord]]:
         cursor, found = "0", []
@@ -101,11 +114,14 @@ class Ledger:
         return {field.decode(): value.decode() for field, value in self.admin.hgetall(key).items()}
 
     def level(self, field: str, subject: str = "c:alice") -> float:
-        return float(self.hash(Q + subject)[field].split()[0])
+        return numbers(self.admin.hgetall(Q + subject))[field]
 
     def money(self, subject: str = "c:alice") -> tuple[int, int, int]:
         """(spent today, spent this month, reserved)."""
-        kept = self.hash(Q + subject)
+        return self.kept(Q + subject)
+
+    def kept(self, key: str) -> tuple[int, int, int]:
+        kept = numbers(self.admin.hgetall(key))
         return int(kept.get("day_spent", 0)), int(kept.get("month_spent", 0)), int(kept.get("reserved", 0))
 
     def leases(self, subject: str = "c:alice") -> int:
@@ -139,7 +155,8 @@ class Ledger:
             if ":u:" in key:
                 found[key] = self.sums(key)
             elif ":q:" in key:
-                spent = {name: value for name, value in self.hash(key).items() if name.startswith(("day", "month"))}
+                kept = numbers(self.admin.hgetall(key))
+                spent = {name: value for name, value in kept.items() if name.startswith(("day", "month"))}
                 if spent:
                     found[key] = spent
         return found
@@ -227,7 +244,7 @@ def test_a_clock_that_goes_back_refills_nothing(store):
 
 
 def test_what_no_gateway_wrote_into_a_bucket_counts_as_a_full_one(store):
-    store.admin.hset(Q + "c:alice", "requests", "none")
+    store.admin.hset(Q + "c:alice", "n", "none")
     store.admit(plan_of(Quota(requests=2)))
     assert store.levels == [1]
 
@@ -249,7 +266,7 @@ def test_without_a_time_the_servers_clock_counts(store):
     store.admit(plan, now=0)
     store.settle(used(output=5), plan, now=0)
     for field in ("requests", "output"):
-        at = int(store.hash(Q + "c:alice")[field].split()[1])
+        at = filled_at(store.admin.hgetall(Q + "c:alice"), field)
         assert seconds * 1000 <= at <= seconds * 1000 + MINUTE
     store.ask(to_renew("t:research", "c:alice", ["r1"]))
     assert store.admin.zscore(f"{T}:c:c:alice", "r1") >= seconds * 1000 + LEASE
@@ -319,12 +336,12 @@ def test_a_refused_request_creates_no_binding(store):
     plan = plan_of(Quota(requests=1))
     binding = (f"{T}:b:00ff", "m", pack_binding(Record("w1")), 1, DAY, 0)
     assert store.admit(plan, "r1", binding=binding) is None
-    created, packed, now, levels = store.reply
+    created, packed, now, levels, _ = store.reply
     assert (created, unpack_binding(packed), now, levels) == (1, Record("w1"), AT, [0])
     assert store.admit(plan, "r2", binding=(f"{T}:b:00ee", *binding[1:])) is not None
     assert store.admin.exists(f"{T}:b:00ee") == 0
     assert store.admit(plan, "r2", now=AT + MINUTE, binding=binding) is None
-    assert store.reply == [0, packed, AT + MINUTE, [0]]
+    assert store.reply == [0, packed, AT + MINUTE, [0], 0]
 
 
 def test_a_request_of_a_caller_without_limits_is_noted_and_nothing_else(store):
@@ -544,7 +561,7 @@ def test_a_caller_without_a_team_is_its_own_tenant(store):
     assert store.admit(plan, cost=60) is None
     entry = used(caller="carol", team="", cost_nano=4)
     assert store.settle(entry, plan) == 1
-    assert store.hash("{c:carol}:q:c:carol")["day_spent"] == "4"
+    assert store.kept("{c:carol}:q:c:carol")[0] == 4
     assert {key.partition("}")[0] for key in store.everything()} == {"{c:carol"}
     assert store.admin.zcard("{c:carol}:c:c:carol") == store.admin.hlen("{c:carol}:r") == 0
 
@@ -553,23 +570,115 @@ def test_a_settlement_renews_the_binding_too(store):
     binding = (f"{T}:b:00ff", "m", pack_binding(Record("w1")), 1, DAY, 0)
     plan = plan_of(Quota(requests=5))
     store.admit(plan, binding=binding)
-    renewal: tuple[Arg, ...] = (f"{T}:b:00ff", "m", "w1", 1, "w1", 0, 300_000, 500, 2000, 0, DAY)
+    renewal = (f"{T}:b:00ff", pack_renewal(("m", "w1", 1, "w1", 0, 300_000, 500, 2000, 0, DAY)))
     entry = used(output=7, cost_nano=4)
-    call = to_settle(entry, pack(entry), plan.debits, renewal, AT)
-    assert store.ask(call) == [1, 1]
+    call = to_settle([Ended(entry, pack(entry), plan.debits, renewal)], AT)
+    assert store.ask(call) == [[1], [1]]
     record = unpack_binding(store.admin.hget(f"{T}:b:00ff", "m"))
     assert (record.warm_until, record.tokens) == (AT + 300_000, 500)
     assert store.money() == (4, 4, 0)
-    assert store.ask(call) == [1, 0]
+    assert store.ask(call) == [[0], [1]]
+
+
+BATCHED = plan_of(
+    Quota(requests=100, input_tokens=10**6, output_tokens=10**6, concurrency=50, day_nano=CENT), Quota(month_nano=CENT)
+)  # fmt: skip
+OTHERS = plan_of(name="bob")
+ENDED = [
+    used(
+        f"r{n}", caller="alice" if n % 3 else "bob", input=10 * n, output=n, cost_nano=100 + n, requests=int(n != 5),
+        model=f"m{n % 2}",
+    )
+    for n in range(1, 9)
+]  # fmt: skip
+
+
+def settled_so(store: Ledger, batches: list[list[Entry]]) -> tuple[Any, ...]:
+    """What the store holds after requests were admitted and told in these batches."""
+    store.admin.flushall()
+    for entry in ENDED:
+        assert store.admit(BATCHED if entry.caller == "alice" else OTHERS, entry.id, cost=1000) is None
+    for batch in batches:
+        debits = [(BATCHED if entry.caller == "alice" else OTHERS).debits for entry in batch]
+        ended = [Ended(entry, pack(entry), its) for entry, its in zip(batch, debits, strict=True)]
+        store.ask(to_settle(ended, now=AT))
+    subjects = ("c:alice", "c:bob", "t:research")
+    left = [numbers(store.admin.hgetall(Q + subject)) for subject in subjects]
+    return left, store.hour(), store.day(), store.records(), store.reservations(), [*map(store.leases, subjects)]
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    order=st.permutations(range(len(ENDED))), again=st.lists(st.integers(0, len(ENDED) - 1), max_size=6),
+    cuts=st.sets(st.integers(1, len(ENDED) + 5)),
+)  # fmt: skip
+def test_any_batches_in_any_order_and_told_however_often_give_the_same_sums(store, order, again, cuts):
+    told = [ENDED[n] for n in (*order, *again)]
+    bounds = [0, *sorted(cut for cut in cuts if cut < len(told)), len(told)]
+    batches = [told[begin:end] for begin, end in itertools.pairwise(bounds)]
+    assert settled_so(store, batches) == settled_so(store, [[entry] for entry in ENDED])
+
+
+def test_money_that_was_written_field_by_field_counts_on(store):
+    when = labels(AT)
+    spent = {"reserved": 7, "day": when.day, "day_spent": 60, "month": when.month, "month_spent": 500}
+    store.admin.hset(Q + "c:alice", mapping={**spent, "requests": "3 1"})
+    plan = plan_of(Quota(day_nano=100, requests=5))
+    refused = store.admit(plan, cost=40)
+    assert refused is not None and refused.row.kind.field == "day"
+    assert store.admit(plan, cost=30) is None
+    store.settle(used(cost_nano=20), plan)
+    assert store.money() == (80, 520, 7)
+
+
+def test_an_estimate_and_what_is_known_later_may_be_in_one_batch(store):
+    store.admit(BATCHED, cost=60)
+    ((request_id, held),) = store.sweep(AT + STALE)
+    estimate, entry = estimate_of(request_id, held, AT + STALE), used(input=40, cost_nano=12)
+    assert store.settle_all([estimate, estimate, entry, estimate, entry], BATCHED) == [1, 3, 2, 0, 0]
+    assert store.hour() == store.day() == {"alice\0m\0a1": (1, 0, 40, 0, 0, 0, 0, 12, 0)}
+    assert (store.money(), store.leases(), store.reservations()) == ((12, 12, 0), 0, 0)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda store: store.admin.hset(f"{T}:r", "r2", b"\xc1"),  # a reservation that cannot be read
+        lambda store: store.admin.set(f"{T}:u:d:{labels(AT).day}", "somebody's"),
+        lambda store: store.admin.set(f"{T}:s", "somebody's"),
+    ],
+)
+def test_a_batch_that_cannot_be_counted_changes_nothing(store, spoil):
+    for name in ("r1", "r2", "r3"):
+        store.admit(BATCHED, name, cost=10)
+    spoil(store)
+    before = store.everything()
+    with pytest.raises(redis.ResponseError):
+        store.settle_all([used("r1", cost_nano=1), used("r2", cost_nano=2), used("r3", cost_nano=3)], BATCHED)
+    assert store.everything() == before
+
+
+def test_bindings_of_several_conversations_are_renewed_with_one_batch(store):
+    keys = [f"{T}:b:{n:04x}" for n in range(3)]
+    for number, key in enumerate(keys[:2]):
+        store.admit(BATCHED, f"r{number}", binding=(key, "m", pack_binding(Record("w1")), 1, DAY, 0))
+    batch = [
+        Ended(entry := used(f"r{n}"), pack(entry), BATCHED.debits,
+              (key, pack_renewal(("m", "w1", 1, "w1", 0, 300_000, 10 + n, 40, 0, DAY))) if key else None)
+        for n, key in enumerate([keys[0], None, keys[1], keys[2], keys[0]])
+    ]  # fmt: skip
+    statuses, renewed = settled_of(store.ask(to_settle(batch, now=AT)))
+    assert (statuses, renewed) == ([1] * 5, [1] * 4)
+    assert [unpack_binding(store.admin.hget(key, "m")).tokens for key in keys] == [14, 12, 13]  # the last one counts
 
 
 def test_the_stream_is_bounded_and_may_be_left_out(store):
     for each in range(2000):
         entry = used(f"r{each}")
-        store.ask(to_settle(entry, pack(entry), now=AT, records=100))
+        store.ask(to_settle([Ended(entry, pack(entry))], now=AT, records=100))
     assert 100 <= store.admin.xlen(f"{T}:s") <= 300
     entry = used(team="", caller="bob")
-    assert store.ask(to_settle(entry, pack(entry), now=AT, records=0)) == 1
+    assert store.ask(to_settle([Ended(entry, pack(entry))], now=AT, records=0)) == [[1], []]
     assert store.admin.exists("{c:bob}:s") == 0
 
 
@@ -678,16 +787,16 @@ def test_tenants_are_noted(store):
 def test_all_keys_of_a_call_are_in_one_slot():
     plan = plan_of(Quota(requests=1, concurrency=1), Quota(day_nano=1))
     entry = used()
-    renewal: tuple[Arg, ...] = (f"{T}:b:00ff", "m", "w1", 1, "w1", 0, 1, 1, 1, 0, 1)
+    renewal = (f"{T}:b:00ff", b"")
     total = Total(AT // HOUR, "alice", "research", "m", "a", (1,) * 9)
     calls = [
         admission(plan, "r"), admission(plan, "r", endpoints=COUNT),
-        admission(plan, "r", binding=(f"{T}:b:00ff", "m", b"", 1, 1, 0)), to_settle(entry, pack(entry)),
-        to_settle(entry, pack(entry), plan.debits, renewal), to_renew("t:research", "c:alice", ["r"]),
+        admission(plan, "r", binding=(f"{T}:b:00ff", "m", b"", 1, 1, 0)), to_settle([Ended(entry, pack(entry))]),
+        to_settle([Ended(entry, pack(entry), plan.debits, renewal)]), to_renew("t:research", "c:alice", ["r"]),
         to_sweep("t:research", [], AT, subjects=["c:alice"]), to_note("t:research", ["c:alice"], "2027", [("r", b"")]),
         admission(plan, "r", binding=(f"{T}:b:00ff", "m", b"", 1, 1, 0), discount=1),
         ledger._to_restore("j", [("t:research", AT // HOUR)], {("t:research", AT // HOUR): [total]}),
-        ledger._to_replay(("t:research", AT // HOUR), [(each, pack(each)) for each in (entry, used(caller="bob"))], 9),
+        to_settle([Ended(each, pack(each)) for each in (entry, used(caller="bob"))]),
     ]  # fmt: skip
     for script, (count, *args) in calls:
         assert isinstance(count, int) and len(args) >= count > 0, script
@@ -739,7 +848,7 @@ async def test_what_the_store_never_heard_is_told_once_it_is_back(store, journal
     write(store, journal, told)
     journal.append(pack(untold))
     assert await journal.replay(store.run, AT + HOUR) == 1
-    assert store.hash("{c:bob}:q:c:bob")["day_spent"] == str(untold.cost_nano)
+    assert store.kept("{c:bob}:q:c:bob")[0] == untold.cost_nano
     before = store.counted()
     assert await journal.replay(store.run, AT + HOUR) == 0
     assert store.counted() == before

@@ -19,17 +19,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from gateway.core.spending.quota import BUCKET, COUNT, LEASE, LEASES, MESSAGE, MONEY, Limits, Plan, Quota, labels
+from gateway.core.spending.quota import BUCKET, COUNT, KINDS, LEASE, LEASES, MESSAGE, MONEY, Limits, Plan, Quota, labels
 from gateway.store.client.connection import Arg
 from gateway.store.ledger.ledger import (
     STALE,
     Call,
+    Ended,
     Entry,
     ReservationRecord,
     UsageJournal,
     estimate_of,
     levels_of,
     pack,
+    place_of,
+    settled_of,
     subjects_of,
     sums_of,
     swept_of,
@@ -40,6 +43,7 @@ from gateway.store.ledger.ledger import (
     to_sweep,
 )
 from gateway.store.scripts import Script
+from tests.subjects import filled_at, numbers
 
 SECOND, MINUTE, HOUR, DAY = 1000, 60_000, 3_600_000, 86_400_000
 BEGIN = 1_801_346_400_000  # 22:00 of 30 January 2027, UTC
@@ -106,7 +110,7 @@ class Account:
         return min(float(limit), level + max(0, now - at) * limit / 60000)
 
     def put(self, subject: str, field: str, level: float, now: int) -> None:
-        self.levels[subject, field] = (float(f"{level:.14g}"), now)  # as it is written
+        self.levels[subject, field] = (level, now)
 
     def admit(self, request: Request, limits: Limits, cost: int, when: int, now: int) -> list[int] | tuple[int, int]:
         """The levels after it, or (row, wait) of the limit that refuses."""
@@ -293,9 +297,10 @@ class History(RuleBasedStateMachine):
         )  # fmt: skip
 
     def tell(self, entry: Entry, debit: bool = True) -> int:
-        debits = PLANS[entry.caller].debits if debit else b""
+        debits = PLANS[entry.caller].debits if debit else ()
         expected = self.account.settle(entry, self.now, debit)
-        assert self.ask(to_settle(entry, pack(entry), debits, now=self.now, records=50)) == expected
+        call = to_settle([Ended(entry, pack(entry), debits)], now=self.now, records=50)
+        assert settled_of(self.ask(call)) == ([expected], [])
         return expected
 
     def settle(self, request: Request, cost: int, sent: bool, told: bool) -> None:
@@ -311,6 +316,24 @@ class History(RuleBasedStateMachine):
     @rule(pick=PICKS, cost=COSTS, sent=st.sampled_from([True, True, False]), told=st.sampled_from([True, True, False]))
     def end(self, pick, cost, sent, told):
         self.settle(self.running.pop(pick % len(self.running)), cost, sent, told)
+
+    @precondition(lambda self: self.running)
+    @rule(pick=PICKS, costs=st.lists(COSTS, min_size=1, max_size=6), again=st.lists(PICKS, max_size=2))
+    def end_together(self, pick, costs, again):
+        """Several requests of one tenant and hour are told at once, perhaps with some that were told before."""
+        first = self.running[pick % len(self.running)]
+        place = place_of(self.entry(first, 0, True))
+        those = [each for each in self.running if place_of(self.entry(each, 0, True)) == place][: len(costs)]
+        ended = [self.entry(request, cost, cost % 3 > 0) for request, cost in zip(those, costs, strict=False)]
+        for entry in ended:
+            self.journal.append(pack(entry))
+        batch = [*ended, *(self.over[each % len(self.over)] for each in again if self.over), ended[0]]
+        batch = [entry for entry in batch if place_of(entry) == place]
+        expected = [self.account.settle(entry, self.now, True) for entry in batch]
+        told = [Ended(entry, pack(entry), PLANS[entry.caller].debits) for entry in batch]
+        assert settled_of(self.ask(to_settle(told, now=self.now, records=50))) == (expected, [])
+        self.running = [each for each in self.running if each not in those]
+        self.over += ended
 
     @precondition(lambda self: self.over)
     @rule(pick=PICKS)
@@ -467,17 +490,17 @@ class History(RuleBasedStateMachine):
         assert held == set(account.held)
         for subject, tenant in (("c:alice", "t:research"), ("c:bob", "t:research"), ("t:research", "t:research"),
                                 ("c:carol", "c:carol")):  # fmt: skip
-            kept = {name.decode(): value.decode() for name, value in self.hash(f"{{{tenant}}}:q:{subject}").items()}
+            key = f"{{{tenant}}}:q:{subject}"
+            kept = numbers(self.hash(key))
             money = account.money[subject]
             assert int(kept.get("reserved", 0)) == account.reserved(subject)
             if money.day:
-                assert (kept["day"], int(kept["day_spent"])) == (money.day, money.day_spent)
-                assert (kept["month"], int(kept["month_spent"])) == (money.month, money.month_spent)
-            levels = {name: value for name, value in kept.items() if " " in value}
+                assert (kept["day"], int(kept["day_spent"])) == (int(money.day), money.day_spent)
+                assert (kept["month"], int(kept["month_spent"])) == (int(money.month), money.month_spent)
+            levels = {kind.field: kept[kind.field] for kind in KINDS if kind.form == BUCKET and kind.field in kept}
             assert levels.keys() == {field for who, field in account.levels if who == subject}
-            for name, value in levels.items():
-                level, at = value.split()
-                assert (float(level), int(at)) == account.levels[subject, name]
+            for name, level in levels.items():
+                assert (level, filled_at(self.hash(key), name)) == account.levels[subject, name]
             leases: Any = self.admin.zrangebyscore(f"{{{tenant}}}:c:{subject}", f"({self.now}", "+inf")
             expected = {each for each, expiry in account.leases[subject].items() if expiry > self.now}
             assert set(map(bytes.decode, leases)) == expected
@@ -500,7 +523,7 @@ class History(RuleBasedStateMachine):
         for key in map(bytes.decode, keys):
             assert "}:r" not in key and "}:c:" not in key
             if "}:q:" in key:
-                assert self.hash(key).get(b"reserved", b"0") == b"0"
+                assert numbers(self.hash(key)).get("reserved", 0) == 0
 
 
 def test_any_history_of_requests_is_counted_exactly_and_leaves_nothing_held(server):

@@ -11,8 +11,9 @@ import pytest
 from gateway.core.spending.quota import COUNT, Plan, Quota, labels
 from gateway.store.client.connection import StoreDown
 from gateway.store.client.redis_py import open_redis, run
-from gateway.store.ledger.ledger import Entry, ReservationRecord, pack, to_admit, to_settle
+from gateway.store.ledger.ledger import Ended, Entry, ReservationRecord, pack, to_admit, to_settle
 from gateway.store.ledger.levels import LevelReader, SubjectBuckets, Used
+from tests.subjects import packed
 
 QUOTA = Quota(requests=10, input_tokens=1000, output_tokens=60_000, concurrency=3, day_nano=500, month_nano=900)
 ALICE = SubjectBuckets("c:alice", (("requests", 10), ("counts", 10), ("input", 1000), ("output", 60_000)))
@@ -65,7 +66,7 @@ async def test_what_requests_have_taken_is_seen(server, connect, store):
     assert (found["c:alice"].reserved, found["c:alice"].day_spent, found["c:alice"].leases) == (200, 0, 2)
     assert (found["t:one"].reserved, found["t:one"].leases) == (200, 0)
     used = Entry("req_0", now, now, "alice", "one", "m", "a", "/v1/messages", input=4000, output=7, cost_nano=40)
-    await store(*to_settle(used, pack(used), PLAN.debits))
+    await store(*to_settle([Ended(used, pack(used), PLAN.debits)]))
     found = await reader.read({"t:one": [ALICE, TEAM]})
     alice, team = found["c:alice"], found["t:one"]
     assert (alice.day_spent, alice.month_spent, alice.reserved, alice.leases) == (40, 40, 100, 1)
@@ -97,8 +98,7 @@ async def test_who_has_used_nothing_has_all(server, connect):
 async def test_what_was_spent_on_another_day_counts_no_more(server, connect):
     key = "{c:bob}:q:c:bob"
     when = labels(int(time.time() * 1000))
-    mapping = {"day": "20200101", "day_spent": "7", "month": when.month, "month_spent": "8"}
-    server.admin.hset(key, mapping=mapping)
+    server.admin.hset(key, "n", packed(day=20200101, day_spent=7, month=int(when.month), month_spent=8))
     server.admin.zadd("{c:bob}:c:c:bob", {"old": 1, "new": 1e15})
     found = (await connect(server.url).read({"c:bob": [SubjectBuckets("c:bob", ())]}))["c:bob"]
     assert (found.day_spent, found.month_spent, found.leases) == (0, 8, 1)

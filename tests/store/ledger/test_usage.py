@@ -13,7 +13,7 @@ import redis
 
 from gateway.store.client.connection import StoreDown
 from gateway.store.ledger import usage
-from gateway.store.ledger.ledger import Entry, to_enroll, to_settle
+from gateway.store.ledger.ledger import Ended, Entry, to_enroll, to_settle
 from gateway.store.ledger.usage import DAY, HOUR, Span, Sums, TooManyRows, Totals, UsageReader, parts, read_totals
 from tests.store.topologies import MASTER, PASSWORD, SENTINEL_PASSWORD, ClusterOf, SentinelSet
 
@@ -282,7 +282,7 @@ async def test_what_settlements_write_is_what_is_read(server, client, connect):
     for number in range(3):
         for caller in ("alice", "carol"):
             made = msgspec.structs.replace(entry(number, at=NOON - number * DAY, caller=caller), id=f"{caller}{number}")
-            assert await client.call(*to_settle(made, pack(made))) == 1
+            assert await client.call(*to_settle([Ended(made, pack(made))])) == [[1], []]
     await client.call(*to_enroll(["t:one"]))
     reader = connect(server.url)
     assert await reader.sum(days(-2, 1), ("key", "team", "model", "account", "day"), {}) == Sums(

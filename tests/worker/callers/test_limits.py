@@ -13,8 +13,9 @@ from gateway.config.schema import Budget, Caller, CallerLimits, Config, Team
 from gateway.core.wire.peek import peek
 from gateway.data import load_catalogue
 from gateway.errors import ApiError
+from gateway.records import Finished
 from gateway.store.client.client import StoreClient
-from gateway.store.ledger.ledger import Cancelled, Intent, UsageJournal, unpack
+from gateway.store.ledger.ledger import Cancelled, Entry, Intent, UsageJournal, unpack
 from gateway.store.scripts import Script
 from gateway.worker.callers.limits import Accounting, Reservation
 from gateway.worker.endpoints import find
@@ -152,10 +153,15 @@ class Posted:
 class Desk:
     """One process's limits, over these two."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: Config | None = None) -> None:
         self.disk, self.store = Written(), Posted()
         self.accounting = Accounting(
-            config_of(), cast(StoreClient, self.store), CATALOGUE, cast(UsageJournal, self.disk), "p", lambda: 1
+            config or config_of(),
+            cast(StoreClient, self.store),
+            CATALOGUE,
+            cast(UsageJournal, self.disk),
+            "p",
+            lambda: 1,
         )
 
     def ask(self, request_id: str, caller: Caller = ALICE) -> Reservation:
@@ -219,6 +225,72 @@ async def test_with_a_store_a_full_disk_stops_nobody():
     reservation.answered([0, None, 1_800_000_000_000])
     reservation.without_store()  # its binding could not be read
     assert reservation.taken and not reservation.local
+
+
+def settle(desk: Desk, reservation: Reservation) -> None:
+    record = Finished(reservation.request_id, 1.8e9, "messages", "POST", 200, "ok", caller="alice", model=OPUS)
+    desk.accounting.settlement(record, reservation, True, None)
+
+
+def settled(desk: Desk) -> list[int]:
+    """How many requests each batch of settlements told of."""
+    batches = [args for script, args in desk.store.calls if script.name == "settle"]
+    return [sum(isinstance(each, bytes) and b"entry" in each for each in args) for args in batches]
+
+
+TIGHT: list[Any] = [0, None, 1_800_000_000_000, [], 1]
+EASY = [*TIGHT[:4], 0]
+
+
+@pytest.mark.parametrize(
+    ("caller", "mode", "reply", "at_once"),
+    [
+        (ALICE, "capped", EASY, False),
+        (ALICE, "capped", TIGHT, True),
+        (ALICE, "strict", EASY, True),
+        (Caller(id="alice", limits=CallerLimits(concurrency=5)), "capped", EASY, True),
+        (Caller(id="alice", limits=CallerLimits(requests_per_minute=5)), "strict", EASY, False),
+        (Caller(id="alice"), "strict", EASY, False),
+    ],
+)
+async def test_where_little_is_left_what_has_ended_is_told_in_the_same_tick(caller, mode, reply, at_once):
+    desk = Desk(config_of(budget_mode=mode))
+    reservation = desk.ask("r1", caller)
+    reservation.call(None)
+    reservation.answered(reply)
+    settle(desk, reservation)
+    assert settled(desk) == []
+    await asyncio.sleep(0)
+    assert settled(desk) == [1] * at_once
+    desk.accounting.flush()
+    assert settled(desk) == [1]
+
+
+async def test_an_admission_sends_what_waits_of_its_tenant_ahead_of_itself():
+    desk = Desk()
+    one, two, others = desk.ask("r1"), desk.ask("r2"), desk.ask("r3", Caller(id="bob"))
+    for each in (one, two, others):
+        each.call(None)
+        each.answered(EASY)
+    settle(desk, one)
+    settle(desk, two)
+    desk.ask("r4", Caller(id="bob")).call(None)
+    assert settled(desk) == []
+    desk.ask("r5").call(None)
+    assert settled(desk) == [2]
+    await asyncio.sleep(0)
+    assert [type(each) for each in desk.disk.records[-3:]] == [Intent, Entry, Entry]  # in the same tick
+
+
+async def test_money_is_short_until_an_admission_finds_more():
+    desk = Desk()
+    for reply, expected in ((TIGHT, [1]), (EASY, [1])):
+        reservation = desk.ask("r1")
+        reservation.call(None)
+        reservation.answered(reply)
+        settle(desk, reservation)
+        await asyncio.sleep(0)
+        assert settled(desk) == expected
 
 
 async def test_what_is_on_its_way_is_noted_again_by_tenant_and_hour():
