@@ -75,9 +75,9 @@ class Domain:
 
     def close(self, retry_after: float | None, now: float) -> float:
         """A 429 has come: closed for the seconds returned."""
-        if retry_after is None and self.closed_until > now:
-            return self.closed_until - now  # sent before it was closed
-        if retry_after is None:
+        if retry_after is None and self.closed_until > now:  # sent before it was closed: it doubles nothing
+            pause = self.pause or FIRST_PAUSE
+        elif retry_after is None:
             pause = self.pause = min(LONGEST_PAUSE, self.pause * 2 or FIRST_PAUSE)
         else:
             pause = min(MAX_PAUSE, max(0.0, retry_after))

@@ -165,6 +165,14 @@ def test_429s_of_requests_that_were_under_way_together_are_one_closure():
     assert closed.closed_until <= NOW + 5.1
 
 
+def test_a_late_429_closes_for_as_long_again_and_doubles_nothing():
+    closed = Domain()
+    closed.close(None, NOW)
+    assert closed.close(None, NOW + 4.0) == 5.0
+    assert closed.closed_until == NOW + 9.0
+    assert closed.close(None, NOW + 9.0) == 10.0
+
+
 def test_what_an_operator_resets_is_forgotten_but_not_what_is_under_way():
     closed = domain(60_000, 0)
     closed.close(None, NOW)
