@@ -7,22 +7,26 @@ seconds of one clock.
 from __future__ import annotations
 
 from collections import deque
+from math import exp
 
 WINDOW = 60.0
+HOUR = 3600.0  # seconds over which a token fades from the hour's sum to its e-th part
 _STEP = 5.0
 _SAMPLES = 256
 
 
-class _Minute:
-    """A sum over the last minute, in steps."""
+class _Load:
+    """A sum over the last minute, in steps, and one over the last hour or so, which fades."""
 
-    __slots__ = ("steps", "sum")
+    __slots__ = ("hour", "hour_at", "steps", "sum")
 
     def __init__(self) -> None:
         self.steps: deque[list[float]] = deque()  # [begin of the step, tokens]
         self.sum = 0.0
+        self.hour = self.hour_at = 0.0
 
     def add(self, tokens: float, now: float) -> None:
+        self.hour, self.hour_at = self.faded(now) + tokens, now
         steps = self.steps
         if steps and now - steps[-1][0] < _STEP:
             steps[-1][1] += tokens
@@ -32,12 +36,17 @@ class _Minute:
 
     def correct(self, tokens: float, at: float) -> bool:
         """Change what was added at `at`; False if that is too long ago to count."""
+        self.hour += tokens
         for step in reversed(self.steps):
             if step[0] <= at:
                 step[1] += tokens
                 self.sum += tokens
                 return True
         return False
+
+    def faded(self, now: float) -> float:
+        """What is left of the hour's sum."""
+        return self.hour * exp((self.hour_at - now) / HOUR) if self.hour > 0.0 else 0.0
 
     def value(self, now: float) -> float:
         steps = self.steps
@@ -52,7 +61,7 @@ class Loads:
     """The load of every workspace, and how large a request typically is at most."""
 
     def __init__(self) -> None:
-        self._minutes: dict[str, _Minute] = {}
+        self._loads: dict[str, _Load] = {}
         self._told: dict[str, float] = {}
         self._sizes: deque[float] = deque(maxlen=_SAMPLES)
         self._seen = 0
@@ -60,17 +69,17 @@ class Loads:
 
     def add(self, workspace: str, tokens: float, now: float) -> None:
         """Reserve fresh tokens, of this process."""
-        self._minute(workspace).add(tokens, now)
+        self._load(workspace).add(tokens, now)
         self._told[workspace] = self._told.get(workspace, 0.0) + tokens
 
     def correct(self, workspace: str, tokens: float, at: float) -> None:
         """What was reserved at `at` has come to so many tokens more, or less."""
-        if self._minute(workspace).correct(tokens, at):
+        if self._load(workspace).correct(tokens, at):
             self._told[workspace] = self._told.get(workspace, 0.0) + tokens
 
     def add_others(self, workspace: str, tokens: float, now: float) -> None:
         """Fresh tokens that another process has told of."""
-        self._minute(workspace).add(tokens, now)
+        self._load(workspace).add(tokens, now)
 
     def sized(self, tokens: float) -> None:
         """A settled request had this many fresh tokens."""
@@ -82,16 +91,21 @@ class Loads:
 
     def of(self, workspace: str, now: float) -> float:
         """Fresh tokens of the last minute."""
-        minute = self._minutes.get(workspace)
-        return minute.value(now) if minute is not None else 0.0
+        load = self._loads.get(workspace)
+        return load.value(now) if load is not None else 0.0
+
+    def of_hour(self, workspace: str, now: float) -> float:
+        """Fresh tokens of the last hour or so; what is older counts for less."""
+        load = self._loads.get(workspace)
+        return load.faded(now) if load is not None else 0.0
 
     def take_report(self) -> dict[str, float]:
         """What this process has added since the last report."""
         told, self._told = self._told, {}
         return {workspace: tokens for workspace, tokens in told.items() if tokens}
 
-    def _minute(self, workspace: str) -> _Minute:
-        minute = self._minutes.get(workspace)
-        if minute is None:
-            minute = self._minutes[workspace] = _Minute()
-        return minute
+    def _load(self, workspace: str) -> _Load:
+        load = self._loads.get(workspace)
+        if load is None:
+            load = self._loads[workspace] = _Load()
+        return load

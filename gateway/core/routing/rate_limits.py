@@ -15,26 +15,32 @@ LONGEST_PAUSE = 60.0
 MAX_PAUSE = 86_400.0  # whatever an upstream asks for
 _FULL = 0.9  # of a limit from which on all of it is there: answers round, and others ask meanwhile
 _LARGE = 0.25  # of a limit from which on a request may be larger than it: its tokens are an estimate
+_TELLING = 1.0  # seconds between what processes tell each other of limits
 _STALE = 3.0  # seconds after which another process's reservations no longer count
 
 
 class Bucket:
-    """What is left of one limit. `level` was true at `at`; it may fall below zero."""
+    """What is left of one limit. `level` was true at `at`, reckoned from what an answer said at `seen`; it may fall
+    below zero."""
 
-    __slots__ = ("at", "level", "limit")
+    __slots__ = ("at", "level", "limit", "seen")
 
     def __init__(self, limit: float, level: float, at: float) -> None:
         self.limit = limit
         self.level = level
-        self.at = at
+        self.at = self.seen = at
 
     def __repr__(self) -> str:
         return f"<Bucket {self.level:.0f} of {self.limit:.0f}>"
 
-    def left(self, now: float) -> float:
-        """What is there at `now`."""
-        level = self.level + (now - self.at) * self.limit / 60.0
-        return level if level < self.limit else self.limit
+    def left(self, now: float, beyond: float = 0.0) -> float:
+        """What is there at `now`; it may be so much `beyond` the limit, as that is spoken for."""
+        level, most = self.level + (now - self.at) * self.limit / 60.0, self.limit + beyond
+        return level if level < most else most
+
+    def reckon(self, now: float, beyond: float) -> None:
+        """Something is sent: what has been there until now must not refill beyond the limit with it."""
+        self.level, self.at = self.left(now, beyond), now
 
     def wait(self, need: float, now: float) -> float:
         """Seconds until `need` is there (or the bucket is full, if it cannot hold as much); 0 if it is now."""
@@ -124,7 +130,8 @@ class Domain:
         if bucket is None:
             setattr(self, kind, Bucket(limit, min(remaining, limit), now))
         else:
-            bucket.limit, bucket.level, bucket.at = limit, min(remaining, limit), now
+            bucket.limit, bucket.level = limit, min(remaining, limit)
+            bucket.at = bucket.seen = now
         self.unreported = True
 
     def heard(self, kind: str, limit: float, level: float, at: float) -> None:
@@ -132,11 +139,36 @@ class Domain:
         if kind not in KINDS:
             return  # a newer version's
         bucket: Bucket | None = getattr(self, kind)
-        if limit > 0 and (bucket is None or bucket.at < at):
+        if limit > 0 and (bucket is None or bucket.seen < at):
             setattr(self, kind, Bucket(limit, min(level, limit), at))
 
+    def send(self, fresh: float, now: float) -> float:
+        """A request of so many fresh input tokens is sent; returns what of them the limit can have taken, for
+        `answer_began`."""
+        bucket = self.input
+        if bucket is not None:
+            bucket.reckon(now, self.reserved)
+            fresh = min(fresh, bucket.limit)
+        self.reserved += fresh
+        self.asked += 1
+        return fresh
+
+    def answer_began(self, reserved: float) -> None:
+        """The answer to what was sent has begun, or will not."""
+        self.asked -= 1
+        self.reserved = self.reserved - reserved if self.asked else 0.0
+
+    def holds(self, fresh: float) -> bool:
+        """Whether the limit is as large as so many input tokens, as far as it is known."""
+        return self.input is None or fresh <= self.input.limit
+
+    def takes_much(self, fresh: float) -> bool:
+        """Whether so many input tokens are much of the limit, so that others should know at once."""
+        return self.input is not None and fresh >= _LARGE * self.input.limit
+
     def wait(self, fresh: float, now: float) -> float:
-        """Seconds until this domain may serve a request of `fresh` input tokens; 0 if it may now."""
+        """Seconds until this domain may serve a request of `fresh` input tokens; 0 if it may now. What is as large as
+        the limit waits until others would have told that they have taken of it."""
         wait = self.closed_until - now if self.closed_until > now else 0.0
         if self.large_until > now and fresh >= self.large_from:
             wait = max(wait, self.large_until - now)
@@ -152,9 +184,11 @@ class Domain:
         if bucket is not None:
             limit = bucket.limit
             # What is reserved will be taken, and an answer rounds to thousands.
-            need = min(fresh + min(500.0, limit / 100), limit) + reserved
+            need = fresh + min(500.0, limit / 100)
+            spare = limit / 60.0 * _TELLING if need >= limit else 0.0
+            need = min(need, limit) + spare + reserved
             if need > bucket.level:
-                missing = need - bucket.left(now)
+                missing = need - bucket.left(now, self.reserved + spare)
                 if missing > 0:
                     wait = max(wait, missing * 60.0 / limit)
         bucket = self.requests
@@ -174,7 +208,7 @@ class Domain:
         if self.input is None:
             return float("inf")
         more, _ = self._of_others(now)
-        return self.input.left(now) - self.reserved - more
+        return self.input.left(now, self.reserved) - self.reserved - more
 
     def _of_others(self, now: float) -> tuple[float, int]:
         reserved, asked = 0.0, 0

@@ -25,7 +25,7 @@ MAX_WAITING = 1000  # requests of one process that wait for limits
 MAX_ATTEMPTS = 10
 LEAST_LOAD = 100.0  # tokens that a served request counts for at least, however much it reads from a cache
 HOPE = 1.0  # seconds of refill that a request may lack and be sent nevertheless
-WORTH_A_MOVE = 10_000.0  # fresh tokens a minute below which no workspace has too much to do
+_SHORTER = 0.03  # of a turn's body, by which the next one is shorter only if it has been compacted, or is another sort
 _SAME = 0.95  # of the tokens that make an older cache as good as the present one
 
 
@@ -85,6 +85,7 @@ class Route:
     away = ""  # why its home does not serve it, "" while it does
     pinned = ""
     created = warm = sticky = account_bound = once = False
+    rewritten = False  # its history is not the one that is in the cache
     cached = 0.0
     tried = NONE
     barred = NONE  # accounts that have lately refused what it asks for
@@ -98,9 +99,11 @@ class Route:
     _attempts = 0
     _waited = 0.0
     _pending = False
-    _reserved = 0.0
+    _fresh_sent = 0.0  # input tokens that the account asked last has to compute
+    _reserved = 0.0  # of them, for its limit
     _load = ""
     _loaded = 0.0
+    _loaded_at = 0.0
     _sent_at = 0.0
 
     def __init__(
@@ -142,13 +145,40 @@ class Route:
             return self.pinned
         workspace, _ = self._place(now)
         self._chosen = True
+        if workspace is not None and self.counts:
+            self._reserve(workspace, self._fresh(workspace, now), now)
         return workspace
 
-    def _place(self, now: float) -> tuple[str | None, bool]:
+    def _place(self, now: float, avoid: str = "") -> tuple[str | None, bool]:
         key, model, limit_class = self.conversation, self.model, self.limit_class
         return self.router.place(
-            key, model, limit_class, self.tokens, now, group=self.group, tried=self.tried, trial=self.counts
+            key,
+            model,
+            limit_class,
+            self.tokens,
+            now,
+            group=self.group,
+            tried=self.tried,
+            avoid=avoid,
+            trial=self.counts,
         )
+
+    def _reserve(self, workspace: str, fresh: float, now: float) -> None:
+        """Its load goes there from now on: whatever else chooses counts it."""
+        self._release()
+        self._load, self._loaded, self._loaded_at = workspace, max(fresh, LEAST_LOAD), now
+        self.router.loads.add(workspace, self._loaded, now)
+
+    def _follow(self, workspace: str) -> None:
+        """It goes there, whatever it would have chosen itself."""
+        if self._load != workspace and not self._attempts:
+            self._release()
+
+    def _release(self) -> None:
+        """Its load goes nowhere."""
+        if self._load:
+            self.router.loads.correct(self._load, -self._loaded, self._loaded_at)
+            self._load = ""
 
     def found(self, record: Record, created: bool, now_ms: int, how: str = "") -> None:
         """The binding as it stands at `now_ms` of the store's clock; `created` if it is new. `how` overrides the
@@ -161,19 +191,21 @@ class Route:
         self.account_bound = bool(record.account_bound) or self.account_bound
         if record.tokens and self.counts:
             more = self.size - record.size
-            if more > -record.size / 2:  # else it has been compacted, or is another sort of request
+            self.rewritten = more < -record.size * _SHORTER
+            if not self.rewritten:
                 self.tokens = max(1.0, record.tokens + more / self.router.bytes_a_token)
         self._warmth(record)
         self.group = self.group or record.group
         if not created:
             self._chosen = False
+        self._follow(self.workspace)
 
     def _warmth(self, record: Record) -> None:
         here, now_ms = record.workspace == self.workspace, self.now_ms
         self.warm = here and record.warm_until > now_ms and record.tokens > 0
         in_use = here and not self.created and not record.is_cold(now_ms)
         self.sticky = self.warm or in_use or bool(self.pinned)
-        self.cached = min(self.tokens, float(record.tokens)) if self.warm else 0.0
+        self.cached = min(self.tokens, float(record.tokens)) if self.warm and not self.rewritten else 0.0
         if self.barred and (self.warm or self.pinned):  # it is asked all the same: only its own answer moves it
             members = self.router.ring.members(self.workspace or "", b"\0")
             self.tried -= {entry.id for entry in members if entry.id in self.barred}
@@ -201,7 +233,7 @@ class Route:
         why = FAILING if failing else self._why_not(record.workspace, now)
         if not why or (why == "load" and self.account_bound):
             return None
-        workspace, good = self._place(now)
+        workspace, good = self._place(now, record.workspace if why == "load" else "")
         self._chosen = True
         if workspace is None or workspace == record.workspace:
             return None
@@ -211,6 +243,7 @@ class Route:
             or (why in (LIMITED, FULL) and not self._open(workspace, now))
         ):
             return None  # nobody has room
+        self._reserve(workspace, self._fresh(workspace, now), now)
         return workspace, "cold" if why in (LIMITED, FULL, "load") else why
 
     def _fails(self, workspace: str, now: float) -> bool:
@@ -242,14 +275,9 @@ class Route:
         entry, (why, _) = self.router.pick(
             workspace, self.conversation, self.model, self.limit_class, fresh, False, now
         )
-        if why == OPEN and entry is not None and self._busy(workspace, now):
+        if why == OPEN and entry is not None and self.router.over_its_share(workspace, self.model, now):
             return "load"
         return "" if why == CREDENTIAL else why
-
-    def _busy(self, workspace: str, now: float) -> bool:
-        """Whether a workspace has more than its share of work, and enough of it to be worth a move."""
-        router = self.router
-        return router.loads.of(workspace, now) > WORTH_A_MOVE and not router.within_cap(workspace, self.model, now)
 
     def _home(self, record: Record, now: float) -> tuple[str, str] | None:
         """A move back to where the same cache is still warm, if the present workspace has more than its share."""
@@ -260,7 +288,7 @@ class Route:
             and record.previous_tokens >= _SAME * record.tokens
             and record.voluntary + self.ttl * 1000 <= self.now_ms
             and record.previous in self.router.ring
-            and self._busy(record.workspace, now)
+            and self.router.over_its_share(record.workspace, self.model, now)
             and self._why_not(record.previous, now) == OPEN
         ):
             return record.previous, "home"
@@ -273,6 +301,7 @@ class Route:
         self._moved = True
         if record.workspace != self.workspace and not self.pinned:
             self.workspace = record.workspace
+        self._follow(record.workspace)
         self._warmth(record)
         self.away = ""
 
@@ -345,9 +374,12 @@ class Route:
         key, model, limit_class = self.conversation, self.model, self.limit_class
         avoid = "" if self._chosen and not self.away else home
         target, _ = router.place(
-            key, model, limit_class, self.tokens, now, group=self.group, cached=cached, tried=self.tried, avoid=avoid
-        )
+            key, model, limit_class, self.tokens, now, group=self.group, cached=cached, tried=self.tried, avoid=avoid,
+            level=self.away == LIMITED,
+        )  # fmt: skip
         entry, why, wait = None, OPEN, 0.0
+        if target is not None and short is not None and self._worth_more(target, short, cached, now):
+            return Refuse(429, short)
         if target is not None:
             fresh = self._fresh(target, now, cached)
             entry, (why, wait) = router.pick(target, key, model, limit_class, fresh, False, now, self.tried)
@@ -366,6 +398,15 @@ class Route:
             return Send(entry, True)
         entry = router.reckoned(target, key, model, limit_class, now, self.tried)
         return self.refuse(now) if entry is None else self._hope(entry, wait, now)
+
+    def _worth_more(self, target: str, short: float, cached: dict[str, float] | None, now: float) -> bool:
+        """Whether the cache at home, which lacks room for so many seconds, is worth more than what a move could win: it
+        lives that long, and what would be lost is more than the target's whole limit."""
+        if not self.warm or short * 1000 >= self.warm_for:
+            return False
+        members = self.router.ring.members(target, self.conversation)
+        fresh = self._fresh(target, now, cached)
+        return not any(self.router.domain(each.organization, self.limit_class).holds(fresh) for each in members)
 
     def _hope(self, entry: Entry, short: float, now: float) -> Step:
         """By reckoning the account lacks room for so many seconds. What is reckoned may be a little wrong; a refusal of
@@ -429,7 +470,7 @@ class Route:
         """What an answer of the account that was asked last is about: a 429 may be about this request alone. `told`
         says that it named what is left of limits."""
         if outcome is Outcome.LIMITED and self.domain is not None:
-            return self.domain.means(self._reserved, retry_after, now, told)
+            return self.domain.means(self._fresh_sent, retry_after, now, told)
         return outcome
 
     # What happened.
@@ -443,13 +484,13 @@ class Route:
         home = entry.workspace == self.workspace
         fresh = self._fresh(entry.workspace, now, None if home else self._cached_elsewhere(""))
         domain = router.domain(entry.organization, self.limit_class)
-        domain.reserved += fresh
-        domain.asked += 1
-        self.domain, self._reserved, self._pending = domain, fresh, True
+        self.domain, self._fresh_sent, self._pending = domain, fresh, True
+        self._reserved = domain.send(fresh, now)
         if self.counts:
-            self._load, self._loaded = entry.workspace, max(fresh, LEAST_LOAD)
             self._sent_at = now
-            router.loads.add(entry.workspace, self._loaded, now)
+            self._reserve(entry.workspace, fresh, now)
+            if domain.takes_much(fresh):
+                router.tell_report(now)
         router.try_again(entry, now, self.counts)
 
     def open_still(self, entry: Entry, now: float) -> bool:
@@ -475,8 +516,7 @@ class Route:
         domain = self.domain
         if self._pending and domain is not None:
             self._pending = False
-            domain.asked -= 1
-            domain.reserved = domain.reserved - self._reserved if domain.asked else 0.0
+            domain.answer_began(self._reserved)
 
     def settle(self, fresh: float, read: float, output: int, now: float, exact: bool = True) -> None:
         """Tokens of input that the answer did not and did read from a cache, and of output; not `exact` if they are an
@@ -494,7 +534,7 @@ class Route:
                 router.measured(self.size, total)
             if read and self.group and not self.cached:
                 router.groups.read(self.group, read)
-        router.loads.correct(workspace, load - self._loaded, self._sent_at)
+        router.loads.correct(workspace, load - self._loaded, self._loaded_at)
         if output and self.domain is not None and self.domain.output is not None:
             self.domain.output.take(output, now)
 
@@ -514,7 +554,7 @@ class Route:
         optional ones that the request asks for."""
         self.answer_began()
         router = self.router
-        router.learn(entry, self.limit_class, outcome, retry_after, now, self._reserved)
+        router.learn(entry, self.limit_class, outcome, retry_after, now, self._fresh_sent)
         if outcome in _LOAD:
             self._load = ""  # it stays: an account that only refuses or breaks is not idle
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from math import inf
+from typing import NamedTuple
 
 from gateway.core.routing import broadcast
 from gateway.core.routing.document import Entry, PoolDocument
@@ -19,7 +20,10 @@ from gateway.core.routing.standing import MANY, Standing
 LOAD_CAP = 1.25  # of the mean load, up to which a workspace takes new conversations
 RAMP = 300.0  # seconds over which an account that joined a running pool comes up to that cap
 _RAMP_FROM = 0.1
-_MEAN_FOR = 0.2  # seconds that the mean load is reckoned for
+WORTH_A_MOVE = 10_000.0  # fresh tokens a minute below which no workspace has too much to do
+_IDLE = 0.1  # of the mean load, below which a workspace is worth a prompt's prefix being written anew
+_ALIKE = 0.5  # of a large request, by which loads may differ and still be alike: then the ranking decides
+_MEAN_FOR = 0.2  # seconds that the mean load is reckoned for: loads themselves are never stale
 
 # Why an account cannot serve. The empty string: it can.
 OPEN = ""
@@ -35,6 +39,14 @@ FULL = "full"
 
 State = tuple[str, float]  # why not, seconds until it may be otherwise (infinity: nobody knows)
 _OPEN: State = (OPEN, 0.0)
+
+
+class _Mean(NamedTuple):
+    """The mean load by weight, of the last minute and the last hour; it holds until then."""
+
+    until: float
+    minute: float
+    hour: float
 
 
 class Router(Standing):
@@ -57,7 +69,7 @@ class Router(Standing):
         self._wall = 0.0  # Unix seconds less this process's clock
         self._serves: dict[tuple[str, str], bool] = {}
         self._ramps: dict[str, list[tuple[float, float]]] = {}
-        self._means: dict[str, tuple[float, float]] = {}
+        self._means: dict[str, _Mean] = {}
 
     def apply(self, document: PoolDocument, now: float, wall: float = 0.0) -> None:
         """Route over this document from now on; `wall` is `now` in Unix seconds, the document's clock."""
@@ -177,9 +189,39 @@ class Router(Standing):
             return True
         return load <= self.load_cap(workspace, model, now)
 
+    def over_its_share(self, workspace: str, model: str, now: float) -> bool:
+        """Whether the workspace has more to do than the others, in the last minute or the last hour, and enough of it
+        to be worth a move."""
+        loads = self.loads
+        if loads.of(workspace, now) <= WORTH_A_MOVE:
+            return False
+        if not self.within_cap(workspace, model, now):
+            return True
+        _, mean = self._mean(model, now)
+        return loads.of_hour(workspace, now) > LOAD_CAP * mean * self.ring.weight(workspace) + loads.p95
+
+    def _idles(self, workspace: str, model: str, now: float) -> bool:
+        """Whether the workspace has had less than half of what the others have to do, for the last hour."""
+        _, mean = self._mean(model, now)
+        loads = self.loads
+        return loads.of_hour(workspace, now) + loads.p95 < _IDLE * mean * self.ring.weight(workspace)
+
+    def _least_busy(self, workspaces: list[str], now: float) -> str:
+        """The least busy of the last minute, then of the last hour, of these that are in the order of a conversation's
+        ranking: it goes by that where they differ by less than a part of a large request."""
+        loads, ring, alike = self.loads, self.ring, _ALIKE * self.loads.p95
+        for measure in (loads.of, loads.of_hour):
+            if len(workspaces) == 1:
+                break
+            busy = [measure(workspace, now) / ring.weight(workspace) for workspace in workspaces]
+            bound = min(busy) + alike
+            workspaces = [name for name, load in zip(workspaces, busy, strict=True) if load <= bound]
+        return workspaces[0]
+
     def load_cap(self, workspace: str, model: str, now: float) -> float:
         """The load (fresh tokens a minute) up to which a workspace takes new conversations."""
-        cap = LOAD_CAP * self._mean(model, now) * self.ring.weight(workspace) + self.loads.p95
+        mean, _ = self._mean(model, now)
+        cap = LOAD_CAP * mean * self.ring.weight(workspace) + self.loads.p95
         ramps = self._ramps.get(workspace)
         if ramps:
             wall = now + self._wall
@@ -190,14 +232,21 @@ class Router(Standing):
             cap *= part / sum(weight for weight, _ in ramps)
         return cap
 
-    def _mean(self, model: str, now: float) -> float:
-        """Load by weight, over the workspaces that may take new conversations for `model`: those that fail do not count
-        while there are others."""
+    def _mean(self, model: str, now: float) -> tuple[float, float]:
+        """Load of a minute and of an hour by weight, over the workspaces that may take new conversations for `model`:
+        those that fail do not count while there are others."""
         known = self._means.get(model)
-        if known is not None and known[0] > now:
-            return known[1]
+        if known is None or known.until <= now:
+            known = self._reckon(model, now)
+            if len(self._means) > MANY:
+                self._means.clear()
+            self._means[model] = known
+        return known.minute, known.hour
+
+    def _reckon(self, model: str, now: float) -> _Mean:
         limit_class, marked = self.classify(model), self.failing.marked
-        load = weights = failing_load = failing_weights = 0.0
+        well: list[str] = []
+        failing: list[str] = []
         for workspace in self.ring:
             takes = fails = False
             for entry in self.ring.members(workspace, b"\0"):
@@ -205,18 +254,16 @@ class Router(Standing):
                     takes = takes or entry.id not in marked
                     fails = True
             if takes:
-                load += self.loads.of(workspace, now)
-                weights += self.ring.weight(workspace)
+                well.append(workspace)
             elif fails:
-                failing_load += self.loads.of(workspace, now)
-                failing_weights += self.ring.weight(workspace)
-        if not weights:
-            load, weights = failing_load, failing_weights
-        mean = load / weights if weights else 0.0
-        if len(self._means) > MANY:
-            self._means.clear()
-        self._means[model] = (now + _MEAN_FOR, mean)
-        return mean
+                failing.append(workspace)
+        counted, loads = well or failing, self.loads
+        weights = sum(self.ring.weight(workspace) for workspace in counted) or 1.0
+        return _Mean(
+            now + _MEAN_FOR,
+            sum(loads.of(workspace, now) for workspace in counted) / weights,
+            sum(loads.of_hour(workspace, now) for workspace in counted) / weights,
+        )
 
     def working(self, key: bytes, now: float) -> str | None:
         """The first workspace by rank that may serve something now, or else as soon as a limit has passed, and is not
@@ -252,21 +299,21 @@ class Router(Standing):
         tried: Iterable[str] = (),
         avoid: str = "",
         trial: bool = False,
+        level: bool = False,
     ) -> tuple[str | None, bool]:
         """The workspace for a conversation that has to go somewhere, None if nobody may serve it, and whether it has
         room.
 
         Room means that the workspace's load is within its cap, and that limits allow what is not in a cache there.
         Where part of it is `cached` (workspace -> tokens) comes first, the larger part before. A conversation of no
-        `group` then gets the first by rank that has room; another the least busy one that has, of those in which the
-        group's prefix is warm if there are any. If none has room, it is one that limits allow, the least busy, else the
-        one that lacks least. Where all its accounts are failing a workspace comes last, and has no room; but the
-        conversation may become the `trial` of one.
+        `group` then gets the first by rank that has room, or the least busy one if it is to keep loads `level`; another
+        the least busy one of those in which the group's prefix is warm, if there are any. If none has room, it is one
+        that limits allow, the least busy, else the one that lacks least. Where all its accounts are failing a workspace
+        comes last, and has no room; but the conversation may become the `trial` of one.
         """
-        roomiest: tuple[bool, bool, float, float] = (False, False, -inf, -inf)
-        fallback: str | None = None
-        best: tuple[bool, float] | None = None
-        chosen: str | None = None
+        roomy: list[str] = []
+        worth: list[str] = []  # of these, those that hold the group's prefix, or have so little to do that it pays
+        others: list[tuple[tuple[bool, bool, float], str]] = []  # without room: the more, the better
         marked = self.failing.marked
         order = self.ring.rank(key)
         if cached:
@@ -281,14 +328,13 @@ class Router(Standing):
             entry, (why, _) = self.pick(workspace, key, model, limit_class, fresh, False, now, tried, trial and room)
             avoided = entry is not None and entry.id in marked and self.failing.avoids(entry.id, key, now)
             if room and entry is not None and why == OPEN and not avoided:
-                if own > 0.0 or not group or entry.id in marked:
+                if own > 0.0 or not (group or level) or entry.id in marked:
                     return workspace, True
-                # Of those that hold the group's prefix, else of all: the least busy.
-                rank = (shared is None, self.loads.of(workspace, now) / self.ring.weight(workspace))
-                if best is None or rank < best:
-                    best, chosen = rank, workspace
+                roomy.append(workspace)
+                if shared is not None or self._idles(workspace, model, now):
+                    worth.append(workspace)
                 continue
-            if best is not None:
+            if roomy:
                 continue
             if entry is None:
                 entry = self.reckoned(workspace, key, model, limit_class, now, tried)
@@ -296,14 +342,14 @@ class Router(Standing):
                     continue
             domain = self._domains.get((entry.organization, limit_class))
             left = inf if domain is None else domain.headroom(now)
-            load = self.loads.of(workspace, now) / self.ring.weight(workspace)
             well = not avoided and why in (OPEN, FULL)
-            much = (well, why == OPEN, 0.0 if why == OPEN else -1e12 if why == FULL else left, -load)
-            if much > roomiest:
-                roomiest, fallback = much, workspace
-        if chosen is not None:
-            return chosen, True
-        return fallback, False
+            others.append(((well, why == OPEN, 0.0 if why == OPEN else -1e12 if why == FULL else left), workspace))
+        if roomy:
+            return self._least_busy(worth or roomy, now), True
+        if not others:
+            return None, False
+        most = max(much for much, _ in others)
+        return self._least_busy([workspace for much, workspace in others if much == most], now), False
 
     def reckoned(
         self, workspace: str, key: bytes, model: str, limit_class: str, now: float, tried: Iterable[str]

@@ -339,6 +339,12 @@ class Standing:
         if tokens > _MEASURABLE and size >= _FEWEST_BYTES * tokens:
             self.bytes_a_token += (min(8.0, size / tokens) - self.bytes_a_token) * 0.02
 
+    def tell_report(self, now: float) -> None:
+        """Tell others at once what they would hear within a second."""
+        report = self.report(self.failing.process, now)
+        if report is not None:
+            self.tell(report)
+
     def report(self, process: str, now: float) -> broadcast.Report | None:
         """What others should know by now, None if nothing."""
         domains = []
@@ -349,7 +355,8 @@ class Standing:
                     for kind in KINDS:
                         bucket = getattr(domain, kind)
                         if bucket is not None:
-                            buckets[kind] = (bucket.limit, bucket.level, now - bucket.at)
+                            seen = bucket.level - (bucket.at - bucket.seen) * bucket.limit / 60.0
+                            buckets[kind] = (bucket.limit, seen, now - bucket.seen)
                 domain.unreported = False
                 domains.append(broadcast.Seen(organization, limit_class, domain.reserved, domain.asked, buckets))
         loads = self.loads.take_report()

@@ -95,6 +95,7 @@ class Process:
         self.name = name
         self.others: list[Process] = []
         self.router = Router(lambda model: model, self._tell)
+        self.router.failing.process = name
         self.memory: dict[bytes, Record] = {}
         self.leaders: dict[bytes, int] = {}  # of conversations that are not warm: the request that the others wait for
         self.now = 0.0
@@ -237,7 +238,7 @@ class Production:
         if isinstance(step, CoreWait):
             return Wait(step.seconds)
         if isinstance(step, CoreRefuse):
-            self._unanswered(request, life)
+            self._unanswered(request, life, now)
             return Refuse(retry_after(step.seconds))
         assert isinstance(step, CoreSend)  # noqa: S101 - the only one left
         life.entry = step.entry
@@ -264,7 +265,7 @@ class Production:
             outcome = _OUTCOMES[answer.status]
             if route.answered(entry, outcome, answer.retry_after, now, self._random.random()):
                 return self._step(request, life, now)
-            self._unanswered(request, life)
+            self._unanswered(request, life, now)
             return Refuse(retry_after(answer.retry_after))
         reason = route.served(entry, now)
         if reason:
@@ -283,8 +284,9 @@ class Production:
         if self._store.up:
             self._store.settle(life.key, record, entry.workspace, warm_until, tokens)
 
-    def _unanswered(self, request: Request, life: Life) -> None:
+    def _unanswered(self, request: Request, life: Life, now: float) -> None:
         self._release(request, life)
+        life.route.settle(0.0, 0.0, 0, now)
         if life.leads and life.record is not None:
             life.record.in_flight_until = COLD
             if self._store.up:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from math import e
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.routing.load import WINDOW, Loads
+from gateway.core.routing.load import HOUR, WINDOW, Loads
 
 RUNS = settings(deadline=None, max_examples=100)
 NOW = 1000.0
@@ -33,6 +36,19 @@ def test_what_others_tell_counts_like_ones_own_and_is_not_told_again():
     assert loads.of("w", NOW) == 1300
     assert loads.take_report() == {"w": 1000}
     assert loads.take_report() == {}
+
+
+def test_the_load_of_an_hour_fades():
+    loads = Loads()
+    assert loads.of_hour("w", NOW) == 0.0
+    loads.add("w", 1000, NOW)
+    loads.add_others("w", 1000, NOW)
+    loads.correct("w", -500, NOW)
+    assert loads.of_hour("w", NOW) == 1500
+    assert loads.of_hour("w", NOW + HOUR) == pytest.approx(1500 / e)
+    loads.add("w", 100, NOW + HOUR)
+    assert loads.of_hour("w", NOW + HOUR) == pytest.approx(1500 / e + 100)
+    assert loads.of("w", NOW + HOUR) == 100
 
 
 def test_what_was_reserved_and_given_back_within_a_second_is_not_told():

@@ -113,8 +113,41 @@ def test_requests_on_their_way_count_against_the_request_limit():
 
 
 def test_a_request_larger_than_the_limit_may_go_when_the_bucket_is_full():
-    assert domain(60_000, 60_000).wait(1e6, NOW) == 0.0
-    assert domain(60_000, 30_000).wait(1e6, NOW) == 30.0
+    full = domain(60_000, 60_000)
+    assert full.wait(1e6, NOW) == full.wait(60_000, NOW) == 1.0  # others would have told by then
+    assert full.wait(1e6, NOW + 1.0) == 0.0
+    assert domain(60_000, 30_000).wait(1e6, NOW) == 31.0
+
+
+def test_what_is_on_its_way_took_what_was_there_when_it_was_sent_and_that_refills():
+    busy = domain(60_000, 60_000, now=NOW - 300)
+    assert busy.send(200_000, NOW) == busy.reserved == 60_000  # a limit gives no more than it has
+    assert busy.wait(4_500, NOW) == 5.0
+    assert busy.wait(4_500, NOW + 5.0) == 0.0
+    assert busy.headroom(NOW + 5.0) == 5_000
+    busy.send(1_000, NOW + 5.0)
+    assert busy.headroom(NOW + 6.0) == 5_000
+    busy.answer_began(60_000)
+    busy.answer_began(1_000)
+    assert (busy.reserved, busy.asked) == (0.0, 0)
+
+
+def test_what_is_reckoned_is_not_told_as_if_it_had_been_seen():
+    one, two = domain(60_000, 0), domain(60_000, 0)
+    one.send(10_000, NOW + 30)
+    two.observe("input", 60_000, 2_000, NOW + 10)
+    assert one.input is not None and one.input.seen == NOW
+    one.heard("input", 60_000, 2_000, NOW + 10)  # newer than what this one has seen
+    assert one.input.left(NOW + 30) == 22_000
+
+
+@pytest.mark.parametrize(
+    ("tokens", "holds", "much"), [(60_001, False, True), (60_000, True, True), (14_999, True, False)]
+)
+def test_a_limit_holds_what_is_no_larger(tokens, holds, much):
+    assert domain(60_000, 0).holds(tokens) == holds
+    assert domain(60_000, 0).takes_much(tokens) == much
+    assert Domain().holds(tokens) and not Domain().takes_much(tokens)
 
 
 def test_reservations_of_other_processes_count_for_a_few_seconds():

@@ -267,6 +267,43 @@ def test_where_all_lack_room_by_reckoning_the_pool_says_the_least_wait_of_all():
     assert float(steps.removeprefix("refuse 429")) <= 3.1
 
 
+@pytest.mark.parametrize(
+    ("limit", "warm_for", "stays"),
+    [
+        (60_000, TTL, True),  # a move would take more than all of the other's limit
+        (60_000, 30.0, False),  # it is cold by then, and may as well go
+        (110_000, TTL, False),
+    ],
+)
+def test_a_warm_conversation_larger_than_the_others_limit_is_told_its_own_wait(limit, warm_for, stays):
+    over = router()
+    over.domain("other", MODEL).observe("input", limit, limit, NOW - 60)
+    of = record(tokens=100_000)
+    of.warm_until = int((NOW + warm_for) * 1000)
+    steps, _ = play(known(over, of), {"home": [(LIMITED, 30.0)]})
+    assert steps == ("home, refuse 429 30" if stays else "home, other")
+
+
+@pytest.mark.parametrize(("size", "fresh"), [(80_000, 0.0), (78_000, 0.0), (76_000, 19_000.0), (8_000, 2_000.0)])
+def test_a_turn_shorter_than_the_one_before_has_been_rewritten_and_reads_nothing(size, fresh):
+    over = router()
+    route = fresh_route(over, size / 4)
+    route.found(record(tokens=20_000), False, int(NOW * 1000))
+    assert route.warm
+    route.sent(HOME, NOW)
+    assert over.domain("home", MODEL).reserved == fresh
+
+
+def test_what_takes_much_of_a_limit_is_told_to_others_at_once():
+    one, two = routers(HOME, OTHER)
+    for over in (one, two):
+        over.domain("home", MODEL).observe("input", 60_000, 60_000, NOW - 60)
+    new(one, 14_000).sent(HOME, NOW)
+    assert two.domain("home", MODEL).headroom(NOW) == 60_000
+    new(one, 15_000).sent(HOME, NOW)
+    assert two.domain("home", MODEL).headroom(NOW) == 60_000 - 29_000
+
+
 @pytest.mark.parametrize(("seconds", "waits"), [(9.0, True), (20.0, False)])
 def test_nobody_waits_past_the_deadline(seconds, waits):
     route = known(router(), record(account_bound=1))
@@ -721,6 +758,21 @@ def busy(*names: str) -> Router:
 def test_a_cold_conversation_stays_unless_its_workspace_is_over_the_bound():
     assert known(busy(), record(warm=False)).better(NOW) is None
     assert known(busy("home"), record(warm=False)).better(NOW) == ("other", "cold")
+
+
+def test_a_cold_conversation_leaves_a_workspace_that_has_had_more_to_do_for_an_hour():
+    over = router(HOME, OTHER, THIRD)
+    for minutes in range(30):
+        over.loads.add("home", 60_000, NOW + 60 * minutes)
+        over.loads.add("other", 30_000, NOW + 60 * minutes)
+        over.loads.add("third", 30_000, NOW + 60 * minutes)
+    now = NOW + 30 * 60
+    for name in ("home", "other", "third"):
+        over.loads.add(name, 20_000, now)  # the last minute is level
+    assert over.within_cap("home", MODEL, now)
+    assert known(over, record("other", warm=False), now=now).better(now) is None
+    assert known(over, record(now=now), now=now).better(now) is None
+    assert known(over, record(warm=False), now=now).better(now) == ("other", "cold")
 
 
 def test_a_little_load_is_no_reason_to_place_a_cold_conversation_anew():

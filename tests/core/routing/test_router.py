@@ -336,6 +336,35 @@ def test_what_is_cached_needs_no_headroom():
     assert place(over, 20_000, cached={"other": 10_000.0}) == ("home", True)
 
 
+def test_of_workspaces_that_are_about_as_busy_the_ranking_decides_then_the_last_hour_else_the_last_minute():
+    over = router(HOME, OTHER, THIRD)
+    for _ in range(40):
+        over.loads.sized(10_000)
+    for name in ("home", "other", "third"):
+        over.groups.touch("g", name, NOW + 7200)
+        over.loads.add(name, 50_000, NOW)
+    assert place(over, group="g") == ("home", True)
+    over.loads.add("home", 5_000, NOW)
+    assert place(over, group="g") == ("home", True)
+    over.loads.add("home", 1, NOW)
+    assert place(over, group="g") == ("other", True)
+    later = NOW + 3600
+    assert place(over, group="g", now=later) == ("home", True)  # it has all but faded
+    over.loads.add("home", 4_000, later)
+    assert place(over, group="g", now=later) == ("other", True)
+
+
+@pytest.mark.parametrize(("tokens", "goes"), [(60_000, False), (55_000, True), (0, True)])
+def test_a_workspace_that_has_had_next_to_nothing_to_do_is_worth_its_groups_prefix(tokens, goes):
+    over = router(*(account(f"a{n}") for n in range(6)))
+    for n in range(5):  # each has room, and holds the prefix
+        over.groups.touch("g", f"a{n}", NOW + 300)
+        over.loads.add(f"a{n}", 700_000, NOW)
+    over.loads.add("a5", tokens, NOW)
+    assert all(over.within_cap(f"a{n}", MODEL, NOW) for n in range(5))
+    assert (place(over, group="g")[0] == "a5") == goes
+
+
 def test_a_new_conversation_prefers_where_its_groups_prefix_is_warm_and_within_the_bound():
     over = router(HOME, OTHER, THIRD)
     over.groups.touch("g", "other", NOW + 300)
