@@ -70,7 +70,7 @@ from gateway.worker.accounts import entry_of
 from gateway.worker.callers.limits import usage_folder
 from gateway.worker.control import Broadcast, Document, Keys, NotReady, Reload, Reseed, Start
 from gateway.worker.objects.owners import objects_folder
-from gateway.worker.request.exchange import new_request_id
+from gateway.worker.request.journey import new_request_id
 
 _OPERATORS = 512  # connections to the admin listener at most
 _OWN = -1  # its place among the workers' numbers

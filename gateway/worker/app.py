@@ -45,8 +45,8 @@ from gateway.worker.callers.limits import Accounting, usage_folder
 from gateway.worker.endpoints import HOT, find, nowhere
 from gateway.worker.objects.batch_usage import BatchUsageMeter
 from gateway.worker.objects.owners import Owners, objects_folder
-from gateway.worker.request.dispatch import Proxy
-from gateway.worker.request.exchange import new_request_id
+from gateway.worker.request.journey import new_request_id
+from gateway.worker.request.proxy import Proxy
 from gateway.worker.request.settlement import Settlement
 from gateway.worker.revival import Revival
 from gateway.worker.upkeep import Upkeep
@@ -260,7 +260,7 @@ class Gateway:
             self.tracing.finished(record)
 
     def _in_flight(self) -> dict[str, float]:
-        running = Counter(x.endpoint.name for x in self.proxy.live)
+        running = Counter(x.request.endpoint.name for x in self.proxy.live)
         return {endpoint.name: 0.0 for endpoint in HOT.values()} | dict(running)
 
     def _degraded(self) -> dict[str, float]:

@@ -36,7 +36,7 @@ from gateway.worker.control import (
     Scrape,
     Start,
 )
-from gateway.worker.request.exchange import new_request_id
+from gateway.worker.request.journey import new_request_id
 
 _CUT_WAIT = 2.0  # seconds that interrupted streams get to say so
 

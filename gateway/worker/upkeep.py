@@ -11,7 +11,7 @@ from gateway import log
 from gateway.config.schema import Config
 from gateway.listen.client import HeaderList
 from gateway.worker.callers.limits import Accounting
-from gateway.worker.request.exchange import Exchange
+from gateway.worker.request.journey import Journey, Phase
 from gateway.worker.request.relay import SILENT_END
 from gateway.worker.request.settlement import Settlement
 
@@ -22,7 +22,7 @@ _RENEW_EVERY = 60.0  # seconds after which a running stream says again that its 
 class Upkeep:
     """Of the exchanges in `live`."""
 
-    def __init__(self, config: Config, live: set[Exchange], settlement: Settlement, accounting: Accounting) -> None:
+    def __init__(self, config: Config, live: set[Journey], settlement: Settlement, accounting: Accounting) -> None:
         self._live = live
         self._accounting = accounting
         self._keep_at = perf_counter() + _KEEP_EVERY
@@ -43,24 +43,29 @@ class Upkeep:
             self._accounting.renew(
                 [x.reservation for x in self._live if x.reservation is not None and x.reservation.noted]
             )
+        ping, idle, total = self._timeouts.ping, self._timeouts.idle, self._timeouts.total
         for x in list(self._live):
-            if x.stream and x.meter.started and now - x.renewed > _RENEW_EVERY:
-                x.renewed = now
-                self._settlement.renew(x, 0.0, x.meter.usage.total_input)
-            if x.quiet and now - x.last_sent > self._timeouts.ping:
-                self._spawn(x.ping(self._ping_headers(x)))
-            if x.over_since and x.response is not None and now - x.over_since > self._timeouts.idle:
-                x.response.interrupt(SILENT_END)
-            if not x.first_byte and x.response is not None and now - x.patient_from > self._timeouts.total:
-                x.response.interrupt("timeout")
+            reply, attempt = x.reply, x.attempt
+            response, meter = attempt.response, attempt.meter
+            if reply.stream and meter.started and now - attempt.renewed > _RENEW_EVERY:
+                attempt.renewed = now
+                self._settlement.renew(x, 0.0, meter.usage.total_input)
+            if x.phase >= Phase.SENT and reply.quiet and now - reply.last_sent > ping:
+                self._spawn(reply.ping(self._ping_headers(x), meter.started))
+            if response is None:
+                continue
+            if attempt.over_since and now - attempt.over_since > idle:
+                response.interrupt(SILENT_END)
+            if not reply.first_byte and now - attempt.patient_from > total:
+                response.interrupt("timeout")
 
     def interrupt(self, reason: str) -> None:
         """End every request that is being served: with an error event where a stream runs, else with an error."""
         for x in list(self._live):
             x.interrupted = reason
-            if x.response is not None:
-                x.response.interrupt(reason)
-            elif x.task is not None and not x.ended:
+            if x.attempt.response is not None:
+                x.attempt.response.interrupt(reason)
+            elif x.task is not None and not x.reply.ended:
                 x.task.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -75,11 +80,11 @@ class Upkeep:
             log.debug("a ping came too late", reason=str(task.exception()))
 
     @staticmethod
-    def _ping_headers(x: Exchange) -> HeaderList:
+    def _ping_headers(x: Journey) -> HeaderList:
         """Without the account: another one may serve it in the end."""
         return [
             (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"request-id", x.request_id.encode()),
-            (b"x-gateway-request-id", x.request_id.encode()),
+            (b"request-id", x.request.id.encode()),
+            (b"x-gateway-request-id", x.request.id.encode()),
             *(x.reservation.headers() if x.reservation is not None else ()),
         ]

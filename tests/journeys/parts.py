@@ -23,10 +23,10 @@ from gateway.worker.callers.authenticate import Callers
 from gateway.worker.callers.limits import Accounting
 from gateway.worker.callers.rights import Rights
 from gateway.worker.head import AnswerHead
-from gateway.worker.request import dispatch, messages
+from gateway.worker.request import exchange, messages, proxy
 
 PARTS: dict[str, tuple[Any, str]] = {
-    "reading the head": (dispatch, "read_head"),
+    "reading the head": (proxy, "read_head"),
     "authentication": (Callers, "authenticate"),
     "reading the body": (messages, "peek"),
     "rights": (Rights, "check_body"),
@@ -42,7 +42,7 @@ PARTS: dict[str, tuple[Any, str]] = {
     "sending": (Pool, "send"),
     "reading the answer's head": (AnswerHead, "__init__"),
     "reading the answer": (Connection, "read"),
-    "judging the answer": (dispatch, "judge"),
+    "judging the answer": (exchange, "judge"),
     "learning from the answer": (Route, "answered"),
     "rebinding": (Admission, "rebind"),
     "the splitter": (EventSplitter, "feed"),

@@ -25,7 +25,7 @@ from gateway.store.pool.keyring import encode as encode_keys
 from gateway.telemetry.counters import families_of
 from gateway.telemetry.logs import RequestLog
 from gateway.worker.app import Gateway
-from gateway.worker.request.exchange import new_request_id
+from gateway.worker.request.journey import new_request_id
 from tests.journeys.world import World
 
 AGAIN = 5.0  # seconds after which a store that was away meanwhile is told once more
@@ -133,9 +133,9 @@ class Replica:
         for seen in report.domains if report is not None else ():
             if seen.asked or seen.reserved:
                 yield f"{seen.asked} requests and {seen.reserved} tokens reserved of {seen.organization}'s limits"
-        if gateway.proxy._holding.bytes:
-            yield f"{gateway.proxy._holding.bytes} bytes of bodies are held"
-        if gateway.proxy._single_flight._leaders:
+        if gateway.proxy.holding.bytes:
+            yield f"{gateway.proxy.holding.bytes} bytes of bodies are held"
+        if gateway.proxy.home.flights._leaders:
             yield "somebody still leads"
 
 

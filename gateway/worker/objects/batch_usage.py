@@ -19,7 +19,7 @@ from gateway.store.owners import Owner, to_meter
 from gateway.worker.callers.limits import Accounting
 from gateway.worker.endpoints import LIFETIMES
 from gateway.worker.objects.owners import Owners
-from gateway.worker.request.exchange import Exchange
+from gateway.worker.request.journey import Journey
 
 _MARKS = 10_000  # batches whose marks this process keeps for itself
 
@@ -64,15 +64,15 @@ class BatchUsageMeter:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
 
-    def settle_soon(self, x: Exchange, tap: ResultsTap, skipped: int) -> None:
+    def settle_soon(self, x: Journey, tap: ResultsTap, skipped: int) -> None:
         """Results of the batch that `x` names were read: meter those beyond the `skipped` lines that were metered when
         the reading began, unless somebody else has been faster. Nobody waits for it."""
         task = asyncio.get_running_loop().create_task(self._settle(x, tap, skipped))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _settle(self, x: Exchange, tap: ResultsTap, skipped: int) -> None:
-        batch, lines, mark = x.object, tap.lines, skipped
+    async def _settle(self, x: Journey, tap: ResultsTap, skipped: int) -> None:
+        batch, lines, mark = x.request.object, tap.lines, skipped
         lifetime = LIFETIMES["batches"]
         if tap.unread:
             log.warning("results of a batch could not be read", batch=batch, lines=tap.unread)
@@ -92,14 +92,14 @@ class BatchUsageMeter:
                 return
             mark = int(present)  # another reader was faster: the rest is ours if we got further
 
-    def _record(self, x: Exchange, tap: ResultsTap, mark: int, owner: Owner | None) -> None:
+    def _record(self, x: Journey, tap: ResultsTap, mark: int, owner: Owner | None) -> None:
         """One record for each model of the lines beyond `mark`: whose batch it is has used it, whoever reads it."""
-        batch, lines = x.object, tap.lines
-        caller, account = x.caller, x.account
+        batch, lines = x.request.object, tap.lines
+        caller, account = x.request.caller, x.attempt.account
         for model, metered in tap.metered(mark).items():
             record = Finished(
                 request_id=f"{batch}/{mark}-{lines}/{model}",  # the same whoever reads it
-                at=x.at,
+                at=x.request.at,
                 endpoint=ITEMS,
                 status=200,
                 caller=owner.caller if owner is not None else caller.id if caller is not None else "",

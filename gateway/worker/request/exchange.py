@@ -1,268 +1,275 @@
-"""One request on its way through the gateway: everything known of it, and the client's end of it.
+"""One exchange with one account: sent, judged, and a good answer taken to the client.
 
-It sends what it is told to; what that should be, `proxy` and `relay` decide.
+What an exchange that failed means for the request, `dispatch` decides.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-import secrets
-from time import perf_counter, time
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from functools import partial
+from time import monotonic, perf_counter
 
-import msgspec
-
-from gateway.config.schema import Caller
+from gateway.config.schema import Config
+from gateway.core.routing.broadcast import Noted
+from gateway.core.routing.document import Entry
+from gateway.core.routing.outcomes import Outcome, judge, judge_body, judge_event, without_secret
 from gateway.core.routing.route import Route
-from gateway.core.wire.chat_meter import PING as CHAT_PING
-from gateway.core.wire.chat_meter import ChatMeter, error_event
-from gateway.core.wire.peek import Peek
-from gateway.core.wire.usage_meter import UsageMeter
+from gateway.core.routing.router import Router
+from gateway.core.wire.created_ids import CreatedId
 from gateway.errors import ApiError
-from gateway.listen.client import Client, HeaderList
-from gateway.telemetry.tracing import Trace
+from gateway.listen.client import HeaderList
 from gateway.upstream.provider import Call
-from gateway.upstream.transport import Response
-from gateway.worker.accounts import Account, Lease
-from gateway.worker.affinity.bindings import Binding
-from gateway.worker.affinity.single_flight import Leader
-from gateway.worker.callers.limits import Reservation
-from gateway.worker.endpoints import Endpoint
-from gateway.worker.head import Head
-from gateway.worker.request.upload import Upload
+from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError, Unable, Withdrawn
+from gateway.worker.accounts import Account, Pool, readable_notes
+from gateway.worker.endpoints import LIFETIMES
+from gateway.worker.head import LIMIT_KINDS, AnswerHead
+from gateway.worker.objects.owners import Owners
+from gateway.worker.request.failure import Failure
+from gateway.worker.request.home import Home
+from gateway.worker.request.journey import Journey, Phase
+from gateway.worker.request.relay import (
+    StreamRelay,
+    answer_whole,
+    cause_of,
+    decoded_stream,
+    is_answer,
+    plain,
+    read_whole,
+    relay_long,
+    relay_through,
+    words_for,
+)
 
-_prefix = "req_gw" + secrets.token_hex(8)
-_counter = itertools.count(1)
-PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+MAX_REFUSAL = 1024 * 1024  # bytes kept of an upstream's error body
+_REFUSAL_WAIT = 2.0  # seconds for that body to arrive
+_LOOK_EVERY = 0.02  # seconds between looks at what answers say of one limit
+_NOTE_EVERY = 1.0  # seconds between looks at what else they say of one account
+_TELL_EVERY = 15.0  # seconds between tellings of that
+_PATIENT = 60.0  # seconds for an answer's head, below which its absence says nothing of the account
 
-
-def new_request_id() -> str:
-    """Unique over all processes: a random prefix of this one, and a counter."""
-    return f"{_prefix}{next(_counter):06x}"
-
-
-class Kept(msgspec.Struct, frozen=True):
-    """An account's answer that is looked at before the client gets it; `headers` are the client's."""
-
-    status: int
-    headers: HeaderList
-    body: bytes
-
-
-class Holding:
-    """Bytes of request bodies that this process holds for retries, over all requests; bounded by `most`."""
-
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.bytes = 0
-
-    def take(self, x: Exchange, size: int) -> None:
-        """Hold so much more for `x`. Raises ApiError(529) where there is no room."""
-        self.bytes += size
-        x.held += size
-        if self.bytes > self.most:
-            words = "The gateway holds too many large requests now. Please try again later."
-            raise ApiError(529, words, retry_after=1, limit=("gateway", "memory"), cause="memory")
-
-    def give(self, x: Exchange, size: int | None = None) -> None:
-        """Hold so much less for `x`, by default nothing any more."""
-        size = x.held if size is None else size
-        self.bytes -= size
-        x.held -= size
-
-
-class Opening(Protocol):
-    """What of a stream is held until its first content."""
-
-    async def commit(self) -> None:
-        """Send it: from now on this stream is the client's answer."""
-        ...
+# Takes a good answer of what is no conversation to the client.
+Take = Callable[[Journey, Response, AnswerHead], Awaitable[None]]
 
 
 class Exchange:
-    """Times are perf_counter seconds. `status` is what the client saw, 0 before its answer began; `patient_from` is
-    when the wait for the first byte began."""
+    """Exchanges of one process. `answered(account, model, code)` is told of each."""
 
-    head: Head | None = None
-    caller: Caller | None = None
-    body = b""
-    peek: Peek | None = None
-    stream = False
-    conversation = b""  # its key; empty for a request that has none
-    route: Route | None = None
-    reservation: Reservation | None = None
-    binding: Binding | None = None
-    leader: Leader | None = None  # this request's, while others wait for it
-    account: Account | None = None
-    lease: Lease | None = None
-    call: Call | None = None
-    task: asyncio.Task[None] | None = None
-    trace: Trace | None = None
-    slot_until = 0.0  # when waiting for a slot ends
-    queued = 0.0  # seconds spent on waiting, for limits and slots
-    sent = False  # an upstream has the request and may bill it, and what it used is not known whole
-    body_size = 0
-    text_size = 0  # of it, what counts for tokens
-    held = 0  # bytes of it that this process keeps
-    object: str  # the id that the path names
-    names: frozenset[str] = frozenset()  # objects of its own that it names or has made
-    home = ""  # the workspace where it goes
-    threaded = False  # the answer's id will be asked for
-    upload: Upload | None = None
-    kept: Kept | None = None
-    interrupted = ""  # why this process ends the request, if it does
-    response: Response | None = None
-    attempts = 0
-    status = 0
-    outcome = "ok"
-    cause = ""
-    estimated = False
-    failover = ""  # why it was tried again
-    throttled = limit = ""  # whose limit refused it, and which
-    cached = 0  # tokens of the conversation that a cache had when the request came, or had had lately
-    cached_in = ""  # the workspace of that cache, "" if it has run out
-    reached = False  # an upstream has had the request
-    upstream_request_id = ""
-    began = False  # the request is on its way to an upstream
-    started = False  # the head of the answer is out
-    pinged = False  # it is, by a ping, and no more than pings: any account's stream may follow
-    opening: Opening | None = None  # of a stream of which nothing but a message_start has come
-    over_since = 0.0  # when the model had said why it stopped, and nothing but pings has come since
-    ended = False
-    hurried = False  # less time is left for an answer's head than an account may take
-    writing = False  # the client has yet to take what was written last
-    raw = False  # in the middle of an event that passes in pieces
-    body_time = admit_time = choose_time = waited = first_byte = response_began = 0.0
+    def __init__(
+        self,
+        config: Config,
+        pool: Pool,
+        router: Router,
+        owners: Owners,
+        home: Home,
+        answered: Callable[[str, str, str], None],
+    ) -> None:
+        self._pool = pool
+        self._router = router
+        self._owners = owners
+        self._home = home
+        self._answered = answered
+        self.configure(config)
 
-    def __init__(self, endpoint: Endpoint, client: Client, holding: Holding, object_id: str = "") -> None:
-        self.t0 = self.patient_from = perf_counter()
-        self.at = time()
-        self.request_id = new_request_id()
-        self.endpoint = endpoint
-        self.client = client
-        self.holding = holding
-        self.object = object_id
-        self.meter: UsageMeter | ChatMeter = ChatMeter() if endpoint.chat else UsageMeter()
-        self.last_sent = self.renewed = self.t0
+    def configure(self, config: Config) -> None:
+        """Follow a new configuration from the next request on."""
+        self._timeouts = config.timeouts
+        self._expose_account = config.expose_account
 
-    @property
-    def quiet(self) -> bool:
-        """Whether a ping may go out: a stream on its way, between events."""
-        return self.stream and self.began and not self.ended and not self.raw and not self.writing
+    async def run(self, x: Journey, route: Route, entry: Entry, call: Call, take: Take | None) -> Failure | None:
+        """Ask the account of this attempt. None means that the client has its answer."""
+        account, attempt = x.attempt.account, x.attempt
+        assert account is not None  # noqa: S101 - an attempt is one at an account
+        try:
+            response = attempt.response = await self._send(x, account, call)
+            self._answered(account.id, call.model, str(response.status))
+            failure = await self._answer(x, route, entry, account, response, take)
+        except NotSent as error:
+            return Failure(Outcome.UNABLE if isinstance(error, Unable) else Outcome.UNSENT)
+        except TransportError as error:
+            cause = x.cause = cause_of(error)
+            self._close(x)
+            x.reached = True
+            self._answered(account.id, call.model, cause)
+            status, words = words_for(cause)
+            ours = cause == "drain" or (cause == "timeout" and attempt.hurried)
+            return Failure(Outcome.BROKEN, status, words=words, ours=ours)
+        if failure is None and x.outcome == "ok":
+            route.completed(entry, monotonic())
+        elif failure is None and x.outcome == "interrupted" and x.cause in ("upstream", "timeout"):
+            route.interrupted(entry, monotonic())
+        return failure
 
-    @property
-    def model(self) -> str:
-        return self.peek.model if self.peek is not None else ""
+    async def _send(self, x: Journey, account: Account, call: Call) -> Response:
+        request, attempt, times = x.request, x.attempt, x.times
+        sent = perf_counter()
+        if not times.choose:
+            times.choose = max(0.0, sent - request.t0 - times.body - times.admit - times.queued)
+        remaining = max(0.0, self._timeouts.total - (sent - request.t0))
+        attempt.sent = True
+        x.phase = Phase.SENT
+        attempt.hurried = remaining < _PATIENT and remaining < self._timeouts.first_byte
+        outgoing = account.provider.prepare(call)
+        try:
+            response = await account.transport.send(
+                outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=remaining
+            )
+            x.reached = True
+            return response
+        except Withdrawn:
+            attempt.sent = False
+            raise
+        except NotSent:
+            attempt.sent = False
+            self._answered(account.id, call.model, "not_sent")
+            raise
+        finally:
+            attempt.response_began = perf_counter()
+            times.waited += attempt.response_began - sent
+            if request.upload is not None:
+                attempt.patient_from = attempt.response_began
 
-    def gateway_headers(self, expose_account: bool) -> HeaderList:
-        """The gateway's own headers of a proxied answer."""
-        headers = [
-            (b"x-gateway-request-id", self.request_id.encode()),
-            (b"x-gateway-attempts", b"%d" % self.attempts),
-            (b"x-gateway-route", self.route.how.encode() if self.route is not None else b"none"),
-        ]
-        if expose_account and self.account is not None:
-            headers.append((b"x-gateway-account", self.account.tag))
-        if self.reservation is not None:
-            headers += self.reservation.headers()
-        return headers
+    async def _answer(
+        self, x: Journey, route: Route, entry: Entry, account: Account, response: Response, take: Take | None
+    ) -> Failure | None:
+        outcome, head, endpoint = judge(response.status), AnswerHead(response.headers), x.request.endpoint
+        if head.about:
+            self._observe(route, account, head, outcome is Outcome.LIMITED)
+        if outcome is not Outcome.SERVED:
+            return await self._set_aside(x, route, account, response, head, outcome)
+        x.upstream_request_id = head.request_id.decode("latin-1")
+        if take is not None:
+            await self._home.served(x, route, entry)
+            x.phase = Phase.RELAYING
+            await take(x, response, head)
+            return None
+        if head.kind.startswith(b"text/event-stream"):
+            if endpoint.events:
+                return await self._stream(x, route, entry, account, response, head)
+            await self._home.served(x, route, entry)
+            await relay_through(x, response, self._headers(x, head), x.attempt.meter.count)
+            return None
+        if not head.kind.startswith(b"application/json"):
+            return await self._set_aside(x, route, account, response, head, Outcome.IMPROPER)
+        return await self._whole(x, route, entry, response, head)
 
-    def remember_cache(self) -> None:
-        """Note what caches have of the conversation, before this request changes that."""
-        route = self.route
-        record = route.record if route is not None else None
-        if route is None or record is None:
-            return
-        place, tokens, until = record.workspace, record.tokens, record.warm_until
-        if not tokens:  # bound anew just now
-            place, tokens, until = record.previous, record.previous_tokens, record.previous_warm_until
-        self.cached = tokens
-        self.cached_in = place if until > route.now_ms else ""
+    async def _whole(
+        self, x: Journey, route: Route, entry: Entry, response: Response, head: AnswerHead
+    ) -> Failure | None:
+        """An answer in JSON."""
+        reply, attempt, endpoint = x.reply, x.attempt, x.request.endpoint
+        status = response.status
+        streamed, reply.stream = reply.stream, False  # whatever was asked for: no ping belongs into this answer
+        try:
+            held, whole = await read_whole(response)
+        except Interrupted:
+            reply.stream = streamed
+            raise
+        text = plain(held, head.encoding) if whole else None
+        if text is not None and not is_answer(text, endpoint.metered and not endpoint.chat):
+            self._close(x)
+            reply.stream, attempt.sent = streamed, False
+            return Failure(Outcome.IMPROPER, status, head)
+        await self._home.served(x, route, entry)
+        if reply.started:  # the head of a stream went out with a ping, yet the answer is none
+            attempt.sent = not attempt.meter.read_json(text or b"")
+            raise ApiError(502, "The upstream did not answer with a stream.")
+        x.phase = Phase.RELAYING
+        headers = self._headers(x, head)
+        if whole:
+            await answer_whole(x, response, headers, held, text or b"", partial(self._own, x))
+        else:
+            await relay_long(x, response, headers, held)
+        return None
 
-    def missed(self) -> tuple[int, str]:
-        """Tokens that the answer wrote into a cache though another had them or this one had had them, and why they
-        could not be read: what the client changed, or an account evicted early, is not among them."""
-        usage = self.meter.usage
-        written = usage.cache_write_5m + usage.cache_write_1h
-        tokens = min(written, self.cached - usage.cache_read)
-        if tokens <= 0 or self.route is None or self.account is None or self.account.workspace == self.cached_in:
-            return 0, ""
-        if not self.cached_in:
-            return tokens, "expired"
-        return tokens, self.route.how if self.route.how in ("detour", "stateless") else "moved"
+    async def _stream(
+        self, x: Journey, route: Route, entry: Entry, account: Account, response: Response, head: AnswerHead
+    ) -> Failure | None:
+        """An answer in events."""
+        framing = decoded_stream(head.encoding, account.provider.framing(response.headers))
+        if head.encoding:
+            head.visible = [header for header in head.visible if header[0] != b"content-encoding"]
+        own, began = partial(self._own, x), partial(self._home.stream_began, x, route)
+        relay = StreamRelay(x, response, lambda: self._headers(x, head), framing, own, began)
+        x.phase = Phase.OPENING
+        opened = perf_counter()
+        try:
+            error = await relay.open()
+        finally:
+            x.times.waited += (x.reply.first_byte or perf_counter()) - opened
+        if error:
+            self._close(x)
+            x.abandon()
+            outcome = route.means(judge_event(error), head.retry_after, monotonic(), head.about)
+            opening = without_secret(relay.opening, account.config.api_key)
+            return Failure(outcome, 200, head, opening, event=True)
+        await self._home.served(x, route, entry)
+        x.phase = Phase.RELAYING
+        x.forget_request()
+        await relay.run()
+        return None
 
-    def abandon(self) -> None:
-        """An account's answer will not reach the client: another one's is metered by itself."""
-        ttl, self.meter = self.meter.ttl, ChatMeter() if self.endpoint.chat else UsageMeter()
-        self.meter.ttl = ttl
-        self.first_byte = self.over_since = 0.0
-        self.sent = False
+    async def _set_aside(
+        self, x: Journey, route: Route, account: Account, response: Response, head: AnswerHead, outcome: Outcome
+    ) -> Failure:
+        """Read a refusal whole, so that its connection is free and it can still be passed on."""
+        x.attempt.sent = False  # refused, so not billed
+        status = response.status  # a closed response may already be another exchange's
+        body: bytes | None = None
+        try:
+            async with asyncio.timeout(_REFUSAL_WAIT):
+                body = await _read_bounded(response)
+        except (TimeoutError, Interrupted):
+            body = None
+        self._close(x)
+        if body is not None:
+            body = without_secret(body, account.config.api_key)
+        outcome = route.means(judge_body(outcome, body or b""), head.retry_after, monotonic(), head.about)
+        return Failure(outcome, status, head, body)
 
-    def forget_request(self) -> None:
-        """Nobody will send this body again: thousands of long streams should not hold theirs."""
-        self.body = b""
-        self.holding.give(self)
-        if self.call is not None:
-            self.call.body = b""
-        if self.peek is not None:
-            self.peek.forget()
+    def _headers(self, x: Journey, head: AnswerHead) -> HeaderList:
+        return head.visible + x.gateway_headers(self._expose_account)
 
-    def forget_answer(self) -> None:
-        """Another one is asked for, which follows what was kept."""
-        self.kept = None
+    @staticmethod
+    def _close(x: Journey) -> None:
+        """The answer is of no use any more."""
+        response, x.attempt.response = x.attempt.response, None
+        if response is not None:
+            response.close()
 
-    async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
-        """Send a whole answer."""
-        headers.append((b"content-length", b"%d" % len(body)))
-        self.started = self.ended = True
-        self.status = status
-        await self.client.answer(status, headers, body)
-        self.first_byte = perf_counter()
+    async def _own(self, x: Journey, created: list[CreatedId]) -> None:
+        """What an answer brings is its caller's from now on."""
+        request, account = x.request, x.attempt.account
+        for kind, object_id in created:
+            if request.caller is not None and account is not None and object_id not in request.names:
+                request.names |= {object_id}
+                await self._owners.created(request.caller, object_id, account.workspace, LIFETIMES.get(kind, 0))
 
-    async def start(self, status: int, headers: HeaderList) -> None:
-        """Send the head of the answer. From here on, or from the first event after pings, no other account can serve
-        this request."""
-        self.started = True
-        self.status = status
-        await self.client.start(status, headers)
+    def _observe(self, route: Route, account: Account, head: AnswerHead, limited: bool) -> None:
+        """What an answer's head says of the account and its limits: read now and then, and whenever it is a refusal."""
+        domain, now = route.domain, monotonic()
+        if domain is not None and (now >= domain.look_at or limited or head.retry_after is not None):
+            domain.look_at = now + _LOOK_EVERY
+            limits = head.rate_limits
+            for index, kind in enumerate(LIMIT_KINDS):
+                limit, remaining = limits[2 * index], limits[2 * index + 1]
+                if limit is not None and remaining is not None:
+                    domain.observe(kind, limit, remaining, now)
+        if now >= account.note_at:
+            account.note_at = now + _NOTE_EVERY
+            notes = head.notes
+            account.note(notes)
+            self._pool.check_identity(account, notes)
+            if now >= account.tell_at:
+                account.tell_at = now + _TELL_EVERY
+                self._router.tell(Noted(account.id, readable_notes(account)))
 
-    async def write(self, body: bytes, more: bool) -> None:
-        """Send body bytes; `more` is False with the last ones."""
-        self.ended = not more
-        self.pinged = False
-        self.writing = True
-        await self.client.write(body, more)
-        self.writing = False
-        self.last_sent = perf_counter()
-        if not self.first_byte:
-            self.first_byte = self.last_sent
 
-    async def refuse(self, error: ApiError, headers: HeaderList) -> None:
-        """Answer with an error of the gateway's own: as JSON, or as an event where a stream has begun."""
-        self.outcome = "error" if self.outcome == "ok" else self.outcome
-        self.throttled, self.limit = error.limit
-        self.cause = self.cause or error.cause
-        if self.ended:
-            return
-        if self.started:
-            event = error_event if self.endpoint.chat else ApiError.event
-            await self.write(event(error, self.request_id), more=False)
-            return
-        own = error.headers(self.request_id)
-        own += [header for header in headers if header[0] != b"x-gateway-request-id"]
-        await self.answer(error.status, own, error.body(self.request_id))
-
-    async def ping(self, headers: HeaderList) -> None:
-        """Break the silence of a stream, at an event boundary; before the first event this commits the head."""
-        if not self.quiet:
-            return
-        self.last_sent = perf_counter()
-        if self.opening is not None and self.meter.started and (self.pinged or not self.started):
-            await self.opening.commit()
-        if not self.started:
-            self.pinged = True
-            await self.start(200, headers)
-        if self.quiet:  # still: the head may have waited for a slow client
-            ping = CHAT_PING if self.endpoint.chat else PING
-            await self.client.write(ping, True)
+async def _read_bounded(response: Response) -> bytes | None:
+    """The whole body, None if it is longer than MAX_REFUSAL."""
+    parts = []
+    size = 0
+    while size < MAX_REFUSAL and (data := await response.read()):
+        parts.append(data)
+        size += len(data)
+    return b"".join(parts) if size < MAX_REFUSAL else None

@@ -6,7 +6,7 @@ read → peek → check → choose → admit → send. Sending is the proxy's bu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from time import monotonic, perf_counter
 
@@ -22,22 +22,20 @@ from gateway.core.wire.references import references
 from gateway.errors import ApiError
 from gateway.upstream.provider import Call
 from gateway.worker.affinity.bindings import Admission
-from gateway.worker.affinity.single_flight import SingleFlight
 from gateway.worker.callers.limits import Accounting
 from gateway.worker.callers.rights import Rights
 from gateway.worker.head import Head, without
 from gateway.worker.objects.owners import Owners
-from gateway.worker.request.exchange import Exchange
+from gateway.worker.request.dispatch import Dispatch
+from gateway.worker.request.home import Home
+from gateway.worker.request.journey import Journey, Phase, Request
 from gateway.worker.request.upload import too_large
 
 _DECODED_AT_ONCE = 64 * 1024  # bytes of a compressed body that may be decoded while others wait
 
-Serve = Callable[[Exchange, Route, Call], Awaitable[None]]
-
 
 class Messages:
-    """`serve` asks accounts until one answers for good; `bound_thinking(model)` says whether only the account that
-    produced a model's thinking reads it."""
+    """`bound_thinking(model)` says whether only the account that produced a model's thinking reads it."""
 
     def __init__(
         self,
@@ -47,8 +45,8 @@ class Messages:
         accounting: Accounting,
         owners: Owners,
         rights: Rights,
-        single_flight: SingleFlight,
-        serve: Serve,
+        home: Home,
+        dispatch: Dispatch,
         bound_thinking: Callable[[str], bool],
     ) -> None:
         self._router = router
@@ -56,8 +54,8 @@ class Messages:
         self._accounting = accounting
         self._owners = owners
         self._rights = rights
-        self._single_flight = single_flight
-        self._serve = serve
+        self._home = home
+        self._dispatch = dispatch
         self._bound_thinking = bound_thinking
         self.configure(config)
 
@@ -68,49 +66,54 @@ class Messages:
         self._total = config.timeouts.total
         self._max_body = int(config.limits.max_body_mb * 1024 * 1024)
 
-    async def journey(self, x: Exchange, head: Head, caller: Caller) -> None:
+    async def journey(self, x: Journey, head: Head, caller: Caller) -> None:
         """Serve one request: its conversation says where it goes, and the objects that it names."""
-        x.body = text = await self._read_body(x)
+        request, endpoint = x.request, x.request.endpoint
+        request.body = text = await self._read_body(x, head)
         if head.content_encoding not in (b"", b"identity"):
-            text = await self._decoded(x, head.content_encoding)
-        peeked = x.peek = peek(text)
+            text = await self._decoded(request, head.content_encoding)
+        peeked = request.peek = peek(text)
         self._rights.check_body(caller, peeked)
         if peeked.model in self._rights.aliases:
-            self._resolve(x, head, peeked)
-        x.stream = peeked.stream and x.endpoint.events
-        x.threaded = "thread" in peeked.fields
-        x.meter.ttl = peeked.cache_ttl
+            self._resolve(request, head, peeked)
+        x.reply.stream = stream = peeked.stream and endpoint.events
+        request.threaded = "thread" in peeked.fields
+        x.attempt.meter.ttl = peeked.cache_ttl
         named = references(peeked)
-        route = x.route = self._route(x, head, peeked, caller.id)
+        route = x.route = self._route(request, head, peeked, caller.id)
+
+        x.phase = Phase.ADMITTING
         began = perf_counter()
         if head.profile:
             named |= await self._owners.in_header(head)
         if named:
-            route.pin(await self._where(caller, named, x.threaded))
-        endpoint = x.endpoint
-        warm = 0
-        if x.conversation and endpoint.metered and self._accounting.plan(caller).message.reserved:
-            warm = self._admission.warm(caller, x.conversation, peeked.model)
-        reservation = x.reservation = self._accounting.ask(
-            caller, x.request_id, x.at, endpoint, peeked, int(route.tokens), warm
+            route.pin(await self._where(caller, named, request.threaded))
+        await self._admit(x, route, head, caller, peeked)
+        x.times.admit = perf_counter() - began - x.times.queued
+        x.remember_cache()
+
+        call = x.call = Call(
+            b"POST", request.target, head.lines, request.body, peeked.model, stream, head.version, endpoint.chat
         )
-        if x.conversation:
+        await self._dispatch.serve(x, route, call)
+
+    async def _admit(self, x: Journey, route: Route, head: Head, caller: Caller, peeked: Peek) -> None:
+        """Take what the caller's limits allow, and find out where the conversation lives: by one script of the
+        store's."""
+        request, endpoint, accounting = x.request, x.request.endpoint, self._accounting
+        key, warm = request.conversation, 0
+        if key and endpoint.metered and accounting.plan(caller).message.reserved:
+            warm = self._admission.warm(caller, key, peeked.model)
+        reservation = x.reservation = accounting.ask(
+            caller, request.id, request.at, endpoint, peeked, int(route.tokens), warm
+        )
+        if key:
             former = None
             if self._former_secret is not None:
                 former = identify(self._former_secret, caller.id, head.conversation, head.session, head.agent, peeked)
-            x.binding = await self._admission.bind(caller, x.conversation, peeked, route, former, reservation)
-            place = None if x.binding is None or not x.endpoint.metered else (x.binding.key, x.binding.model)
-            if place is not None and (not route.warm or self._single_flight.leads(place)):
-                await self._join_flight(x, route, caller, former)
+            await self._home.find(x, route, former)
         elif reservation is not None:
-            await self._accounting.take(reservation)
-        x.admit_time = perf_counter() - began - x.queued
-        x.remember_cache()
-
-        client = x.client
-        path = client.path + b"?" + client.query if client.query else client.path
-        x.call = Call(b"POST", path, head.lines, x.body, peeked.model, x.stream, head.version, x.endpoint.chat)
-        await self._serve(x, route, x.call)
+            await accounting.take(reservation)
 
     async def _where(self, caller: Caller, named: frozenset[str], threaded: bool) -> str:
         try:
@@ -120,33 +123,33 @@ class Messages:
                 raise ApiError(404, error.message, code="thread_not_found") from None
             raise
 
-    def _resolve(self, x: Exchange, head: Head, peeked: Peek) -> None:
+    def _resolve(self, request: Request, head: Head, peeked: Peek) -> None:
         """Put the model in the body that its alias stands for: the one change that is ever made to a body."""
         model = self._rights.aliases[peeked.model]
-        x.body = with_model(peeked.body, peeked.fields, model)
+        request.body = with_model(peeked.body, peeked.fields, model)
         peeked.model = model
         if head.content_encoding:
             head.lines = without(head.lines, b"content-encoding")
 
-    async def _decoded(self, x: Exchange, encoding: bytes) -> bytes:
+    async def _decoded(self, request: Request, encoding: bytes) -> bytes:
         """The body as its encoding hides it. It is sent as it came."""
-        work = partial(decode, x.body, encoding, self._max_body)
-        text = work() if x.body_size < _DECODED_AT_ONCE else await asyncio.to_thread(work)
-        x.holding.take(x, len(text))
-        x.body_size = len(text)
+        work = partial(decode, request.body, encoding, self._max_body)
+        text = work() if request.body_size < _DECODED_AT_ONCE else await asyncio.to_thread(work)
+        request.hold(len(text))
+        request.body_size = len(text)
         return text
 
-    def _route(self, x: Exchange, head: Head, peeked: Peek, caller: str) -> Route:
+    def _route(self, request: Request, head: Head, peeked: Peek, caller: str) -> Route:
         """The request as routing sees it. What has no conversation need not wander either: the caller is its key."""
         key = None
         if "messages" in peeked.fields:
             key = identify(self._secret, caller, head.conversation, head.session, head.agent, peeked)
-        deadline = monotonic() + self._total - (perf_counter() - x.t0)
-        x.text_size = peeked.text_size
-        own_limit = "" if x.endpoint.metered else x.endpoint.name
-        x.conversation = key or b""
+        deadline = monotonic() + self._total - (perf_counter() - request.t0)
+        size = request.text_size = peeked.text_size
+        own_limit = "" if request.endpoint.metered else request.endpoint.name
+        request.conversation = key or b""
         route = Route(
-            self._router, key or caller.encode()[:64], peeked.model, x.text_size, peeked.cache_ttl, deadline, own_limit
+            self._router, key or caller.encode()[:64], peeked.model, size, peeked.cache_ttl, deadline, own_limit
         )
         if "speed" in peeked.fields and peeked.value("speed") == "fast":
             route.limit_class += ":fast"  # a bucket of its own
@@ -157,36 +160,25 @@ class Messages:
             route.account_bound = self._bound_thinking(peeked.model) and peeked.signed_thinking
         return route
 
-    async def _join_flight(self, x: Exchange, route: Route, caller: Caller, former: bytes | None) -> None:
-        """Of a cold conversation's simultaneous requests the first goes; the others wait until its answer begins."""
-        binding, peeked = x.binding, x.peek
-        if binding is None or peeked is None:
-            return
-        began = perf_counter()
-        x.leader, waited = await self._single_flight.join((binding.key, binding.model), peeked)
-        if waited:
-            x.queued += perf_counter() - began
-            x.binding = await self._admission.bind(caller, x.conversation, peeked, route, former)
-
-    async def _read_body(self, x: Exchange) -> bytes:
+    async def _read_body(self, x: Journey, head: Head) -> bytes:
         """The whole request body, within its bound."""
-        limit = self._max_body
-        if x.head is not None and x.head.content_length > limit:
+        request, limit = x.request, self._max_body
+        if head.content_length > limit:
             raise too_large(limit)
         began = perf_counter()
-        body, more = await x.client.read()
-        x.holding.take(x, len(body))
+        body, more = await request.client.read()
+        request.hold(len(body))
         if more:
             parts = [body]
             size = len(body)
             while more:
-                piece, more = await x.client.read()
+                piece, more = await request.client.read()
                 parts.append(piece)
                 size += len(piece)
                 if size > limit:
                     raise too_large(limit)
-                x.holding.take(x, len(piece))
+                request.hold(len(piece))
             body = b"".join(parts)
-        x.body_time = perf_counter() - began
-        x.body_size = len(body)
+        x.times.body = perf_counter() - began
+        request.body_size = len(body)
         return body

@@ -22,7 +22,7 @@ from gateway.errors import ApiError
 from gateway.listen.client import HeaderList
 from gateway.upstream.provider import Translate
 from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, Interrupted, Response, TransportError
-from gateway.worker.request.exchange import Exchange
+from gateway.worker.request.journey import Journey
 
 MAX_DECODED = 16 * 1024 * 1024  # bytes that an answer may decode to, to be metered
 MAX_STREAM = 1024 * 1024 * 1024  # and a stream
@@ -92,7 +92,7 @@ class StreamRelay:
 
     def __init__(
         self,
-        x: Exchange,
+        x: Journey,
         response: Response,
         headers: Callable[[], HeaderList],
         translate: Translate | None,
@@ -108,7 +108,7 @@ class StreamRelay:
         self._broken: Interrupted | None = None
         self._own = own
         self._long = b""
-        self._matters = matters if x.endpoint.chat else UsageMeter.matters
+        self._matters = matters if x.request.endpoint.chat else UsageMeter.matters
         self._splitter = EventSplitter()
         self._translate = translate
 
@@ -118,22 +118,22 @@ class StreamRelay:
         Raises Interrupted where the stream breaks off before.
         """
         x = self.x
-        x.opening = self
+        x.reply.opening = self
         try:
             while True:
                 ready = self._feed(await self._read())
                 if not ready:
                     continue
                 self.opening += ready
-                if x.meter.started and not x.first_byte:
-                    x.first_byte = perf_counter()
+                if x.attempt.meter.started and not x.reply.first_byte:
+                    x.reply.first_byte = perf_counter()
                     self._began()
                 if self._committed is not None:
                     return ""
-                if self._splitter.raw or len(self.opening) > MAX_OPENING or x.meter.stopped:
+                if self._splitter.raw or len(self.opening) > MAX_OPENING or x.attempt.meter.stopped:
                     return ""
-                if x.meter.error and _is_error(self.opening):
-                    return x.meter.error
+                if x.attempt.meter.error and _is_error(self.opening):
+                    return x.attempt.meter.error
                 if _content_begins(ready):
                     return ""
         except Interrupted as error:
@@ -142,7 +142,7 @@ class StreamRelay:
             self._broken = error
             return ""
         finally:
-            x.opening = None
+            x.reply.opening = None
             if self._committed is not None:
                 await self._committed
 
@@ -158,19 +158,19 @@ class StreamRelay:
             self._committed = asyncio.get_running_loop().create_future()
             ready, self.opening = self.opening, b""
             try:
-                if not self.x.started:
-                    await self.x.start(200, self._headers())
-                await self.x.write(ready, more=True)
+                if not self.x.reply.started:
+                    await self.x.reply.start(200, self._headers())
+                await self.x.reply.write(ready, more=True)
             finally:
                 self._committed.set_result(None)
 
     async def run(self) -> None:
         """Relay everything, beginning with the opening."""
-        x, meter = self.x, self.x.meter
-        if not x.started:
-            await x.start(200, self._headers())
+        x, meter = self.x, self.x.attempt.meter
+        if not x.reply.started:
+            await x.reply.start(200, self._headers())
         ready, self.opening = self.opening, b""
-        short = self._translate is None and not x.threaded
+        short = self._translate is None and not x.request.threaded
         if isinstance(meter, UsageMeter):
             self._count_delta = meter.count_delta
         else:
@@ -179,17 +179,17 @@ class StreamRelay:
             if self._broken is not None:
                 raise self._broken
             while True:
-                if x.threaded or not _only_delta(ready):
+                if x.request.threaded or not _only_delta(ready):
                     await self._take(ready)
                 if meter.stopped:
-                    x.sent = not meter.started
-                    await x.write(ready, more=False)
+                    x.attempt.sent = not meter.started
+                    await x.reply.write(ready, more=False)
                     await self._finish_framing()
                     return
                 if ready:
                     meter.count(ready)
-                    x.raw = self._splitter.raw
-                    await x.write(ready, more=True)
+                    x.reply.raw = self._splitter.raw
+                    await x.reply.write(ready, more=True)
                 if short:
                     direct = not (self._splitter.busy or meter.told_end)
                     self.response.divert(self._pass_on if direct else None)
@@ -202,37 +202,37 @@ class StreamRelay:
                     break
         except Interrupted as error:
             if str(error) == SILENT_END:
-                x.sent = not meter.started
-                await x.write(_STOP, more=False)
+                x.attempt.sent = not meter.started
+                await x.reply.write(_STOP, more=False)
                 return
             await self._break(cause_of(error), broken(error))
             return
         if meter.error:  # the upstream said itself what went wrong
-            x.sent = meter.started
+            x.attempt.sent = meter.started
             x.outcome, x.cause = "interrupted", "upstream"
-            await x.write(b"", more=False)
+            await x.reply.write(b"", more=False)
             return
         await self._break("upstream", broken(Interrupted("no message_stop")))
 
     def _pass_on(self, chunk: bytes) -> bool:
         """The short way of most of a stream: a chunk that is one piece of content and no more leaves as it came, with
         its framing. Everything else (False) goes the long way."""
-        if not is_delta_chunk(chunk) or not self.x.client.pass_chunk(chunk):
+        if not is_delta_chunk(chunk) or not self.x.request.client.pass_chunk(chunk):
             return False
         self._count_delta(chunk)
-        self.x.last_sent = perf_counter()
+        self.x.reply.last_sent = perf_counter()
         return True
 
     async def _take(self, ready: bytes) -> None:
         """Objects that these events bring, and a longer one that has passed, are somebody's before the client knows."""
         for part in (self._long, ready):
-            if self.x.threaded or hints(part):
-                await self._own(in_events(part, self.x.threaded))
+            if self.x.request.threaded or hints(part):
+                await self._own(in_events(part, self.x.request.threaded))
         self._long = b""
 
     def _feed(self, data: bytes) -> bytes:
         """Whole events out of `data`, seen by the meter, and nothing behind message_stop."""
-        splitter, meter = self._splitter, self.x.meter
+        splitter, meter = self._splitter, self.x.attempt.meter
         if self._translate is not None:
             data = self._translate(data)
         ready = splitter.feed(data)
@@ -244,13 +244,13 @@ class StreamRelay:
         return self._seen(ready)
 
     def _seen(self, ready: bytes) -> bytes:
-        meter = self.x.meter
+        meter = self.x.attempt.meter
         if meter.told_end and ready and _content_begins(ready):
-            self.x.over_since = perf_counter()
+            self.x.attempt.over_since = perf_counter()
         if self._matters(ready):
             size = meter.see(ready)
-            if meter.told_end and not self.x.over_since:
-                self.x.over_since = perf_counter()
+            if meter.told_end and not self.x.attempt.over_since:
+                self.x.attempt.over_since = perf_counter()
             if meter.stopped:
                 return ready[:size]
         return ready
@@ -258,7 +258,7 @@ class StreamRelay:
     async def _break(self, cause: str, error: ApiError) -> None:
         x = self.x
         x.outcome, x.cause = "interrupted", cause
-        if x.raw:
+        if x.reply.raw:
             return  # an event is half out: an unfinished answer makes the server cut the connection
         await x.refuse(error, [])
 
@@ -316,18 +316,16 @@ def plain(body: bytes, encoding: bytes) -> bytes | None:
         return None
 
 
-async def answer_whole(
-    x: Exchange, response: Response, headers: HeaderList, body: bytes, text: bytes, own: Own
-) -> None:
+async def answer_whole(x: Journey, response: Response, headers: HeaderList, body: bytes, text: bytes, own: Own) -> None:
     """Relay a whole answer, which `text` is in plain."""
-    x.waited += perf_counter() - x.response_began
-    if x.threaded or hints(text):
-        await own(in_message(text, x.threaded))
-    await x.answer(response.status, headers, body)
-    if x.endpoint.metered:
-        x.sent = not x.meter.read_json(text)
-        if x.sent:
-            x.meter.count(text)
+    x.times.waited += perf_counter() - x.attempt.response_began
+    if x.request.threaded or hints(text):
+        await own(in_message(text, x.request.threaded))
+    await x.reply.answer(response.status, headers, body)
+    if x.request.endpoint.metered:
+        x.attempt.sent = not x.attempt.meter.read_json(text)
+        if x.attempt.sent:
+            x.attempt.meter.count(text)
 
 
 class _Shape(msgspec.Struct):
@@ -350,7 +348,7 @@ def is_answer(text: bytes, message: bool) -> bool:
     return bool(shape.type != "error")
 
 
-async def relay_long(x: Exchange, response: Response, headers: HeaderList, held: bytes) -> None:
+async def relay_long(x: Journey, response: Response, headers: HeaderList, held: bytes) -> None:
     """Relay an answer that is too long to be held, of which this has come."""
     head, tail = held[:_ENDS], held[-_ENDS:]
 
@@ -359,30 +357,30 @@ async def relay_long(x: Exchange, response: Response, headers: HeaderList, held:
         tail = (tail + data)[-_ENDS:]
 
     await relay_through(x, response, headers, see, held)
-    if x.endpoint.metered and x.outcome == "ok":
-        x.sent = not x.meter.read_ends(head, tail)
+    if x.request.endpoint.metered and x.outcome == "ok":
+        x.attempt.sent = not x.attempt.meter.read_ends(head, tail)
 
 
 async def relay_through(
-    x: Exchange, response: Response, headers: HeaderList, see: Callable[[bytes], None] | None = None, held: bytes = b""
+    x: Journey, response: Response, headers: HeaderList, see: Callable[[bytes], None] | None = None, held: bytes = b""
 ) -> None:
     """Relay an answer piece by piece, as it comes and as fast as the client takes it; `see` is shown what comes after
     `held`. One that breaks off ends in a broken connection."""
-    x.stream = False
+    x.reply.stream = False
     length = next((value for name, value in response.headers if name == b"content-length"), None)
     if length is not None and response.status not in (204, 304):
         headers.append((b"content-length", length))
-    await x.start(response.status, headers)
+    await x.reply.start(response.status, headers)
     if length is None and not held:  # a stream, whose client may do something only once it has begun
-        await x.client.write(b"", True)
+        await x.request.client.write(b"", True)
     try:
         while data := held or await response.read():
             if see is not None and not held:
                 see(data)
             held = b""
-            await x.write(data, more=True)
+            await x.reply.write(data, more=True)
     except Interrupted as error:
         x.outcome, x.cause = "interrupted", cause_of(error)
-        x.raw = True
+        x.reply.raw = True
         return
-    await x.write(b"", more=False)
+    await x.reply.write(b"", more=False)

@@ -15,7 +15,7 @@ from gateway.records import Finished
 from gateway.store.client.connection import Arg
 from gateway.worker.affinity.bindings import Admission
 from gateway.worker.callers.limits import Accounting
-from gateway.worker.request.exchange import Exchange
+from gateway.worker.request.journey import Journey
 
 _T = TypeVar("_T")
 _NOTHING = Bill(0, 0, False)
@@ -41,126 +41,130 @@ class Settlement:
         """Other prices from now on."""
         self._catalogue = catalogue
 
-    def settle(self, x: Exchange) -> None:
+    def settle(self, x: Journey) -> None:
         """Always, exactly once. A step that fails is logged, and costs no other one."""
         now = perf_counter()
         _surely(x, _let_go, x)
         renewal = _surely(x, self._used, x, now)
         record = _record(x, now, _surely(x, self._bill, x) or _NOTHING)
         _surely(x, self._tell, x, record, renewal)
-        _surely(x, self._observe, record, x.admit_time)
+        _surely(x, self._observe, record, x.times.admit)
 
-    def _used(self, x: Exchange, now: float) -> tuple[Arg, ...] | None:
+    def _used(self, x: Journey, now: float) -> tuple[Arg, ...] | None:
         """What it has used, for its route and for the cache of its conversation."""
-        if not x.endpoint.metered:
+        attempt = x.attempt
+        if not x.request.endpoint.metered:
             return None
-        if x.sent:
+        if attempt.sent:
             _estimate(x)
-        usage = x.meter.usage
+        usage, read = attempt.meter.usage, attempt.meter.usage.cache_read
         if x.route is not None:
-            x.route.settle(
-                usage.total_input - usage.cache_read, usage.cache_read, usage.output, monotonic(), not x.estimated
-            )
-        if not x.meter.started:
-            return self._admission.unanswered(x.binding) if x.binding is not None and x.binding.leads else None
-        return self._renewal(x, now - x.response_began, x.meter.context)
+            x.route.settle(usage.total_input - read, read, usage.output, monotonic(), not attempt.estimated)
+        if not attempt.meter.started:
+            return None
+        return self._renewal(x, now - attempt.response_began, attempt.meter.context)
 
-    def _tell(self, x: Exchange, record: Finished, renewal: tuple[Arg, ...] | None) -> None:
+    def _tell(self, x: Journey, record: Finished, renewal: tuple[Arg, ...] | None) -> None:
         if x.reservation is not None and x.reservation.noted:
-            self._accounting.settlement(record, x.reservation, x.reached or x.sent, renewal)
+            self._accounting.settlement(record, x.reservation, x.reached or x.attempt.sent, renewal)
         elif renewal is not None:
             self._admission.renew(renewal)
 
-    def renew(self, x: Exchange, age: float, tokens: int) -> None:
+    def renew(self, x: Journey, age: float, tokens: int) -> None:
         """The cache of the workspace that served was warm `age` seconds ago; the conversation holds `tokens` by now (0
         while unknown)."""
         renewal = self._renewal(x, age, tokens)
         if renewal is not None:
             self._admission.renew(renewal)
 
-    def _renewal(self, x: Exchange, age: float, tokens: int) -> tuple[Arg, ...] | None:
-        binding, account, peeked = x.binding, x.account, x.peek
+    def _renewal(self, x: Journey, age: float, tokens: int) -> tuple[Arg, ...] | None:
+        binding, account, peeked = x.binding, x.attempt.account, x.request.peek
         if binding is None or account is None or peeked is None:
             return None
-        ttl = 3600 if x.meter.usage.cache_write_1h else peeked.cache_ttl
+        ttl = 3600 if x.attempt.meter.usage.cache_write_1h else peeked.cache_ttl
         account_bound = x.route is not None and x.route.account_bound
-        return self._admission.renewal(binding, account.workspace, age, ttl, tokens, x.text_size, account_bound)
+        size = x.request.text_size
+        return self._admission.renewal(binding, account.workspace, age, ttl, tokens, size, account_bound)
 
-    def _bill(self, x: Exchange) -> Bill:
+    def _bill(self, x: Journey) -> Bill:
         """What the answer cost, by the model that answered."""
-        usage = x.meter.usage
-        if not x.endpoint.metered or not (usage.output or usage.total_input):
+        meter = x.attempt.meter
+        if not x.request.endpoint.metered or not (meter.usage.output or meter.usage.total_input):
             return _NOTHING
-        return self._catalogue.bill(x.meter.model or x.model, usage)
+        return self._catalogue.bill(meter.model or x.request.model, meter.usage)
 
 
-def _record(x: Exchange, now: float, bill: Bill) -> Finished:
-    first = x.first_byte or now
-    caller, route, account, trace = x.caller, x.route, x.account, x.trace
+def _record(x: Journey, now: float, bill: Bill) -> Finished:
+    request, attempt, reply, times, route = x.request, x.attempt, x.reply, x.times, x.route
+    caller, account, trace = request.caller, attempt.account, request.trace
+    first = reply.first_byte or now
     cost, savings, by_default = bill
-    missed, missed_reason = x.missed() if x.cached else (0, "")
+    throttled, limit = x.limit
+    missed, missed_reason = x.missed() if x.cached[0] else (0, "")
     return Finished(
-        request_id=x.request_id,
-        at=x.at,
-        endpoint=x.endpoint.name,
-        method=x.client.method,
-        status=x.status,
+        request_id=request.id,
+        at=request.at,
+        endpoint=request.endpoint.name,
+        method=request.client.method,
+        status=reply.status,
         outcome=x.outcome,
         cause=x.cause,
         caller=caller.id if caller is not None else "",
         team=(caller.team or "") if caller is not None else "",
-        model=x.model,
-        answered_model=x.meter.model,
-        stream=x.stream,
+        model=request.model,
+        answered_model=attempt.meter.model,
+        stream=reply.stream,
         account=account.id if account is not None else "",
         workspace=account.workspace if account is not None else "",
         route=route.how if route is not None else "none",
         reason=route.reason if route is not None else "",
         attempts=x.attempts,
-        conversation=x.conversation.hex()[:12],
+        conversation=request.conversation.hex()[:12],
         upstream_request_id=x.upstream_request_id,
         trace_id=trace.trace_id if trace is not None else "",
         span_id=trace.span_id if trace is not None else "",
         parent_id=trace.parent_id if trace is not None else "",
         failover=x.failover,
-        throttled=x.throttled,
-        limit=x.limit,
-        usage=x.meter.usage,
-        estimated=x.estimated,
+        throttled=throttled,
+        limit=limit,
+        usage=attempt.meter.usage,
+        estimated=attempt.estimated,
         cost_nano_usd=cost,
         savings_nano_usd=savings,
         priced_by_default=by_default,
         missed=missed,
         missed_reason=missed_reason,
-        duration=now - x.t0,
-        ttft=first - x.t0 if x.first_byte else 0.0,
-        queued=x.queued,
-        choose=x.choose_time,
-        overhead=max(0.0, first - x.t0 - x.waited - x.body_time - x.queued),
+        duration=now - request.t0,
+        ttft=first - request.t0 if reply.first_byte else 0.0,
+        queued=times.queued,
+        choose=times.choose,
+        overhead=max(0.0, first - request.t0 - times.waited - times.body - times.queued),
     )
 
 
-def _surely(x: Exchange, step: Callable[..., _T], *args: Any) -> _T | None:
+def _surely(x: Journey, step: Callable[..., _T], *args: Any) -> _T | None:
     """What the step returns; None where it fails."""
     try:
         return step(*args)
     except Exception:
-        log.exception("a request could not be settled whole", request_id=x.request_id, step=step.__name__)
+        log.exception("a request could not be settled whole", request_id=x.request.id, step=step.__name__)
         return None
 
 
-def _let_go(x: Exchange) -> None:
-    if x.lease is not None:
-        x.lease.release()
+def _let_go(x: Journey) -> None:
+    attempt = x.attempt
+    if attempt.lease is not None:
+        attempt.lease.release()
     if x.route is not None:
         x.route.answer_began()
-    if x.response is not None:
-        x.response.close()
+    if attempt.response is not None:
+        attempt.response.close()
 
 
-def _estimate(x: Exchange) -> None:
+def _estimate(x: Journey) -> None:
     """An upstream may bill what we do not know whole: put it at what was sent, and at what passed."""
-    x.estimated = True
-    if not x.meter.started:
-        x.meter.usage.input = x.body_size // _BYTES_A_TOKEN
-    x.meter.estimate()
+    attempt = x.attempt
+    attempt.estimated = True
+    if not attempt.meter.started:
+        attempt.meter.usage.input = x.request.body_size // _BYTES_A_TOKEN
+    attempt.meter.estimate()

@@ -1,0 +1,336 @@
+"""One request on its way through the gateway: what was asked, what an account was asked, what the client has of it.
+
+Each of these is a noun of its own; `Journey` holds them together with what was decided. What they should do,
+`messages`, `dispatch` and `relay` say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from enum import IntEnum
+from time import perf_counter, time
+from typing import Protocol
+
+import msgspec
+
+from gateway.config.schema import Caller
+from gateway.core.routing.route import Route
+from gateway.core.wire.chat_meter import PING as CHAT_PING
+from gateway.core.wire.chat_meter import ChatMeter, error_event
+from gateway.core.wire.peek import Peek
+from gateway.core.wire.usage_meter import UsageMeter
+from gateway.errors import ApiError
+from gateway.listen.client import Client, HeaderList
+from gateway.telemetry.tracing import Trace
+from gateway.upstream.provider import Call
+from gateway.upstream.transport import Response
+from gateway.worker.accounts import Account, Lease
+from gateway.worker.affinity.bindings import Binding
+from gateway.worker.affinity.single_flight import Leader
+from gateway.worker.callers.limits import Reservation
+from gateway.worker.endpoints import Endpoint
+from gateway.worker.head import Head
+from gateway.worker.request.upload import Upload
+
+_prefix = "req_gw" + secrets.token_hex(8)
+_counter = itertools.count(1)
+PING = b'event: ping\ndata: {"type": "ping"}\n\n'
+
+
+def new_request_id() -> str:
+    """Unique over all processes: a random prefix of this one, and a counter."""
+    return f"{_prefix}{next(_counter):06x}"
+
+
+class Phase(IntEnum):
+    """How far a journey is. WAITING and SENT take turns while accounts are asked."""
+
+    READING = 0  # the request
+    ADMITTING = 1  # where it goes, and whether its limits allow it
+    WAITING = 2  # for a limit or a slot, or between two accounts
+    SENT = 3  # an account has it, or is being sent it
+    OPENING = 4  # a stream's beginning is held until its first content
+    RELAYING = 5  # the answer goes to the client
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An account's answer that is looked at before the client gets it; `headers` are the client's."""
+
+    status: int
+    headers: HeaderList
+    body: bytes
+
+
+class Holding:
+    """Bytes of request bodies that this process holds for retries, over all requests; bounded by `most`."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.bytes = 0
+
+
+class Request:
+    """What was asked. `t0` is when (perf_counter seconds), `at` the same in Unix seconds."""
+
+    head: Head | None = None
+    caller: Caller | None = None
+    trace: Trace | None = None
+    body = b""
+    body_size = 0
+    text_size = 0  # of it, what counts for tokens
+    held = 0  # bytes of it that this process keeps
+    peek: Peek | None = None
+    conversation = b""  # its key; empty for a request that has none
+    threaded = False  # the answer's id will be asked for
+    names: frozenset[str] = frozenset()  # objects of its own that it names or has made
+    home = ""  # the workspace where they are
+    upload: Upload | None = None  # a body that passes through
+
+    def __init__(self, endpoint: Endpoint, client: Client, holding: Holding, object_id: str) -> None:
+        self.t0 = perf_counter()
+        self.at = time()
+        self.id = new_request_id()
+        self.endpoint = endpoint
+        self.client = client
+        self.object = object_id  # that the path names
+        self.holding = holding
+
+    @property
+    def model(self) -> str:
+        return self.peek.model if self.peek is not None else ""
+
+    @property
+    def target(self) -> bytes:
+        """Its path with its query."""
+        client = self.client
+        return client.path + b"?" + client.query if client.query else client.path
+
+    def hold(self, size: int) -> None:
+        """Keep so many bytes more, or fewer. Raises ApiError(529) where there is no room."""
+        holding = self.holding
+        holding.bytes += size
+        self.held += size
+        if size > 0 and holding.bytes > holding.most:
+            words = "The gateway holds too many large requests now. Please try again later."
+            raise ApiError(529, words, retry_after=1, limit=("gateway", "memory"), cause="memory")
+
+    def forget(self) -> None:
+        """Nobody will send this body again: thousands of long streams should not hold theirs."""
+        self.body = b""
+        self.hold(-self.held)
+        if self.peek is not None:
+            self.peek.forget()
+
+
+class Attempt:
+    """What one account was asked, and its answer. Times are perf_counter seconds; `patient_from` is when the wait for
+    the first byte began."""
+
+    lease: Lease | None = None
+    response: Response | None = None
+    sent = False  # it may bill the request, and what that used is not known whole
+    hurried = False  # less time was left for an answer's head than an account may take
+    response_began = 0.0
+    estimated = False
+    over_since = 0.0  # when the model had said why it stopped, and nothing but pings has come since
+
+    def __init__(self, account: Account | None, meter: UsageMeter | ChatMeter, now: float) -> None:
+        self.account = account
+        self.meter = meter
+        self.renewed = self.patient_from = now
+
+
+class Opening(Protocol):
+    """What of a stream is held until its first content."""
+
+    async def commit(self) -> None:
+        """Send it: from now on this stream is the client's answer."""
+        ...
+
+
+class Reply:
+    """What the client has: nothing, pings, a head, part of an answer, all of it. `status` is 0 before it began;
+    `first_byte` is when the first of an account's answer came (perf_counter seconds)."""
+
+    stream = False  # pings may break its silence
+    status = 0
+    started = False  # the head is out
+    pinged = False  # it is, by a ping, and no more than pings: any account's stream may follow
+    ended = False
+    writing = False  # the client has yet to take what was written last
+    raw = False  # in the middle of an event that passes in pieces
+    opening: Opening | None = None  # of a stream of which nothing but a message_start has come
+    kept: Kept | None = None
+    first_byte = 0.0
+
+    def __init__(self, client: Client, request_id: str, chat: bool, now: float) -> None:
+        self.client = client
+        self.last_sent = now
+        self._request_id = request_id
+        self._chat = chat
+
+    async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
+        """Send a whole answer."""
+        headers.append((b"content-length", b"%d" % len(body)))
+        self.started = self.ended = True
+        self.status = status
+        await self.client.answer(status, headers, body)
+        self.first_byte = perf_counter()
+
+    async def start(self, status: int, headers: HeaderList) -> None:
+        """Send the head of the answer. From here on, or from the first event after pings, no other account can serve
+        this request."""
+        self.started = True
+        self.status = status
+        await self.client.start(status, headers)
+
+    async def write(self, body: bytes, more: bool) -> None:
+        """Send body bytes; `more` is False with the last ones."""
+        self.ended = not more
+        self.pinged = False
+        self.writing = True
+        await self.client.write(body, more)
+        self.writing = False
+        self.last_sent = perf_counter()
+        if not self.first_byte:
+            self.first_byte = self.last_sent
+
+    def forget_kept(self) -> None:
+        """Another answer is asked for, which follows what was kept."""
+        self.kept = None
+
+    async def refuse(self, error: ApiError, headers: HeaderList) -> None:
+        """Send an error of the gateway's own: as JSON, or as an event where a stream has begun."""
+        if self.ended:
+            return
+        if self.started:
+            event = error_event if self._chat else ApiError.event
+            await self.write(event(error, self._request_id), more=False)
+            return
+        own = error.headers(self._request_id)
+        own += [header for header in headers if header[0] != b"x-gateway-request-id"]
+        await self.answer(error.status, own, error.body(self._request_id))
+
+    @property
+    def quiet(self) -> bool:
+        """Whether a ping may go out: a stream that has not ended, between events."""
+        return self.stream and not self.ended and not self.raw and not self.writing
+
+    async def ping(self, headers: HeaderList, begun: bool) -> None:
+        """Break the silence of a stream, at an event boundary; before the first event this commits the head, and what
+        is held if a message has `begun`."""
+        if not self.quiet:
+            return
+        self.last_sent = perf_counter()
+        if self.opening is not None and begun and (self.pinged or not self.started):
+            await self.opening.commit()
+        if not self.started:
+            self.pinged = True
+            await self.start(200, headers)
+        if self.quiet:  # still: the head may have waited for a slow client
+            await self.client.write(CHAT_PING if self._chat else PING, True)
+
+
+class Times:
+    """Seconds that a request spent: on its body, on being admitted, on choosing an account, `queued` for limits and
+    slots, `waited` for upstreams."""
+
+    body = admit = choose = queued = waited = 0.0
+
+
+class Journey:
+    """Everything known of one request on its way, and what was decided about it."""
+
+    phase = Phase.READING
+    route: Route | None = None
+    reservation: Reservation | None = None
+    binding: Binding | None = None
+    leader: Leader | None = None  # this request's, while others wait for it
+    call: Call | None = None
+    task: asyncio.Task[None] | None = None
+    interrupted = ""  # why this process ends it, if it does
+    slot_until = 0.0  # when waiting for a slot ends
+    attempts = 0
+    reached = False  # an upstream has had it
+    upstream_request_id = ""
+    outcome = "ok"
+    cause = ""
+    failover = ""  # why it was tried again
+    limit: tuple[str, str] = ("", "")  # whose limit refused it, and which
+    cached: tuple[int, str] = (0, "")  # tokens of the conversation that a cache had, and its workspace ("": run out)
+
+    def __init__(self, endpoint: Endpoint, client: Client, holding: Holding, object_id: str = "") -> None:
+        request = self.request = Request(endpoint, client, holding, object_id)
+        self.reply = Reply(client, request.id, endpoint.chat, request.t0)
+        self.attempt = Attempt(None, ChatMeter() if endpoint.chat else UsageMeter(), request.t0)
+        self.times = Times()
+
+    def ask(self, account: Account, lease: Lease) -> None:
+        """The next account is asked: what it answers is metered by itself."""
+        ttl = self.attempt.meter.ttl
+        meter = ChatMeter() if self.request.endpoint.chat else UsageMeter()
+        meter.ttl = ttl
+        attempt = self.attempt = Attempt(account, meter, perf_counter())
+        attempt.lease = lease
+        self.attempts += 1
+
+    def abandon(self) -> None:
+        """The account's answer will not reach the client."""
+        ttl = self.attempt.meter.ttl
+        self.attempt.meter = meter = ChatMeter() if self.request.endpoint.chat else UsageMeter()
+        meter.ttl = ttl
+        self.attempt.over_since = self.reply.first_byte = 0.0
+        self.attempt.sent = False
+
+    def gateway_headers(self, expose_account: bool) -> HeaderList:
+        """The gateway's own headers of a proxied answer."""
+        account = self.attempt.account
+        headers = [
+            (b"x-gateway-request-id", self.request.id.encode()),
+            (b"x-gateway-attempts", b"%d" % self.attempts),
+            (b"x-gateway-route", self.route.how.encode() if self.route is not None else b"none"),
+        ]
+        if expose_account and account is not None:
+            headers.append((b"x-gateway-account", account.tag))
+        if self.reservation is not None:
+            headers += self.reservation.headers()
+        return headers
+
+    def remember_cache(self) -> None:
+        """Note what caches have of the conversation, before this request changes that."""
+        route = self.route
+        record = route.record if route is not None else None
+        if route is None or record is None:
+            return
+        place, tokens, until = record.workspace, record.tokens, record.warm_until
+        if not tokens:  # bound anew just now
+            place, tokens, until = record.previous, record.previous_tokens, record.previous_warm_until
+        self.cached = tokens, place if until > route.now_ms else ""
+
+    def missed(self) -> tuple[int, str]:
+        """Tokens that the answer wrote into a cache though another had them or this one had had them, and why they
+        could not be read: what the client changed, or an account evicted early, is not among them."""
+        had, where = self.cached
+        usage, account = self.attempt.meter.usage, self.attempt.account
+        written = usage.cache_write_5m + usage.cache_write_1h
+        tokens = min(written, had - usage.cache_read)
+        if tokens <= 0 or self.route is None or account is None or account.workspace == where:
+            return 0, ""
+        if not where:
+            return tokens, "expired"
+        return tokens, self.route.how if self.route.how in ("detour", "stateless") else "moved"
+
+    def forget_request(self) -> None:
+        """Nobody will send it again."""
+        self.request.forget()
+        if self.call is not None:
+            self.call.body = b""
+
+    async def refuse(self, error: ApiError, headers: HeaderList) -> None:
+        """Answer with an error of the gateway's own."""
+        self.outcome = "error" if self.outcome == "ok" else self.outcome
+        self.limit = error.limit
+        self.cause = self.cause or error.cause
+        await self.reply.refuse(error, headers)

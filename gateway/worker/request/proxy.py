@@ -1,0 +1,142 @@
+"""A request's life, from its head to its record: recognised, served as what it is, settled whatever happens.
+
+Read on in `messages` (what names a model) or `objects.request` (what belongs to one account), then in `dispatch`,
+`exchange`, `relay` and `settlement`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from gateway import log
+from gateway.config.schema import Caller, Config
+from gateway.core.routing.router import Router
+from gateway.core.spending.keyring import Keyring
+from gateway.errors import ApiError
+from gateway.listen.client import Client
+from gateway.telemetry.tracing import Trace
+from gateway.upstream.transport import Interrupted
+from gateway.worker.accounts import Pool
+from gateway.worker.affinity.bindings import Admission
+from gateway.worker.callers.authenticate import Callers
+from gateway.worker.callers.limits import Accounting
+from gateway.worker.callers.rights import Rights
+from gateway.worker.endpoints import At, Endpoint
+from gateway.worker.head import read_head
+from gateway.worker.objects.batch_usage import BatchUsageMeter
+from gateway.worker.objects.owners import Owners
+from gateway.worker.objects.request import Objects
+from gateway.worker.request.dispatch import Dispatch
+from gateway.worker.request.exchange import Exchange
+from gateway.worker.request.home import Home
+from gateway.worker.request.journey import Holding, Journey
+from gateway.worker.request.messages import Messages
+from gateway.worker.request.relay import broken
+from gateway.worker.request.settlement import Settlement
+
+
+class Proxy:
+    """The journeys of one process, over what it is made of. `live` are the requests on their way;
+    `upstream_answered(account, model, code)` is told of each exchange with an account; `bound_thinking(model)` says
+    whether only the account that produced a model's thinking reads it; `trace(traceparent)` is the trace of a request
+    whose client says that."""
+
+    def __init__(
+        self,
+        config: Config,
+        pool: Pool,
+        router: Router,
+        admission: Admission,
+        accounting: Accounting,
+        settlement: Settlement,
+        owners: Owners,
+        batch_usage: BatchUsageMeter,
+        keyring: Keyring[Caller],
+        upstream_answered: Callable[[str, str, str], None],
+        bound_thinking: Callable[[str], bool],
+        trace: Callable[[bytes], Trace],
+    ) -> None:
+        self.live: set[Journey] = set()
+        self.holding = Holding(0)
+        self.home = Home(admission, settlement)
+        self._admission = admission
+        self._settlement = settlement
+        self._trace = trace
+        self._callers = Callers(keyring, lambda: self._admission.store_up)
+        self._rights = Rights(config, router.offers)
+        exchange = Exchange(config, pool, router, owners, self.home, upstream_answered)
+        self._dispatch = Dispatch(config, pool, router, exchange)
+        self._messages = Messages(
+            config, router, admission, accounting, owners, self._rights, self.home, self._dispatch, bound_thinking
+        )
+        self._objects = Objects(config, router, owners, accounting, batch_usage, self._dispatch, self._rights)
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Follow a new configuration from the next request on."""
+        self._expose_account = config.expose_account
+        self._affinity = config.affinity.header.lower().encode()
+        self.holding.most = int(config.limits.max_held_mb * 1024 * 1024)
+        self._rights.configure(config)
+        self._messages.configure(config)
+        self._objects.configure(config)
+        self._dispatch.configure(config)
+
+    def know(self, keyring: Keyring[Caller]) -> None:
+        """Recognise callers by this table from the next request on."""
+        self._callers = Callers(keyring, lambda: self._admission.store_up)
+
+    async def handle(self, endpoint: Endpoint, client: Client, object_id: str = "") -> None:
+        """Serve one request of an endpoint, whose path names `object_id`."""
+        x = Journey(endpoint, client, self.holding, object_id)
+        x.task = asyncio.current_task()
+        self.live.add(x)
+        try:
+            await self._journey(x)
+        except ApiError as error:
+            await x.refuse(error, x.gateway_headers(self._expose_account))
+        except asyncio.CancelledError:
+            if not x.interrupted:
+                x.outcome, x.cause = "client_gone", "client"
+                raise
+            x.cause = x.interrupted
+            await x.refuse(broken(Interrupted(x.cause)), x.gateway_headers(self._expose_account))
+        except Exception:
+            log.exception("unhandled error", request_id=x.request.id)
+            x.outcome, x.cause = "error", "gateway"
+            await x.refuse(ApiError(500, "The gateway failed to handle this request."), [])
+        finally:
+            self.live.discard(x)
+            self.home.release(x)
+            x.request.hold(-x.request.held)
+            self._settlement.settle(x)
+
+    async def _journey(self, x: Journey) -> None:
+        request = x.request
+        client, endpoint = request.client, request.endpoint
+        head = request.head = read_head(client.headers, self._affinity)
+        trace = request.trace = self._trace(head.traceparent)
+        if trace.header is not None:
+            head.continue_trace(trace.header, trace.broken)
+        if head.hosts != 1 and client.version == "1.1":
+            raise ApiError(400, "host: exactly one is needed")
+        caller = request.caller = self._callers.authenticate(head)
+        if endpoint.at is At.REFUSED:
+            raise ApiError(
+                403, "This part of the API is for the company's administrators; the gateway does not pass it on."
+            )
+        if endpoint.method and client.method != endpoint.method:
+            raise ApiError(405, f"Method {client.method} is not allowed here; use {endpoint.method}.")
+        if endpoint.peeks:
+            await self._messages.journey(x, head, caller)
+        elif endpoint.at is At.HERE:
+            await self._list_models(x, caller)
+        else:
+            await self._objects.journey(x, head, caller)
+
+    async def _list_models(self, x: Journey, caller: Caller) -> None:
+        request = x.request
+        body = self._rights.models(caller, request.object, request.client.query)
+        headers = [(b"content-type", b"application/json"), (b"request-id", request.id.encode())]
+        await x.reply.answer(200, headers + x.gateway_headers(False), body)
