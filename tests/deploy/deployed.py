@@ -22,7 +22,6 @@ CONFIGS = {
     "company": DEPLOY / "examples/company.yaml",
     "compose": DEPLOY / "compose/gateway.yaml",
     "demo": DEPLOY / "compose/demo/gateway.yaml",
-    "kubernetes": DEPLOY / "kubernetes/example/gateway.yaml",
 }
 CLOSING = 30  # seconds that a gateway has, beyond its drain, to close the books; no less than it allows itself
 
@@ -42,14 +41,20 @@ def variables(text: str) -> set[str]:
 
 def furnished(source: Path, folder: Path) -> tuple[Path, dict[str, str]]:
     """A copy of a configuration in `folder`, where all its secrets exist, and the environment it asks for."""
-    text = source.read_text()
+    text, environ = example_of(source.read_text(), folder)
+    copy = folder / source.name
+    copy.write_text(text)
+    return copy, environ
+
+
+def example_of(text: str, folder: Path) -> tuple[str, dict[str, str]]:
+    """A configuration whose secrets are files in `folder`, and the environment it asks for."""
     for name in secret_files(text):
         path = folder / name.removeprefix("/")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{_value(path.name)}\n")
-    copy = folder / source.name
-    copy.write_text(_FILE.sub(lambda found: f"${{file:{folder}{found[1]}}}", text))
-    return copy, {name: _value(name.lower()) for name in variables(text)}
+        path.write_text(f"{_value(path.name.lower())}\n")
+    moved = _FILE.sub(lambda found: f"${{file:{folder}{found[1]}}}", text)
+    return moved, {name: _value(name.lower()) for name in variables(text)}
 
 
 def loaded(name: str, folder: Path) -> Config:

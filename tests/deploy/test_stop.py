@@ -9,7 +9,7 @@ import yaml
 from gateway.config.schema import Timeouts
 from gateway.store import embedded
 from gateway.worker import process as worker
-from tests.deploy.deployed import CLOSING, CONFIGS, DEPLOY, ROOT, documents, loaded, stop_seconds
+from tests.deploy.deployed import CLOSING, CONFIGS, DEPLOY, ROOT, loaded, stop_seconds
 
 _LISTENERS = 3 + 1  # the admin listener's last answers, and results that are still being metered
 
@@ -19,13 +19,11 @@ def waits() -> dict[str, tuple[str, int]]:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
     unit = configparser.ConfigParser(strict=False, interpolation=None)
     unit.read(DEPLOY / "systemd/gateway.service")
-    [pods] = documents(DEPLOY / "kubernetes/base/statefulset.yaml")
     documented = re.search(r"--stop-timeout (\d+)", (DEPLOY / "Dockerfile").read_text())
     assert documented is not None
     return {
         "compose": ("compose", int(compose["gateway"]["stop_grace_period"].removesuffix("s"))),
         "demo": ("demo", int(compose["demo"]["stop_grace_period"].removesuffix("s"))),
-        "kubernetes": ("kubernetes", pods["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]),
         "systemd": ("small", int(unit["Service"]["TimeoutStopSec"])),
         "docker": ("compose", int(documented[1])),
     }
