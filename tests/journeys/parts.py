@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway.core.routing.route import Route
 from gateway.core.spending.pricing import Catalogue
+from gateway.core.wire.meter import Meter
 from gateway.core.wire.sse import EventSplitter
 from gateway.core.wire.usage_meter import UsageMeter
 from gateway.listen.cycle import Cycle
@@ -47,7 +48,7 @@ PARTS: dict[str, tuple[Any, str]] = {
     "rebinding": (Admission, "rebind"),
     "the splitter": (EventSplitter, "feed"),
     "the meter of streams": (UsageMeter, "see"),
-    "the meter of answers": (UsageMeter, "read_json"),
+    "the meter of answers": (Meter, "read_json"),
     "counting what passed": (UsageMeter, "count"),
     "sending to the client": (Cycle, "_body"),
     "settling the route": (Route, "settle"),

@@ -5,36 +5,27 @@ Content is never parsed: only chunks that hold usage or an error are. It does no
 
 from __future__ import annotations
 
-import json
-import re
-from typing import Annotated
-
 import msgspec
 
+from gateway.core.wire.meter import MODEL, UNREADABLE, Count, Meter
 from gateway.core.wire.sse import events
 from gateway.errors import ApiError
-from gateway.records import Usage
 
 PING = b": ping\n\n"
 
 _DONE = b"[DONE]"
 _CHUNK_OVERHEAD = 222  # bytes of a chunk around its text: id, created, model, object, one choice and some nulls
 _BYTES_A_TOKEN = 4
-_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,256})"')
-_ENDS = 4096  # bytes of a long answer's end in which its usage object must close
-
-# A count that is none makes its chunk unreadable: better no usage, and an estimate, than a ledger gone wrong.
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None
 
 
 class _Details(msgspec.Struct):
-    cached_tokens: _Count = None
-    cache_write_tokens: _Count = None
+    cached_tokens: Count = None
+    cache_write_tokens: Count = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: _Count = None
-    completion_tokens: _Count = None
+    prompt_tokens: Count = None
+    completion_tokens: Count = None
     prompt_tokens_details: _Details | None = None
 
 
@@ -50,8 +41,8 @@ class _Completion(msgspec.Struct):
     error: _Error | str | None = None
 
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _completion = msgspec.json.Decoder(_Completion).decode
+_usage = msgspec.json.Decoder(_Usage).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -66,30 +57,11 @@ def matters(ready: bytes) -> bool:
     return b'"prompt_tokens"' in ready or _DONE in ready or b'"error"' in ready
 
 
-class ChatMeter:
-    """What one answer used, as far as it is known yet: the counterpart of UsageMeter.
+class ChatMeter(Meter):
+    """Of OpenAI's answers. `started` in a stream by a chunk near its end, if at all; `stopped` by [DONE], which nothing
+    but pings follows: nothing is `told_end`."""
 
-    `started` once the input is known, in a stream by a chunk near its end, if at all; `stopped` once [DONE] was seen;
-    `error` is the type of an error in the stream. What it wrote to caches lives for `ttl` seconds.
-    """
-
-    __slots__ = ("error", "model", "passed_bytes", "passed_deltas", "started", "stopped", "told_end", "ttl", "usage")
-
-    def __init__(self, ttl: int = 300) -> None:
-        self.usage = Usage()
-        self.model = ""
-        self.ttl = ttl
-        self.started = False
-        self.told_end = False  # nothing but pings follows a chat's end
-        self.stopped = False
-        self.error = ""
-        self.passed_bytes = 0
-        self.passed_deltas = 0
-
-    @property
-    def context(self) -> int:
-        """Tokens that the conversation holds with this answer."""
-        return self.usage.total_input + self.usage.output
+    __slots__ = ()
 
     matters = staticmethod(matters)
 
@@ -105,7 +77,7 @@ class ChatMeter:
                 continue
             try:
                 chunk = _completion(data)
-            except _UNREADABLE:
+            except UNREADABLE:
                 continue
             if chunk.error is not None:
                 self.error = (isinstance(chunk.error, _Error) and chunk.error.type) or "api_error"
@@ -117,7 +89,7 @@ class ChatMeter:
         """Note relayed content, for an estimate should the stream not tell its usage."""
         self.passed_bytes += len(ready)
         self.passed_deltas += ready.count(b"\n\n")
-        if not self.model and (match := _MODEL.search(ready)):
+        if not self.model and (match := MODEL.search(ready)):
             self.model = match[1].decode(errors="replace")
 
     def estimate(self) -> None:
@@ -125,34 +97,18 @@ class ChatMeter:
         text = self.passed_bytes - self.passed_deltas * _CHUNK_OVERHEAD
         self.usage.output = max(self.usage.output, text // _BYTES_A_TOKEN, self.passed_deltas)
 
-    def read_json(self, body: bytes) -> bool:
-        """Take usage from a whole JSON answer; False where it holds none."""
-        try:
-            answer = _completion(body)
-        except _UNREADABLE:
-            return False
+    def _read_answer(self, body: bytes) -> bool:
+        answer = _completion(body)
         if answer.usage is None:
             return False
         self._take(answer, answer.usage)
         self.started = True
         return True
 
-    def read_ends(self, head: bytes, tail: bytes) -> bool:
-        """Take usage from the ends of a JSON answer that was too long to hold."""
-        for part in (tail, head):
-            position = part.rfind(b'"usage"')
-            begin = part.find(b"{", position)
-            if position < 0 or begin < 0:
-                continue
-            try:
-                value, _ = json.JSONDecoder().raw_decode(part[begin : begin + _ENDS].decode(errors="replace"))
-                seen = msgspec.convert(value, _Usage)
-            except (ValueError, RecursionError, msgspec.ValidationError):
-                continue
-            if seen.prompt_tokens is not None:
-                self._update(seen)
-                return True
-        return False
+    def _read_usage(self, usage: bytes) -> bool:
+        seen = _usage(usage)
+        self._update(seen)
+        return seen.prompt_tokens is not None
 
     def _take(self, told: _Completion, usage: _Usage) -> None:
         self.model = told.model or self.model

@@ -6,35 +6,28 @@ prices, nor who asked.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
+from gateway.core.wire.meter import UNREADABLE, Count, Meter
 from gateway.core.wire.sse import events
 from gateway.records import Iteration, Usage
 
 _DELTA = b"event: content_block_delta"
 _BYTES_A_TOKEN = 4.4
-_LONGEST = 32 * 1024  # bytes of a usage object in the ends of a long answer
-_MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,256})"')
-_HEAD = 1024  # bytes of a long answer in which its model stands, if it stands before the content
-
-
-# A count that is none makes its event unreadable: better no usage, and an estimate, than a ledger gone wrong.
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)] | None
 
 
 class _Creation(msgspec.Struct):
-    ephemeral_5m_input_tokens: _Count = None
-    ephemeral_1h_input_tokens: _Count = None
+    ephemeral_5m_input_tokens: Count = None
+    ephemeral_1h_input_tokens: Count = None
 
 
 class _Tokens(msgspec.Struct):
-    input_tokens: _Count = None
-    output_tokens: _Count = None
-    cache_read_input_tokens: _Count = None
-    cache_creation_input_tokens: _Count = None
+    input_tokens: Count = None
+    output_tokens: Count = None
+    cache_read_input_tokens: Count = None
+    cache_creation_input_tokens: Count = None
     cache_creation: _Creation | None = None
 
 
@@ -44,8 +37,8 @@ class _Iteration(_Tokens):
 
 
 class _ServerTools(msgspec.Struct):
-    web_search_requests: _Count = None
-    code_execution_requests: _Count = None
+    web_search_requests: Count = None
+    code_execution_requests: Count = None
 
 
 class _Usage(_Tokens):
@@ -76,7 +69,6 @@ _event = msgspec.json.Decoder(_Event).decode
 _message = msgspec.json.Decoder(_Message).decode
 _usage = msgspec.json.Decoder(_Usage).decode
 _iterations = msgspec.json.Decoder(list[_Iteration] | None).decode
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _APART = ("compaction", "advisor_message")  # iterations whose tokens the answer's own counts leave out
 _FALLBACK = "fallback_message"  # the iteration of the model that answered in place of the one that was asked
@@ -89,33 +81,17 @@ def _text_size(delta: bytes) -> int:
     return delta.rfind(b'"') - begin - len(b'":"') if begin >= 0 else 0
 
 
-class UsageMeter:
-    """What one answer used, as far as it is known yet.
+class UsageMeter(Meter):
+    """Of Anthropic's answers. `started` by message_start or a JSON answer's usage, `stopped` by message_stop."""
 
-    `started` once the input is known (message_start, or a JSON answer's usage), `told_end` once the model has said why
-    it stopped, `stopped` once message_stop was seen;
-    `error` is the type of an `error` event. Cache writes of which no lifetime is told live for `ttl` seconds, as the
-    request asked.
-    """
-
-    __slots__ = (
-        "_creation", "_iterations", "_told", "_written", "error", "model", "passed_bytes", "passed_deltas", "started",
-        "stopped", "told_end", "ttl", "usage",
-    )  # fmt: skip
+    __slots__ = ("_creation", "_iterations", "_told", "_written")
 
     def __init__(self, ttl: int = 300) -> None:
-        self.usage = self._told = Usage()  # all of it, and what its own counts say
-        self.model = ""
-        self.ttl = ttl
+        super().__init__(ttl)
+        self._told = self.usage  # what the answer's own counts say, of all that is used
         self._written: int | None = None
         self._creation: _Creation | None = None
         self._iterations: list[_Iteration] = []
-        self.started = False
-        self.told_end = False
-        self.stopped = False
-        self.error = ""
-        self.passed_bytes = 0
-        self.passed_deltas = 0
 
     @property
     def context(self) -> int:
@@ -124,7 +100,7 @@ class UsageMeter:
             if each.type not in _APART:
                 last = self._usage_of(each)
                 return last.total_input + last.output
-        return self.usage.total_input + self.usage.output
+        return super().context
 
     @staticmethod
     def matters(ready: bytes) -> bool:
@@ -140,7 +116,7 @@ class UsageMeter:
                 continue
             try:
                 event = _event(data)
-            except _UNREADABLE:
+            except UNREADABLE:
                 continue
             if event.type == "message_start" and event.message is not None:
                 self.started = True
@@ -178,39 +154,18 @@ class UsageMeter:
         """Put the output at what passed, where the stream ended before it told."""
         self.usage.output = max(self.usage.output, int(self.passed_bytes / _BYTES_A_TOKEN), self.passed_deltas)
 
-    def read_json(self, body: bytes) -> bool:
-        """Take usage from a whole JSON answer; False where it holds none."""
-        try:
-            message = _message(body)
-        except _UNREADABLE:
-            return False
+    def _read_answer(self, body: bytes) -> bool:
+        message = _message(body)
         if message.usage is None:
             return False
         self.started = True
         self._take(message)
         return True
 
-    def read_ends(self, head: bytes, tail: bytes) -> bool:
-        """Take usage from the ends of a JSON answer that was too long to hold."""
-        match = _MODEL.search(head, 0, _HEAD)
-        if match is not None:
-            self.model = match[1].decode(errors="replace")
-        for part in (tail, head):
-            position = part.rfind(b'"usage"')
-            begin = part.find(b"{", position)
-            if position < 0 or begin < 0:
-                continue
-            depth = 0
-            for index in range(begin, min(len(part), begin + _LONGEST)):
-                depth += (part[index] == 0x7B) - (part[index] == 0x7D)
-                if depth == 0:
-                    try:
-                        self._update(_usage(part[begin : index + 1]))
-                    except _UNREADABLE:
-                        break
-                    self.started = True
-                    return True
-        return False
+    def _read_usage(self, usage: bytes) -> bool:
+        self._update(_usage(usage))
+        self.started = True
+        return True
 
     def _take(self, message: _Message) -> None:
         self.model = message.model
@@ -244,7 +199,7 @@ class UsageMeter:
         if len(seen.iterations) > 2:  # more than []
             try:
                 self._iterations = _iterations(seen.iterations) or self._iterations
-            except _UNREADABLE:  # of a kind that is not known yet: what the answer's own counts say stands
+            except UNREADABLE:  # of a kind that is not known yet: what the answer's own counts say stands
                 self._iterations = []
         self.usage = self._with_iterations() if self._iterations else told
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from gateway.core.wire.chat_meter import PING, ChatMeter, error_event, matters
 from gateway.core.wire.sse import EventSplitter
-from gateway.core.wire.usage_meter import UsageMeter
 from gateway.errors import ApiError
 from gateway.records import Usage
 
@@ -82,11 +81,6 @@ def test_usage_and_relayed_bytes_are_the_same_for_any_partition(contents, told, 
     assert meter.usage == (Usage(input=40, cache_read=60, output=20) if told else Usage())
     assert meter.model == ("claude-opus-5-5" if contents or told else "")
     assert meter.passed_bytes == len(stream)
-
-
-def test_it_has_the_attributes_and_methods_of_the_other_meter():
-    other = {name for name in dir(UsageMeter) if not name.startswith("_")}
-    assert {name for name in dir(ChatMeter) if not name.startswith("_")} == other
 
 
 def test_most_chunks_need_no_decoding():

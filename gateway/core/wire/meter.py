@@ -1,0 +1,74 @@
+"""What meters of all dialects share: what is known of an answer's usage, and where it stands in whole answers."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from typing import Annotated
+
+import msgspec
+
+from gateway.records import Usage
+
+# A count that is none makes what holds it unreadable: better no usage, and an estimate, than a ledger gone wrong.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)] | None
+MODEL = re.compile(rb'"model"\s*:\s*"([^"\\]{1,256})"')
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_LONGEST = 32 * 1024  # bytes of a usage object in the ends of a long answer
+_HEAD = 1024  # bytes of a long answer in which its model stands, if it stands before the content
+_first_value = json.JSONDecoder().raw_decode
+
+
+class Meter:
+    """What one answer used, as far as it is known yet.
+
+    `started` once the input is known, `told_end` once the model has said why it stopped, `stopped` once the stream's
+    last event was seen; `error` is the type of an error in the stream. What was written to caches lives for `ttl`
+    seconds, as the request asked, where the answer does not say.
+    """
+
+    __slots__ = ("error", "model", "passed_bytes", "passed_deltas", "started", "stopped", "told_end", "ttl", "usage")
+
+    def __init__(self, ttl: int = 300) -> None:
+        self.usage = Usage()
+        self.model = ""
+        self.ttl = ttl
+        self.started = self.told_end = self.stopped = False
+        self.error = ""
+        self.passed_bytes = self.passed_deltas = 0  # of content, for an estimate
+
+    @property
+    def context(self) -> int:
+        """Tokens that the conversation holds with this answer."""
+        return self.usage.total_input + self.usage.output
+
+    def read_json(self, body: bytes) -> bool:
+        """Take usage from a whole JSON answer; False where it holds none."""
+        try:
+            return self._read_answer(body)
+        except UNREADABLE:
+            return False
+
+    def read_ends(self, head: bytes, tail: bytes) -> bool:
+        """Take usage from the ends of a JSON answer that was too long to hold."""
+        match = MODEL.search(head, 0, _HEAD)
+        if match is not None:
+            self.model = match[1].decode(errors="replace")
+        for part in (tail, head):
+            position = part.rfind(b'"usage"')
+            begin = part.find(b"{", position)
+            if position < 0 or begin < 0:
+                continue
+            with suppress(ValueError, RecursionError):  # msgspec's errors are values too
+                _, size = _first_value(part[begin : begin + _LONGEST].decode("latin-1"))
+                if self._read_usage(part[begin : begin + size]):
+                    return True
+        return False
+
+    def _read_answer(self, body: bytes) -> bool:
+        raise NotImplementedError
+
+    def _read_usage(self, usage: bytes) -> bool:
+        raise NotImplementedError
