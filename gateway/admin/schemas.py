@@ -5,11 +5,16 @@ Answers may gain fields: their schemas name what is always there, and are open. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 from gateway.admin.desks import accounts, keys
 from gateway.config.checks import ID_PATTERN, NOTE_LENGTH, PERSON_PATTERN
-from gateway.config.schema import ROLES
+from gateway.config.rules import Number, Rule
+from gateway.config.schema import ROLES, Budget, CallerLimits
+from gateway.config.sections import struct_fields
 from gateway.core.routing.document import STATES
 
 Schema = dict[str, Any]
@@ -47,9 +52,19 @@ def choice(*words: str) -> Schema:
     return {"type": "string", "enum": list(words)}
 
 
-def _number(least: float | None = None, most: float | None = None, above: float | None = None) -> Schema:
-    bounds = {"minimum": least, "maximum": most, "exclusiveMinimum": above}
-    return {"type": ["number", "null"], **{name: bound for name, bound in bounds.items() if bound is not None}}
+def _numbers(rules: Mapping[str, Rule]) -> dict[str, Schema]:
+    """Those that are read by such rules; each may be null."""
+    found: dict[str, Schema] = {}
+    for name, rule in rules.items():
+        if isinstance(rule, Number):
+            bounds = {"minimum": rule.least, "maximum": rule.most, "exclusiveMinimum": rule.above}
+            found[name] = {"type": ["integer" if rule.whole else "number", "null"]}
+            found[name] |= {bound: value for bound, value in bounds.items() if value is not None}
+    return found
+
+
+def _numbers_of(struct: type[msgspec.Struct]) -> dict[str, Schema]:
+    return _numbers({field.name: field.rule for field in struct_fields(struct)})
 
 
 def _closed(required: tuple[str, ...] = (), **fields: Schema) -> Schema:
@@ -68,9 +83,6 @@ ERROR = record(
 _CONTROL = r"\x00-\x1f\x7f-\x9f"
 _IDENTIFIER: Schema = {"type": "string", "pattern": f"^{ID_PATTERN}$"}
 _MODEL: Schema = {"type": "string", "pattern": rf"^[^\s{_CONTROL}]{{1,256}}$"}
-_LIMIT: Schema = {"type": ["integer", "null"], "minimum": 1, "maximum": 2**53}
-_DOLLARS = _number(least=0, most=1_000_000_000)
-_LIFETIME = _number(above=0, most=keys.MOST_SECONDS)
 _MOMENT: Schema = {
     "type": ["string", "null"],
     "pattern": r"^[12][0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}(\.[0-9]{1,6})?"
@@ -91,24 +103,16 @@ def groups(*words: str) -> Schema:
 
 # Bodies.
 
-_LIMITS = {
-    **_closed(
-        requests_per_minute=_LIMIT,
-        input_tokens_per_minute=_LIMIT,
-        output_tokens_per_minute=_LIMIT,
-        concurrency=_LIMIT,
-        budget_usd={**_closed(day=_DOLLARS, month=_DOLLARS), "type": ["object", "null"]},
-    ),
-    "type": ["object", "null"],
-}
+_LIMITS = maybe(_closed((), **_numbers_of(CallerLimits), budget_usd=maybe(_closed((), **_numbers_of(Budget)))))
+_CHANGED, _CREATED, _ROTATED = _numbers(accounts.CHANGE), _numbers(keys.CREATE), _numbers(keys.ROTATE)
 _DRAINING: Schema = {"required": ["state"], "properties": {"state": {"const": "draining"}}}
 
 ACCOUNT_CHANGE: Schema = {
     **_closed(
         state={"enum": [*STATES, None], "description": "null: as in the configuration file"},
-        weight={**_number(above=0, most=accounts.MOST_WEIGHT), "description": "null: as in the configuration file"},
+        weight={**_CHANGED["weight"], "description": "null: as in the configuration file"},
         drain_until={**_MOMENT, "description": "when a drain ends; null: never"},
-        drain_seconds={**_number(0, accounts.MOST_SECONDS), "description": "how long it lasts; null: for ever"},
+        drain_seconds={**_CHANGED["drain_seconds"], "description": "how long it lasts; null: for ever"},
     ),
     "minProperties": 1,
     "dependentSchemas": {
@@ -134,7 +138,7 @@ KEY_CREATE = _closed(
     },
     team=maybe(_IDENTIFIER),
     **_CHANGING,
-    expires_in={**_LIFETIME, "description": "seconds"},
+    expires_in={**_CREATED["expires_in"], "description": "seconds"},
 )
 # Models and notes take the place of all that was there; of limits, those not named stay, and those that are null go.
 CALLER_CHANGE = {
@@ -142,8 +146,11 @@ CALLER_CHANGE = {
     "anyOf": [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in _CHANGING],
 }
 KEY_ROTATE = _closed(
-    overlap={**_number(0, keys.MOST_SECONDS), "description": "seconds for which the former key still counts"},
-    expires_in={**_LIFETIME, "description": "seconds; without it as long as the former key"},
+    overlap={**_ROTATED["overlap"], "description": "seconds for which the former key still counts"},
+    expires_in={
+        **_ROTATED["expires_in"],
+        "description": "seconds; without it as long as the former key",
+    },
 )
 
 # Answers.

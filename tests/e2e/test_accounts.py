@@ -222,7 +222,7 @@ def test_what_cannot_be_done_is_said_in_one_line(pair: list[Gateway], sim: Simul
     account = sim.accounts[0]["id"]
     for words, code, said in (
         (["drain", "nobody", "--config", file], 1, "There is no account of the id nobody"),
-        (["weight", account, "0", "--config", file], 2, "weight must be a number above 0"),
+        (["weight", account, "0", "--config", file], 2, "weight must be greater than 0"),
         (["drain", account, "--until", "tomorrow", "--config", file], 2, "drain_until must be a time"),
         (["list", "--config", tmp_path / "none.yaml"], 2, "no such file"),
     ):

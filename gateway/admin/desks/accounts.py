@@ -7,16 +7,21 @@ from typing import Any, Protocol
 
 import msgspec
 
-from gateway.config.rules import moment_text, parse_moment
+from gateway.admin.desks.body import read
+from gateway.config.rules import Choice, Moment, Number, Rule, moment_text
 from gateway.config.sections import simple
 from gateway.core.routing.document import STATES, Announcement, Entry, Overrides, PoolDocument, effective
 from gateway.errors import ApiError
 from gateway.store.client.client import StoreDown
 
 DRAIN_SECONDS = 3600.0  # how long a drain lasts that nobody gave a deadline
-MOST_SECONDS = 366 * 86_400.0
-MOST_WEIGHT = 1e9
-_FIELDS = ("state", "weight", "drain_until", "drain_seconds")
+# What a body may say; null is as in the file, or never.
+CHANGE: dict[str, Rule] = {
+    "state": Choice(STATES),
+    "weight": Number(above=0, most=1e9),
+    "drain_until": Moment(),
+    "drain_seconds": Number(least=0, most=366 * 86_400.0),
+}
 
 
 class Pool(Protocol):
@@ -108,20 +113,12 @@ def override_of(body: bytes, state: str, configured: str, now: float) -> dict[st
 
     `state` is the account's, `configured` what the file says, `now` Unix seconds. Raises ApiError 400.
     """
-    given = _object(body)
-    unknown = [field for field in given if field not in _FIELDS]
-    if unknown:
-        names = ", ".join(sorted(unknown)[:10])[:200]
-        raise ApiError(400, f"Unknown fields: {names}; known are {', '.join(_FIELDS)}")
+    given = read(body, CHANGE)
     if not given:
-        raise ApiError(400, f"Nothing to change; give one of {', '.join(_FIELDS)}")
-    values: dict[str, object] = {}
-    if "weight" in given:
-        values["weight"] = _weight(given["weight"])
+        raise ApiError(400, f"Nothing to change; give one of {', '.join(CHANGE)}")
+    values: dict[str, object] = {"weight": given["weight"]} if "weight" in given else {}
     wanted = given.get("state", state)
     deadline = "drain_until" in given or "drain_seconds" in given
-    if wanted is not None and wanted not in STATES:
-        raise ApiError(400, f"state must be one of {', '.join(STATES)}")
     if deadline and wanted != "draining":
         raise ApiError(400, "drain_until and drain_seconds need the state draining")
     if wanted == "draining" and (deadline or "state" in given):
@@ -133,41 +130,15 @@ def override_of(body: bytes, state: str, configured: str, now: float) -> dict[st
     return values
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        given = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
-        given = None
-    if not isinstance(given, dict):
-        raise ApiError(400, "The body must be a JSON object")
-    return given
-
-
-def _weight(value: object) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= MOST_WEIGHT:
-        raise ApiError(400, f"weight must be a number above 0 and at most {MOST_WEIGHT:,.0f}, or null for the file's")
-    return float(value)
-
-
 def _deadline(given: dict[str, Any], now: float) -> float:
     """Unix seconds; 0 for a drain without an end."""
     if "drain_until" in given and "drain_seconds" in given:
         raise ApiError(400, "Give drain_until or drain_seconds, not both")
     if "drain_until" in given:
         until = given["drain_until"]
-        try:
-            # Long ago is not "never", which 0 stands for.
-            return 0.0 if until is None else max(1.0, parse_moment(until if isinstance(until, str) else ""))
-        except ValueError as error:
-            raise ApiError(400, f"drain_until {error}, or null for none") from None
+        return 0.0 if until is None else max(1.0, until)  # long ago is not "never", which 0 stands for
     seconds = given.get("drain_seconds", DRAIN_SECONDS)
-    if seconds is None:
-        return 0.0
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 <= seconds <= MOST_SECONDS:
-        raise ApiError(400, f"drain_seconds must be a number from 0 to {MOST_SECONDS:,.0f}, or null for none")
-    return round(now + seconds, 3)
+    return 0.0 if seconds is None else round(now + seconds, 3)
 
 
 def _values(entry: Entry) -> dict[str, Any]:

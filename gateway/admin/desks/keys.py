@@ -13,12 +13,12 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from gateway import log
+from gateway.admin.desks.body import read
 from gateway.config import checks as check
 from gateway.config.checks import shortened
-from gateway.config.rules import BAD, Number, Reader, Rule, Text, moment_text
+from gateway.config.rules import Number, Rule, Text, moment_text
 from gateway.config.schema import Caller, Config, caller_warnings, undefined_team
 from gateway.config.sections import simple, struct_fields
-from gateway.config.source import Entry, Node, Problem
 from gateway.core.spending.keyring import ACTIVE, EXPIRED, CallerRecord, KeyRecord, Stored
 from gateway.errors import ApiError
 from gateway.store.client.client import StoreDown
@@ -32,15 +32,6 @@ _CHANGING = ("models", "limits", "metadata")  # not the team: what was spent is 
 _TRIES = 3  # at making a key of a caller that others make at the same time
 
 T = TypeVar("T")
-
-
-class _Json(Reader):
-    """Reads what came as JSON: nothing in it is an expression."""
-
-    def scalar(self, node: Node, path: str, secret: bool = False) -> tuple[Any, bool]:
-        return node.value, False
-
-
 _rules: dict[str, Rule] = {field.name: field.rule for field in struct_fields(Caller)}
 # What bodies may say.
 CREATE: dict[str, Rule] = {
@@ -160,7 +151,7 @@ class Keys:
 
         Raises ApiError: 400 for a body that makes no sense or names a team that it must not, 409 for a caller that is
         defined otherwise, 503 while the store is away."""
-        given = read(body, CREATE)
+        given = _read(body, CREATE)
         name: str | None = given.get("caller")
         if name is None:
             raise ApiError(400, "Give the caller: an id that stays while its keys rotate")
@@ -217,7 +208,7 @@ class Keys:
         or other limits, of which those that are not named stay and those that are null go. Raises ApiError: 400 for a
         body that makes no sense, 404 for an unknown caller, 409 for one that the file defines, 503 while the store is
         away."""
-        wanted = read(body, CHANGE)
+        wanted = _read(body, CHANGE)
         if not wanted:
             raise ApiError(400, f"Nothing to change; give one of {', '.join(CHANGE)}")
         if name in self._in_file():
@@ -282,7 +273,7 @@ class Keys:
     async def rotate(self, key: str, body: bytes) -> dict[str, Any]:
         """Make a successor, shown in this answer only; the key itself ends after an overlap. Raises ApiError: 400 and
         503 as `create`, 404 for an unknown key, 409 for one that has ended."""
-        given = read(body or b"{}", ROTATE)
+        given = _read(body or b"{}", ROTATE)
         overlap = _ms(given.get("overlap", OVERLAP))
         lifetime = _lifetime(given)
         if key in self._table.stored.keys:
@@ -326,33 +317,9 @@ class Keys:
         return {**self._caller(self._table.stored.keys[key].caller), **self._key(key)}
 
 
-def read(body: bytes, rules: Mapping[str, Rule]) -> dict[str, Any]:
-    """The fields of a JSON object, each checked as the configuration file's are; null is not given. Raises ApiError
-    400."""
-    try:
-        given = msgspec.json.decode(body)
-        nodes = {name: _node(value) for name, value in given.items()} if isinstance(given, dict) else None
-    except (msgspec.DecodeError, RecursionError):
-        nodes = None
-    if nodes is None:
-        raise ApiError(400, "The body must be a JSON object")
-    unknown = [name for name in nodes if name not in rules]
-    if unknown:
-        names = ", ".join(sorted(unknown)[:10])[:200]
-        raise ApiError(400, f"Unknown fields: {names}; known are {', '.join(rules)}")
-    problems: list[Problem] = []
-    reader = _Json({}, problems)
-    values = {name: rules[name].read(reader, node, name) for name, node in nodes.items() if node.value is not None}
-    if problems or BAD in values.values():
-        raise ApiError(400, "; ".join(f"{each.path} {each.message}" for each in problems[:10]))
-    return values
-
-
-def _node(value: Any) -> Node:
-    """A value as the configuration's rules read it."""
-    if isinstance(value, dict):
-        return Node(0, {name: Entry(0, _node(item)) for name, item in value.items()})
-    return Node(0, [_node(item) for item in value] if isinstance(value, list) else value)
+def _read(body: bytes, rules: Mapping[str, Rule]) -> dict[str, Any]:
+    """What a body gives: null is not given. Raises ApiError 400."""
+    return {name: value for name, value in read(body, rules).items() if value is not None}
 
 
 def _named(limits: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
