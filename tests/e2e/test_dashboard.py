@@ -590,14 +590,21 @@ def test_hundreds_of_keys_fit_and_those_that_need_somebody_stand_first(page: Pag
 
 @pytest.mark.parametrize("width", [1440, 1361, 1360, 1024, 390])
 def test_no_label_of_the_overview_is_cut(page: Page, width: int):
+    dear = dict.fromkeys(("today_usd", "month_usd", "saved_today_usd", "saved_month_usd"), 1234.56)
+    overview = {"at": at(0), "spent": dear, "in_flight": 12, "refused_per_second": 12.3}
+    told = f"event: overview\ndata: {json.dumps(overview)}\n\n"
+    page.route("**/admin/v1/live", lambda route: route.fulfill(content_type="text/event-stream", body=told))
+    page.route("**/admin/v1/overview", lambda route: route.fulfill(json=overview))
     page.set_viewport_size(ViewportSize(width=width, height=900))
+    page.reload()
+    expect(page.locator(".tile .more").nth(5)).to_have_text("month $1,234.56")
     names = page.locator(".tile .name")
     expect(names).to_have_text(
         ["Requests /s", "Errors /s", "First token p50", "Tokens /s", "Cache hit rate", "Spent today UTC",
          "Saved by cache", "Own overhead p50"]
     )  # fmt: skip
     assert (
-        names.evaluate_all(
+        page.locator(".tile .name, .tile .more").evaluate_all(
             "(all) => all.filter((each) => { const range = document.createRange(); range.selectNodeContents(each);"
             " return range.getBoundingClientRect().right > each.parentNode.getBoundingClientRect().right"
             " || each.scrollWidth > each.clientWidth; }).map((each) => each.textContent)"

@@ -45,7 +45,7 @@ export class Chart {
     const text = color("--muted");
     const axis = { ...AXIS, stroke: text, grid: { stroke: line, width: 1 }, ticks: { show: false } };
     this.chart = new uPlot({
-      width, height: this.height, padding: [8, 8, 0, 0],
+      width, height: this.height, padding: [8, 20, 0, 0], // half of a time stands beyond the last mark
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 }, ...(this.sync ? { sync: { key: this.sync } } : {}) },
       scales: { x: { time: !this.bars, range: (u, low, high) => (this.bars ? [low - 0.6, high + 0.6] : [Math.min(low, high - SHORTEST), high]) }, y: { range: (u, low, high) => [0, this.top ?? Math.max(high * 1.1, 1e-6)] } },

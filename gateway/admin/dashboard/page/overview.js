@@ -23,7 +23,7 @@ const TILES = [
   ["Tokens", "/s", (o) => rate(TOKENS.reduce((sum, name) => sum + (o.tokens_per_second?.[name] ?? 0), 0)), (o) => `${rate(o.tokens_per_second?.output)}/s are output`],
   ["Cache hit rate", "", (o) => percent(o.cache_hit_rate), () => "of input, last 5 min"],
   ["Spent today", "UTC", (o) => dollars(o.spent?.today_usd), (o) => `month ${dollars(o.spent?.month_usd)}`],
-  ["Saved by cache", "", (o) => dollars(o.spent?.saved_today_usd), (o) => `today; month ${dollars(o.spent?.saved_month_usd)}`],
+  ["Saved by cache", "", (o) => dollars(o.spent?.saved_today_usd), (o) => `month ${dollars(o.spent?.saved_month_usd)}`],
   ["Own overhead", "p50", (o) => seconds(o.overhead_seconds?.p50), (o) => `p99 ${seconds(o.overhead_seconds?.p99)}`],
 ];
 
