@@ -9,7 +9,7 @@ import json
 import os
 import resource
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,20 @@ from tests.e2e.rig import (
     eventually,
     message,
 )
-from tests.e2e.upstream import CUT, HTML, Reply, Request, Upstream, error, served
+from tests.e2e.upstream import (
+    CUT,
+    HTML,
+    STREAM,
+    Reply,
+    Request,
+    Upstream,
+    error,
+    events,
+    failed,
+    served,
+    started,
+    streamed,
+)
 
 Launch = Callable[..., Gateway]
 BAD: dict[str, Reply | None] = {
@@ -100,6 +113,35 @@ async def test_an_account_that_cuts_is_left_after_three(kind: str, limit: int, l
         assert told(answers)[502] <= 3 + (limit if limit > 1 else 0)
         assert told(await new_ones(gateway, 80, limit))[502] <= 1
         await eventually(lambda: state(gateway) == "failing", "the account failing")
+
+
+OPENINGS = {"as first event": [failed("overloaded_error")], "after its start": [started(), failed("overloaded_error")]}
+
+
+@pytest.mark.parametrize("opening", OPENINGS.values(), ids=OPENINGS)
+async def test_streams_of_an_overloaded_account_are_served_by_the_other_the_warm_ones_too(
+    opening: list[tuple[str, dict[str, Any]]], launch: Launch
+):
+    bad: set[str] = set()
+
+    def answers(request: Request) -> Reply:
+        return (200, dict(STREAM), events(*opening)) if request.account in bad else streamed(50_000)
+
+    def streams(names: list[dict[str, str]]) -> Coroutine[Any, Any, list[Answer]]:
+        return at_once((ask(gateway, body, name) for name in names), len(names))
+
+    async with Upstream(answers).serve() as upstream:
+        gateway = launch(accounts=upstream.accounts(1, 1))
+        body, names = message(stream=True), [conversation() for _ in range(8)]
+        assert all(b"message_stop" in answer.body for answer in await streams(names))
+        bad.add("a0")
+        upstream.asked.clear()
+        warm = await streams(names)
+        assert upstream.asked["a0"] >= 2  # once more in place, before the other
+        new = await streams([conversation() for _ in range(2)])
+        for answer in [*warm, *new]:
+            assert answer.status == 200 and b"message_stop" in answer.body and b"overloaded_error" not in answer.body
+        assert {answer.route for answer in warm} == {"bound", "detour"}
 
 
 async def test_it_is_named_with_what_happened_who_says_so_and_when_it_is_tried(launch: Launch):

@@ -53,6 +53,40 @@ EVENTS = [
     )
 ]  # fmt: skip
 
+STREAM = {"content-type": "text/event-stream"}
+
+
+def events(*each: tuple[str, dict[str, Any]]) -> bytes:
+    """Events of a stream: their names, and what else they hold."""
+    return b"".join(
+        b"event: %b\ndata: %b\n\n" % (n.encode(), json.dumps({"type": n, **more}).encode()) for n, more in each
+    )
+
+
+def streamed(read: int = 0) -> Reply:
+    """A whole answer as a stream, which has read so many tokens from a cache."""
+    return 200, dict(STREAM), events(
+        started(read),
+        ("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
+        ("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": "Good evening."}}),
+        ("content_block_stop", {"index": 0}),
+        ("message_delta", {"delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}}),
+        ("message_stop", {}),
+    )  # fmt: skip
+
+
+def started(read: int = 0) -> tuple[str, dict[str, Any]]:
+    """A stream's first event."""
+    usage = {"input_tokens": 20, "cache_read_input_tokens": read, "output_tokens": 1}
+    told = {"id": "msg_1", "type": "message", "role": "assistant", "model": MODEL, "content": [], "usage": usage}
+    return "message_start", {"message": told}
+
+
+def failed(kind: str) -> tuple[str, dict[str, Any]]:
+    """An error as an event."""
+    return "error", {"error": {"type": kind, "message": "Try again."}}
+
+
 CUT = (200, dict(JSON), b"")  # a head, and then nothing but the connection's end
 HTML = (404, {"content-type": "text/html"}, b"<html><body>Not Found</body></html>")
 

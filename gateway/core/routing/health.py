@@ -127,10 +127,11 @@ class Health:
 
 
 class RetryBudget:
-    """Repeats are a share of recent traffic: of the last ten seconds or so, at least a few."""
+    """Of recent requests a share may be repeated: of the last ten seconds or so, at least as many as a small pool
+    needs to hide that one of its accounts is overloaded."""
 
     SHARE = 0.2
-    LEAST = 3
+    LEAST = 10
     WINDOW = 10.0
 
     def __init__(self) -> None:

@@ -93,7 +93,8 @@ class Route:
     _chosen = False  # the home was chosen for its room just now
     _again: Entry | None = None
     _pause = 0.0
-    _repeated = False
+    _insisted = False  # an overloaded account was asked twice
+    _repeated = False  # another account was asked after a failure: once is enough
     _moved = False  # this request has rebound its conversation: once is enough
     _limited = NONE
     _attempts = 0
@@ -577,7 +578,7 @@ class Route:
             self._give_up_on(entry)
         elif outcome in (Outcome.FAILED, Outcome.IMPROPER, Outcome.BROKEN):
             again = outcome is not Outcome.BROKEN or repeat
-            if not again or self.once or self._repeated or self._is_disputed or not router.retries.take(now):
+            if not again or self.once or not self._may_repeat(now):
                 self._confirm(entry, outcome, now)
                 return False
             self._suspect(entry, outcome, features)
@@ -668,18 +669,25 @@ class Route:
             fault = Fault.KEY if outcome is Outcome.UNAUTHORIZED else _FAULTS.get(outcome, Fault.REFUSAL)
             router.failing.bad(entry.id, fault, self.conversation, now, unit)
 
-    def _repeat_overloaded(self, entry: Entry, home: bool, now: float, random: float) -> bool:
-        """The model is overloaded: once more in place where the cache is worth the wait, else once elsewhere."""
-        if self._repeated or self._is_disputed or not self.router.retries.take(now):
+    def _may_repeat(self, now: float) -> bool:
+        """Whether it may be sent again after a failure. The budget is of requests that are repeated: one whose account
+        was asked twice has paid for another account."""
+        if self._repeated or self._is_disputed:
             return False
-        self._repeated = True
+        return self._insisted or self.router.retries.take(now)
+
+    def _repeat_overloaded(self, entry: Entry, home: bool, now: float, random: float) -> bool:
+        """The model is overloaded: once more in place where the cache is worth the wait, and once elsewhere."""
         pause = 0.5 + 1.5 * random
-        if home and self._may_wait(pause, now):
+        in_place = home and not self._insisted and self._may_wait(pause, now)
+        if (self.pinned and not in_place) or not self._may_repeat(now):
+            return False
+        if in_place:
+            self._insisted = True
             self._again, self._pause = entry, pause
             self._waited += pause
             return True
-        if self.pinned:
-            return False
+        self._repeated = True
         self._give_up_on(entry)
         if home:
             self.away = "overloaded"
@@ -731,6 +739,6 @@ _AWAY = {
 # Ends of exchanges that speak against an account, unless another one's is alike.
 _FAULTS = {Outcome.FAILED: Fault.ERROR, Outcome.IMPROPER: Fault.ERROR, Outcome.BROKEN: Fault.CUT}
 # Those after which the account had the request, whatever it made of it.
-_LOAD = frozenset({*_FAULTS, Outcome.DENIED, Outcome.DECLINED, Outcome.REFUSED})
+_LOAD = frozenset({*_FAULTS, Outcome.DENIED, Outcome.DECLINED, Outcome.REFUSED, Outcome.OVERLOADED})
 # Reasons for which a conversation is served elsewhere once and keeps its binding.
 _DETOURS = frozenset({"overloaded", "failed", "unsent", CREDENTIAL, FULL})

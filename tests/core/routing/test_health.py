@@ -100,9 +100,9 @@ def test_failures_are_forgotten_after_a_minute_and_a_half():
 # The budget.
 
 
-def test_three_repeats_in_ten_seconds_are_always_allowed():
+def test_ten_repeats_in_ten_seconds_are_always_allowed():
     budget = RetryBudget()
-    assert [budget.take(NOW + n) for n in range(5)] == [True, True, True, False, False]
+    assert [budget.take(NOW + n / 2) for n in range(12)] == [True] * 10 + [False] * 2
     assert budget.take(NOW + 25)
 
 
@@ -115,8 +115,8 @@ def test_of_much_traffic_a_fifth_may_be_repeated():
 
 @RUNS
 @example([(0.0, True), (2.0, False), *[(3.0, False)] * 3, *[(3.0, True)] * 3])  # a call comes after a window has ended
-@given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=120))
-def test_repeats_never_exceed_a_fifth_of_twenty_seconds_traffic_and_three_each_ten(steps):
+@given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=200))
+def test_repeats_never_exceed_a_fifth_of_twenty_seconds_traffic_and_ten_each_ten(steps):
     budget, now = RetryBudget(), NOW
     asked: list[float] = []
     taken: list[float] = []
@@ -127,9 +127,9 @@ def test_repeats_never_exceed_a_fifth_of_twenty_seconds_traffic_and_three_each_t
         if repeats and budget.take(now):
             taken.append(now)
             recent = sum(1 for at in taken if now - at < 10.0)
-            assert recent <= max(6.0, 0.4 * sum(1 for at in asked if now - at < 20.0))
+            assert recent <= max(20.0, 0.4 * sum(1 for at in asked if now - at < 20.0))
         elif repeats:
-            assert sum(1 for at in taken if now - at < 20.0) >= 3
+            assert sum(1 for at in taken if now - at < 20.0) >= RetryBudget.LEAST
 
 
 def test_a_trial_is_given_less_time_than_the_first_pause():
