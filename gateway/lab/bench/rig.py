@@ -68,6 +68,7 @@ class Rig:
         self._store: Store | None = None
         self._gateway: Child | None = None
         self._upstreams: list[Upstream] = []
+        self._mark = self._elsewhere(), time.monotonic()
 
     def __enter__(self) -> Rig:
         try:
@@ -118,19 +119,14 @@ class Rig:
         """Whether there is such a lane in this run."""
         return any(each.lane.name == lane for each in self._upstreams)
 
-    def others(self) -> float:
-        """CPU seconds that have been used so far by programs that have nothing to do with this run."""
-        ours = [os.getpid(), *(pid for side in self.sides.values() for pid in side.pids)]
-        if self._store is not None and self._store.pid:
-            ours.append(self._store.pid)
-        return machine.busy_seconds() - cpu_seconds(tree(ours))
-
-    def tidy(self, measure: str, others: float) -> None:
-        """After a measure: note what was not as it should be, such as many CPUs that were busy with `others`, and drop
-        the log, which would fill the disk."""
+    def tidy(self, measure: str) -> None:
+        """After a measure: note what was not as it should be, and drop the log, which would fill the disk."""
+        before, since = self._mark
+        self._mark = used, now = self._elsewhere(), time.monotonic()
+        busy = (used - before) / (now - since)
+        if busy > _QUIET:
+            self.notes.append(f"{measure}: other programs kept {busy:.2f} CPUs busy: figures may be too high")
         assert self._gateway is not None  # noqa: S101 - started
-        if others > _QUIET:
-            self.notes.append(f"{measure}: other programs kept {others:.2f} CPUs busy: figures may be too high")
         with open(self._gateway.log, "rb") as log:
             lines = astray = 0
             for line in log:
@@ -139,6 +135,13 @@ class Rig:
         if astray:
             self.notes.append(f"{measure}: {astray} of {lines} requests went without the store, which was too slow")
         os.truncate(self._gateway.log, 0)
+
+    def _elsewhere(self) -> float:
+        """CPU seconds that have been used so far by programs that have nothing to do with this run."""
+        ours = [os.getpid(), *(pid for side in self.sides.values() for pid in side.pids)]
+        if self._store is not None and self._store.pid:
+            ours.append(self._store.pid)
+        return machine.busy_seconds() - cpu_seconds(tree(ours))
 
     def _tree(self, side: Side) -> list[int]:
         return tree(side.pids, () if self._store is None else (self._store.pid,))

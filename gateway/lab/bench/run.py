@@ -26,12 +26,11 @@ def run(settings: Settings, progress: Callable[[str], None]) -> Report:
             if name not in settings.measures:
                 continue
             progress(f"measuring {name}")
-            others, since = rig.others(), time.monotonic()
             try:
                 rows += WORK[name](rig)
             except (BenchError, OSError) as error:
                 failures.append(f"{name}: {error}")
-            rig.tidy(name, (rig.others() - others) / (time.monotonic() - since))
+            rig.tidy(name)
     return Report(
         version=__version__,
         machine={**described, **rig.versions},
