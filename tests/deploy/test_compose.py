@@ -8,16 +8,22 @@ import sys
 from pathlib import Path
 
 import pytest
+import redis
 import yaml
 
 import gateway
 from tests.deploy.deployed import CONFIGS, DEPLOY, ROOT, documents, loaded, said, variables
+from tests.deploy.watch import alerts
 from tests.e2e import rig
 from tests.e2e.rig import WAIT_SECONDS, Program, free_port, message, until
 
 FILE = ROOT / "docker-compose.yml"
 SERVICES = yaml.safe_load(FILE.read_text())["services"]
-PROFILES = {"": {"gateway", "valkey"}, "monitoring": {"prometheus", "grafana"}, "demo": {"demo", "simulator"}}
+PROFILES = {
+    "": {"gateway", "valkey"},
+    "monitoring": {"prometheus", "alertmanager", "grafana"},
+    "demo": {"demo", "simulator"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +104,80 @@ def test_prometheus_finds_the_gateways_with_the_token_that_they_know(tmp_path):
     assert default is not None and f"${{GATEWAY_METRICS_TOKEN:-{default[1]}}}" in CONFIGS["demo"].read_text()
     [names] = [each["names"] for each in job["dns_sd_configs"]]
     assert names == SERVICES["demo"]["networks"]["default"]["aliases"] == ["gateway"]
+
+
+def test_prometheus_tells_the_alertmanager():
+    [prometheus] = documents(DEPLOY / "prometheus/prometheus.yml")
+    [targets] = [each["targets"] for each in prometheus["alerting"]["alertmanagers"][0]["static_configs"]]
+    assert targets == ["alertmanager:9093"] and "127.0.0.1:9093:9093" in SERVICES["alertmanager"]["ports"]
+    mounted = dict(each.split(":")[:2] for each in SERVICES["alertmanager"]["volumes"])
+    [file] = [each.partition("=")[2] for each in SERVICES["alertmanager"]["command"] if "config.file" in each]
+    assert (
+        mounted["./deploy/alertmanager"] == str(Path(file).parent)
+        and (DEPLOY / "alertmanager" / Path(file).name).exists()
+    )
+
+
+def test_every_severity_has_somebody_to_tell():
+    if shutil.which("amtool") is None:
+        pytest.skip("amtool is not installed")
+    file = DEPLOY / "alertmanager/alertmanager.yml"
+
+    def told(*words: str) -> str:
+        command = (
+            ["amtool", *words[:2], f"--config.file={file}", *words[2:]] if words[0] == "config" else ["amtool", *words]
+        )
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout.strip()
+
+    assert "SUCCESS" in told("check-config", str(file))
+    severities = {rule["labels"]["severity"]: rule["alert"] for rule in alerts()}
+    receivers = {"critical": "wake-somebody", "warning": "today", "info": "owner"}
+    assert severities.keys() == receivers.keys()
+    for severity, alert in severities.items():
+        assert told("config", "routes", "test", f"severity={severity}", f"alertname={alert}") == receivers[severity]
+
+
+def test_the_store_takes_nobody_without_its_password(tmp_path):
+    server = shutil.which("valkey-server") or shutil.which("redis-server")
+    if server is None:
+        pytest.skip("neither valkey-server nor redis-server is installed")
+    service = SERVICES["valkey"]
+    assert service["cap_drop"] == ["ALL"] and service["user"] == "999:1000" and "ports" not in service
+    (tmp_path / "valkey-server").symlink_to(server)
+    port = free_port()
+    words = [
+        each.replace("/tmp/", f"{tmp_path}/").replace("$$", "$")
+        for each in (*service["entrypoint"], *service["command"])
+    ]
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    unset = subprocess.run(words, env={"PATH": path}, capture_output=True, text=True, timeout=60)
+    assert unset.returncode != 0 and "VALKEY_PASSWORD" in unset.stderr
+    store = subprocess.Popen(
+        [*words, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(tmp_path)],
+        env={"PATH": path, "VALKEY_PASSWORD": "a-password"}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+
+        def answers(url: str) -> str:
+            with redis.Redis.from_url(url) as client:
+                try:
+                    return str(client.ping())
+                except redis.AuthenticationError as error:
+                    return str(error)
+                except redis.ConnectionError:
+                    return ""
+
+        url = loaded("compose", tmp_path).redis.replace("valkey:6379", f"127.0.0.1:{port}")
+        assert re.fullmatch(r"redis://:[\w-]+@127\.0\.0\.1:\d+/0", url)
+        until(lambda: answers(f"redis://127.0.0.1:{port}"), "the store")
+        assert "authenticated" in answers(f"redis://127.0.0.1:{port}")
+        assert answers(re.sub(":[^:@]+@", ":a-password@", url)) == "True"
+        assert "a-password" not in Path(f"/proc/{store.pid}/cmdline").read_text()
+    finally:
+        store.terminate()
+        store.wait(WAIT_SECONDS)
 
 
 def test_the_demo_answers_with_what_its_files_say(tmp_path):

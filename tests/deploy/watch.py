@@ -87,7 +87,7 @@ class Prometheus(Program):
         config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
         (job,) = config["scrape_configs"]
         job["authorization"]["credentials_file"] = str(token)
-        del job["dns_sd_configs"]
+        del job["dns_sd_configs"], config["alerting"]
         config["scrape_configs"] = [
             {**job, "job_name": name, "static_configs": [{"targets": [f"127.0.0.1:{gateway.admin_port}"]}]}
             for name, gateway in jobs.items()
