@@ -15,6 +15,7 @@ import time
 import traceback
 from collections import deque
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
@@ -114,8 +115,18 @@ def configure(log: Log, writer: LogWriter, fd: int = 1) -> RequestLog:
 
 def _begin(at: float, level: str) -> dict[str, Any]:
     """What every line of JSON begins with: when it was written, `at` being Unix seconds, and how severe it is."""
-    time = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {"time": time, "level": level}
+    return {"time": _moment(at), "level": level}
+
+
+def _moment(at: float) -> str:
+    second, part = divmod(round(at * 1e6), 1_000_000)
+    return f"{_second(second)}.{part // 1000:03d}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(at: int) -> str:
+    """Many lines are of one second: it is written once."""
+    return datetime.fromtimestamp(at, UTC).isoformat()[:19]
 
 
 def _json(fields: dict[str, Any]) -> bytes:
@@ -188,8 +199,8 @@ class RequestLog:
         if self._human:
             self._write(_line(record, self._paint))
         else:
-            begin = _encode(_begin(record.at + record.duration, "warning" if bad else "info"))
-            self._write(begin[:-1] + b"," + _encode(record)[1:] + b"\n")
+            begin = f'{{"time":"{_moment(record.at + record.duration)}","level":"{"warning" if bad else "info"}",'
+            self._write(begin.encode() + _encode(record)[1:] + b"\n")
 
     def _wanted(self, record: Finished) -> bool:
         quiet = record.outcome == "ok" and record.status < 400 and not record.failover

@@ -19,6 +19,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway import log
 from gateway.config.schema import Log
@@ -511,3 +513,10 @@ def test_closing_writes_what_is_queued(output):
         output.writer.write(b"%d\n" % number)
     assert output.lines() == [str(number) for number in range(1000)]
     output.writer.close()
+
+
+@given(st.floats(0, 4e9) | st.integers(0, 4 * 10**9).map(float))
+def test_a_line_says_when_to_the_millisecond(at):
+    stated = datetime.fromisoformat(logs._moment(at))
+    assert abs((stated - datetime.fromtimestamp(at, UTC)).total_seconds()) <= 0.001
+    assert logs._moment(at) == stated.isoformat(timespec="milliseconds").replace("+00:00", "Z")
