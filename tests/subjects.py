@@ -36,4 +36,4 @@ def filled_at(kept: Mapping[bytes, bytes], field: str) -> int:
 
 def packed(**money: int) -> bytes:
     """As the store keeps a subject's money."""
-    return struct.pack("<5d", *(money.get(name, 0) for name in _MONEY))
+    return struct.pack("<13d", *(money.get(name, 0) for name in _MONEY), *[0] * 8)

@@ -35,7 +35,8 @@ AGO = st.sampled_from([0, 0, 0, 1, 2, 4, 8])  # how many others have read since
 
 def renew(admin: Any, key: str, renewal: tuple[Any, ...], now: int) -> bool:
     """Whether the binding was renewed."""
-    script, args = to_renew_binding((key, pack_renewal(renewal)), now)
+    model, *told, lifetime = renewal
+    script, args = to_renew_binding((key, model, lifetime, b"", b"", pack_renewal(told)), now)
     _, (renewed,) = settled_of(admin.eval(script.text, *args))
     return bool(renewed)
 

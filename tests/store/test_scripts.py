@@ -46,8 +46,8 @@ class Store:
         tokens: int = 0, size: int = 0, account_bound: int = 0, remember: int = DAY,
     ) -> bool:  # fmt: skip
         """Whether the binding was renewed; `read` is the one that the request knew."""
-        renewal = (model, served, read.generation, read.workspace, age, ttl, tokens, size, account_bound, remember)
-        script, args = to_renew_binding((KEY, pack_renewal(renewal)), now)
+        told = (served, read.generation, read.workspace, age, ttl, tokens, size, account_bound)
+        script, args = to_renew_binding((KEY, model, remember, b"", b"", pack_renewal(told)), now)
         counted, (renewed,) = self.run(script, [KEY], *args[2:])
         assert counted == []
         return bool(renewed)

@@ -274,7 +274,7 @@ def _compiled(rows: Sequence[Row]) -> list[int]:
         if kind.form == BUCKET:
             compiled += (BUCKET, kind.place, row.limit, kind.need, kind.take)
         elif kind.form == MONEY:
-            compiled += (MONEY, kind.place, row.limit, 4 if kind.field == "day" else 5, 0)
+            compiled += (MONEY, kind.place, row.limit, 0, 0)
         else:
             compiled += (LEASES, 0, row.limit, LEASE, 0)
     return compiled

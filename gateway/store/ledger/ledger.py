@@ -131,7 +131,7 @@ class Cancelled(msgspec.Struct, frozen=True, array_like=True, tag="cancelled"):
 
 
 Proposal = tuple[Arg, ...]  # the binding of a conversation, as `to_admit` takes it
-Renewal = tuple[Arg, ...]  # key of a conversation, and what renewal.lua reads
+Renewal = tuple[Arg, ...]  # key of a conversation, and from `model` on what renewal.lua is given
 
 
 class Ended(NamedTuple):
@@ -238,7 +238,7 @@ def to_settle(batch: Sequence[Ended], now: int = 0, records: int = RECORDS) -> C
         counted += (number, packed)
         if renewal is not None:
             conversations.append(renewal[0])
-            renewals.append(renewal[1])
+            renewals += renewal[1:]
     team = 0
     if first.team:
         team = len(callers) + 1
@@ -252,7 +252,7 @@ def to_settle(batch: Sequence[Ended], now: int = 0, records: int = RECORDS) -> C
 
 def to_renew_binding(renewal: Renewal, now: int = 0) -> Call:
     """Renew the binding of a conversation, of which nothing is counted; the reply is `settled_of`."""
-    return SETTLE, (1, renewal[0], now, "", "", 0, 0, 0, renewal[1])
+    return SETTLE, (1, renewal[0], now, "", "", 0, 0, 0, *renewal[1:])
 
 
 def settled_of(reply: list[Any]) -> tuple[list[int], list[int]]:

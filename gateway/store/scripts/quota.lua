@@ -9,9 +9,8 @@
 --          for one request of a conversation at a time, whose id the last key has
 --
 -- Limits are '', or a MessagePack array that has for each subject the number of rows to check, and five things of each:
---   1, place, limit per minute, level needed (0: any above 0), tokens to take    a token bucket
---   2, place of the period (what was spent in it is next), limit in nano-dollars, which argument names the period, 0
---                                                                                money
+--   1, place, limit per minute, level needed (0: any above 0), tokens to take        a token bucket
+--   2, place of the period (what was spent in it is next), limit in nano-dollars, 0, 0    money
 --   3, 0, limit, ms, 0                                                           a lease
 --
 -- returns  what to reply if it is refused: {2, which row refuses, ms to wait (-1 unknown), levels}; else nil, the level of
@@ -37,8 +36,9 @@ local function reserve(now, k, a)
       reservation = cmsgpack.pack(held)
     end
   end
+  local day, month = tonumber(ARGV[a + 4]), tonumber(ARGV[a + 5])
   local number, refusing, longest, short = 0, nil, -1, 0
-  local changed, leases, takes = {}, {}, {}
+  local changed, leases, takes = {}, nil, nil
   local p, hash = 1, k + 1
   while limits[p] do
     local numbers, reserving, taking = numbers_of(KEYS[hash]), false, false
@@ -54,14 +54,14 @@ local function reserve(now, k, a)
         end
         if take > 0 then
           level = level - take
-          put(numbers, place, level, now)
-          taking = true
+          numbers[place], numbers[place + 1], taking = level, now, true
+          takes = takes or {}
           takes[#levels + 1] = take
         end
         levels[#levels + 1] = level
       elseif form == 2 then
         local left = limit - numbers[1]
-        if numbers[place] >= tonumber(ARGV[a + limits[p + 3]]) then
+        if numbers[place] >= (place == 2 and day or month) then
           left = left - numbers[place + 1]
         end
         if left < amount or left <= 0 then
@@ -72,6 +72,7 @@ local function reserve(now, k, a)
         reserving = true
       else
         local key = KEYS[hash + 1]
+        leases = leases or {}
         leases[hash + 1] = now + limits[p + 3]
         if redis.call('ZCARD', key) >= limit then
           redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
@@ -101,7 +102,7 @@ local function reserve(now, k, a)
       known = redis.call('HSETNX', KEYS[k], id, reservation) == 0
     end
   end
-  if known or refusing then
+  if takes and (known or refusing) then
     for i, take in pairs(takes) do
       levels[i] = levels[i] + take
     end
@@ -118,8 +119,10 @@ local function reserve(now, k, a)
   if discounted then
     redis.call('SET', KEYS[#KEYS], id, 'PX', 7200000) -- longer than any answer takes
   end
-  for i, expiry in pairs(leases) do
-    redis.call('ZADD', KEYS[i], expiry, id)
+  if leases then
+    for i, expiry in pairs(leases) do
+      redis.call('ZADD', KEYS[i], expiry, id)
+    end
   end
   return nil, levels, short
 end

@@ -2,16 +2,24 @@
 
 -- The cache of the workspace that served a conversation is warm again.
 --
+-- `key` is that of the conversation, as in admit.lua. Where its binding for the model is `before` still, it is `after` now.
+-- Else another request has renewed it or moved the conversation, and what this one tells is put to it: `packed` is a
+-- MessagePack array of the workspace that served, the generation the request knew (0 = none), the workspace of that
+-- binding, ms since the response began, cache lifetime (ms), tokens of the conversation (0 = not known yet), bytes of
+-- the body, 1 if its history is bound to the account. The record of the binding lives for `lifetime` ms more.
+--
 -- A binding that is gone (expired, flushed, or never written while the store was away) is created from what the
 -- process knows, and so is one older than what it knows; a newer one belongs to a later decision and stays as it is.
---
--- `key` is that of the conversation, as in admit.lua; `packed` a MessagePack array: model, workspace that served,
--- generation the request knew (0 = none), workspace of that binding, ms since the response began, cache lifetime (ms),
--- tokens of the conversation (0 = not known yet), bytes of the body, 1 if its history is bound to the account, lifetime of
--- the binding's record (ms). Returns 1 if the binding was renewed or created, 0 if it belongs to another generation.
-local function renew(key, packed, now)
-  local model, served, generation, workspace, age, ttl, tokens, size, bound, lifetime = unpack(cmsgpack.unpack(packed))
-  local b = read(redis.call('HGET', key, model))
+-- Returns 1 if the binding was renewed or created, 0 if it belongs to another generation.
+local function renew(key, model, lifetime, before, after, packed, now)
+  local stored = redis.call('HGET', key, model)
+  if stored == before then
+    redis.call('HSET', key, model, after)
+    redis.call('PEXPIRE', key, lifetime, 'GT')
+    return 1
+  end
+  local served, generation, workspace, age, ttl, tokens, size, bound = unpack(cmsgpack.unpack(packed))
+  local b = read(stored)
   if b and generation > 0 and b[2] > generation then
     return 0
   end
@@ -39,7 +47,7 @@ local function renew(key, packed, now)
   redis.call('HSET', key, model, cmsgpack.pack(b))
   if known then
     redis.call('PEXPIRE', key, lifetime, 'GT')
-  elseif redis.call('PTTL', key) < lifetime then
+  elseif redis.call('PTTL', key) < tonumber(lifetime) then
     redis.call('PEXPIRE', key, lifetime)
   end
   return 1

@@ -8,9 +8,10 @@
 --          for each subject (callers, and last their team) its buckets and money, and its leases; none of all these
 --          without a subject; then conversations
 -- ARGV     now (ms, 0 = this server's clock), day, month, records that the stream keeps (0: none), how many subjects there
---          are, which of them is the team (0: none), for each subject the buckets to debit ('': none, or as in
---          ledger.lua), for each request which subject is its caller, and its record, for each conversation its renewal as
---          in renewal.lua
+--          are, which of them is the team (0: none), for each subject the buckets to debit: '' (none), or a MessagePack
+--          array of each one's place, limit per minute and four places among the sums (0: none) of what is taken; for each
+--          request which subject is its caller, and its record; for each conversation the five of its renewal, from
+--          `model` on, as in renewal.lua
 -- returns  for each request 1 if it was not settled, 2 if an estimate gave way to it, 0 if it was settled, 3 if it is an
 --          estimate and was settled; and for each conversation what renewal.lua says
 local now = tonumber(ARGV[1])
@@ -21,111 +22,132 @@ end
 local FIRST = 10 -- the place before a record's sums
 local subjects, team = tonumber(ARGV[5]), tonumber(ARGV[6])
 local before = subjects > 0 and 5 + 2 * subjects or 0 -- the conversations
-local last = #ARGV - #KEYS + before -- of what the requests have
+local last = #ARGV - 5 * (#KEYS - before) -- of what the requests have
 
-local statuses = {}
+local function append(lists, s, item)
+  local list = lists[s]
+  if list then
+    list[#list + 1] = item
+  else
+    lists[s] = {item}
+  end
+end
 
-local function settle()
-  local first = 6 + subjects
-  local day, month, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-  local ids, records = {}, {}
+local function settle(statuses)
+  local first, day, month = 6 + subjects, tonumber(ARGV[2]), tonumber(ARGV[3])
+  local ids, records, n = {}, {}, 0
   for a = first + 2, last, 2 do
+    n = n + 1
     local record = cmsgpack.unpack(ARGV[a])
-    records[#records + 1], ids[#ids + 1] = record, record[2]
+    records[n], ids[n] = record, record[2]
   end
   local held = redis.call('HMGET', KEYS[1], unpack(ids))
   local settled = redis.call('HMGET', KEYS[2], unpack(ids))
   local known, marks, fresh = {}, {}, 0 -- what is settled, by id
-  local sums, stream, returned = {}, {}, {}
+  local fields, sums, stream, returned = {}, {}, {}, {}
   local spent, released, used, leases = {}, {}, {}, {} -- by subject
-  for s = 1, subjects do
-    spent[s], released[s], leases[s] = 0, 0, {}
-  end
 
-  local function count(record, caller, sign)
-    add(sums, record[5] .. '\0' .. record[7] .. '\0' .. record[8], record, FIRST, sign)
-    local cost = sign * record[FIRST + 8]
-    spent[caller] = spent[caller] + cost
+  for i = 1, n do
+    local record, id, caller = records[i], ids[i], tonumber(ARGV[first + 2 * i - 1])
+    local final, step = caller, 1 -- its subjects: the caller, then the team
     if team > 0 then
-      spent[team] = spent[team] + cost
+      final, step = team, team - caller
     end
-  end
-
-  local function note(s, record)
-    used[s] = used[s] or {}
-    used[s][#used[s] + 1] = record
-  end
-
-  for i, record in ipairs(records) do
-    local id, packed, caller = ids[i], ARGV[first + 2 * i], tonumber(ARGV[first + 2 * i - 1])
+    local earlier = known[id]
+    if earlier == nil then
+      earlier = settled[i]
+    end
     if held[i] and known[id] == nil then
       local back = cmsgpack.unpack(held[i])
       returned[#returned + 1] = id
       for _, s in ipairs(back[12]) do
-        s = s == 1 and caller or team
-        leases[s][#leases[s] + 1] = id
+        append(leases, s == 1 and caller or team, id)
       end
       for _, s in ipairs(back[13]) do
         s = s == 1 and caller or team
-        released[s] = released[s] + back[11]
+        released[s] = (released[s] or 0) + back[11]
       end
     else -- a lease may have been renewed after all
-      leases[caller][#leases[caller] + 1] = id
-      if team > 0 then
-        leases[team][#leases[team] + 1] = id
+      for s = caller, final, step do
+        append(leases, s, id)
       end
     end
-    local status, provisional, earlier = 1, record[10], known[id]
-    if earlier == nil then
-      earlier = settled[i]
-    end
+    local status, provisional = 1, record[10]
     if earlier then
       status = earlier == '' and 0 or provisional and 3 or 2
     end
     if status == 1 or status == 2 then
+      local cost = record[FIRST + 8]
       if status == 1 then
         fresh = fresh + 1
       else
-        count(cmsgpack.unpack(earlier), caller, -1)
+        local gone = cmsgpack.unpack(earlier)
+        add(fields, sums, gone[5] .. '\0' .. gone[7] .. '\0' .. gone[8], gone, FIRST, -1)
+        cost = cost - gone[FIRST + 8]
       end
-      earlier = provisional and packed or ''
+      earlier = provisional and ARGV[first + 2 * i] or ''
       marks[#marks + 1], marks[#marks + 2] = id, earlier
-      local any = false
-      for n = FIRST + 1, FIRST + 9 do
-        any = any or record[n] ~= 0
-      end
-      if any then
-        count(record, caller, 1)
-        note(caller, record)
-        if team > 0 then
-          note(team, record)
+      for place = FIRST + 1, FIRST + 9 do
+        if record[place] ~= 0 then
+          add(fields, sums, record[5] .. '\0' .. record[7] .. '\0' .. record[8], record, FIRST, 1)
+          stream[#stream + 1] = ARGV[first + 2 * i]
+          for s = caller, final, step do
+            append(used, s, record)
+          end
+          break
         end
-        stream[#stream + 1] = packed
+      end
+      for s = caller, final, step do
+        spent[s] = (spent[s] or 0) + cost
       end
     end
     known[id], statuses[i] = earlier, status
   end
 
-  local hour, today
-  if sums[1] then
-    hour, today = added(KEYS[3], sums), added(KEYS[4], sums)
+  local hour, hour_gone, hour_new, today, today_gone, today_new
+  if fields[1] then
+    hour, hour_gone, hour_new = added(KEYS[3], fields, sums)
+    today, today_gone, today_new = added(KEYS[4], fields, sums)
   end
-  local numbers, begins = {}, {}
+  local changed, begins = {}, {}
   for s = 1, subjects do
-    if spent[s] ~= 0 or released[s] ~= 0 or (used[s] and ARGV[6 + s] ~= '') then
-      local debits = used[s] and ARGV[6 + s] ~= '' and cmsgpack.unpack(ARGV[6 + s])
-      numbers[s], begins[s] =
-        charged(KEYS[4 + 2 * s], day, month, spent[s], released[s], debits, used[s], FIRST, now)
+    local amount, back, debits = spent[s] or 0, released[s] or 0, used[s] and ARGV[6 + s] or ''
+    if amount ~= 0 or back ~= 0 or debits ~= '' then
+      local numbers = numbers_of(KEYS[4 + 2 * s])
+      local earlier = numbers[2]
+      local any = spend(numbers, day, month, amount) or back ~= 0
+      numbers[1] = numbers[1] - back
+      if debits ~= '' then
+        debits = cmsgpack.unpack(debits)
+        for d = 1, #debits, 6 do
+          local taken = 0
+          for _, record in ipairs(used[s]) do
+            for j = d + 2, d + 5 do
+              if debits[j] > 0 then
+                taken = taken + record[FIRST + debits[j]]
+              end
+            end
+          end
+          if taken ~= 0 then
+            local place = debits[d]
+            numbers[place] = level_of(numbers, place, debits[d + 1], now) - taken
+            numbers[place + 1], any = now, true
+          end
+        end
+      end
+      if any then
+        changed[s], begins[s] = numbers, earlier ~= day
+      end
     end
   end
 
-  if kept ~= '0' then
-    for _, packed in ipairs(stream) do
-      redis.call('XADD', KEYS[5], 'MAXLEN', '~', kept, '*', 'r', packed)
+  if ARGV[4] ~= '0' then
+    for i = 1, #stream do
+      redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[4], '*', 'r', stream[i])
     end
   end
   for s = 1, subjects do
-    if leases[s][1] then
+    if leases[s] then
       redis.call('ZREM', KEYS[5 + 2 * s], unpack(leases[s]))
     end
   end
@@ -135,23 +157,29 @@ local function settle()
   if marks[1] then
     redis.call('HSET', KEYS[2], unpack(marks))
     if fresh > 0 and redis.call('HLEN', KEYS[2]) == fresh then
-      redis.call('PEXPIRE', KEYS[2], 259200000) -- 3 days
+      redis.call('PEXPIRE', KEYS[2], '259200000') -- 3 days
     end
   end
   if hour then
-    write(KEYS[3], hour, HOUR_FOR)
-    write(KEYS[4], today, DAY_FOR)
+    write(KEYS[3], hour, hour_gone, hour_new, HOUR_FOR)
+    write(KEYS[4], today, today_gone, today_new, DAY_FOR)
   end
-  for s, its in pairs(numbers) do
-    charge(KEYS[4 + 2 * s], its, begins[s])
+  for s = 1, subjects do
+    if changed[s] then
+      keep(KEYS[4 + 2 * s], changed[s])
+      if begins[s] then
+        keep_for_long(KEYS[4 + 2 * s])
+      end
+    end
   end
 end
 
+local statuses, renewals = {}, {}
 if subjects > 0 then
-  settle()
+  settle(statuses)
 end
-local renewals = {}
 for k = before + 1, #KEYS do
-  renewals[k - before] = renew(KEYS[k], ARGV[last + k - before], now)
+  local a = last + 1 + 5 * (k - before - 1)
+  renewals[k - before] = renew(KEYS[k], ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4], now)
 end
 return {statuses, renewals}

@@ -35,12 +35,13 @@ _RESEED_PAUSE = 0.02  # seconds between these
 
 class Binding(msgspec.Struct):
     """One conversation's record for one model: `key` and `model` are its place in the store, `record` the process's
-    copy of it, which a later decision of anybody's may have overtaken. `leads` says that it is this request whose
-    answer the record waits for as in flight."""
+    copy of it, which a later decision of anybody's may have overtaken, and `stored` what the store had then. `leads`
+    says that it is this request whose answer the record waits for as in flight."""
 
     key: str
     model: str
     record: Record
+    stored: bytes = b""
     leads: bool = False
 
 
@@ -132,7 +133,9 @@ class Admission:
         leads = bool(in_flight) and (route.created or record.is_cold(now_ms))
         if leads:
             record.in_flight_until = now_ms + in_flight  # for others, as the store has noted it
-        binding = Binding(key, model, record, leads)
+            if not created:
+                packed = pack(record)
+        binding = Binding(key, model, record, packed, leads)
         if route.created:
             self._spread(binding)
         better = route.better(monotonic())
@@ -175,7 +178,7 @@ class Admission:
         )  # fmt: skip
         try:
             moved, packed = await self._store.call(REBIND, args)
-            binding.record = unpack(packed)
+            binding.record, binding.stored = unpack(packed), packed
         except (StoreDown, msgspec.MsgspecError):
             moved = False
             binding.record = turned(record, workspace, reason, self.now_ms, self._in_flight, voluntary)
@@ -229,19 +232,16 @@ class Admission:
             record.account_bound = record.account_bound or int(account_bound)
         else:
             record.detour, record.detour_warm_until = workspace, warm_until
-        return binding.key, pack_renewal((
-            binding.model, workspace, record.generation, record.workspace, age_ms, ttl_ms, tokens, size,
-            int(account_bound), self._remember_account_bound if account_bound else self._remember,
-        ))  # fmt: skip
+        lifetime = self._remember_account_bound if account_bound else self._remember
+        told = (workspace, record.generation, record.workspace, age_ms, ttl_ms, tokens, size, int(account_bound))
+        return _renewal(binding, lifetime, told)
 
     def unanswered(self, binding: Binding) -> Renewal:
         """What tells the store that no answer to the request which `leads` is on its way any longer."""
         record = binding.record
         record.in_flight_until = COLD
-        return binding.key, pack_renewal((
-            binding.model, record.workspace, record.generation, record.workspace, _LONG_AGO, 0, 0, 0, 0,
-            self._provisional,
-        ))  # fmt: skip
+        told = (record.workspace, record.generation, record.workspace, _LONG_AGO, 0, 0, 0, 0)
+        return _renewal(binding, self._provisional, told)
 
     def renew(self, renewal: Renewal) -> None:
         """Post it. Nobody waits for it."""
@@ -296,3 +296,10 @@ class Admission:
         if self._reseed_again:
             self._reseed_again = False
             await self._reseed()
+
+
+def _renewal(binding: Binding, lifetime: int, told: tuple[str | int, ...]) -> Renewal:
+    """What settle.lua is given: the record for a store that still has what this request read, and what is `told` for
+    one that has another by now."""
+    before, binding.stored = binding.stored, pack(binding.record)
+    return binding.key, binding.model, lifetime, before, binding.stored, pack_renewal(told)

@@ -91,7 +91,7 @@ def test_subjects_are_counted_as_the_plan_has_them_whoever_of_them_is_limited():
 def test_rows_are_compiled_as_the_script_reads_them():
     packed = msgspec.msgpack.decode(plan(Quota(5, 6, None, 7, 8, 9), Quota(output_tokens=3)).message.packed)
     assert packed == [
-        5, MONEY, 4, 9, 5, 0, MONEY, 2, 8, 4, 0, BUCKET, 6, 5, 1, 1, BUCKET, 10, 6, 0, 0, LEASES, 0, 7, LEASE, 0,
+        5, MONEY, 4, 9, 0, 0, MONEY, 2, 8, 0, 0, BUCKET, 6, 5, 1, 1, BUCKET, 10, 6, 0, 0, LEASES, 0, 7, LEASE, 0,
         1, BUCKET, 12, 3, 0, 0,
     ]  # fmt: skip
 

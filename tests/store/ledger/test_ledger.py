@@ -570,7 +570,7 @@ def test_a_settlement_renews_the_binding_too(store):
     binding = (f"{T}:b:00ff", "m", pack_binding(Record("w1")), 1, DAY, 0)
     plan = plan_of(Quota(requests=5))
     store.admit(plan, binding=binding)
-    renewal = (f"{T}:b:00ff", pack_renewal(("m", "w1", 1, "w1", 0, 300_000, 500, 2000, 0, DAY)))
+    renewal = (f"{T}:b:00ff", "m", DAY, b"", b"", pack_renewal(("w1", 1, "w1", 0, 300_000, 500, 2000, 0)))
     entry = used(output=7, cost_nano=4)
     call = to_settle([Ended(entry, pack(entry), plan.debits, renewal)], AT)
     assert store.ask(call) == [[1], [1]]
@@ -664,7 +664,7 @@ def test_bindings_of_several_conversations_are_renewed_with_one_batch(store):
         store.admit(BATCHED, f"r{number}", binding=(key, "m", pack_binding(Record("w1")), 1, DAY, 0))
     batch = [
         Ended(entry := used(f"r{n}"), pack(entry), BATCHED.debits,
-              (key, pack_renewal(("m", "w1", 1, "w1", 0, 300_000, 10 + n, 40, 0, DAY))) if key else None)
+              (key, "m", DAY, b"", b"", pack_renewal(("w1", 1, "w1", 0, 300_000, 10 + n, 40, 0))) if key else None)
         for n, key in enumerate([keys[0], None, keys[1], keys[2], keys[0]])
     ]  # fmt: skip
     statuses, renewed = settled_of(store.ask(to_settle(batch, now=AT)))
@@ -787,7 +787,7 @@ def test_tenants_are_noted(store):
 def test_all_keys_of_a_call_are_in_one_slot():
     plan = plan_of(Quota(requests=1, concurrency=1), Quota(day_nano=1))
     entry = used()
-    renewal = (f"{T}:b:00ff", b"")
+    renewal = (f"{T}:b:00ff", "m", 1, b"", b"", b"")
     total = Total(AT // HOUR, "alice", "research", "m", "a", (1,) * 9)
     calls = [
         admission(plan, "r"), admission(plan, "r", endpoints=COUNT),

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from gateway.config.schema import Admin, Affinity, Caller, Config
-from gateway.core.routing.binding import Record, pack, record_key, unpack
+from gateway.core.routing.binding import Move, Record, pack, record_key, unpack
 from gateway.core.routing.broadcast import BoundConversation, BoundConversations, Fact, Forget
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.groups import group_of
@@ -525,6 +525,45 @@ async def test_a_renewal_makes_the_binding_warm(start, admin):
     assert (record.tokens, record.size) == (1234, 4936)
     assert abs(mine.warm_until - record.warm_until) < 60_000
     assert mine == msgspec.structs.replace(record, warm_until=mine.warm_until)
+
+
+@pytest.mark.parametrize("found", ["new", "warm", "cold", "moved", "by an older version"])
+async def test_a_process_knows_what_the_store_has_of_a_binding_byte_by_byte(start, admin, found):
+    """So that most renewals need not be worked out there."""
+    process = await start()
+    if found in ("warm", "cold"):
+        warm_until = server_ms(admin) + (100_000 if found == "warm" else -1)
+        put(admin, Record("a", 3, warm_until, 1000, 4000, moves=[Move(1, "b", "a", "limited")]))
+    elif found == "by an older version":
+        put(admin, Record("a", 3, server_ms(admin) - 1, 1000, 4000))
+        key = record_key(ALICE.tenant, KEYS[0])
+        admin.hset(key, MODEL, msgspec.msgpack.encode(msgspec.msgpack.decode(admin.hget(key, MODEL))[:13]))
+    request = await process.bind()
+    if found == "moved":
+        await process.move(request, others(request.workspace)[0])
+    place = request.binding.key, MODEL
+    assert admin.hget(*place) == request.binding.stored
+    for tokens in (1100, 1200):
+        process.renew(request, tokens=tokens)
+        await process.recall()
+        assert admin.hget(*place) == request.binding.stored
+    assert stored(admin, request).tokens == 1200
+    process.admission.renew(process.admission.unanswered(request.binding))
+    await process.recall()
+    assert admin.hget(*place) == request.binding.stored
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_requests_of_one_conversation_renew_it_together_whoever_ends_first(start, admin, first):
+    processes = [await start(), await start()]
+    requests = [await process.bind() for process in processes]
+    elsewhere = others(requests[0].workspace)[0]
+    for number in (first, 1 - first):
+        processes[number].renew(requests[number], served=elsewhere if number else "", tokens=700)
+        await processes[number].recall()
+    record = stored(admin, requests[0])
+    assert (record.workspace, record.tokens, record.detour) == (requests[0].workspace, 700, elsewhere)
+    assert min(record.warm_until, record.detour_warm_until) > server_ms(admin)
 
 
 async def test_what_is_not_known_yet_keeps_what_is(start, admin):
