@@ -6,7 +6,7 @@ import copy
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ from tests.e2e.rig import (
 )
 
 POOL = 4
+Launch = Callable[..., Gateway]
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +260,10 @@ async def test_a_billing_block_that_changes_does_not_change_the_beginning(gatewa
     assert await stays(gateway, [body(number) for number in range(4)]) == ["new"] + ["bound"] * 3
 
 
-async def test_a_shared_system_prompt_does_not_make_one_conversation_of_many(gateway: Gateway):
+async def test_a_shared_system_prompt_does_not_make_one_conversation_of_many(
+    launch: Launch, simulator: Simulator, store: Store
+):
+    gateway = launch(redis=f"{store.url}/12", accounts=accounts_of(simulator, 4))  # to which nothing larger has come
     answers = await at_once(
         ask(gateway, message(fresh("begin"), system="The company's own prompt.")) for _ in range(24)
     )

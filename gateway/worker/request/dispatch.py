@@ -115,10 +115,10 @@ class Dispatch:
         if lease is not None:
             return lease
         now = perf_counter()
-        if not x.slot_until:
-            x.slot_until = now + SLOT_WAIT
+        if not x.times.slot_until:
+            x.times.slot_until = now + SLOT_WAIT
         try:
-            wait = max(0.0, x.slot_until - now)
+            wait = max(0.0, x.times.slot_until - now)
             lease = await account.lease(wait, tenant, route.tokens, batch=not x.request.endpoint.peeks)
         finally:
             x.times.queued += perf_counter() - now

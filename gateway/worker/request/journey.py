@@ -235,9 +235,9 @@ class Reply:
 
 class Times:
     """Seconds that a request spent: on its body, on being admitted, on choosing an account, `queued` for limits and
-    slots, `waited` for upstreams."""
+    slots, `waited` for upstreams; and when its waiting for a slot ends (perf_counter seconds)."""
 
-    body = admit = choose = queued = waited = 0.0
+    body = admit = choose = queued = waited = slot_until = 0.0
 
 
 class Journey:
@@ -251,7 +251,6 @@ class Journey:
     call: Call | None = None
     task: asyncio.Task[None] | None = None
     interrupted = ""  # why this process ends it, if it does
-    slot_until = 0.0  # when waiting for a slot ends
     attempts = 0
     reached = False  # an upstream has had it
     upstream_request_id = ""
