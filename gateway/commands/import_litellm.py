@@ -330,6 +330,8 @@ class _Models:
         if known is not None and not known.retired:
             self._draft.left("model_list", f"it is the name of another model than {model}, which it would hide", name)
             self._names.groups[name] = known.id
+        elif re.search(r"\s", name):
+            self._draft.left("model_list", f"a model's name has no spaces; {model} is served by its own name", name)
         elif "*" not in name:
             self._aliases.setdefault(name, model)
 
@@ -352,6 +354,10 @@ class _Models:
             if params.get(theirs) is not None
         }
         known = self._catalogue.find(model)
+        if known is None and not dollars:
+            self._draft.look(model, "no model of the catalogue; give its price in models.catalogue, else it is a guess")
+        elif known is not None and known.retired:
+            self._draft.look(model, "Anthropic has retired it; let its names stand for a newer one")
         if not dollars or (known is not None and _same(known, dollars)):
             return
         if known is None and not {"input", "output"} <= dollars.keys():
@@ -401,6 +407,7 @@ def _store(router: Mapping[str, Any], draft: Draft) -> None:
 def _admin(general: Mapping[str, Any], draft: Draft) -> None:
     key = general.get("master_key")
     if not key:
+        draft.changed("no general_settings.master_key", "it was open to everybody; here each client needs a key")
         return
     named = str(key).startswith("os.environ/")
     if named:

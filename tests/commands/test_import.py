@@ -276,6 +276,29 @@ def test_a_name_that_is_another_model_hides_none(run: Run, tmp_path: Path) -> No
     assert "model_list (claude-opus-5): it is the name of another model than claude-haiku-4-5" in said
 
 
+def test_models_that_are_unknown_or_gone_are_told(run: Run, tmp_path: Path) -> None:
+    listed = [
+        {"model_name": name, "litellm_params": {"model": f"anthropic/{model}"}}
+        for name, model in (("old", "claude-3-5-haiku-20241022"), ("odd", "claude-haiku-3-5"), ("now", "claude-opus-5"))
+    ]
+    code, out, said = run("import", "litellm", small(tmp_path, yaml.safe_dump(listed)), "--output", "-")
+    assert code == 0 and yaml.safe_load(out)["models"]["aliases"].keys() == {"old", "odd", "now"}
+    assert "claude-3-5-haiku-20241022: Anthropic has retired it" in said
+    assert "claude-haiku-3-5: no model of the catalogue" in said and "claude-opus-5:" not in said
+    assert "it was open to everybody" in said
+
+
+def test_a_name_with_spaces_is_told(run: Run, tmp_path: Path) -> None:
+    listed = [{"model_name": "Claude Opus 5", "litellm_params": {"model": "anthropic/claude-opus-5"}}]
+    keys = tmp_path / "keys.csv"
+    keys.write_text(as_csv([row("a", models='{"Claude Opus 5"}')]))
+    path = small(tmp_path, yaml.safe_dump(listed))
+    code, out, said = run("import", "litellm", path, "--keys", keys, "--output", "-")
+    assert code == 0 and "models" not in yaml.safe_load(out)
+    assert yaml.safe_load(out)["keys"][0]["models"] == ["claude-opus-5"]
+    assert "model_list (Claude Opus 5): a model's name has no spaces" in said
+
+
 def test_where_requests_a_minute_were_the_shares_they_become_weights(run: Run, tmp_path: Path) -> None:
     one, two = (
         {"model": "anthropic/claude-opus-5", "api_key": "os.environ/A", "rpm": 100},
