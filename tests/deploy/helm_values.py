@@ -111,7 +111,10 @@ SETS: dict[str, dict[str, Any]] = {
     },
     "more-of-everything": {
         "nameOverride": "edge",
-        "extraEnv": [{"name": "NO_COLOR", "value": "1"}],
+        "extraEnv": [
+            {"name": "NO_COLOR", "value": "1"},
+            {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "more", "key": "token"}}},
+        ],
         "extraVolumes": [{"name": "ca", "configMap": {"name": "company-ca"}}],
         "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/company", "readOnly": True}],
         "extraContainers": [{"name": "tail", "image": "busybox:1.37", "command": ["sleep", "infinity"]}],
@@ -132,6 +135,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a-callers-key": ({"config": {"keys": [{"id": "a", "key": ["sk-x"]}]}}, "/config/keys/0/key"),
     "a-password-of-redis": ({"config": {"redis": "redis://:hunter2@redis:6379"}}, "/config/redis"),
     "a-header-of-a-collector": ({"config": {"tracing": {"headers": {"x-api-key": "x"}}}}, "/config/tracing/headers"),
+    "a-secret-of-the-environment": ({"extraEnv": [{"name": "ANTHROPIC_API_KEY", "value": "sk-ant-x"}]}, "/extraEnv/0"),
     "an-unknown-value": ({"replicas": 3}, "'replicas' not allowed"),
     "an-ingress-without-hosts": ({"ingress": {"enabled": True}}, "/ingress/hosts"),
     "a-job-that-no-rule-knows": ({"metrics": {"serviceMonitor": {"job": "claude"}}}, "/metrics/serviceMonitor/job"),

@@ -13,8 +13,10 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 import gateway
+from gateway.cli import app
 from gateway.config.file import loads
 from gateway.config.schema import Config
 from gateway.supervisor.reload import RELOADABLE
@@ -286,6 +288,17 @@ def test_the_example_of_the_readme_stands_as_it_is(tmp_path: Path) -> None:
         assert f"--from-literal={Path(name).name}=" in readme
     for kind in ("Ingress", "HorizontalPodAutoscaler", "ServiceMonitor", "PrometheusRule"):
         assert release.of(kind)
+
+
+def test_what_was_taken_over_from_litellm_is_a_value(tmp_path: Path) -> None:
+    litellm = Path(__file__).parents[1] / "commands/litellm"
+    words = ["import", "litellm", litellm / "config.yaml", "--teams", litellm / "teams.csv", "--output", "-"]
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.stderr
+    environment = [{"secretRef": {"name": "gateway-env"}}]
+    release = default(tmp_path, config=yaml.safe_load(done.stdout), extraEnvFrom=environment)
+    assert "ANTHROPIC_ENTERPRISE_KEY" in variables(release.text)
+    assert secret_files(release.text) == ["/run/secrets/gateway/metrics-token"]
 
 
 def test_the_notes_say_how_to_make_the_secret_and_the_first_key(tmp_path: Path) -> None:
