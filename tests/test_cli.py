@@ -29,7 +29,7 @@ DESIGNED = [
     "audit",
 ]  # fmt: skip
 # What prints no data of its own: the log is that of the gateway, and the records go to a file.
-NO_JSON = {"serve", "usage export"}
+NO_JSON = {"serve", "usage export", "import litellm", "import env"}  # what imports write is a file
 # What the running gateway is asked, with arguments that make sense.
 ONLINE: dict[str, list[str]] = {
     "accounts list": [], "accounts drain": ["a"], "accounts enable": ["a"], "accounts disable": ["a"],
