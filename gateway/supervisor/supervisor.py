@@ -92,7 +92,7 @@ class Supervisor:
     ) -> None:
         self.config = config
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self.account_states = AccountStates(config, self.tell, self.id)
+        self.account_states = AccountStates(config, self.tell, self.id, self._running)
         self._revive = revive
         self._store_url = store_url
         self._pool_store = PoolStore(store_url)

@@ -6,7 +6,7 @@ import asyncio
 import re
 
 from gateway.upstream.connection import Connection
-from gateway.upstream.transport import NotSent, Origin, Timeouts, Upload, Withdrawn, not_connected
+from gateway.upstream.transport import NotSent, Origin, Timeouts, Unable, Upload, Withdrawn, not_connected
 
 TICK = 0.25  # seconds between looks at the deadlines
 UNSAFE = re.compile(rb"[^\x21-\x7e]")  # in a request target
@@ -46,7 +46,7 @@ class Pool:
             framing = b"transfer-encoding: chunked\r\n\r\n" if size is None else b"content-length: %d\r\n\r\n" % size
         head = b"".join((method, b" ", target, self._host_line, headers, framing))
         if self._closing:
-            raise NotSent("the pool is closed")
+            raise Unable("the pool is closed")
         connection = self._pick() or await self._connect()
         if self._ticker is None:
             self._ticker = self.loop.call_later(TICK, self._tick)
@@ -87,7 +87,7 @@ class Pool:
         self.opened += 1
         if self._closing or connection.phase == "closed":  # meanwhile, by us or by the upstream
             connection._close()
-            raise NotSent("the connection was closed before its first use")
+            raise (Unable if self._closing else NotSent)("the connection was closed before its first use")
         return connection
 
     def release(self, connection: Connection) -> None:

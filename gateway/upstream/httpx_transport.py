@@ -32,6 +32,7 @@ from gateway.upstream.transport import (
     Origin,
     Timeouts,
     TransportError,
+    Unable,
     Unanswered,
     Upload,
     not_connected,
@@ -314,7 +315,7 @@ class HttpxTransport:
         if UNSAFE.search(target):
             raise NotSent("the request target holds bytes that HTTP does not allow")
         if self._closing:
-            raise NotSent("the transport is closed")
+            raise Unable("the transport is closed")
         request = self._request(method, target, headers, body)
         limit = self.timeouts.first_byte
         line = self._pick() or self._line()

@@ -96,12 +96,18 @@ class Revival:
 
     async def _prepare_trial(self, account: Account) -> None:
         failing = self._router.failing
-        status = 0
-        with contextlib.suppress(Unable):
-            status = await probe(account)
-        if not status or status >= 500 or status == 401:
-            failing.postpone(account.id, monotonic())
-        elif await self._claim(account.id):
+        try:
+            status = 0
+            with contextlib.suppress(Unable):
+                status = await probe(account)
+            if not status or status >= 500 or status == 401:
+                failing.postpone(account.id, monotonic())
+                return
+            claimed = await self._claim(account.id)
+        except Exception:
+            log.exception("a trial of a failing account could not be prepared, and is made all the same")
+            claimed = True
+        if claimed:
             failing.grant(account.id, monotonic())
 
     async def _claim(self, account: str) -> bool:

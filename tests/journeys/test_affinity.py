@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.journeys.driver import Rig
+from tests.journeys.http import Answer
 from tests.journeys.journey import (
     Ask,
     Journey,
@@ -497,6 +498,13 @@ STOPPED = [
         ask(want=Want(status=529, error="overloaded_error", says="shutting down", record={"cause": "drain"})),
         upstream={"a": [good(after=5.0)]},
         does=((2.0, "stop"),),
+        asked="a",
+    ),
+    journey(
+        "a request whose refusal is being read when the process ends is told so",
+        ask(want=Want(status=529, error="overloaded_error", says="shutting down", record={"cause": "drain"})),
+        upstream={"a": [Answer(500, (("content-type", "application/json"),), ((5.0, b"{}"),))]},
+        does=((1.0, "stop"),),
         asked="a",
     ),
     journey(

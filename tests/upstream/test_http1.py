@@ -16,7 +16,7 @@ from gateway.core.wire.sse import is_delta_chunk
 from gateway.upstream import http1
 from gateway.upstream.connection import HIGH_WATER, Connection
 from gateway.upstream.http1 import Pool
-from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, NotSent, Origin, Timeouts, Unanswered
+from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, NotSent, Origin, Timeouts, Unable, Unanswered
 from tests.upstream.offer import BLOCK, ENDLESS, Offer
 from tests.upstream.origin import OK, PATIENCE, Gone, Peer, Server, answer, answers, identity
 
@@ -177,7 +177,7 @@ async def test_a_connection_made_while_the_pool_closes_is_not_used(serve, author
     await server.until(greeted.is_set)
     await pool.aclose()
     closed.set()
-    with pytest.raises(NotSent):
+    with pytest.raises(Unable):  # nothing that the upstream did
         await sending
     await server.until(lambda: server.peers[0].gone)
     assert server.requests == [] and not pool.busy

@@ -92,9 +92,10 @@ class Trying(msgspec.Struct, tag="trying", array_like=True, frozen=True):
 
 
 class Recovered(msgspec.Struct, tag="recovered", array_like=True, frozen=True):
-    """A failing account is well again."""
+    """A failing account is well again, as an exchange of `process` has shown."""
 
     account: str
+    process: str = ""
 
 
 class ModelClosed(msgspec.Struct, tag="model", array_like=True, frozen=True):

@@ -6,7 +6,7 @@ one monotonic clock).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from hashlib import blake2b
 
 from gateway.core.routing import broadcast
@@ -30,6 +30,7 @@ class Failing:
         self.due: Callable[[str], None] | None = None
         self.process = ""
         self.told: dict[str, broadcast.Failing] = {}  # who last said so, of each account
+        self._sayers: dict[str, set[str]] = {}  # the processes that have said so, of each account
         self._tell = tell
         self._judges = judges
         self._conducts: dict[str, Conduct] = {}
@@ -51,6 +52,7 @@ class Failing:
         self._conducts = {name: self._conducts.get(name) or Conduct() for name in kept}
         self.marked &= kept
         self.told = {name: said for name, said in self.told.items() if name in kept}
+        self._sayers = {name: said for name, said in self._sayers.items() if name in kept}
 
     # What exchanges show.
 
@@ -62,7 +64,7 @@ class Failing:
         conduct.good(now)
         if conduct.failing and sent_at >= conduct.since and (conduct.tries(conversation) or conduct.clear):
             self._recover(account)
-            self._tell(broadcast.Recovered(account))
+            self._tell(broadcast.Recovered(account, self.process))
 
     def bad(self, account: str, fault: Fault, conversation: bytes, now: float, unit: str = "") -> None:
         """An exchange of a conversation with an account has ended badly; `unit` is what it is evidence of, if not of
@@ -150,6 +152,7 @@ class Failing:
         due = max(0.0, conduct.until - now)
         told = broadcast.Failing(account, self.process, conduct.faults(now), due, conduct.pause)
         self.told[account] = told
+        self._sayers.setdefault(account, set()).add(self.process)
         return told
 
     def heard(
@@ -174,6 +177,7 @@ class Failing:
 
     def _heard_failing(self, conduct: Conduct, fact: broadcast.Failing, now: float) -> None:
         """Connections are each process's own experience, and whoever has exchanges judges by them."""
+        self._sayers.setdefault(fact.account, set()).add(fact.process)
         own = bool(fact.faults) and fact.faults.keys() <= OWN
         if self._judges and (own or conduct.recent.recent(now)[1]):
             if conduct.failing and fact.pause > conduct.pause:
@@ -192,6 +196,19 @@ class Failing:
         self.of(account).end()
         self.marked.discard(account)
         self.told.pop(account, None)
+        self._sayers.pop(account, None)
+
+    def outlive(self, running: Collection[str], now: float) -> list[str]:
+        """The accounts that were failing as processes said which run no longer, and of which none has said so again
+        though a trial is overdue: nobody avoids them any longer, and they are well as far as is known."""
+        gone = [
+            account
+            for account in self.marked
+            if self.of(account).until + TRIAL < now and not self._sayers.get(account, set()) & {*running}
+        ]
+        for account in gone:
+            self._recover(account)
+        return gone
 
     def picture(self, now: float) -> list[broadcast.Fact]:
         """The failing accounts, as they would be told to a process that has just begun."""

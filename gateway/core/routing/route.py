@@ -92,6 +92,7 @@ class Route:
     _suspicions: tuple[Suspicion, ...] = ()
     _chosen = False  # the home was chosen for its room just now
     _again: Entry | None = None
+    _tries: Entry | None = None  # the account asked last, if this is the trial of its outage
     _pause = 0.0
     _insisted = False  # an overloaded account was asked twice
     _repeated = False  # another account was asked after a failure: once is enough
@@ -492,7 +493,7 @@ class Route:
             self._reserve(entry.workspace, fresh, now)
             if domain.takes_much(fresh):
                 router.tell_report(now)
-        router.try_again(entry, now, self.counts)
+        self._tries = entry if router.try_again(entry, now, self.counts) else None
 
     def open_still(self, entry: Entry, now: float) -> bool:
         """Whether an account may still be asked, now that its slot has come."""
@@ -518,6 +519,13 @@ class Route:
         if self._pending and domain is not None:
             self._pending = False
             domain.answer_began(self._reserved)
+
+    def ended(self) -> None:
+        """It goes no further: what waited for the account's answer need not."""
+        self.answer_began()
+        if self._tries is not None:
+            self.router.try_no_more(self._tries)
+            self._tries = None
 
     def settle(self, fresh: float, read: float, output: int, now: float, exact: bool = True) -> None:
         """Tokens of input that the answer did not and did read from a cache, and of output; not `exact` if they are an
@@ -556,6 +564,10 @@ class Route:
         self.answer_began()
         router = self.router
         router.learn(entry, self.limit_class, outcome, retry_after, now, self._fresh_sent)
+        if self._tries is not None:
+            if outcome in (Outcome.UNSENT, Outcome.UNABLE):
+                router.try_no_more(self._tries)
+            self._tries = None
         if outcome in _LOAD:
             self._load = ""  # it stays: an account that only refuses or breaks is not idle
         else:
@@ -614,10 +626,12 @@ class Route:
         failing = self.router.failing
         if self._is_disputed:
             failing.confirmed(self.caller, kind, now)
+            self._unexplained(entry, outcome, now)
             self._confirm(entry, outcome, now)
             return False
         if (self.pinned and not self.model) or failing.is_confirmed(self.caller, kind, now):
             failing.inconclusive(entry.id, self.conversation)
+            self._unexplained(entry, outcome, now)
             return False  # of an object each account of its workspace says the same
         self._suspect(entry, outcome, features)
         self._give_up_on(entry)
@@ -625,6 +639,14 @@ class Route:
             accounts = self.router.ring.accounts.values()
             self.tried |= {each.id for each in accounts if each.organization == entry.organization}
         return True
+
+    def _unexplained(self, entry: Entry, outcome: Outcome, now: float) -> None:
+        """What several accounts say alike may be the caller's own fault: it is theirs once several callers hear it."""
+        alike = [each.entry for each in self._suspicions if each.outcome is Outcome.UNEXPLAINED]
+        if outcome is Outcome.UNEXPLAINED:
+            for each in (*alike, entry):
+                unit = unit_of(b"caller " + self.caller.encode())
+                self.router.unexplained(each, self.limit_class, unit, now)
 
     def _confirm(self, entry: Entry, outcome: Outcome, now: float) -> None:
         """The request ends with an answer that is not good. What two accounts say alike tells nothing of either."""
@@ -697,6 +719,7 @@ class Route:
         """This account's answer goes to the client. Returns why the conversation should now be bound to its workspace,
         "" if it should not."""
         self.answer_began()
+        self._tries = None
         self.router.served(entry, self.domain, now, self.counts)
         if self.group:
             self.router.groups.touch(self.group, entry.workspace, now + self.ttl)

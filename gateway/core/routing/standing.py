@@ -163,18 +163,37 @@ class Standing:
         """What this process calls the credential that it has for an account."""
         return self.held.get(account, "") if self.held is not None else ""
 
-    def try_again(self, entry: Entry, now: float, paid: bool = True) -> None:
-        """A request goes to an account. If its outage has run out this is the trial: nobody else asks meanwhile. What
-        is not `paid` cannot show whether there is money again."""
+    def try_again(self, entry: Entry, now: float, paid: bool = True) -> bool:
+        """A request goes to an account. If its outage has run out this is the trial, and True: nobody else asks
+        meanwhile. What is not `paid` cannot show whether there is money again."""
+        tries = False
         health = self._health.get(entry.id)
         if health is not None and health.outage.cause is not None and health.outage.until <= now:
             health.outage.try_out(now)
-            if health.outage.cause is not Cause.UNREACHABLE:
-                self.tell(broadcast.Out(entry.id, health.outage.cause, TRIAL, credential=self.credential(entry.id)))
+            self._tell_trial(entry.id, health.outage, TRIAL)
+            tries = True
         outage = self._organizations.get(entry.organization)
         if paid and outage is not None and outage.cause is not None and outage.until <= now:
             outage.try_out(now)
-            self.tell(broadcast.Out(entry.organization, outage.cause, TRIAL))
+            self._tell_trial(entry.organization, outage, TRIAL)
+            tries = True
+        return tries
+
+    def try_no_more(self, entry: Entry) -> None:
+        """The request that was the trial has ended without showing anything: another may be it."""
+        for name, outage in (
+            (entry.id, self.health(entry.id).outage),
+            (entry.organization, self.organization(entry.organization)),
+        ):
+            if outage.trial:
+                outage.trial, outage.until = False, 0.0
+                self._tell_trial(name, outage, 0.0)
+
+    def _tell_trial(self, name: str, outage: Outage, seconds: float) -> None:
+        if outage.cause is Cause.CREDENTIAL:
+            self.tell(broadcast.Out(name, outage.cause, seconds, credential=self.credential(name)))
+        elif outage.cause is Cause.BILLING:
+            self.tell(broadcast.Out(name, outage.cause, seconds))
 
     def denied(self, entry: Entry, model: str, features: frozenset[str], now: float) -> None:
         """Another account has served what this one refused: it is not asked for the model with these features (none:

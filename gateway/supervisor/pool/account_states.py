@@ -8,7 +8,7 @@ have the same key. It serves nobody, and decides as the workers do: by a router 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from time import monotonic, time
 from typing import Any
 
@@ -35,10 +35,17 @@ _SHOWN = {
 
 class AccountStates:
     """`tell` broadcasts to every worker of every gateway; the processes of this one have names that begin with
-    `gateway`."""
+    `gateway`. `running()` are the names of all processes that run, None while nobody knows."""
 
-    def __init__(self, config: Config, tell: Callable[[bytes], None], gateway: str = "") -> None:
+    def __init__(
+        self,
+        config: Config,
+        tell: Callable[[bytes], None],
+        gateway: str = "",
+        running: Callable[[], Collection[str] | None] = lambda: None,
+    ) -> None:
         self._tell = tell
+        self._running = running
         self._gateway = gateway
         self._catalogue = catalogue_of(config)
         self._pool = Pool(config)
@@ -105,7 +112,7 @@ class AccountStates:
         for entry in concerned:
             now = self._look_at(entry)
             if now.state != before[entry.id]:
-                self._log(entry.id, before[entry.id], now)
+                self._log(entry.id, before[entry.id], now, getattr(heard, "process", ""))
         if isinstance(heard, broadcast.Out) and heard.account:
             self._note_fault(heard.account, _SHOWN[heard.cause])
         if isinstance(heard, broadcast.Out) and heard.cause is Cause.CREDENTIAL:
@@ -122,8 +129,8 @@ class AccountStates:
             and heard.account not in self._router.failing
         )
 
-    def _log(self, account: str, before: str, now: Diagnosis) -> None:
-        """Say that an account is in another state than `before`."""
+    def _log(self, account: str, before: str, now: Diagnosis, by: str) -> None:
+        """Say that an account is in another state than `before`; `by` is the process that has shown it, if it says."""
         if now.state == "failing":
             wait = max(0, round(now.until - monotonic()))
             log.warning(
@@ -131,7 +138,7 @@ class AccountStates:
                 judged_by=now.by,
             )  # fmt: skip
         elif before == "failing" and now.state in ("available", "limited"):
-            log.warning("account is well again", account=account)
+            log.warning("account is well again", account=account, shown_by=by)
         else:
             log.info("account changed", account=account, state=now.state, before=before, reason=now.reason)
 
@@ -259,6 +266,9 @@ class AccountStates:
         now = monotonic()
         for account in self._unreachable:
             self._look_for_connections(account, now)
+        running = self._running() if self._router.failing.marked else None
+        for account in self._router.failing.outlive(running, now) if running is not None else ():
+            log.info("account is no longer avoided: who judged it has ended", account=account)
         for entry in self._router.ring.accounts.values():
             self._look_at(entry)
 

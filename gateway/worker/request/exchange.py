@@ -219,7 +219,9 @@ class Exchange:
         try:
             async with asyncio.timeout(_REFUSAL_WAIT):
                 body = await _read_bounded(response)
-        except (TimeoutError, Interrupted):
+        except (TimeoutError, Interrupted) as error:
+            if isinstance(error, Interrupted) and cause_of(error) == "drain":
+                raise
             body = None
         self._close(x)
         if body is not None:

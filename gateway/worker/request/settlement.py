@@ -156,7 +156,7 @@ def _let_go(x: Journey) -> None:
     if attempt.lease is not None:
         attempt.lease.release()
     if x.route is not None:
-        x.route.answer_began()
+        x.route.ended()
     if attempt.response is not None:
         attempt.response.close()
 

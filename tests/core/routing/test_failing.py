@@ -338,6 +338,23 @@ def test_a_new_process_is_told_who_fails_and_believes_it():
     assert begun.failing.of("home").until == pytest.approx(NOW + FIRST_PAUSE)
 
 
+def test_a_429_that_says_nothing_closes_the_class_everywhere_once_three_callers_have_had_it_of_all():
+    over = router(HOME, OTHER, THIRD)
+
+    def asks(caller: str) -> str:
+        route = new(over, caller=caller, conversation=caller.encode())
+        return play(route, {name: [Outcome.UNEXPLAINED] * 9 for name in ("home", "other", "third")})[0]
+
+    for _ in range(6):  # one caller's own fault, perhaps
+        assert asks("caller 0").endswith("pass")
+    assert asks("caller 1").endswith("pass")
+    assert all(over.state(each, MODEL, MODEL, 0.0, False, NOW)[0] == "" for each in (HOME, OTHER, THIRD))
+    for n in range(2, 7):
+        asks(f"caller {n}")
+    assert all(over.state(each, MODEL, MODEL, 0.0, False, NOW)[0] == "limited" for each in (HOME, OTHER, THIRD))
+    assert asks("caller 7") == "refuse 429 5"
+
+
 def test_an_operator_may_have_it_forgotten():
     over = router()
     fail(over, "home")

@@ -8,6 +8,7 @@ from gateway.core.routing import broadcast
 from gateway.core.routing.document import Entry
 from gateway.core.routing.health import TRIAL, Cause
 from gateway.core.routing.outcomes import Outcome
+from gateway.core.routing.route import Route
 from gateway.core.routing.router import (
     CREDENTIAL,
     DISABLED,
@@ -196,6 +197,33 @@ def test_what_is_out_is_tried_by_one_request_at_a_time_and_comes_back_by_its_ans
     over.try_again(HOME, now)
     learn(over, HOME, Outcome.SERVED, now=now + 1)
     assert why(over, HOME, now=now + 1) == (OPEN, 0.0)
+
+
+@pytest.mark.parametrize("end", ["gone", "unsent"])
+@pytest.mark.parametrize("outcome", [Outcome.SPENT, Outcome.UNAUTHORIZED])
+def test_a_trial_that_ends_without_an_answer_lets_another_try_at_once_everywhere(outcome, end):
+    one, two = routers(HOME, OTHER)
+    learn(one, HOME, outcome)
+    now = NOW + 60
+    route = Route(one, KEY, MODEL, 400, 300.0, now + 600.0)
+    route.sent(HOME, now)
+    assert why(one, HOME, now=now) == (OUT, TRIAL)
+    assert why(two, HOME, now=NOW + 1)[0] == OUT  # to the other it comes at once, and at NOW
+    if end == "unsent":
+        route.answered(HOME, Outcome.UNSENT, None, now, 0.0)
+    route.ended()
+    assert why(one, HOME, now=now) == why(two, HOME, now=NOW + 1) == (OPEN, 0.0)
+
+
+def test_a_trial_that_was_answered_is_not_let_go_by_its_end():
+    over = router()
+    learn(over, HOME, Outcome.SPENT)
+    now = NOW + 60
+    route = Route(over, KEY, MODEL, 400, 300.0, now + 600.0)
+    route.sent(HOME, now)
+    route.answered(HOME, Outcome.SPENT, None, now + 1, 0.0)
+    route.ended()
+    assert why(over, HOME, now=now + 1) == (OUT, 120.0)
 
 
 def test_a_trial_that_never_comes_back_lets_another_try():

@@ -125,12 +125,39 @@ async def test_the_log_warns_once_that_an_account_fails_and_once_that_it_is_well
         account_states.heard(failing("a", process, errors=3))
         clock.now += 1.0
     for _ in range(2):
-        account_states.heard(encode(Recovered("a")))
+        account_states.heard(encode(Recovered("a", "there-2.1")))
     told = {"account": "a", "faults": {"errors": 3}, "tried_again_in": 10, "judged_by": "here-1.1"}
     assert log.lines == [
         ("warning", "account fails where others do not", told),
-        ("warning", "account is well again", {"account": "a"}),
+        ("warning", "account is well again", {"account": "a", "shown_by": "there-2.1"}),
     ]
+
+
+async def test_what_a_process_said_that_has_ended_holds_until_a_trial_is_overdue_and_nobody_says_it_again(
+    clock: Clock, log: Log
+):
+    config = loads(FILE, {})
+    running = {"here-1.1", "there-2.1"}
+    states = AccountStates(config, lambda data: None, "here-1", lambda: running)
+    states.apply(PoolDocument(1, tuple(sorted(map(entry_of, config.accounts)))))
+    states.heard(failing("a", "here-1.1"))
+    states.heard(failing("b", "here-1.1"))
+    states.heard(failing("b", "there-2.1"))
+    clock.now += 600.0
+    states.look()
+    assert (states.states()["a"], states.states()["b"]) == ("failing", "failing")  # nobody asks: it may still be so
+    states.heard(failing("a", "here-1.1"))
+    running.discard("here-1.1")
+    clock.now += 39.0
+    states.look()
+    assert states.states()["a"] == "failing"
+    clock.now += 2.0
+    states.look()
+    assert (states.states()["a"], states.states()["b"]) == ("available", "failing")
+    assert log.lines[-1] == (
+        "info", "account is no longer avoided: who judged it has ended", {"account": "a"},
+    )  # fmt: skip
+    await states.aclose()
 
 
 async def test_an_operator_who_says_that_it_is_in_order_ends_it(account_states: AccountStates, log: Log):
