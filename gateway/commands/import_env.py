@@ -37,7 +37,7 @@ def take(environ: Mapping[str, str], file: Mapping[str, str], shown: str, draft:
     """An account for each distinct key of Anthropic's; `shown` is the name of the file. Raises ValueError if there is
     none."""
     accounts: dict[str, dict[str, str]] = {}  # by key
-    for name, value in {**environ, **file, **environ}.items():  # its own come first, and hold
+    for name, value in {**dict(sorted(environ.items())), **file, **environ}.items():  # its own come first, and hold
         if not value:
             continue
         if value.startswith("sk-ant-admin"):

@@ -279,14 +279,17 @@ def test_grafanas_sidecar_gets_every_dashboard(tmp_path: Path) -> None:
     assert len(json.dumps(dashboards)) < 1_000_000  # what etcd takes
 
 
-def test_the_example_of_the_readme_stands_as_it_is(tmp_path: Path) -> None:
-    readme = (CHART / "README.md").read_text()
-    [block] = re.findall(r"```yaml\n(.+?)```", readme, re.DOTALL)
+@pytest.mark.parametrize(
+    "page", [CHART / "README.md", DEPLOY.parent / "docs/first-hour.md"], ids=lambda page: page.name
+)
+def test_examples_stand_as_they_are(page: Path, tmp_path: Path) -> None:
+    text = page.read_text()
+    [block] = re.findall(r"```yaml\n(config:.+?)```", text, re.DOTALL)
     release = Release(yaml.safe_load(block), tmp_path)
     assert len(release.config(tmp_path).accounts) == 2
     for name in secret_files(release.text):
-        assert f"--from-literal={Path(name).name}=" in readme
-    for kind in ("Ingress", "HorizontalPodAutoscaler", "ServiceMonitor", "PrometheusRule"):
+        assert f"--from-literal={Path(name).name}=" in text
+    for kind in ("ServiceMonitor", "PrometheusRule"):
         assert release.of(kind)
 
 
