@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, MutableMapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import monotonic, time
 from typing import Any, cast
 
@@ -40,7 +40,7 @@ from gateway.telemetry.metrics import OTHER, WorkerMetrics
 from gateway.telemetry.recent import MOST
 from gateway.telemetry.tracing import tracing_of
 from gateway.worker.accounts import Pool
-from gateway.worker.affinity.bindings import Admission
+from gateway.worker.affinity.bindings import Admission, renews
 from gateway.worker.callers.limits import Accounting, usage_folder
 from gateway.worker.endpoints import HOT, find, nowhere
 from gateway.worker.objects.batch_usage import BatchUsageMeter
@@ -194,6 +194,7 @@ class Gateway:
         heard = broadcast.decode(data)
         if isinstance(heard, broadcast.Forget):
             self.admission.forget(heard)
+            self.accounting.settling.forget(partial(renews, heard))
         elif isinstance(heard, broadcast.BoundConversations):
             self.admission.heard(heard)
         elif isinstance(heard, broadcast.Owned):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import monotonic, time
+from typing import cast
 
 import msgspec
 
@@ -303,3 +304,10 @@ def _renewal(binding: Binding, lifetime: int, told: tuple[str | int, ...]) -> Re
     one that has another by now."""
     before, binding.stored = binding.stored, pack(binding.record)
     return binding.key, binding.model, lifetime, before, binding.stored, pack_renewal(told)
+
+
+def renews(fact: Forget, renewal: Renewal) -> bool:
+    """Whether it would renew a binding that was flushed."""
+    if fact.key:
+        return renewal[0] == fact.key
+    return bool(fact.workspace) and msgspec.msgpack.decode(cast(bytes, renewal[-1]))[2] == fact.workspace

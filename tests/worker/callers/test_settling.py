@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.store.client.client import StoreClient, StoreDown
-from gateway.store.ledger.ledger import Ended, Entry, pack, unpack
+from gateway.store.ledger.ledger import Ended, Entry, Renewal, pack, unpack
 from gateway.store.scripts import Script
 from gateway.worker.callers import settling
 from gateway.worker.callers.settling import Settling
@@ -28,6 +28,7 @@ class Told:
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
+        self.keys: list[list[str]] = []  # of conversations
         self.bad: set[str] = set()
         self.error = "ERR user_script:7: attempt to index a nil value"
         self.raises: Exception | None = None
@@ -36,8 +37,9 @@ class Told:
     def post(self, script: Script, args: tuple[Any, ...], refused: Callable[[str], None]) -> None:
         if self.raises is not None:
             raise self.raises
-        names = [unpack(each).id for each in args if isinstance(each, bytes) and each]
+        names = [unpack(each).id for each in args if isinstance(each, bytes) and b"entry" in each]
         self.batches.append(names)
+        self.keys.append([str(key) for key in args[1 : 1 + args[0]] if "}:" not in str(key)])
         if self.bad & {*names}:
             asyncio.get_running_loop().call_soon(refused, self.error)
 
@@ -104,6 +106,16 @@ async def test_whoever_is_told_at_once_is_told_at_the_end_of_the_tick(desk):
     assert desk.told == []
     await asyncio.sleep(0)
     assert desk.told == [["r1", "r2", "r3"]]
+
+
+async def test_what_waits_does_not_bring_back_a_binding_that_was_flushed(desk):
+    for name, key in (("r1", "gone"), ("r2", "stays"), ("r3", None)):
+        renewal: Renewal | None = (key, "m", 1, b"", b"", b"") if key else None
+        desk.settling.add("t:research", ended(name)._replace(renewal=renewal))
+    desk.settling.forget(lambda renewal: renewal[0] == "gone")
+    desk.settling.flush_all()
+    assert desk.told == [["r1", "r2", "r3"]]
+    assert desk.store.keys == [["stays"]]
 
 
 async def test_no_more_wait_than_one_script_should_count(desk):
