@@ -6,7 +6,7 @@ A new key goes to stdout alone and is shown only this once; what is said about i
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
 import typer
@@ -16,13 +16,14 @@ from gateway.commands.client import ConfigOption, JsonOption, TokenFileOption, U
 from gateway.commands.terminal import duration, print_rows
 from gateway.config.file import load_default_path
 
+T = TypeVar("T")
+
 app = typer.Typer(help="Make, list, rotate and revoke the keys of callers.", no_args_is_help=True)
 
 _COLUMNS = {
     "CALLER": 0, "TEAM": 6, "KEY": 0, "HINT": 0, "STATE": 0, "ENDS": 0, "MODELS": 8, "LIMITS": 8, "CREATED": 10,
 }  # fmt: skip
-_LIMITS = ("requests_per_minute", "input_tokens_per_minute", "output_tokens_per_minute", "concurrency")
-_SHORT = {
+_SHORT = {  # in the order of the options
     "requests_per_minute": "rpm",
     "input_tokens_per_minute": "itpm",
     "output_tokens_per_minute": "otpm",
@@ -63,13 +64,7 @@ def create(
 ) -> None:
     """Make a key, and the caller if it is new. The key is shown only this once."""
     budget = _given({"day": day, "month": month})
-    limits = {
-        "requests_per_minute": rpm,
-        "input_tokens_per_minute": itpm,
-        "output_tokens_per_minute": otpm,
-        "concurrency": concurrency,
-        "budget_usd": budget or None,
-    }
+    limits = {**_amounts(rpm, itpm, otpm, concurrency), "budget_usd": budget or None}
     body = {
         "caller": caller,
         "team": team,
@@ -103,7 +98,7 @@ def limit(
     as_json: JsonOption = False,
 ) -> None:
     """Change what a caller may use, on all gateways; what is not named stays, `none` takes a limit away."""
-    amounts = _given(dict(zip(_LIMITS, (rpm, itpm, otpm, concurrency), strict=True)))
+    amounts = _given(_amounts(rpm, itpm, otpm, concurrency))
     budget = _given({"day": day, "month": month})
     if not (amounts or budget or model):
         fail("name a limit to change: --rpm, --itpm, --otpm, --concurrency, --day, --month or --model", 2)
@@ -231,6 +226,11 @@ def _hand_out(made: dict[str, Any], words: str, as_json: bool) -> None:
     until = f", until {made['expires_at']}" if made["expires_at"] else ""
     typer.echo(f"{words}{until}. This key is shown only now:", err=True)
     typer.echo(made["key"])
+
+
+def _amounts(*amounts: T) -> dict[str, T]:
+    """Limits that are whole numbers, in the order of `_SHORT`."""
+    return dict(zip(_SHORT, amounts, strict=True))
 
 
 def _given(fields: dict[str, Any]) -> dict[str, Any]:

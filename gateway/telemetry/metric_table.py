@@ -10,6 +10,7 @@ from itertools import product
 
 import msgspec
 
+from gateway.core.spending.quota import KINDS
 from gateway.store import scripts
 
 _ROUTES = ("none", "new", "bound", "moved", "detour", "stateless", "pinned")
@@ -22,13 +23,10 @@ _FAILOVERS = (
     "improper", "broken", "unsent", "unable",
 )  # fmt: skip
 _THROTTLES = {
-    "caller": (
-        "requests_per_minute", "input_tokens_per_minute", "output_tokens_per_minute", "concurrency", "budget_day",
-        "budget_month", "store_away",
-    ),
+    "caller": (*dict.fromkeys(kind.label for kind in KINDS), "store_away"),
     "account": ("rate_limit", "concurrency"),
     "gateway": ("memory", "connections", "journal"),
-}  # fmt: skip
+}
 _OPS = (
     scripts.ADMIT, scripts.TAKE, scripts.SETTLE, scripts.REBIND, scripts.RECALL, scripts.LEASE, scripts.OWN,
     scripts.DISOWN, scripts.HOME, scripts.METER, scripts.INSPECT, scripts.CLAIM,
