@@ -36,7 +36,11 @@ from tests.e2e.rig import (
 )
 
 STREAMS = 40
-KEYS = [{"id": "alice", "key": ALICE, "limits": {"concurrency": 100, "budget_usd": {"day": 100}}}]
+BOB = "gw-bob-of-two-faults"
+KEYS = [
+    {"id": "alice", "key": ALICE, "limits": {"concurrency": 100, "budget_usd": {"day": 100}}},
+    {"id": "bob", "key": BOB, "limits": {"budget_usd": {"day": 100}}},  # whose settlements may wait for others
+]
 
 
 class Pair:
@@ -62,10 +66,10 @@ class Pair:
         with self.store.client() as client:
             client.flushall()
 
-    def row(self) -> dict[str, Any]:
-        """What the ledger has of Alice."""
+    def row(self, caller: str = "alice") -> dict[str, Any]:
+        """What the ledger has of a caller."""
         headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
-        answer = self.gateway.get("/admin/v1/usage?group_by=key&key=alice", admin=True, headers=headers)
+        answer = self.gateway.get(f"/admin/v1/usage?group_by=key&key={caller}", admin=True, headers=headers)
         rows = answer.json().get("data")
         return rows[0] if rows else {"requests": 0, "estimated_requests": 0, "input_tokens": 0, "cost_usd": 0.0}
 
@@ -160,6 +164,27 @@ async def test_a_worker_that_is_killed_before_it_could_note_again_what_the_store
         for pid in pair.gateway.workers():
             os.kill(pid, signal.SIGKILL)
     await pair.all_are_estimated()
+
+
+@pytest.mark.parametrize("forgetful", [False, True])
+async def test_what_has_ended_is_counted_as_it_was_though_its_worker_is_killed_at_once(pair: Pair, forgetful: bool):
+    """It is in the journal, and perhaps the store was not told of it yet."""
+    await start(pair)
+    many = 60
+    answers = await at_once((ask(pair.gateway, message(), conversation(), key=BOB) for _ in range(many)), 20)
+    if forgetful:
+        pair.flush()
+    for pid in pair.gateway.workers():
+        os.kill(pid, signal.SIGKILL)
+    assert {answer.status for answer in answers} == {200}
+    await eventually(lambda: pair.row("bob")["requests"] == many, "all requests", 60)
+    row = pair.row("bob")
+    assert (row["requests"], row["estimated_requests"]) == (many, 0)
+    tokens = sum(answer.json()["usage"]["output_tokens"] for answer in answers)
+    assert row["output_tokens"] == tokens
+    with pair.store.client() as client:
+        assert client.hlen("{c:bob}:r") == 0
+        assert subjects.read(client, "{c:bob}:q:c:bob").get("reserved") == 0
 
 
 async def test_what_is_on_its_way_is_reserved_again_in_a_store_that_forgot_it_or_came_late(pair: Pair):
