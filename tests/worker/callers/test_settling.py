@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
+import msgspec
 import pytest
 
+from gateway.core.spending.quota import labels
 from gateway.store.client.client import StoreClient, StoreDown
 from gateway.store.ledger.ledger import Ended, Entry, Renewal, pack, unpack
-from gateway.store.scripts import Script
+from gateway.store.scripts import RECALL, Script
 from gateway.worker.callers import settling
 from gateway.worker.callers.settling import Settling
 
@@ -165,3 +167,58 @@ async def test_what_cannot_be_sent_stays_with_the_journal(desk, error, refused):
     desk.store.raises = None
     desk.settling.flush_all()
     assert (desk.told, desk.refused) == ([], refused)
+
+
+# With a real store.
+
+
+@pytest.fixture
+async def client(server) -> AsyncIterator[StoreClient]:
+    made = StoreClient(server.url, budget=5.0)
+    assert await made.start(5.0)
+    yield made
+    await made.close()
+
+
+async def _answered(client: StoreClient) -> None:
+    for _ in range(10):  # halves of halves
+        await client.call(RECALL, (1, "none", ""))
+
+
+@pytest.mark.parametrize("bad", range(5))
+async def test_one_reservation_that_cannot_be_read_keeps_no_other_request_from_being_counted(server, client, bad):
+    refused = []
+    mine = Settling(client, lambda: refused.append(bad))
+    names = [f"r{number}" for number in range(5)]
+    server.admin.hset("{t:research}:r", names[bad], b"\xc1")
+    for _ in range(2):  # and each of them once
+        for name in names:
+            mine.add("t:research", ended(name))
+        mine.flush_all()
+        await _answered(client)
+    told = [unpack(fields[b"r"]) for _, fields in server.admin.xrange("{t:research}:s")]
+    assert sorted(entry.id for entry in told if isinstance(entry, Entry)) == sorted({*names} - {names[bad]})
+    assert refused == [bad, bad]
+    server.admin.hdel("{t:research}:r", names[bad])
+    mine.tell([ended(name) for name in names])  # as the journal does
+    await _answered(client)
+    assert server.admin.hlen(f"{{t:research}}:x:{labels(AT).hour}") == server.admin.xlen("{t:research}:s") == 5
+
+
+async def test_two_processes_that_tell_of_the_same_requests_count_each_once(server, client):
+    other = StoreClient(server.url, budget=5.0)
+    assert await other.start(5.0)
+    desks = [Settling(each, lambda: None) for each in (client, other)]
+    for number in range(300):
+        for place, desk in enumerate(desks):
+            desk.add("t:research", ended(f"r{number if place else 299 - number}"))
+        if number % 7 == 0:
+            desks[number % 2].flush("t:research")
+            await asyncio.sleep(0)
+    for desk in desks:
+        desk.flush_all()
+    await _answered(client)
+    await _answered(other)
+    await other.close()
+    (sums,) = server.admin.hvals(f"{{t:research}}:u:h:{labels(AT).hour}")
+    assert msgspec.msgpack.decode(sums)[0] == server.admin.xlen("{t:research}:s") == 300
