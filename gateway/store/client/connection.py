@@ -27,6 +27,10 @@ class StoreDown(Exception):
     """The store cannot be asked now: not connected, too slow, or it refused (LOADING, READONLY, OOM ...)."""
 
 
+class ScriptError(StoreDown):
+    """The store is there, and a script fails on what it is given: it will never work."""
+
+
 class Watch(Protocol):
     """Is told of each call of one script: the seconds from its write to its reply, or that it failed."""
 

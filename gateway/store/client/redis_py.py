@@ -13,9 +13,10 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ConstantBackoff, NoBackoff
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
-from gateway.store.client.connection import Arg, StoreDown
+from gateway.store.client.connection import Arg, ScriptError, StoreDown
+from gateway.store.client.replies import Meaning, meaning
 from gateway.store.client.topology import Address, Topology, read_url
 from gateway.store.scripts import Script
 
@@ -82,7 +83,8 @@ class _MasterPool(SentinelConnectionPool):
 
 
 async def ask(client: Client, *command: Any) -> Any:
-    """The reply to one command. Raises StoreDown, for an error reply too, and NoScriptError."""
+    """The reply to one command. Raises StoreDown, for an error reply too (ScriptError where that is one of ours), and
+    NoScriptError."""
     pool = getattr(client, "connection_pool", None)
     try:
         if isinstance(pool, _MasterPool):
@@ -91,7 +93,8 @@ async def ask(client: Client, *command: Any) -> Any:
     except NoScriptError:
         raise
     except FAILURES as error:
-        raise StoreDown(str(error) or type(error).__name__) from None
+        ours = type(error) is ResponseError and meaning(str(error)) is Meaning.WRONG
+        raise (ScriptError if ours else StoreDown)(str(error) or type(error).__name__) from None
 
 
 async def run(client: Client, script: Script, args: tuple[Arg, ...]) -> Any:

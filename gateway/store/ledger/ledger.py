@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from gateway import log
 from gateway.core.spending.quota import LEASE as LEASE_FOR
 from gateway.core.spending.quota import (
     SUMS,
@@ -31,7 +32,7 @@ from gateway.core.spending.quota import (
     subject_keys,
     warm_key,
 )
-from gateway.store.client.connection import Arg
+from gateway.store.client.connection import Arg, ScriptError
 from gateway.store.ledger.journal import Journal, compact, read
 from gateway.store.scripts import (
     ADMIT,
@@ -409,10 +410,20 @@ class UsageJournal:
             places.setdefault(place_of(each.entry), []).append(each)
         for those in places.values():
             for first in range(0, len(those), _AT_ONCE):  # one at a time: each keeps the store busy for a while
-                part = those[first : first + _AT_ONCE]
-                statuses, _ = settled_of(await run(*to_settle(part, records=self._records)))
-                for ended, status in zip(part, statuses, strict=True):
-                    yield ended.entry, status
+                for counted in await self._counted(run, those[first : first + _AT_ONCE]):
+                    yield counted
+
+    async def _counted(self, run: Run, part: Sequence[Ended]) -> list[tuple[Entry, int]]:
+        """Have these counted; those that cannot be, which stay in the journal, are left out."""
+        try:
+            statuses, _ = settled_of(await run(*to_settle(part, records=self._records)))
+        except ScriptError as error:
+            if len(part) == 1:
+                log.error("a request cannot be counted", request_id=part[0].entry.id, reason=str(error))
+                return []
+            half = len(part) // 2
+            return [*await self._counted(run, part[:half]), *await self._counted(run, part[half:])]
+        return [(ended.entry, status) for ended, status in zip(part, statuses, strict=True)]
 
     async def _restore(self, run: Run, totals: dict[Place, list[Total]]) -> set[Place]:
         """The places that were not marked."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -852,6 +853,19 @@ async def test_what_the_store_never_heard_is_told_once_it_is_back(store, journal
     before = store.counted()
     assert await journal.replay(store.run, AT + HOUR) == 0
     assert store.counted() == before
+
+
+async def test_what_the_store_cannot_count_keeps_nothing_else_in_the_journal_from_it(store, server, journal):
+    entries = [some() for _ in range(20)]
+    for entry in entries:
+        journal.append(pack(entry))
+    store.admin.hset(f"{T}:r", entries[7].id, b"\xc1")
+    client = redis_py.open_redis(server.url)
+    assert await journal.replay(partial(redis_py.run, client), AT + HOUR) == 19
+    store.admin.hdel(f"{T}:r", entries[7].id)
+    assert await journal.replay(partial(redis_py.run, client), AT + HOUR) == 1
+    await client.aclose()
+    assert sum(sums[0] for sums in store.hour().values()) == 20
 
 
 async def test_only_what_ended_lately_is_told_if_that_is_enough(store, journal):
