@@ -22,6 +22,7 @@ RAMP = 300.0  # seconds over which an account that joined a running pool comes u
 _RAMP_FROM = 0.1
 WORTH_A_MOVE = 10_000.0  # fresh tokens a minute below which no workspace has too much to do
 _IDLE = 0.1  # of the mean load, below which a workspace is worth a prompt's prefix being written anew
+_MORE = 10.0  # large requests
 _ALIKE = 0.5  # of a large request, by which loads may differ and still be alike: then the ranking decides
 _MEAN_FOR = 0.2  # seconds that the mean load is reckoned for: loads themselves are never stale
 
@@ -201,10 +202,11 @@ class Router(Standing):
         return loads.of_hour(workspace, now) > LOAD_CAP * mean * self.ring.weight(workspace) + loads.p95
 
     def _idles(self, workspace: str, model: str, now: float) -> bool:
-        """Whether the workspace has had less than half of what the others have to do, for the last hour."""
+        """Whether the workspace would have had next to nothing of the last hour's work even with some large requests
+        more."""
         _, mean = self._mean(model, now)
         loads = self.loads
-        return loads.of_hour(workspace, now) + loads.p95 < _IDLE * mean * self.ring.weight(workspace)
+        return loads.of_hour(workspace, now) + _MORE * loads.p95 < _IDLE * mean * self.ring.weight(workspace)
 
     def _least_busy(self, workspaces: list[str], now: float) -> str:
         """The least busy of the last minute, then of the last hour, of these that are in the order of a conversation's

@@ -169,6 +169,7 @@ class Production:
         size = request.input * _BYTES_A_TOKEN
         life = Life(key, process, Route(process.router, key, MODEL, size, self._ttl, now + IN_FLIGHT / 1000))
         life.route.group = f"{request.blocks[0]}" if request.blocks else ""
+        life.route.caller = life.key.hex()  # each is somebody's
         self._lives[request.index] = life
         return self._admit(request, life, now)
 
@@ -238,6 +239,7 @@ class Production:
         if isinstance(step, CoreWait):
             return Wait(step.seconds)
         if isinstance(step, CoreRefuse):
+            life.route.unserved(now)
             self._unanswered(request, life, now)
             return Refuse(retry_after(step.seconds))
         assert isinstance(step, CoreSend)  # noqa: S101 - the only one left
@@ -262,9 +264,11 @@ class Production:
             domain = life.process.router.domain(entry.organization, route.limit_class)
             domain.observe("input", answer.limit, answer.remaining, now)
         if answer.status != 200:
-            outcome = _OUTCOMES[answer.status]
-            if route.answered(entry, outcome, answer.retry_after, now, self._random.random()):
+            outcome = route.means(_OUTCOMES[answer.status], answer.retry_after, now, answer.limit is not None)
+            random, kind = self._random.random(), str(answer.status)
+            if route.answered(entry, outcome, answer.retry_after, now, random, kind=kind):
                 return self._step(request, life, now)
+            route.unserved(now)
             self._unanswered(request, life, now)
             return Refuse(retry_after(answer.retry_after))
         reason = route.served(entry, now)
@@ -299,7 +303,9 @@ class Production:
 
     def finished(self, request: Request, account: str, now: float) -> None:
         self._tick(now)
-        del self._lives[request.index]
+        life = self._lives.pop(request.index)
+        if life.entry is not None:
+            life.route.completed(life.entry, now)
 
     def decision(self, request: Request) -> tuple[str, str]:
         route = self._lives[request.index].route
