@@ -26,12 +26,13 @@ class _Load:
         self.hour = self.hour_at = 0.0
 
     def add(self, tokens: float, now: float) -> None:
-        self.hour, self.hour_at = self.faded(now) + tokens, now
         steps = self.steps
         if steps and now - steps[-1][0] < _STEP:
             steps[-1][1] += tokens
         else:
             steps.append([now, tokens])
+            self.hour, self.hour_at = self.faded(now), now
+        self.hour += tokens
         self.sum += tokens
 
     def correct(self, tokens: float, at: float) -> bool:

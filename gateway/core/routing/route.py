@@ -167,20 +167,20 @@ class Route:
 
     def _reserve(self, workspace: str, fresh: float, now: float) -> None:
         """Its load goes there from now on: whatever else chooses counts it."""
-        self._release()
+        if self._load:
+            self._release()
         self._load, self._loaded, self._loaded_at = workspace, max(fresh, LEAST_LOAD), now
         self.router.loads.add(workspace, self._loaded, now)
 
     def _follow(self, workspace: str) -> None:
         """It goes there, whatever it would have chosen itself."""
-        if self._load != workspace and not self._attempts:
+        if self._load and self._load != workspace and not self._attempts:
             self._release()
 
     def _release(self) -> None:
         """Its load goes nowhere."""
-        if self._load:
-            self.router.loads.correct(self._load, -self._loaded, self._loaded_at)
-            self._load = ""
+        self.router.loads.correct(self._load, -self._loaded, self._loaded_at)
+        self._load = ""
 
     def found(self, record: Record, created: bool, now_ms: int, how: str = "") -> None:
         """The binding as it stands at `now_ms` of the store's clock; `created` if it is new. `how` overrides the
@@ -200,7 +200,8 @@ class Route:
         self.group = self.group or record.group
         if not created:
             self._chosen = False
-        self._follow(self.workspace)
+        if self._load:
+            self._follow(self.workspace)
 
     def _warmth(self, record: Record) -> None:
         here, now_ms = record.workspace == self.workspace, self.now_ms
