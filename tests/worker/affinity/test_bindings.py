@@ -163,6 +163,7 @@ class Process:
     async def bind(self, key: bytes = KEYS[0], **more: Any) -> Request:
         binding, route = await self.ask(key, **more)
         assert binding is not None
+        route.settle(0.0, 0.0, 0, monotonic())  # nothing is sent: the load that it has put on its home is taken back
         return Request(binding, route)
 
     async def move(self, request: Request, workspace: str, reason: str = "limited") -> None:
