@@ -40,7 +40,7 @@ def tokens_elsewhere(peek: Peek, context: int, chat: bool = False) -> int:
         peek.holds(b'"file_id"')
         or (peek.holds(SOURCE) and _BY_URL.search(body))
         or (chat and peek.holds(b'"image_url"'))
-        or (peek.holds(b"\\u00") and _ESCAPED.search(body))
+        or (peek.escapes and _ESCAPED.search(body))
     ):
         documents, images = _walk([peek.value(name) for name in _FIELDS])
         tokens += documents * document + images * IMAGE

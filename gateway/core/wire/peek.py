@@ -20,6 +20,8 @@ _decode = msgspec.json.decode
 _KEY = re.compile(rb'[ \t\r\n]*("[^"\\]*(?:\\.[^"\\]*)*")[ \t\r\n]*:[ \t\r\n]*')
 _COMMA = re.compile(rb"[ \t\r\n]*([,}])")
 _ONE_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
+# What may stand anywhere in a body, looked for in one pass.
+_WORDS = re.compile(rb'"(?:1h|source|base64|signature|cache_control|file_id|image_url)"')
 _TRUE = msgspec.Raw(b"true")
 _LONG = 16 * 1024
 _ENCODED = re.compile(rb"[A-Za-z0-9+/=]{8192,}")
@@ -32,24 +34,31 @@ MAX_MODEL = 256  # characters
 class Peek:
     """What was read. `fields` holds the raw JSON of every top-level key; `model` is "" where none is required."""
 
-    __slots__ = ("_encoded", "_held", "_ttl", "body", "fields", "model", "stream")
+    __slots__ = ("_encoded", "_escapes", "_held", "_ttl", "body", "fields", "model", "stream")
 
     def __init__(self, body: bytes, fields: dict[str, msgspec.Raw], model: str) -> None:
         self.body = body
         self.fields = fields
         self.model = model
         self._ttl = 0
-        self._held: dict[bytes, bool] = {}
+        self._held: set[bytes] | None = None
+        self._escapes: bool | None = None
         self._encoded: list[tuple[int, int]] | None = None
         stream = fields.get("stream")
         self.stream = stream is not None and stream == _TRUE
 
     def holds(self, word: bytes) -> bool:
-        """Whether the word stands anywhere in the body: looked for once, however many ask."""
-        held = self._held.get(word)
-        if held is None:
-            held = self._held[word] = word in self.body
-        return held
+        """Whether a word, one of _WORDS, stands anywhere in the body."""
+        if self._held is None:
+            self._held = {match[0] for match in _WORDS.finditer(self.body)}
+        return word in self._held
+
+    @property
+    def escapes(self) -> bool:
+        """Whether a character below 256 is written as an escape."""
+        if self._escapes is None:
+            self._escapes = b"\\u00" in self.body
+        return self._escapes
 
     def value(self, name: str) -> Any:
         """The decoded value of a top-level field, or None where it is absent or cannot be decoded."""
@@ -169,7 +178,7 @@ def _duplicate(body: bytes, fields: dict[str, msgspec.Raw]) -> str | None:
                 return str(found)
         position = match.end()
         end = position + len(raw)
-        if body[position:end] != bytes(raw):
+        if not body.startswith(memoryview(raw), position):
             return name
         match = _COMMA.match(body, end)
         if match is None:

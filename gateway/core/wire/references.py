@@ -30,7 +30,7 @@ def references(peek: Peek) -> frozenset[str]:
     """
     fields, body = peek.fields, peek.body
     named = "container" in fields or "thread" in fields or peek.holds(b'"file_id"')
-    if not named and not (peek.holds(b"\\u00") and _ESCAPED.search(body)):
+    if not named and not (peek.escapes and _ESCAPED.search(body)):
         return frozenset()
     values = {name: _decode(name, bytes(fields[name])) for name in _FIELDS if name in fields}
     found: set[str] = set()

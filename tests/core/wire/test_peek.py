@@ -333,3 +333,16 @@ def test_a_field_that_cannot_be_decoded_has_no_value():
     assert seen.value("b") == [1, 2]
     assert seen.value("c") is None
     assert seen.value("d") is None
+
+
+WORDS = [b'"1h"', b'"source"', b'"base64"', b'"signature"', b'"cache_control"', b'"file_id"', b'"image_url"']
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_is_found_wherever_it_stands(word: bytes):
+    begin = b'{"model":"m","messages":['
+    for body in (begin + word + b"]}", begin + b'"' + word + b"," + b'"x"]}', begin + b'"\\"",' + word + b"]}"):
+        assert Peek(body, {}, "m").holds(word)
+    for body in (begin + b"]}", begin + word[:-1] + b'x"]}', begin + b'"x' + word[1:] + b"]}", begin + word[1:]):
+        assert not Peek(body, {}, "m").holds(word)
+    assert {word} == {each for each in WORDS if Peek(begin + word, {}, "m").holds(each)}
