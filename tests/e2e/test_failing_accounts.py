@@ -186,6 +186,9 @@ async def test_two_replicas_leave_it_together_and_it_comes_back_by_a_trial(launc
         assert told(answers) == {200: 40}
         assert upstream.asked["a0"] <= 5
         for gateway in gateways:
+            for _ in range(40):  # one that has heard nothing of the other's exchanges goes by its own
+                if not fails(gateway):
+                    await new_ones(gateway, 1)
             await eventually(partial(fails, gateway), "failing on both")
         upstream.answers = one_bad(None)
         deadline = asyncio.get_running_loop().time() + 40

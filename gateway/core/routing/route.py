@@ -17,6 +17,7 @@ from gateway.core.routing.failing import unit_of
 from gateway.core.routing.outcomes import DISPUTED, Outcome
 from gateway.core.routing.rate_limits import Domain
 from gateway.core.routing.router import CREDENTIAL, FAILING, FULL, LIMITED, MODEL, OPEN, REMOVED, Router
+from gateway.core.routing.standing import Trial
 
 MAX_WAIT = 10.0  # seconds that a request waits for a limit, at most
 TOKENS_A_SECOND = 2000.0  # of cache that make it worth waiting a second
@@ -92,7 +93,7 @@ class Route:
     _suspicions: tuple[Suspicion, ...] = ()
     _chosen = False  # the home was chosen for its room just now
     _again: Entry | None = None
-    _tries: Entry | None = None  # the account asked last, if this is the trial of its outage
+    _trials: tuple[Trial, ...] = ()  # what it is the trial of
     _pause = 0.0
     _insisted = False  # an overloaded account was asked twice
     _repeated = False  # another account was asked after a failure: once is enough
@@ -494,7 +495,7 @@ class Route:
             self._reserve(entry.workspace, fresh, now)
             if domain.takes_much(fresh):
                 router.tell_report(now)
-        self._tries = entry if router.try_again(entry, now, self.counts) else None
+        self._trials = router.try_again(entry, now, self.counts)
 
     def open_still(self, entry: Entry, now: float) -> bool:
         """Whether an account may still be asked, now that its slot has come."""
@@ -524,9 +525,8 @@ class Route:
     def ended(self) -> None:
         """It goes no further: what waited for the account's answer need not."""
         self.answer_began()
-        if self._tries is not None:
-            self.router.try_no_more(self._tries)
-            self._tries = None
+        self.router.try_no_more(self._trials)
+        self._trials = ()
 
     def settle(self, fresh: float, read: float, output: int, now: float, exact: bool = True) -> None:
         """Tokens of input that the answer did not and did read from a cache, and of output; not `exact` if they are an
@@ -565,10 +565,9 @@ class Route:
         self.answer_began()
         router = self.router
         router.learn(entry, self.limit_class, outcome, retry_after, now, self._fresh_sent)
-        if self._tries is not None:
-            if outcome in (Outcome.UNSENT, Outcome.UNABLE):
-                router.try_no_more(self._tries)
-            self._tries = None
+        if self._trials and outcome in (Outcome.UNSENT, Outcome.UNABLE):
+            router.try_no_more(self._trials)
+        self._trials = ()
         if outcome in _LOAD:
             self._load = ""  # it stays: an account that only refuses or breaks is not idle
         else:
@@ -720,7 +719,7 @@ class Route:
         """This account's answer goes to the client. Returns why the conversation should now be bound to its workspace,
         "" if it should not."""
         self.answer_began()
-        self._tries = None
+        self._trials = ()
         self.router.served(entry, self.domain, now, self.counts)
         if self.group:
             self.router.groups.touch(self.group, entry.workspace, now + self.ttl)

@@ -26,6 +26,9 @@ _MEASURABLE = 1000  # tokens from which on a body tells how many bytes make one
 _FEWEST_BYTES = 1.5  # of text that make a token
 
 
+Trial = tuple[str, Outage]  # whose, and the outage that it may end
+
+
 class Standing:
     """`tell` spreads facts to other processes; `held` are the accounts whose credentials this process has, with a name
     for each credential (None: all of them). One that does not `judge` believes what others say of failing accounts."""
@@ -163,28 +166,25 @@ class Standing:
         """What this process calls the credential that it has for an account."""
         return self.held.get(account, "") if self.held is not None else ""
 
-    def try_again(self, entry: Entry, now: float, paid: bool = True) -> bool:
-        """A request goes to an account. If its outage has run out this is the trial, and True: nobody else asks
-        meanwhile. What is not `paid` cannot show whether there is money again."""
-        tries = False
+    def try_again(self, entry: Entry, now: float, paid: bool = True) -> tuple[Trial, ...]:
+        """A request goes to an account. If an outage of it, or of its organization, has run out this is the trial:
+        nobody else asks meanwhile. What is not `paid` cannot show whether there is money again."""
+        trials: tuple[Trial, ...] = ()
         health = self._health.get(entry.id)
         if health is not None and health.outage.cause is not None and health.outage.until <= now:
             health.outage.try_out(now)
             self._tell_trial(entry.id, health.outage, TRIAL)
-            tries = True
+            trials = ((entry.id, health.outage),)
         outage = self._organizations.get(entry.organization)
         if paid and outage is not None and outage.cause is not None and outage.until <= now:
             outage.try_out(now)
             self._tell_trial(entry.organization, outage, TRIAL)
-            tries = True
-        return tries
+            trials += ((entry.organization, outage),)
+        return trials
 
-    def try_no_more(self, entry: Entry) -> None:
-        """The request that was the trial has ended without showing anything: another may be it."""
-        for name, outage in (
-            (entry.id, self.health(entry.id).outage),
-            (entry.organization, self.organization(entry.organization)),
-        ):
+    def try_no_more(self, trials: tuple[Trial, ...]) -> None:
+        """The request that was these trials has ended without showing anything: another may be it."""
+        for name, outage in trials:
             if outage.trial:
                 outage.trial, outage.until = False, 0.0
                 self._tell_trial(name, outage, 0.0)

@@ -280,13 +280,20 @@ class Truth:
             self.out.pop(name, None)
             self.unreachable.pop((process, name), None)
 
-    def sent(self, process: int, entry: Entry, now: float) -> None:
-        """Nobody else is to try what only just may be tried again."""
-        for closed, name in ((self.spent, entry.organization), (self.out, entry.id)):
-            if name in closed:
-                closed[name] = max(closed[name], now + 5.0)
-        if (process, entry.id) in self.unreachable:
-            self.unreachable[process, entry.id] = max(self.unreachable[process, entry.id], now + 5.0)
+    def sent(self, process: int, entry: Entry, now: float) -> list[tuple[Any, Any, float]]:
+        """Nobody else is to try what only just may be tried again: returns what this closed, under which name, and
+        until when. It is open again if the request shows nothing of it."""
+        trials: list[tuple[Any, Any, float]] = []
+        places: list[tuple[Any, Any]] = [
+            (self.spent, entry.organization),
+            (self.out, entry.id),
+            (self.unreachable, (process, entry.id)),
+        ]
+        for closed, name in places:
+            if name in closed and closed[name] < now + 5.0:
+                closed[name] = now + 5.0
+                trials.append((closed, name, now + 5.0))
+        return trials
 
 
 @dataclass
@@ -296,6 +303,7 @@ class Flight:
     process: int
     route: Route
     entry: Entry
+    trials: list[tuple[Any, Any, float]]
 
 
 OUTCOMES = st.sampled_from([*Outcome, Outcome.LIMITED, Outcome.SERVED, Outcome.UNSENT, Outcome.UNSENT])
@@ -320,8 +328,7 @@ def test_i5_nothing_is_sent_to_an_account_that_is_disabled_out_closed_or_of_anot
                 == ""
             )
             route.sent(step.entry, clock[0])
-            truth.sent(process, step.entry, clock[0])
-            flights.append(Flight(process, route, step.entry))
+            flights.append(Flight(process, route, step.entry, truth.sent(process, step.entry, clock[0])))
         elif isinstance(step, Wait):
             waiting.append((process, route))
 
@@ -345,6 +352,10 @@ def test_i5_nothing_is_sent_to_an_account_that_is_disabled_out_closed_or_of_anot
             flight = flights.pop(data.draw(st.integers(0, len(flights) - 1)))
             outcome = data.draw(OUTCOMES)
             retry_after = data.draw(st.sampled_from([None, 0.5, 3.0, 40.0]))
+            if outcome in (Outcome.UNSENT, Outcome.UNABLE):
+                for closed, of, until in flight.trials:
+                    if closed.get(of) == until:
+                        closed[of] = now
             truth.answered(flight.process, flight.entry, outcome, retry_after, now)
             if outcome is Outcome.UNAUTHORIZED:  # as a probe shows at once
                 routers[flight.process].key_refused(flight.entry.id, now)
