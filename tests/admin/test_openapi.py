@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,3 +67,17 @@ def test_a_body_is_described_as_it_is_read(schema: dict[str, Any], rules: dict[s
         set(),
         set(CallerLimits.__struct_fields__),
     )
+
+
+def test_the_page_about_it_has_every_route_and_no_other():
+    page = (Path(__file__).parents[2] / "docs" / "admin-api.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    told = {row[0].strip("| `"): (row[1], row[2], row[3].strip(" |")) for row in rows}
+    assert told == {
+        f"{method} {path}": (
+            each["summary"],
+            each.get("x-role", "") or "nobody need be known",
+            ", ".join(f"`{one['name']}`" for one in each.get("parameters", []) if one["in"] == "query"),
+        )
+        for (method, path), each in operations().items()
+    }
