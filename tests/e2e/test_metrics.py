@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -216,7 +217,8 @@ async def test_refusals_tell_whose_limit_it_was(measured: Gateway, sim: Simulato
 
 async def test_a_conversation_that_has_to_leave_its_cache_tells_what_that_cost(measured: Gateway, sim: Simulator):
     grown, name = Growth(measured), conversation()
-    body = message("Tell me", model=CACHED, system=PROMPT)
+    own = [{**PROMPT[0], "text": f"Of {uuid4()}. {PROMPT[0]['text']}"}]  # in no cache that another test has filled
+    body = message("Tell me", model=CACHED, system=own)
     for _ in range(2):
         home = (await ask(measured, body, name)).account
     assert grown().total("gateway_prompt_cache_avoidable_miss_tokens_total") == 0
