@@ -1,0 +1,61 @@
+"""The credential port: what authenticates each attempt at a provider, read without waiting.
+
+A provider asks for header lines where it writes a request; how a credential is had and kept fresh, each implementation
+says. It knows no account, no request but the one it signs, and no transport.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gateway.upstream.transport import NotSent
+
+
+class NotReady(NotSent):
+    """No credential is at hand yet: nothing was sent."""
+
+
+class Credential(Protocol):
+    """What proves to a provider who calls. Read without waiting; refreshed in the background ahead of its expiry."""
+
+    expires_at: float | None  # unix seconds; None: it does not expire
+    trouble: str  # why none is at hand or the last refresh failed, in words without secrets; "" if all is well
+
+    def lines(self, method: bytes, host: bytes, path: bytes, body: bytes) -> bytes:
+        """Finished header lines that authenticate this one attempt. Raises NotReady (a NotSent) while none is at
+        hand."""
+        ...
+
+    async def refresh(self) -> bool:
+        """After a refusal: fetch anew, single flight. True if what lines() gives has changed."""
+        ...
+
+    async def start(self) -> None:
+        """Begin the first fetch and the refreshes in the background."""
+        ...
+
+    async def close(self) -> None:
+        """End them."""
+        ...
+
+
+class Fixed:
+    """One that is given with the configuration and stays: the header lines are always the same."""
+
+    expires_at: float | None = None
+    trouble = ""
+
+    def __init__(self, name: str, value: str) -> None:
+        self._lines = f"{name}: {value}\r\n".encode("ascii")
+
+    def lines(self, method: bytes, host: bytes, path: bytes, body: bytes) -> bytes:
+        return self._lines
+
+    async def refresh(self) -> bool:
+        return False
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
