@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from gateway.upstream.provider import Call, Outgoing, Translate
+from collections.abc import Callable
+
+from gateway.upstream.credential import Credential, Fixed
+from gateway.upstream.provider import Call, Decoder, Headers, Outgoing, Refusal, native_refusal
 
 DEFAULT_VERSION = b"anthropic-version: 2023-06-01\r\n"
+PROBE_LINES = [b"accept: application/json\r\n", b"accept-encoding: identity\r\n"]
 
 
 class Anthropic:
     """The provider of an Anthropic API key."""
 
+    complete = True
+    tells_limits = True
+    head: Callable[[Headers], Headers] | None = None
+    probe_proves = True
+
     def __init__(self, api_key: str) -> None:
-        key = api_key.encode("ascii")
-        self._credential = b"x-api-key: " + key + b"\r\n"
-        self._bearer = b"authorization: Bearer " + key + b"\r\n"
+        self.secret = api_key
+        self.credential: Credential = Fixed("x-api-key", api_key)
+        self._credential = self.credential.lines(b"", b"", b"", b"")
+        self._bearer = b"authorization: Bearer " + api_key.encode("ascii") + b"\r\n"
+
+    def serves(self, endpoint: str, model: str) -> bool:
+        return True
 
     def prepare(self, call: Call) -> Outgoing:
-        lines = call.lines
-        headers = b"".join(lines) + (self._bearer if call.bearer else self._credential)
+        headers = b"".join(call.lines) + (self._bearer if call.bearer else self._credential)
         if not call.version:
             headers += DEFAULT_VERSION
         return Outgoing(call.method, call.path, headers, call.body)
 
-    def framing(self, headers: list[tuple[bytes, bytes]]) -> Translate | None:
+    def decoder(self, headers: Headers) -> Decoder | None:
         return None
+
+    def refusal(self, status: int, headers: Headers, body: bytes | None) -> Refusal:
+        return native_refusal(status, body, self.secret)
+
+    def probe(self, most: int) -> Outgoing:
+        return self.prepare(Call(b"GET", b"/v1/models?limit=%d" % most, PROBE_LINES, b"", version=False))

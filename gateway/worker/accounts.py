@@ -7,7 +7,7 @@ it is for a slot, `core/spending/fair.py` says.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from math import inf
 
@@ -229,6 +229,14 @@ class Pool:
     def credentials(self) -> dict[str, str]:
         """The accounts, with a name for the credential of each that tells nothing of it but whether it is the same."""
         return {name: account.credential for name, account in self.accounts.items()}
+
+    @property
+    def partial(self) -> dict[str, Callable[[str, str], bool]]:
+        """The accounts whose provider does not serve everything, with what tells whether it serves an endpoint, by its
+        name, for a model."""
+        return {
+            name: account.provider.serves for name, account in self.accounts.items() if not account.provider.complete
+        }
 
     def free(self, account: str) -> bool:
         """Whether an account has a slot now."""

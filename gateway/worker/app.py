@@ -150,7 +150,7 @@ class Gateway:
         self.pool.retire(kept, [account.id for account in self.config.accounts])
         if processes:
             self.pool.divide(processes)
-        self.router.held = self.pool.credentials
+        self.router.held, self.router.partial = self.pool.credentials, self.pool.partial
         self.router.apply(document, monotonic(), time())
 
     def reload(self, config: Config) -> None:
@@ -165,7 +165,8 @@ class Gateway:
         self._cors.configure(config)
         for account in self.pool.configure(config, self.router.ring.accounts):
             self.router.heard(broadcast.Back(account, wholly=True), monotonic())
-        self.router.held = self.pool.credentials
+        self.router.held, self.router.partial = self.pool.credentials, self.pool.partial
+        self.router.forget_models()
         self.admission.configure(config)
         self.accounting.configure(config, self.catalogue)
         self.owners.configure(config)

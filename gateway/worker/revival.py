@@ -18,7 +18,6 @@ from gateway.core.routing.router import Router
 from gateway.store.client.client import StoreClient
 from gateway.store.client.connection import StoreDown
 from gateway.store.scripts import CLAIM
-from gateway.upstream.provider import Call
 from gateway.upstream.transport import NotSent, TransportError, Unable
 from gateway.worker.accounts import Account, Pool
 
@@ -26,14 +25,13 @@ PROBE_WAIT = 10.0  # seconds for a probe's answer
 UNREACHABLE_EVERY = 5.0  # seconds between probes of an account that cannot be reached
 KEY_REFUSED = (401, 403)
 _LOOK_EVERY = 5.0  # seconds between preparations of an account's trial
-_PROBE = Call(b"GET", b"/v1/models?limit=1", [b"accept: application/json\r\n"], b"", version=False)
 
 
 async def probe(account: Account) -> int:
-    """The status of a request that costs nothing, with the account's key; 0 if there was no answer. Raises Unable where
-    this machine lacks the means to ask."""
-    outgoing = account.provider.prepare(_PROBE)
+    """The status of a request that costs nothing, with the account's credential where its provider has such a request;
+    0 if there was no answer. Raises Unable where this machine lacks the means to ask."""
     try:
+        outgoing = account.provider.probe(1)
         async with asyncio.timeout(PROBE_WAIT):
             response = await account.transport.send(
                 outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=PROBE_WAIT

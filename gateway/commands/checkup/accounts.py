@@ -18,17 +18,13 @@ from gateway.config.schema import Config, catalogue_of
 from gateway.core.routing.outcomes import Outcome, judge_body
 from gateway.core.routing.outcomes import judge as judge_status
 from gateway.core.spending.pricing import Catalogue
-from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, NotSent, TransportError
 from gateway.worker.accounts import Account, Pool
 
 SECONDS = 15.0  # for an account's whole answer
 AT_ONCE = 8
 MOST_BYTES = 4 * 1024 * 1024
-_CALL = Call(
-    b"GET", b"/v1/models?limit=1000", [b"accept: application/json\r\n", b"accept-encoding: identity\r\n"], b"",
-    version=False,
-)  # fmt: skip
+_MODELS = 1000  # entries of an account's list of models
 _IDENTITY = (("organization", b"anthropic-organization-id"), ("workspace", b"anthropic-workspace-id"))
 
 
@@ -73,8 +69,8 @@ async def check_accounts(config: Config) -> list[Finding]:
 
 
 async def _ask(account: Account) -> Answer:
-    outgoing = account.provider.prepare(_CALL)
     try:
+        outgoing = account.provider.probe(_MODELS)
         async with asyncio.timeout(SECONDS):
             began = time()
             response = await account.transport.send(

@@ -16,7 +16,7 @@ from gateway.core.routing.document import Entry
 from gateway.core.routing.failing import unit_of
 from gateway.core.routing.outcomes import DISPUTED, Outcome
 from gateway.core.routing.rate_limits import Domain
-from gateway.core.routing.router import CREDENTIAL, FAILING, FULL, LIMITED, MODEL, OPEN, REMOVED, Router
+from gateway.core.routing.router import CREDENTIAL, FAILING, FULL, LACKING, LIMITED, MODEL, OPEN, REMOVED, Router
 from gateway.core.routing.standing import Trial
 
 MAX_WAIT = 10.0  # seconds that a request waits for a limit, at most
@@ -90,6 +90,7 @@ class Route:
     cached = 0.0
     tried = NONE
     barred = NONE  # accounts that have lately refused what it asks for
+    lacking = NONE  # accounts whose provider does not serve what it asks for
     _suspicions: tuple[Suspicion, ...] = ()
     _chosen = False  # the home was chosen for its room just now
     _again: Entry | None = None
@@ -142,6 +143,11 @@ class Route:
         self.barred = self.router.barred(self.model, features, now)
         self.tried |= self.barred
 
+    def leave_out(self, accounts: frozenset[str]) -> None:
+        """These cannot serve it, whatever happens."""
+        self.lacking = accounts
+        self.tried |= accounts
+
     def propose(self, now: float) -> str | None:
         """The workspace for a conversation that nobody remembers; None if nobody may serve it now."""
         if self.pinned:
@@ -161,7 +167,7 @@ class Route:
             self.tokens,
             now,
             group=self.group,
-            tried=self.tried,
+            tried=self.tried if self.counts else self.tried - self.lacking,  # others of it may well go there
             avoid=avoid,
             trial=self.counts,
         )
@@ -212,7 +218,7 @@ class Route:
         self.cached = min(self.tokens, float(record.tokens)) if self.warm and not self.rewritten else 0.0
         if self.barred and (self.warm or self.pinned):  # it is asked all the same: only its own answer moves it
             members = self.router.ring.members(self.workspace or "", b"\0")
-            self.tried -= {entry.id for entry in members if entry.id in self.barred}
+            self.tried -= {entry.id for entry in members if entry.id in self.barred - self.lacking}
 
     def _fresh(self, workspace: str, now: float, cached: dict[str, float] | None = None) -> float:
         """Tokens that this workspace would have to compute."""
@@ -345,7 +351,9 @@ class Route:
                 self.away = ""
                 return Send(entry, why == FULL)
             full = entry
-            self.away = self.away or (MODEL if why == REMOVED and self.barred else why)
+            if why == REMOVED and self.tried:
+                why = LACKING if self.lacking else MODEL if self.barred else why
+            self.away = self.away or why
             if why == LIMITED:
                 if self._may_wait(wait, now):
                     pause = wait + random * min(0.5, 0.05 + wait / 4)
@@ -452,7 +460,7 @@ class Route:
     def refuse(self, now: float, seconds: float | None = None) -> Refuse:
         """What the client is told when nobody is left to ask; `seconds` if its own account says when."""
         router = self.router
-        if not self._attempts and not router.offers(self.model):
+        if not self._attempts and not router.offers(self.model, self.lacking):
             return Refuse(404, None)
         if seconds is not None and seconds < inf:
             return Refuse(429, seconds)
@@ -764,4 +772,4 @@ _FAULTS = {Outcome.FAILED: Fault.ERROR, Outcome.IMPROPER: Fault.ERROR, Outcome.B
 # Those after which the account had the request, whatever it made of it.
 _LOAD = frozenset({*_FAULTS, Outcome.DENIED, Outcome.DECLINED, Outcome.REFUSED, Outcome.OVERLOADED})
 # Reasons for which a conversation is served elsewhere once and keeps its binding.
-_DETOURS = frozenset({"overloaded", "failed", "unsent", CREDENTIAL, FULL})
+_DETOURS = frozenset({"overloaded", "failed", "unsent", CREDENTIAL, FULL, LACKING})

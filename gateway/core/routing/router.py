@@ -6,7 +6,7 @@ argument (seconds of one monotonic clock). What one request goes through is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from math import inf
 from typing import NamedTuple
@@ -37,7 +37,10 @@ FAILING = "failing"
 MODEL = "model"
 CREDENTIAL = "credential"  # this process does not hold it (yet)
 FULL = "full"
+LACKING = "lacking"  # its provider does not serve what the request asks for
+MESSAGES = "messages"  # the endpoint that makes an account worth having a model
 
+Serves = Callable[[str, str], bool]  # an endpoint, by its name, for a model
 State = tuple[str, float]  # why not, seconds until it may be otherwise (infinity: nobody knows)
 _OPEN: State = (OPEN, 0.0)
 
@@ -66,16 +69,18 @@ class Router(Standing):
         super().__init__(tell, judges)
         self.classify = classify
         self.free = free
+        self.partial: Mapping[str, Serves] = {}  # accounts whose provider does not serve everything
         self._names = names
         self._wall = 0.0  # Unix seconds less this process's clock
         self._serves: dict[tuple[str, str], bool] = {}
+        self._lacking: dict[tuple[str, str], frozenset[str]] = {}
         self._ramps: dict[str, list[tuple[float, float]]] = {}
         self._means: dict[str, _Mean] = {}
 
     def apply(self, document: PoolDocument, now: float, wall: float = 0.0) -> None:
         """Route over this document from now on; `wall` is `now` in Unix seconds, the document's clock."""
         self.ring = Ring(document)
-        self._serves.clear()
+        self.forget_models()
         self._means.clear()
         self._wall = wall - now
         self._ramps = {}
@@ -86,8 +91,9 @@ class Router(Standing):
                     self._ramps.setdefault(entry.workspace, []).append((member.weight, member.since))
 
     def forget_models(self) -> None:
-        """The catalogue has changed: ask it anew."""
+        """The catalogue has changed, or what providers serve: ask anew."""
         self._serves.clear()
+        self._lacking.clear()
 
     # Who may serve.
 
@@ -96,9 +102,21 @@ class Router(Standing):
         known = self._serves.get((entry.id, model))
         if known is None:
             known = not model or any(fnmatchcase(name, each) for name in self._names(model) for each in entry.models)
+            if known and model and entry.id in self.partial:
+                known = self.partial[entry.id](MESSAGES, model)
             if len(self._serves) >= MANY:
                 self._serves.clear()
             self._serves[entry.id, model] = known
+        return known
+
+    def lacking(self, endpoint: str, model: str) -> frozenset[str]:
+        """The accounts whose provider does not serve an endpoint, by its name in the path table, for this model."""
+        known = self._lacking.get((endpoint, model))
+        if known is None:
+            known = frozenset(account for account, serves in self.partial.items() if not serves(endpoint, model))
+            if len(self._lacking) >= MANY:
+                self._lacking.clear()
+            self._lacking[endpoint, model] = known
         return known
 
     def state(self, entry: Entry, model: str, limit_class: str, fresh: float, warm: bool, now: float) -> State:
@@ -267,24 +285,26 @@ class Router(Standing):
             sum(loads.of_hour(workspace, now) for workspace in counted) / weights,
         )
 
-    def working(self, key: bytes, now: float) -> str | None:
+    def working(self, key: bytes, now: float, without: Collection[str] = ()) -> str | None:
         """The first workspace by rank that may serve something now, or else as soon as a limit has passed, and is not
-        failing; without any, a failing one, or else the first that is meant to serve."""
+        failing; without any, a failing one, or else the first that is meant to serve. Nobody asks the accounts that it
+        has to be `without`."""
         failing = None
         for workspace in self.ring.rank(key):
             for entry in self.ring.members(workspace, key):
-                if self.state(entry, "", "", 0.0, False, now)[0] in (OPEN, LIMITED):
+                if entry.id not in without and self.state(entry, "", "", 0.0, False, now)[0] in (OPEN, LIMITED):
                     if entry.id not in self.failing.marked:
                         return workspace
                     failing = failing or workspace
-        return failing or self.ranked(key, "")
+        return failing or self.ranked(key, "", without)
 
-    def ranked(self, key: bytes, model: str) -> str | None:
+    def ranked(self, key: bytes, model: str, without: Collection[str] = ()) -> str | None:
         """Where a conversation goes by rank alone: the same on every replica that has seen the same pool."""
         for workspace in self.ring.rank(key):
             if any(
-                entry.state == "active" and self.serves(entry, model) for entry in self.ring.members(workspace, key)
-            ):
+                entry.state == "active" and entry.id not in without and self.serves(entry, model)
+                for entry in self.ring.members(workspace, key)
+            ):  # fmt: skip
                 return workspace
         return None
 
@@ -392,6 +412,9 @@ class Router(Standing):
                 found.add(why)
         return sorted(found)
 
-    def offers(self, model: str) -> bool:
-        """Whether any account of the pool is meant to serve `model` ("" for any)."""
-        return any(entry.state != "disabled" and self.serves(entry, model) for entry in self.ring.accounts.values())
+    def offers(self, model: str, without: Collection[str] = ()) -> bool:
+        """Whether any account of the pool but these is meant to serve `model` ("" for any)."""
+        return any(
+            entry.state != "disabled" and entry.id not in without and self.serves(entry, model)
+            for entry in self.ring.accounts.values()
+        )

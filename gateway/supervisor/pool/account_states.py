@@ -54,7 +54,7 @@ class AccountStates:
             names=lambda model: self._catalogue.names(model),
             judges=False,
         )
-        self._router.held = self._pool.credentials
+        self._router.held, self._router.partial = self._pool.credentials, self._pool.partial
         self._configured = [account.id for account in config.accounts]
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._accepted: dict[str, float] = {}  # when a probe last showed that an account's key is accepted
@@ -71,10 +71,10 @@ class AccountStates:
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
         self._catalogue = catalogue_of(config)
-        self._router.forget_models()
         self._configured = [account.id for account in config.accounts]
         renewed = self._pool.configure(config, self._router.ring.accounts)
-        self._router.held = self._pool.credentials
+        self._router.held, self._router.partial = self._pool.credentials, self._pool.partial
+        self._router.forget_models()
         for account in renewed:
             self._take(broadcast.Back(account, wholly=True))
 

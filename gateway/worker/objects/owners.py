@@ -39,6 +39,7 @@ from gateway.worker.head import Head, without
 
 MEMORY = 100_000  # objects a process remembers
 _AT_ONCE = 128  # objects that the store is asked for in one go: a flood would make it look slow to everybody
+_ALL_SERVE: frozenset[str] = frozenset()
 _OWED = 10_000  # calls kept for a store that is away
 UNKNOWN = "Not found"  # of a stranger's object as of none: the same words
 APART = "The objects that this request names live on different accounts; create them anew to use them together."
@@ -146,8 +147,10 @@ class Owners:
             present = homes[0] if homes else ""
             if present and self._takes(present):
                 return present
-            proposed = self._router.working(group.encode()[:64], monotonic())
+            proposed = self._router.working(group.encode()[:64], monotonic(), self._without)
             if proposed is None:
+                if self._without and not self._router.offers("", self._without):
+                    raise ApiError(404, "Not found: no account of this gateway serves objects.")
                 break
             homes = await self._agree(group, present, proposed)
         words = "No account can take new objects now: none is in service. Please try again later."
@@ -183,7 +186,14 @@ class Owners:
 
     def _takes(self, workspace: str) -> bool:
         ring = self._router.ring
-        return workspace in ring and any(entry.state == "active" for entry in ring.members(workspace, b""))
+        return workspace in ring and any(
+            entry.state == "active" and entry.id not in self._without for entry in ring.members(workspace, b"")
+        )
+
+    @property
+    def _without(self) -> frozenset[str]:
+        """Accounts whose provider has no objects."""
+        return self._router.lacking("batches", "") if self._router.partial else _ALL_SERVE
 
     # What changes.
 

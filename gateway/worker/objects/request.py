@@ -94,7 +94,7 @@ class Objects:
         lines = head.lines
         if x.request.endpoint.answer is Answer.RESULTS:  # what is metered is read from its beginning
             lines = without(without(lines, b"range"), b"if-range")
-        call = Call(*self._target(x), lines, body, version=head.version)
+        call = Call(*self._target(x), lines, body, version=head.version, endpoint=x.request.endpoint.name)
         route = self._route(x, caller, x.request.home, "pinned" if x.request.names else "none")
         if x.request.endpoint.answer is Answer.CREATED:
             await self._to_the_end(self._create(x, route, call))
@@ -126,7 +126,8 @@ class Objects:
             x.reply.forget_kept()
             if x.attempt.lease is not None:
                 x.attempt.lease.release()
-            call = Call(*self._target(x, query), head.lines, b"", version=head.version)
+            name = x.request.endpoint.name
+            call = Call(*self._target(x, query), head.lines, b"", version=head.version, endpoint=name)
             await self._dispatch.serve(x, self._route(x, caller, workspace, "none"), call, self.take)
             return None if x.reply.kept is None else x.reply.kept.body
 

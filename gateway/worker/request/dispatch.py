@@ -135,7 +135,8 @@ class Dispatch:
             raise ApiError(shown.status, shown.words)
         if shown is None or shown.head is None or shown.outcome in HIDDEN:
             if refuse.status == 404:
-                raise ApiError(404, f"model: {x.request.model}")
+                lacking = x.route is not None and x.route.lacking and self._router.offers(x.request.model)
+                raise ApiError(404, f"{f'{x.request.endpoint.name} of ' if lacking else ''}model: {x.request.model}")
             seconds = retry_after(refuse.seconds)
             if refuse.status == 429:
                 raise ApiError(429, ALL_LIMITED, retry_after=seconds, limit=("account", "rate_limit"))

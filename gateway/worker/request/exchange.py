@@ -13,7 +13,7 @@ from time import monotonic, perf_counter
 from gateway.config.schema import Config
 from gateway.core.routing.broadcast import Noted
 from gateway.core.routing.document import Entry
-from gateway.core.routing.outcomes import Outcome, judge, judge_body, judge_event, without_secret
+from gateway.core.routing.outcomes import Outcome, judge, judge_event, without_secret
 from gateway.core.routing.route import Route
 from gateway.core.routing.router import Router
 from gateway.core.wire.created_ids import CreatedId
@@ -81,9 +81,16 @@ class Exchange:
         account, attempt = x.attempt.account, x.attempt
         assert account is not None  # noqa: S101 - an attempt is one at an account
         try:
-            response = attempt.response = await self._send(x, account, call)
-            self._answered(account.id, call.model, str(response.status))
-            failure = await self._answer(x, route, entry, account, response, take)
+            renewed = False
+            while True:
+                response = attempt.response = await self._send(x, account, call)
+                self._answered(account.id, call.model, str(response.status))
+                failure = await self._answer(x, route, entry, account, response, take)
+                if failure is None or failure.outcome is not Outcome.UNAUTHORIZED or renewed:
+                    break
+                renewed = await _renewed(x, account)
+                if not renewed:
+                    break
         except NotSent as error:
             return Failure(Outcome.UNABLE if isinstance(error, Unable) else Outcome.UNSENT)
         except TransportError as error:
@@ -109,8 +116,9 @@ class Exchange:
         attempt.sent = True
         x.phase = Phase.SENT
         attempt.hurried = remaining < _PATIENT and remaining < self._timeouts.first_byte
-        outgoing = account.provider.prepare(call)
         try:
+            outgoing = account.provider.prepare(call)
+            attempt.whole = outgoing.whole
             response = await account.transport.send(
                 outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=remaining
             )
@@ -132,7 +140,12 @@ class Exchange:
     async def _answer(
         self, x: Journey, route: Route, entry: Entry, account: Account, response: Response, take: Take | None
     ) -> Failure | None:
-        outcome, head, endpoint = judge(response.status), AnswerHead(response.headers), x.request.endpoint
+        headers, endpoint, provider = response.headers, x.request.endpoint, account.provider
+        if provider.head is not None:
+            headers = provider.head(headers)
+        outcome, head = judge(response.status), AnswerHead(headers)
+        if not head.request_id:
+            head.visible.append((b"request-id", x.request.id.encode()))
         if head.about:
             self._observe(route, account, head, outcome is Outcome.LIMITED)
         if outcome is not Outcome.SERVED:
@@ -166,6 +179,9 @@ class Exchange:
             reply.stream = streamed
             raise
         text = plain(held, head.encoding) if whole else None
+        if attempt.whole is not None and text is not None:
+            held = text = attempt.whole(text)
+            head.visible = [header for header in head.visible if header[0] != b"content-encoding"]
         if text is not None and not is_answer(text, endpoint.metered and not endpoint.chat):
             self._close(x)
             reply.stream, attempt.sent = streamed, False
@@ -186,11 +202,11 @@ class Exchange:
         self, x: Journey, route: Route, entry: Entry, account: Account, response: Response, head: AnswerHead
     ) -> Failure | None:
         """An answer in events."""
-        framing = decoded_stream(head.encoding, account.provider.framing(response.headers))
+        decoder = decoded_stream(head.encoding, account.provider.decoder(response.headers))
         if head.encoding:
             head.visible = [header for header in head.visible if header[0] != b"content-encoding"]
         own, began = partial(self._own, x), partial(self._home.stream_began, x, route)
-        relay = StreamRelay(x, response, lambda: self._headers(x, head), framing, own, began)
+        relay = StreamRelay(x, response, lambda: self._headers(x, head), decoder, own, began)
         x.phase = Phase.OPENING
         opened = perf_counter()
         try:
@@ -200,8 +216,10 @@ class Exchange:
         if error:
             self._close(x)
             x.abandon()
-            outcome = route.means(judge_event(error), head.retry_after, monotonic(), head.about)
-            opening = without_secret(relay.opening, account.config.api_key)
+            outcome = judge_event(error)
+            if account.provider.tells_limits:
+                outcome = route.means(outcome, head.retry_after, monotonic(), head.about)
+            opening = without_secret(relay.opening, account.provider.secret)
             return Failure(outcome, 200, head, opening, event=True)
         await self._home.served(x, route, entry)
         x.phase = Phase.RELAYING
@@ -223,11 +241,18 @@ class Exchange:
             if isinstance(error, Interrupted) and cause_of(error) == "drain":
                 raise
             body = None
+        headers = response.headers
         self._close(x)
-        if body is not None:
-            body = without_secret(body, account.config.api_key)
-        outcome = route.means(judge_body(outcome, body or b""), head.retry_after, monotonic(), head.about)
-        return Failure(outcome, status, head, body)
+        if status < 300:  # no answer of the API, whatever it is
+            return Failure(outcome, status, head)
+        provider = account.provider
+        refusal = provider.refusal(status, headers, body)
+        if refusal.retry_after is not None:
+            head.retry_after = refusal.retry_after
+        outcome = refusal.outcome
+        if provider.tells_limits:
+            outcome = route.means(outcome, head.retry_after, monotonic(), head.about)
+        return Failure(outcome, refusal.status, head, refusal.body)
 
     def _headers(self, x: Journey, head: AnswerHead) -> HeaderList:
         return head.visible + x.gateway_headers(self._expose_account)
@@ -265,6 +290,12 @@ class Exchange:
             if now >= account.tell_at:
                 account.tell_at = now + _TELL_EVERY
                 self._router.tell(Noted(account.id, readable_notes(account)))
+
+
+async def _renewed(x: Journey, account: Account) -> bool:
+    """Whether an account that has refused its credential has another by now, to ask it once more."""
+    upload = x.request.upload
+    return (upload is None or not upload.begun) and await account.provider.credential.refresh()
 
 
 async def _read_bounded(response: Response) -> bytes | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+from collections.abc import Callable
 from enum import IntEnum
 from time import perf_counter, time
 from typing import Protocol
@@ -134,6 +135,7 @@ class Attempt:
     hurried = False  # less time was left for an answer's head than an account may take
     response_began = 0.0
     estimated = False
+    whole: Callable[[bytes], bytes] | None = None  # makes its JSON Anthropic's
     over_since = 0.0  # when the model had said why it stopped, and nothing but pings has come since
 
     def __init__(self, account: Account | None, meter: UsageMeter | ChatMeter, now: float) -> None:

@@ -93,8 +93,9 @@ class Messages:
         x.remember_cache()
 
         call = x.call = Call(
-            b"POST", request.target, head.lines, request.body, peeked.model, stream, head.version, endpoint.chat
-        )
+            b"POST", request.target, head.lines, request.body, peeked.model, stream, head.version, endpoint.chat,
+            endpoint.name, peeked,
+        )  # fmt: skip
         await self._dispatch.serve(x, route, call)
 
     async def _admit(self, x: Journey, route: Route, head: Head, caller: Caller, peeked: Peek) -> None:
@@ -154,6 +155,8 @@ class Messages:
         if "speed" in peeked.fields and peeked.value("speed") == "fast":
             route.limit_class += ":fast"  # a bucket of its own
         route.caller = caller
+        if self._router.partial:
+            route.leave_out(self._router.lacking(request.endpoint.name, peeked.model))
         if self._router.picky:
             route.bar(features_of(peeked, head.betas), monotonic())
         if key is not None:

@@ -20,7 +20,7 @@ from gateway.core.wire.sse import EventSplitter, events, is_delta_chunk
 from gateway.core.wire.usage_meter import UsageMeter
 from gateway.errors import ApiError
 from gateway.listen.client import HeaderList
-from gateway.upstream.provider import Translate
+from gateway.upstream.provider import Decoder as Translator
 from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, Interrupted, Response, TransportError
 from gateway.worker.request.journey import Journey
 
@@ -65,24 +65,33 @@ def cause_of(error: TransportError) -> str:
     return reason if reason in _WORDS else "upstream"
 
 
-def decoded_stream(encoding: bytes, translate: Translate | None) -> Translate | None:
+class _Plain:
+    """A stream that the upstream has encoded although it was asked not to, made plain and then server-sent events."""
+
+    def __init__(self, decoder: Decoder, translator: Translator | None) -> None:
+        self._decoder = decoder
+        self._translator = translator
+
+    def feed(self, data: bytes) -> bytes:
+        try:
+            text = self._decoder.feed(data)
+        except ApiError:
+            raise Interrupted("the upstream's stream is encoded wrongly") from None
+        return text if self._translator is None else self._translator.feed(text)
+
+    def end(self) -> bytes:
+        return b"" if self._translator is None else self._translator.end()
+
+
+def decoded_stream(encoding: bytes, translator: Translator | None) -> Translator | None:
     """What makes plain bytes of a stream that the upstream has encoded although it was asked not to; None if it is
     plain. Raises Interrupted where nobody can."""
     if not encoding:
-        return translate
+        return translator
     try:
-        decoder = Decoder(encoding, MAX_STREAM)
+        return _Plain(Decoder(encoding, MAX_STREAM), translator)
     except ApiError:
         raise Interrupted("the upstream's stream is encoded in a way that is not known") from None
-
-    def feed(data: bytes) -> bytes:
-        try:
-            text = decoder.feed(data)
-        except ApiError:
-            raise Interrupted("the upstream's stream is encoded wrongly") from None
-        return translate(text) if translate is not None else text
-
-    return feed
 
 
 class StreamRelay:
@@ -95,7 +104,7 @@ class StreamRelay:
         x: Journey,
         response: Response,
         headers: Callable[[], HeaderList],
-        translate: Translate | None,
+        translator: Translator | None,
         own: Own,
         began: Callable[[], None],
     ) -> None:
@@ -110,7 +119,7 @@ class StreamRelay:
         self._long = b""
         self._matters = matters if x.request.endpoint.chat else UsageMeter.matters
         self._splitter = EventSplitter()
-        self._translate = translate
+        self._translator = translator
 
     async def open(self) -> str:
         """Read up to the first content; returns the type of an error that comes before, else "".
@@ -170,7 +179,7 @@ class StreamRelay:
         if not x.reply.started:
             await x.reply.start(200, self._headers())
         ready, self.opening = self.opening, b""
-        short = self._translate is None and not x.request.threaded
+        short = self._translator is None and not x.request.threaded
         if isinstance(meter, UsageMeter):
             self._count_delta = meter.count_delta
         else:
@@ -197,7 +206,7 @@ class StreamRelay:
                 if data:
                     ready = self._feed(data)
                     continue
-                ready = self._seen(self._splitter.finish())
+                ready = self._seen(self._rest())
                 if not ready:
                     break
         except Interrupted as error:
@@ -213,6 +222,11 @@ class StreamRelay:
             await x.reply.write(b"", more=False)
             return
         await self._break("upstream", broken(Interrupted("no message_stop")))
+
+    def _rest(self) -> bytes:
+        """What is left when the answer has ended."""
+        last = b"" if self._translator is None else self._splitter.feed(self._translator.end())
+        return last + self._splitter.finish()
 
     def _pass_on(self, chunk: bytes) -> bool:
         """The short way of most of a stream: a chunk that is one piece of content and no more leaves as it came, with
@@ -233,8 +247,8 @@ class StreamRelay:
     def _feed(self, data: bytes) -> bytes:
         """Whole events out of `data`, seen by the meter, and nothing behind message_stop."""
         splitter, meter = self._splitter, self.x.attempt.meter
-        if self._translate is not None:
-            data = self._translate(data)
+        if self._translator is not None:
+            data = self._translator.feed(data)
         ready = splitter.feed(data)
         if splitter.long_event is not None:
             if self._matters(splitter.long_event):
