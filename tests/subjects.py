@@ -16,6 +16,8 @@ def numbers(kept: Mapping[bytes, bytes]) -> dict[str, float]:
     packed = kept.get(b"n", b"")
     read = struct.unpack(f"<{len(packed) // 8}d", packed)
     found = dict(zip(_MONEY, read, strict=False))
+    if b"w" in kept:
+        found |= zip(("week", "week_spent"), struct.unpack("<2d", kept[b"w"]), strict=True)
     for kind in KINDS:
         if kind.form == BUCKET and len(read) > kind.place and read[kind.place]:
             found[kind.field] = read[kind.place - 1]

@@ -103,7 +103,15 @@ def groups(*words: str) -> Schema:
 
 # Bodies.
 
-_LIMITS = maybe(_closed((), **_numbers_of(CallerLimits), budget_usd=maybe(_closed((), **_numbers_of(Budget)))))
+_NOTE: Schema = {"type": "string", "pattern": f"^[^{_CONTROL}]{{0,{NOTE_LENGTH}}}$"}
+_SHARE: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": 1}
+_BUDGET = _closed(
+    (),
+    **_numbers_of(Budget),
+    soft={"anyOf": [_SHARE, {**many(_SHARE), "maxItems": 5}, {"type": "null"}]},
+    message=maybe(_NOTE),
+)
+_LIMITS = maybe(_closed((), **_numbers_of(CallerLimits), budget_usd=maybe(_BUDGET)))
 _CHANGED, _CREATED, _ROTATED = _numbers(accounts.CHANGE), _numbers(keys.CREATE), _numbers(keys.ROTATE)
 _DRAINING: Schema = {"required": ["state"], "properties": {"state": {"const": "draining"}}}
 

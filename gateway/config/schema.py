@@ -153,11 +153,25 @@ class Account(Frozen, frozen=True, kw_only=True):
                 msgspec.structs.force_setattr(self, name, self.id)
 
 
+def _ascending(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
+    return {**values, "soft": tuple(sorted(set(values["soft"])))}
+
+
 class Budget(Frozen, frozen=True, kw_only=True):
-    """US dollars of a UTC day and a UTC calendar month; None is no limit."""
+    """US dollars of a UTC day, of a week that begins on Monday (UTC) and of a UTC calendar month; None is no limit.
+    `soft` are shares of each, ascending."""
 
     day: Annotated[float | None, _DOLLARS, "US dollars a day"] = None
+    week: Annotated[float | None, _DOLLARS, "US dollars a week, from Monday"] = None
     month: Annotated[float | None, _DOLLARS, "US dollars a calendar month"] = None
+    soft: Annotated[
+        tuple[float, ...],
+        Many(Number(above=0, most=1), most=5, or_one=True),
+        "shares of a budget at which a warning is given, such as 0.8",
+    ] = ()
+    message: Annotated[
+        str, Text(check.note, empty=True), "what a refusal says after whose budget it is, such as whom to ask"
+    ] = ""
 
 
 class CallerLimits(Frozen, frozen=True, kw_only=True):
@@ -167,7 +181,7 @@ class CallerLimits(Frozen, frozen=True, kw_only=True):
     input_tokens_per_minute: Annotated[int | None, _COUNT, "uncached input tokens a minute"] = None
     output_tokens_per_minute: Annotated[int | None, _COUNT, "output tokens a minute"] = None
     concurrency: Annotated[int | None, _COUNT, "requests in flight at most"] = None
-    budget_usd: Annotated[Budget, "spending limits in US dollars"] = Budget()
+    budget_usd: Annotated[Budget, Section(Budget, finish=_ascending), "spending limits in US dollars"] = Budget()
 
 
 class Caller(Frozen, frozen=True, kw_only=True):

@@ -57,6 +57,11 @@ class Head:
         name = b"anthropic-beta:"
         return [line[len(name) :].strip() for line in self.lines if line.startswith(name)]
 
+    @property
+    def claude_code(self) -> bool:
+        """Whether the client says that it is Claude Code."""
+        return any(line.startswith(b"user-agent: claude-cli/") for line in self.lines)
+
     def continue_trace(self, traceparent: bytes, broken: bool) -> None:
         """Tell the upstream this instead of what the client said, whose `tracestate` means nothing if that was
         `broken`, or if it said nothing else."""

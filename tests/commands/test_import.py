@@ -214,7 +214,8 @@ def test_to_standard_output_goes_the_file_alone(run: Run) -> None:
     ("amount", "duration", "becomes"),
     [
         ("5", "1d", {"day": 5}), ("5", "24h", {"day": 5}), ("9.5", "30d", {"month": 9.5}), ("9", "1mo", {"month": 9}),
-        ("1", "1h", {"day": 24}), ("90", "90d", {"month": 30}), ("12", "", {"month": 12}), ("0", "1d", {"day": 0}),
+        ("1", "1h", {"day": 24}), ("7", "7d", {"week": 7}),
+        ("90", "90d", {"month": 30}), ("12", "", {"month": 12}), ("0", "1d", {"day": 0}),
     ],
 )  # fmt: skip
 def test_budgets_bind_whatever_their_period(

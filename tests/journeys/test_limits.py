@@ -55,6 +55,9 @@ KINDS: dict[str, tuple[dict[str, Any], int, str, str, str, int]] = {
     "dollars a day": (
         {"budget_usd": {"day": 0.0008}}, 2, "billing_error", "budget of $0.0008 per day", "budget_day", 22_400,
     ),
+    "dollars a week": (
+        {"budget_usd": {"week": 0.0008}}, 2, "billing_error", "budget of $0.0008 per week", "budget_week", 22_400,
+    ),
     "dollars a month": (
         {"budget_usd": {"month": 0.0008}}, 2, "billing_error", "budget of $0.0008 per month", "budget_month", 1_232_000,
     ),
@@ -221,6 +224,9 @@ BATCH = Ask(
 READS = usage(1, 20, cache_read_input_tokens=100_000)
 WRITES = usage(1, 20, cache_creation_input_tokens=1_000)
 RATE = "anthropic-ratelimit-"
+WARNING = "x-gateway-budget-warning"
+SOFT = "20% of your team's budget of $0.002 per week is used; it resets 2030-03-18 00:00 UTC. Ask Ann."
+OWN_WORDS = "your team's budget of $0.0001 per day, which resets 2030-03-18 00:00 UTC. Ask Ann."
 COUNTED = [
     journey(
         "what is read from a cache is no input",
@@ -278,6 +284,33 @@ COUNTED = [
         *spaced([ask(want=Want(by="a"))] * 6 + [ask(want=BROKE)]),
         pool=ONE,
         config=alone(budget_usd={"day": 0.00165}),
+    ),
+    journey(
+        "a budget warns once more than a share of it is used, and Claude Code in words that it shows",
+        ask(want=Want(headers={WARNING: None, RATE + "unified-status": None})),
+        ask(at=2.0, want=Want(headers={WARNING: SOFT, RATE + "unified-status": None})),
+        ask(
+            at=4.0,
+            headers=(("user-agent", "claude-cli/2.1.330 (external, cli)"),),
+            want=Want(
+                headers={
+                    WARNING: SOFT.replace("20%", "30%"),
+                    RATE + "unified-status": "allowed_warning",
+                    RATE + "unified-overage-utilization": "0.30",
+                    RATE + "unified-overage-surpassed-threshold": "0.15",
+                    RATE + "unified-overage-reset": "1900022400",
+                }
+            ),
+        ),
+        pool=ONE,
+        config=limits_of("team", {"budget_usd": {"week": 0.002, "soft": [0.9, 0.15], "message": "Ask Ann."}}),
+        given=(ask(caller="carol"),),
+    ),
+    journey(
+        "a refusal ends with the company's own words",
+        ask(want=refused(OWN_WORDS, "billing_error", "budget_day")),
+        pool=ONE,
+        config=limits_of("team", {"budget_usd": {"day": 0.0001, "message": "Ask Ann."}}),
     ),
     journey(
         "answers tell callers what is left of their own limits, and of nobody else's",

@@ -340,8 +340,11 @@ def _merged(limits: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 def sparse(limits: Mapping[str, Any]) -> dict[str, Any]:
     """Limits without those that are none."""
-    found = {name: sparse(value) if isinstance(value, dict) else value for name, value in limits.items()}
-    return {name: value for name, value in found.items() if value is not None and value != {}}
+    found = {
+        name: sparse(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+        for name, value in limits.items()
+    }
+    return {name: value for name, value in found.items() if value not in (None, {}, [], "")}
 
 
 def _digest(digest: str) -> dict[str, str]:

@@ -6,7 +6,6 @@ It counts nothing: the store does. While that is away, the limits are shown with
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 import msgspec
@@ -14,11 +13,11 @@ import msgspec
 from gateway.admin.desks.cached import Cached
 from gateway.config.rules import moment_text
 from gateway.config.schema import Caller, CallerLimits, Team
+from gateway.core.spending.quota import BUDGETS, period_end
 from gateway.store.ledger.ledger import tenant_of
 from gateway.store.ledger.levels import SubjectBuckets, Used
 
 EVERY = 2.0  # seconds between two looks
-_DAY = 86_400
 _NANO = 1_000_000_000
 # What it is called, where the store keeps it, and the limit that it has. Counting tokens has a bucket of its own.
 _BUCKETS = (
@@ -83,7 +82,7 @@ class Levels:
             await self._used.get()
 
     def budgets(self) -> Iterator[tuple[str, str, float]]:
-        """(team, `day` or `month`, what is left of its budget: 0 to 1), as of the last look."""
+        """(team, `day`, `week` or `month`, what is left of its budget: 0 to 1), as of the last look."""
         used = self._used.latest or {}
         for team, window, dollars in self._budgets():
             found = used.get(f"t:{team}")
@@ -94,7 +93,7 @@ class Levels:
 
     def _budgets(self) -> Iterator[tuple[str, str, float]]:
         for team in self._teams():
-            for window in ("day", "month"):
+            for window in BUDGETS:
                 dollars = getattr(team.limits.budget_usd, window)
                 if dollars is not None:
                     yield team.id, window, dollars
@@ -158,7 +157,7 @@ def _of_slots(subject: Subject, used: Used | None) -> Iterator[dict[str, Any]]:
 
 def _of_money(subject: Subject, used: Used | None, now: float) -> Iterator[dict[str, Any]]:
     """In dollars; what runs counts as reserved."""
-    for window in ("day", "month"):
+    for window in BUDGETS:
         dollars = getattr(subject.limits.budget_usd, window)
         if dollars is not None:
             left = None if used is None else max(0.0, _left(used, window, round(dollars * _NANO), now) / _NANO)
@@ -166,14 +165,10 @@ def _of_money(subject: Subject, used: Used | None, now: float) -> Iterator[dict[
 
 
 def _left(used: Used, window: str, limit: int, now: float) -> int:
-    """Nano-dollars; all of it where another day or month has begun since the look."""
-    spent = used.day_spent if window == "day" else used.month_spent
-    return limit - used.reserved - (spent if _end(window, used.at / 1000) >= now else 0)
+    """Nano-dollars; all of it where another period has begun since the look."""
+    return limit - used.reserved - (used.spent(window) if _end(window, used.at / 1000) >= now else 0)
 
 
 def _end(window: str, at: float) -> float:
-    """When the UTC day or month of `at` ends, in Unix seconds."""
-    if window == "day":
-        return (at // _DAY + 1) * _DAY
-    begin = datetime.fromtimestamp(at, UTC).replace(day=28, hour=0, minute=0, second=0, microsecond=0)
-    return (begin + timedelta(days=4)).replace(day=1).timestamp()
+    """When the UTC day, week or month of `at` ends, in Unix seconds."""
+    return period_end(window, int(at * 1000)) / 1000

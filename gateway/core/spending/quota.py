@@ -28,7 +28,9 @@ Headers = list[tuple[bytes, bytes]]
 
 class Quota(msgspec.Struct, frozen=True):
     """What one subject, a caller or a team, may use; None is no limit, counts are 1 at least. `requests`,
-    `input_tokens` and `output_tokens` are a minute's, budgets those of a UTC day and a UTC calendar month."""
+    `input_tokens` and `output_tokens` are a minute's, budgets those of a UTC day, of a week that begins on Monday and
+    of a UTC calendar month. `boost_nano` raises every budget; at each share of one in `soft` (ascending) the caller is
+    warned; `message` follows what is said of a budget. `carried`: it was charged under other tenants before."""
 
     requests: int | None = None
     input_tokens: int | None = None
@@ -36,6 +38,11 @@ class Quota(msgspec.Struct, frozen=True):
     concurrency: int | None = None
     day_nano: int | None = None
     month_nano: int | None = None
+    week_nano: int | None = None
+    boost_nano: int = 0
+    soft: tuple[float, ...] = ()
+    message: str = ""
+    carried: bool = False
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,26 +64,23 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     header: str = ""
 
 
+def _budget(period: str, place: int) -> Kind:
+    return Kind(
+        name=f"per {period}",
+        label=f"budget_{period}",
+        form=MONEY,
+        field=period,
+        limit=f"{period}_nano",
+        place=place,
+        endpoints=(MESSAGE, BATCH),
+    )
+
+
 # Whoever refuses for longest speaks; of equals, the first.
 KINDS = (
-    Kind(
-        name="per month",
-        label="budget_month",
-        form=MONEY,
-        field="month",
-        limit="month_nano",
-        place=4,
-        endpoints=(MESSAGE, BATCH),
-    ),
-    Kind(
-        name="per day",
-        label="budget_day",
-        form=MONEY,
-        field="day",
-        limit="day_nano",
-        place=2,
-        endpoints=(MESSAGE, BATCH),
-    ),
+    _budget("month", 4),
+    _budget("week", 14),
+    _budget("day", 2),
     Kind(
         name="requests per minute",
         label="requests_per_minute",
@@ -123,21 +127,38 @@ KINDS = (
     ),
     Kind(name="concurrent requests", label="concurrency", form=LEASES, field="concurrency", limit="concurrency"),
 )
+BUDGETS = tuple(kind.field for kind in reversed(KINDS) if kind.form == MONEY)  # their periods, the shortest first
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One limit of one subject."""
+    """One limit of one subject; of money the last three are its Quota's."""
 
     subject: str
     kind: Kind
     limit: int
+    soft: tuple[float, ...] = ()
+    message: str = ""
+    carried: bool = False
+
+    @property
+    def whose(self) -> str:
+        """For the client."""
+        return "your team's" if self.subject.startswith("t:") else "your"
+
+    @property
+    def budget(self) -> str:
+        """A limit of money, for people."""
+        dollars, _, parts = f"{self.limit / 1e9:,.9f}".partition(".")
+        return f"budget of ${dollars}.{parts[:2]}{parts[2:].rstrip('0')} {self.kind.name}"
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """A request that `row` does not admit for `wait` more seconds; always status 429."""
+    """A request that `row` does not admit for `wait` more seconds; `resets` is when its budget's period ends (Unix
+    seconds), 0 for other limits."""
 
     row: Row
     wait: int
+    resets: int = 0
 
     @property
     def budget(self) -> bool:
@@ -151,13 +172,49 @@ class Refused(msgspec.Struct, frozen=True):
     @property
     def message(self) -> str:
         """What the client is told."""
-        whose = "your team's" if self.row.subject.startswith("t:") else "your"
-        if self.budget:
-            dollars, _, parts = f"{self.row.limit / 1e9:,.9f}".partition(".")
-            what = f"budget of ${dollars}.{parts[:2]}{parts[2:].rstrip('0')}"
-        else:
-            what = f"limit of {self.row.limit:,}"
-        return f"This request would exceed {whose} {what} {self.row.kind.name}."
+        row = self.row
+        if not self.budget:
+            return f"This request would exceed {row.whose} limit of {row.limit:,} {row.kind.name}."
+        words = f"This request would exceed {row.whose} {row.budget}"
+        if self.resets:
+            words += f", which resets {_utc(self.resets):%Y-%m-%d %H:%M} UTC"
+        return f"{words}. {row.message}".rstrip()
+
+
+class Warned(msgspec.Struct, frozen=True):
+    """A budget that is used or reserved beyond `share`, one of its soft thresholds: `used` of it is (0 to 1), and it
+    resets at `resets` (Unix seconds)."""
+
+    row: Row
+    share: float
+    used: float
+    resets: int
+
+    @property
+    def words(self) -> str:
+        """What the client is told."""
+        row = self.row
+        words = f"{self.used:.0%} of {row.whose} {row.budget} is used; it resets {_utc(self.resets):%Y-%m-%d %H:%M} UTC"
+        return f"{words}. {row.message}".rstrip()
+
+    def headers(self, claude_code: bool) -> Headers:
+        """What it adds to an answer; `claude_code` shows people some of Anthropic's own."""
+        headers = [(b"x-gateway-budget-warning", self.words.encode("ascii", "replace"))]
+        if claude_code:
+            reset = b"%d" % self.resets
+            headers += [
+                (b"anthropic-ratelimit-unified-" + name, value)
+                for name, value in (
+                    (b"status", b"allowed_warning"),
+                    (b"representative-claim", b"overage"),
+                    (b"reset", reset),
+                    (b"overage-status", b"allowed_warning"),
+                    (b"overage-reset", reset),
+                    (b"overage-utilization", b"%.2f" % self.used),
+                    (b"overage-surpassed-threshold", b"%g" % self.share),
+                )
+            ]
+        return headers
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -172,16 +229,17 @@ class _Header(msgspec.Struct, frozen=True):
 
 class Limits:
     """All limits of one caller for one class of endpoints. `keys` and `packed` are what quota.lua is given; `leases`
-    and `reserved` say which subjects (1 the first) hold a slot and reserve dollars for each request."""
+    and `reserved` say which subjects (1 the first) hold a slot and reserve dollars for each request; `soft` are the
+    budgets that warn, and their places among the levels."""
 
-    __slots__ = ("_headers", "keys", "leases", "packed", "reserved", "rows")
+    __slots__ = ("_headers", "keys", "leases", "packed", "reserved", "rows", "soft")
 
     def __init__(self, tenant: str, subjects: Sequence[tuple[str, Quota]], endpoints: str) -> None:
         keys, packed = [reservations_key(tenant)], list[int]()
         rows: list[Row] = []
         leases, reserved = list[int](), list[int]()
         for number, (subject, quota) in enumerate(subjects, 1):
-            mine = [Row(subject, kind, limit) for kind, limit in _kinds(quota) if endpoints in kind.endpoints]
+            mine = [_row(subject, kind, limit, quota) for kind, limit in _kinds(quota) if endpoints in kind.endpoints]
             if mine:
                 keys += subject_keys(tenant, subject)
                 packed += _compiled(mine)
@@ -194,7 +252,9 @@ class Limits:
         self.rows = tuple(rows)
         self.leases = tuple(leases)
         self.reserved = tuple(reserved)
-        self._headers = _headers([row for row in rows if row.kind.form == BUCKET])
+        told = [row for row in rows if row.kind.form == BUCKET or row.soft]
+        self._headers = _headers(told)
+        self.soft = tuple((place, row) for place, row in enumerate(told) if row.soft)
 
     def __repr__(self) -> str:
         return f"<Limits {', '.join(f'{row.subject} {row.limit} {row.kind.name}' for row in self.rows) or 'none'}>"
@@ -202,10 +262,22 @@ class Limits:
     def refused(self, number: int, wait: int, at: int) -> Refused:
         """What quota.lua means that refused at row `number` (1 the first), `wait` ms before it would admit (-1 where it
         does not know), `at` this time."""
-        row = self.rows[number - 1]
+        row, resets = self.rows[number - 1], 0
         if row.kind.form == MONEY:
-            wait = _end(row.kind.field, at) - at
-        return Refused(row, max(1, -(-wait // 1000)) if wait >= 0 else _AT_ONCE)
+            resets = period_end(row.kind.field, at)
+            wait = resets - at
+        return Refused(row, max(1, -(-wait // 1000)) if wait >= 0 else _AT_ONCE, resets // 1000)
+
+    def warned(self, levels: Sequence[int], at: int) -> Warned | None:
+        """The budget that is used most, if that is beyond one of its soft thresholds, of a request that arrived `at`
+        and found these levels."""
+        worst: Warned | None = None
+        for place, row in self.soft if levels else ():
+            used = (row.limit - levels[place]) / row.limit if row.limit else 1.0
+            passed = [share for share in row.soft if used >= share]
+            if passed and (worst is None or used > worst.used):
+                worst = Warned(row, passed[-1], used, period_end(row.kind.field, at) // 1000)
+        return worst
 
     def headers(self, levels: Sequence[int], now: int) -> Headers:
         """The `anthropic-ratelimit-` headers, where the levels of the buckets are these; of a caller and its team the
@@ -263,7 +335,15 @@ def subject_keys(tenant: str, subject: str) -> tuple[str, str]:
 def _kinds(quota: Quota) -> list[tuple[Kind, int]]:
     """The kinds that are limited, and to what."""
     limits = [(kind, getattr(quota, kind.limit)) for kind in KINDS]
-    return [(kind, limit) for kind, limit in limits if limit is not None]
+    return [
+        (kind, limit + quota.boost_nano if kind.form == MONEY else limit) for kind, limit in limits if limit is not None
+    ]
+
+
+def _row(subject: str, kind: Kind, limit: int, quota: Quota) -> Row:
+    if kind.form != MONEY:
+        return Row(subject, kind, limit)
+    return Row(subject, kind, limit, quota.soft, quota.message, quota.carried)
 
 
 def _compiled(rows: Sequence[Row]) -> list[int]:
@@ -274,7 +354,7 @@ def _compiled(rows: Sequence[Row]) -> list[int]:
         if kind.form == BUCKET:
             compiled += (BUCKET, kind.place, row.limit, kind.need, kind.take)
         elif kind.form == MONEY:
-            compiled += (MONEY, kind.place, row.limit, 0, 0)
+            compiled += (MONEY, kind.place, row.limit, int(row.carried), int(bool(row.soft)))
         else:
             compiled += (LEASES, 0, row.limit, LEASE, 0)
     return compiled
@@ -290,10 +370,12 @@ def _debits(quota: Quota) -> bytes:
     return msgspec.msgpack.encode(compiled) if compiled else b""
 
 
-def _headers(buckets: Sequence[Row]) -> list[list[_Header]]:
-    """The buckets by header."""
+def _headers(told: Sequence[Row]) -> list[list[_Header]]:
+    """The buckets by header; `told` are the rows of which the store tells levels."""
     found: dict[str, list[_Header]] = {}
-    for place, row in enumerate(buckets):
+    for place, row in enumerate(told):
+        if row.kind.form != BUCKET:
+            continue
         name = f"anthropic-ratelimit-{row.kind.header}-".encode()
         header = _Header(place, row.limit, (name + b"limit", b"%d" % row.limit), name + b"remaining", name + b"reset")
         found.setdefault(row.kind.header, []).append(header)
@@ -304,11 +386,13 @@ def _headers(buckets: Sequence[Row]) -> list[list[_Header]]:
 
 
 class Labels(msgspec.Struct, frozen=True):
-    """The UTC hour, day and month of a time, as keys and fields have them: 2026112214, 20261122, 202611."""
+    """The UTC hour, day and month of a time, as keys and fields have them: 2026112214, 20261122, 202611; and its week,
+    which begins on Monday, by a number: 2968."""
 
     hour: str
     day: str
     month: str
+    week: int
 
 
 def labels(at: int) -> Labels:
@@ -319,12 +403,19 @@ def labels(at: int) -> Labels:
 @lru_cache(maxsize=2048)
 def _labels(hour: int) -> Labels:
     text = _utc(hour * 3600).strftime("%Y%m%d%H")
-    return Labels(text, text[:8], text[:6])
+    return Labels(text, text[:8], text[:6], _week(hour // 24))
 
 
-def _end(period: str, at: int) -> int:
-    """When the day or the month of `at` ends."""
+def _week(day: int) -> int:
+    """The number of the week in which this day since 1970 lies, which began on a Thursday."""
+    return (day + 3) // 7
+
+
+def period_end(period: str, at: int) -> int:
+    """When the day, the week or the month of `at` ends."""
     day = _utc(at // 1000).replace(hour=0, minute=0, second=0)
+    if period == "week":
+        return int((day + timedelta(days=7 - day.weekday())).timestamp()) * 1000
     if period == "month":
         day = day.replace(day=28) + timedelta(days=4)
         end = day.replace(day=1)

@@ -6,9 +6,10 @@ It changes nothing, and does not know callers: it is told the subjects and the l
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -30,7 +31,8 @@ class SubjectBuckets(msgspec.Struct, frozen=True):
 
 class Used(msgspec.Struct, frozen=True):
     """Of one subject at `at` (Unix ms): the level of each bucket that was asked for, which may be below 0; nano-dollars
-    spent in this UTC day and month, and reserved by what runs; and how many slots are taken."""
+    spent in this UTC day, week and month, under whatever tenant, and reserved by what runs; and how many slots are
+    taken."""
 
     at: int
     levels: tuple[int, ...]
@@ -38,6 +40,12 @@ class Used(msgspec.Struct, frozen=True):
     month_spent: int
     reserved: int
     leases: int
+    week_spent: int = 0
+
+    def spent(self, period: str) -> int:
+        """Nano-dollars of this `day`, `week` or `month`."""
+        spent: int = getattr(self, f"{period}_spent")
+        return spent
 
 
 class LevelReader:
@@ -77,14 +85,35 @@ def _packed(buckets: Sequence[tuple[str, int]]) -> bytes:
 
 
 def used_of(at: int, row: Sequence[Any]) -> Used:
-    """One subject's part of the reply. What was spent in another day or month than that of `at` counts no more."""
-    *levels, day, day_spent, month, month_spent, reserved, leases = row
-    now = labels(at)
+    """One subject's part of the reply. What was spent in an earlier period than that of `at` counts no more."""
+    *levels, day, day_spent, week, week_spent, month, month_spent, reserved, leases, carried = row
+    now, spent = labels(at), Carried(day, day_spent, month, month_spent, week, week_spent)
+    parts = [spent] if not carried else [spent, unpack_carried(carried)]
     return Used(
         at,
         tuple(levels),
-        day_spent if day >= int(now.day) else 0,
-        month_spent if month >= int(now.month) else 0,
+        sum(int(part.day_spent) for part in parts if part.day >= int(now.day)),
+        sum(int(part.month_spent) for part in parts if part.month >= int(now.month)),
         reserved,
         leases,
+        sum(int(part.week_spent) for part in parts if part.week >= now.week),
     )
+
+
+class Carried(NamedTuple):
+    """What a subject has spent under one tenant, in the day, the month and the week that are named, in nano-dollars."""
+
+    day: float = 0
+    day_spent: float = 0
+    month: float = 0
+    month_spent: float = 0
+    week: float = 0
+    week_spent: float = 0
+
+
+_CARRIED = struct.Struct("<6d")
+
+
+def unpack_carried(packed: bytes) -> Carried:
+    """As numbers.lua has it in field `c`."""
+    return Carried(*_CARRIED.unpack(packed)) if len(packed) == _CARRIED.size else Carried()

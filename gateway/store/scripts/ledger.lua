@@ -60,21 +60,26 @@ local function write(key, set, gone, new, lifetime)
   end
 end
 
--- Add `amount` to what a subject has spent in `day` and in `month`, unless a later one has begun. Whether that changes
--- its numbers.
-local function spend(numbers, day, month, amount)
-  local changed = false
-  if amount ~= 0 then
-    for place = 2, 4, 2 do
-      local period = place == 2 and day or month
-      if numbers[place] == period then
-        numbers[place + 1], changed = numbers[place + 1] + amount, true
-      elseif numbers[place] < period then
-        numbers[place], numbers[place + 1], changed = period, amount, true
-      end
-    end
+local function spend_in(numbers, place, period, amount)
+  if numbers[place] == period then
+    numbers[place + 1] = numbers[place + 1] + amount
+  elseif numbers[place] < period then
+    numbers[place], numbers[place + 1] = period, amount
+  else
+    return false
   end
-  return changed
+  return true
+end
+
+-- Add `amount` to what a subject has spent in `day`, in its `week` and in `month`, unless a later one has begun. Whether
+-- that changes its numbers.
+local function spend(numbers, day, week, month, amount)
+  if amount == 0 then
+    return false
+  end
+  local in_day = spend_in(numbers, 2, day, amount)
+  local in_week = spend_in(numbers, 14, week, amount)
+  return spend_in(numbers, 4, month, amount) or in_week or in_day
 end
 
 -- Keep a subject's numbers for 40 days, in which its month ends.

@@ -2,23 +2,73 @@
 --
 -- A subject's money and buckets are 13 numbers of 8 bytes each, in field `n` of its hash: nano-dollars reserved, the day
 -- (such as 20261122), what was spent in it, the month (such as 202611), what was spent in it; then at the places that
--- core/spending/quota.py gives it each bucket's level, and when it had that (ms, 0: it is full).
+-- core/spending/quota.py gives it each bucket's level, and when it had that (ms, 0: it is full). Field `w` has two more,
+-- at the places 14 and 15: the week (such as 2968, as from `week_of`) and what was spent in it.
 local FORMAT = '<ddddddddddddd'
 
-local function numbers_of(key)
-  local packed = redis.call('HGET', key, 'n')
-  if packed and #packed == 104 then
-    return {struct.unpack(FORMAT, packed)}
+-- The number of the week, Monday the first day, in which a day such as 20261122 lies.
+local function week_of(day)
+  local year, month = math.floor(day / 10000), math.floor(day / 100) % 100
+  if month < 3 then
+    year, month = year - 1, month + 12
   end
-  local numbers = redis.call('HMGET', key, 'reserved', 'day', 'day_spent', 'month', 'month_spent') -- as once written
-  for place = 1, 13 do
-    numbers[place] = tonumber(numbers[place] or 0) or 0
+  local leaps = math.floor(year / 4) - math.floor(year / 100) + math.floor(year / 400)
+  local days = 365 * year + leaps + math.floor((153 * month - 457) / 5) + day % 100 - 719469 -- since 1970
+  return math.floor((days + 3) / 7)
+end
+
+local function week_in(packed)
+  if packed and #packed == 16 then
+    local week, spent = struct.unpack('<dd', packed)
+    return week, spent
+  end
+  return 0, 0
+end
+
+-- Those of the week only where `weekly`.
+local function numbers_of(key, weekly)
+  local packed, week
+  if weekly then
+    local kept = redis.call('HMGET', key, 'n', 'w')
+    packed, week = kept[1], kept[2]
+  else
+    packed = redis.call('HGET', key, 'n')
+  end
+  local numbers
+  if packed and #packed == 104 then
+    numbers = {struct.unpack(FORMAT, packed)}
+  else
+    numbers = redis.call('HMGET', key, 'reserved', 'day', 'day_spent', 'month', 'month_spent') -- as once written
+    for place = 1, 13 do
+      numbers[place] = tonumber(numbers[place] or 0) or 0
+    end
+  end
+  if weekly then
+    numbers[14], numbers[15] = week_in(week)
   end
   return numbers
 end
 
-local function keep(key, numbers)
-  redis.call('HSET', key, 'n', struct.pack(FORMAT, unpack(numbers, 1, 13)))
+local function keep(key, numbers, weekly)
+  if weekly then
+    redis.call(
+      'HSET', key, 'n', struct.pack(FORMAT, unpack(numbers, 1, 13)), 'w', struct.pack('<dd', numbers[14], numbers[15])
+    )
+  else
+    redis.call('HSET', key, 'n', struct.pack(FORMAT, unpack(numbers, 1, 13)))
+  end
+end
+
+-- What was spent in `period` under other tenants, to which the subject belonged before: field `c` has what they had, as
+-- carry.lua put it there, at the places 1 (day), 3 (month) and 5 (week).
+local function carried(key, place, period)
+  local packed = redis.call('HGET', key, 'c')
+  if packed and #packed == 48 then
+    local first = place == 2 and 1 or place == 4 and 3 or 5
+    local at, spent = select(first, struct.unpack('<dddddd', packed))
+    return at >= period and spent or 0
+  end
+  return 0
 end
 
 -- What the bucket at `place` of `limit` a minute holds by now.

@@ -10,11 +10,12 @@
 --
 -- Limits are '', or a MessagePack array that has for each subject the number of rows to check, and five things of each:
 --   1, place, limit per minute, level needed (0: any above 0), tokens to take        a token bucket
---   2, place of the period (what was spent in it is next), limit in nano-dollars, 0, 0    money
+--   2, place of the period (what was spent in it is next), limit in nano-dollars, 1 if more of it may have been spent under
+--      another tenant, 1 if what is left is to be told among the levels    money
 --   3, 0, limit, ms, 0                                                           a lease
 --
 -- returns  what to reply if it is refused: {2, which row refuses, ms to wait (-1 unknown), levels}; else nil, the level of
---          each bucket, and 1 if money is left for less than ten such requests, else 0. Of several rows that refuse, the
+--          each bucket and what is left of money that is to be told, and 1 if money is left for less than ten such requests, else 0. Of several rows that refuse, the
 --          one with the longest wait says so.
 local function reserve(now, k, a)
   local id, noted, levels = ARGV[a], ARGV[a + 1] ~= '', {}
@@ -60,9 +61,21 @@ local function reserve(now, k, a)
         end
         levels[#levels + 1] = level
       elseif form == 2 then
-        local left = limit - numbers[1]
-        if numbers[place] >= (place == 2 and day or month) then
+        local left, period = limit - numbers[1], month
+        if place == 2 then
+          period = day
+        elseif place == 14 then
+          period = week_of(day)
+          numbers[14], numbers[15] = week_in(redis.call('HGET', KEYS[hash], 'w'))
+        end
+        if numbers[place] >= period then
           left = left - numbers[place + 1]
+        end
+        if limits[p + 3] == 1 then
+          left = left - carried(KEYS[hash], place, period)
+        end
+        if limits[p + 4] == 1 then
+          levels[#levels + 1] = left
         end
         if left < amount or left <= 0 then
           wait = math.huge

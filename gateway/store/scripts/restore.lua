@@ -28,12 +28,13 @@ if day[1] then
   local set, gone, fresh = added(KEYS[2], day, day_sums)
   write(KEYS[2], set, gone, fresh, DAY_FOR)
 end
+local today, month = tonumber(ARGV[1]), tonumber(ARGV[2])
 for key, amount in pairs(spent) do
-  local numbers = numbers_of(KEYS[key])
+  local numbers = numbers_of(KEYS[key], true)
   local earlier = numbers[2]
-  if spend(numbers, tonumber(ARGV[1]), tonumber(ARGV[2]), amount) then
-    keep(KEYS[key], numbers)
-    if earlier ~= tonumber(ARGV[1]) then
+  if spend(numbers, today, week_of(today), month, amount) then
+    keep(KEYS[key], numbers, true)
+    if earlier ~= today then
       keep_for_long(KEYS[key])
     end
   end

@@ -35,6 +35,7 @@ end
 
 local function settle(statuses)
   local first, day, month = 6 + subjects, tonumber(ARGV[2]), tonumber(ARGV[3])
+  local week = week_of(day)
   local ids, records, n = {}, {}, 0
   for a = first + 2, last, 2 do
     n = n + 1
@@ -113,9 +114,9 @@ local function settle(statuses)
   for s = 1, subjects do
     local amount, back, debits = spent[s] or 0, released[s] or 0, used[s] and ARGV[6 + s] or ''
     if amount ~= 0 or back ~= 0 or debits ~= '' then
-      local numbers = numbers_of(KEYS[4 + 2 * s])
+      local numbers = numbers_of(KEYS[4 + 2 * s], true)
       local earlier = numbers[2]
-      local any = spend(numbers, day, month, amount) or back ~= 0
+      local any = spend(numbers, day, week, month, amount) or back ~= 0
       numbers[1] = numbers[1] - back
       if debits ~= '' then
         debits = cmsgpack.unpack(debits)
@@ -166,7 +167,7 @@ local function settle(statuses)
   end
   for s = 1, subjects do
     if changed[s] then
-      keep(KEYS[4 + 2 * s], changed[s])
+      keep(KEYS[4 + 2 * s], changed[s], true)
       if begins[s] then
         keep_for_long(KEYS[4 + 2 * s])
       end

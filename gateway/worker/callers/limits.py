@@ -20,6 +20,7 @@ from gateway.config.schema import Caller, CallerLimits, Config
 from gateway.core.spending.local_limits import LocalLimits
 from gateway.core.spending.pricing import Catalogue, Model, Price
 from gateway.core.spending.quota import (
+    BUDGETS,
     COUNT,
     MESSAGE,
     Headers,
@@ -171,6 +172,11 @@ class Reservation:
     def headers(self) -> Headers:
         """What is left of the caller's own limits, as rate-limit headers."""
         return self.limits.headers(self._levels, self._now) if self._levels else []
+
+    def warnings(self, claude_code: bool) -> Headers:
+        """Of the budgets that are used beyond a soft threshold, as headers of an answer."""
+        warned = self.limits.warned(self._levels, self._at)
+        return [] if warned is None else warned.headers(claude_code)
 
     @property
     def leases(self) -> tuple[str, ...]:
@@ -454,8 +460,9 @@ def _quota(limits: CallerLimits | None) -> Quota:
         limits.input_tokens_per_minute,
         limits.output_tokens_per_minute,
         limits.concurrency,
-        None if budget.day is None else round(budget.day * _NANO),
-        None if budget.month is None else round(budget.month * _NANO),
+        soft=budget.soft,
+        message=budget.message,
+        **{f"{period}_nano": round(usd * _NANO) for period in BUDGETS if (usd := getattr(budget, period)) is not None},
     )
 
 

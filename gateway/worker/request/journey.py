@@ -297,6 +297,9 @@ class Journey:
             headers.append((b"x-gateway-account", account.tag))
         if self.reservation is not None:
             headers += self.reservation.headers()
+            if self.reservation.limits.soft:
+                head = self.request.head
+                headers += self.reservation.warnings(head is not None and head.claude_code)
         return headers
 
     def remember_cache(self) -> None:

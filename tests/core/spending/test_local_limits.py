@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from gateway.core.spending.local_limits import LocalLimits
@@ -7,7 +9,7 @@ NOW = 1000.0
 NOTHING = [0] * len(SUMS)
 
 
-def rows(endpoints: str = MESSAGE, **quota: int) -> tuple[Row, ...]:
+def rows(endpoints: str = MESSAGE, **quota: Any) -> tuple[Row, ...]:
     return Plan("t:team", [("c:alice", Quota(**quota)), ("t:team", Quota())]).limits(endpoints).rows
 
 

@@ -31,7 +31,7 @@ from gateway.core.spending.quota import (
 from gateway.store.ledger.ledger import Entry, sums_of
 
 AT = int(datetime(2026, 11, 22, 14, 30, tzinfo=UTC).timestamp()) * 1000
-ALL = Quota(600, 400_000, 80_000, 20, 50 * 10**9, 1000 * 10**9)
+ALL = Quota(600, 400_000, 80_000, 20, 50 * 10**9, 1000 * 10**9, 200 * 10**9)
 PRICE = Price(input=3000, output=15_000, write_5m=3750, write_1h=6000, read=300)
 
 
@@ -59,7 +59,7 @@ def test_a_caller_without_limits_asks_for_its_reservation_alone():
 
 
 def test_every_limit_of_caller_and_team_is_a_row():
-    fields = ["month", "day", "requests", "input", "output", "concurrency"]
+    fields = ["month", "week", "day", "requests", "input", "output", "concurrency"]
     assert kinds(plan(ALL, ALL)) == [(who, field) for who in ("c:alice", "t:research") for field in fields]
     assert kinds(plan(Quota(), Quota(concurrency=3))) == [("t:research", "concurrency")]
 
@@ -129,8 +129,21 @@ def refused(field: str, wait: int, subject: str = "c:alice", at: int = AT) -> Re
         ("input", "t:research", "This request would exceed your team's limit of 400,000 input tokens per minute."),
         ("output", "c:alice", "This request would exceed your limit of 80,000 output tokens per minute."),
         ("concurrency", "t:research", "This request would exceed your team's limit of 20 concurrent requests."),
-        ("day", "c:alice", "This request would exceed your budget of $50.00 per day."),
-        ("month", "t:research", "This request would exceed your team's budget of $1,000.00 per month."),
+        (
+            "day",
+            "c:alice",
+            "This request would exceed your budget of $50.00 per day, which resets 2026-11-23 00:00 UTC.",
+        ),
+        (
+            "week",
+            "t:research",
+            "This request would exceed your team's budget of $200.00 per week, which resets 2026-11-23 00:00 UTC.",
+        ),
+        (
+            "month",
+            "t:research",
+            "This request would exceed your team's budget of $1,000.00 per month, which resets 2026-12-01 00:00 UTC.",
+        ),
     ],
 )
 def test_a_refusal_names_the_limit_and_whose_it_is(field, subject, message):
@@ -140,7 +153,65 @@ def test_a_refusal_names_the_limit_and_whose_it_is(field, subject, message):
 @pytest.mark.parametrize(("nano", "words"), [(55_500_000, "$0.0555"), (4_000_000, "$0.004"), (0, "$0.00")])
 def test_a_budget_is_named_as_it_was_set(nano, words):
     refusal = plan(Quota(day_nano=nano)).message.refused(1, 2000, AT)
-    assert refusal.message == f"This request would exceed your budget of {words} per day."
+    words = f"your budget of {words} per day, which resets 2026-11-23 00:00 UTC."
+    assert refusal.message == f"This request would exceed {words}"
+
+
+def test_a_refusal_ends_with_the_companys_own_words():
+    refusal = plan(Quota(week_nano=10**9, message="Ask ml-leads: https://wiki.example/budgets")).message.refused(
+        1, -1, AT
+    )
+    assert refusal.message == (
+        "This request would exceed your budget of $1.00 per week, which resets 2026-11-23 00:00 UTC. "
+        "Ask ml-leads: https://wiki.example/budgets"
+    )
+    assert plan(Quota(requests=1, message="Ask.")).message.refused(1, 5, AT).message.endswith("per minute.")
+
+
+def test_a_boost_raises_every_budget_and_no_other_limit():
+    rows = plan(Quota(requests=5, day_nano=10, month_nano=20, boost_nano=3)).message.rows
+    assert [(row.kind.field, row.limit) for row in rows] == [("month", 23), ("day", 13), ("requests", 5)]
+
+
+# Warnings.
+
+SOFT = (0.5, 0.9)
+
+
+def test_without_a_threshold_the_store_tells_no_money():
+    limits = plan(Quota(requests=5, day_nano=10)).message
+    assert limits.soft == () and limits.warned([4], AT) is None
+    assert msgspec.msgpack.decode(limits.packed)[1:6] == [MONEY, 2, 10, 0, 0]
+
+
+@pytest.mark.parametrize(("left", "share"), [(501, None), (500, 0.5), (101, 0.5), (100, 0.9), (0, 0.9), (-50, 0.9)])
+def test_a_budget_warns_from_the_share_on_that_it_names(left, share):
+    warned = plan(Quota(day_nano=1000, soft=SOFT)).message.warned([left], AT)
+    assert (warned and warned.share) == share
+
+
+def test_the_budget_that_is_used_most_warns():
+    limits = plan(Quota(requests=5, month_nano=1000, soft=SOFT), Quota(requests=7, week_nano=10**9, soft=SOFT)).message
+    warned = limits.warned([400, 3, 10**8, 6], AT)  # in the order of the rows
+    assert warned is not None and (warned.row.subject, warned.used, warned.share) == ("t:research", 0.9, 0.9)
+    assert warned.words == "90% of your team's budget of $1.00 per week is used; it resets 2026-11-23 00:00 UTC."
+    assert dict(limits.headers([400, 3, 10**8, 6], AT))[b"anthropic-ratelimit-requests-remaining"] == b"3"
+
+
+def test_a_warning_is_a_header_and_claude_code_is_told_in_the_ones_that_it_shows():
+    warned = plan(Quota(day_nano=1000, soft=SOFT, message="Bitte fragen: Jürgen")).message.warned([30], AT)
+    assert warned is not None
+    (plain,) = warned.headers(claude_code=False)
+    assert (
+        plain[0] == b"x-gateway-budget-warning" and plain[1].startswith(b"97% of your budget") and b"J?rgen" in plain[1]
+    )
+    shown = dict(warned.headers(claude_code=True))
+    prefix = b"anthropic-ratelimit-unified-"
+    assert {name.removeprefix(prefix): value for name, value in shown.items() if name.startswith(prefix)} == {
+        b"status": b"allowed_warning", b"representative-claim": b"overage", b"reset": b"1795392000",
+        b"overage-status": b"allowed_warning", b"overage-reset": b"1795392000", b"overage-utilization": b"0.97",
+        b"overage-surpassed-threshold": b"0.9",
+    }  # fmt: skip
 
 
 def test_a_refusal_to_count_tokens_says_so():
@@ -164,6 +235,9 @@ def test_nobody_knows_when_a_slot_is_free():
     [
         ("day", datetime(2026, 11, 22, 14, 30), datetime(2026, 11, 23)),
         ("day", datetime(2026, 12, 31, 23, 59, 59), datetime(2027, 1, 1)),
+        ("week", datetime(2026, 11, 22, 14, 30), datetime(2026, 11, 23)),
+        ("week", datetime(2026, 11, 23), datetime(2026, 11, 30)),
+        ("week", datetime(2026, 12, 31, 5), datetime(2027, 1, 4)),
         ("month", datetime(2026, 11, 22, 14, 30), datetime(2026, 12, 1)),
         ("month", datetime(2026, 12, 31), datetime(2027, 1, 1)),
         ("month", datetime(2028, 2, 29, 1), datetime(2028, 3, 1)),
@@ -186,7 +260,7 @@ def test_kinds_are_told_apart_by_field_and_fed_to_known_headers():
     places = [place for kind in KINDS if kind.form != LEASES for place in (kind.place, kind.place + 1)]
     assert len(set(places)) == len(places) and min(places) == 2  # the first is what is reserved
     assert {kind.header for kind in KINDS if kind.form == BUCKET} == {"requests", "input-tokens", "output-tokens"}
-    assert {kind.limit for kind in KINDS} == set(Quota.__struct_fields__)
+    assert {kind.limit for kind in KINDS} == set(Quota.__struct_fields__) - {"boost_nano", "soft", "message", "carried"}
 
 
 # Headers.
@@ -240,9 +314,9 @@ def test_labels_are_those_of_the_utc_calendar(at):
     assert (labels(at).day, labels(at).month) == (f"{when:%Y%m%d}", f"{when:%Y%m}")
 
 
-@given(st.integers(0, 4 * 10**12), st.sampled_from(["day", "month"]))
+@given(st.integers(0, 4 * 10**12), st.sampled_from(["day", "week", "month"]))
 def test_a_period_ends_when_its_label_changes(at, period):
-    end = quota._end(period, at)
+    end = quota.period_end(period, at)
     assert at < end
     assert getattr(labels(end - 1), period) == getattr(labels(at), period) != getattr(labels(end), period)
 
@@ -281,4 +355,4 @@ def test_an_estimate_is_never_negative_and_strict_never_less(tokens, data, most,
 def test_limits_say_what_they_are():
     assert repr(plan(Quota(requests=5)).message) == "<Limits c:alice 5 requests per minute>"
     assert repr(plan(Quota()).message) == "<Limits none>"
-    assert plan(Quota(requests=5)).message.rows == (Row("c:alice", KINDS[2], 5),)
+    assert plan(Quota(requests=5)).message.rows == (Row("c:alice", KINDS[3], 5),)

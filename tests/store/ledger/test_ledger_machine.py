@@ -11,6 +11,7 @@ import asyncio
 import math
 import shutil
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,20 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from gateway.core.spending.quota import BUCKET, COUNT, KINDS, LEASE, LEASES, MESSAGE, MONEY, Limits, Plan, Quota, labels
+from gateway.core.spending.quota import (
+    BUCKET,
+    COUNT,
+    KINDS,
+    LEASE,
+    LEASES,
+    MESSAGE,
+    MONEY,
+    Labels,
+    Limits,
+    Plan,
+    Quota,
+    labels,
+)
 from gateway.store.client.connection import Arg
 from gateway.store.ledger.ledger import (
     STALE,
@@ -50,9 +64,9 @@ BEGIN = 1_801_346_400_000  # 22:00 of 30 January 2027, UTC
 
 TEAMS = {"alice": "research", "bob": "research", "carol": ""}
 QUOTAS = {
-    "c:alice": Quota(4, 1000, 500, 3, 100, 250),
+    "c:alice": Quota(4, 1000, 500, 3, 100, 250, 180),
     "c:bob": Quota(),
-    "t:research": Quota(6, 1500, None, 4, None, 400),
+    "t:research": Quota(6, 1500, None, 4, None, 400, 330),
     "c:carol": Quota(3, None, 300, 2, 60, None),
 }
 PLANS = {
@@ -84,6 +98,13 @@ class Money(msgspec.Struct):
     day_spent: int = 0
     month: str = ""
     month_spent: int = 0
+    week: int = 0
+    week_spent: int = 0
+
+
+def label_of(hour: str) -> Labels:
+    """The labels of an hour, such as 2026112214."""
+    return labels(int(datetime.strptime(hour, "%Y%m%d%H").replace(tzinfo=UTC).timestamp()) * 1000)
 
 
 class Account:
@@ -189,10 +210,12 @@ class Account:
         for (_, period, field), sums in sorted(self.sums.items(), key=lambda item: item[0][1]):
             caller = field.partition("\0")[0]
             if period.startswith("h:"):
-                self.charge(subjects_of(caller, TEAMS[caller]), period[2:10], period[2:8], sums[7])
+                self.charge(subjects_of(caller, TEAMS[caller]), label_of(period[2:]), sums[7])
         for subject, money in self.money.items():
             if money.day == before[subject].day:
                 assert money.day_spent == before[subject].day_spent
+            if money.week == before[subject].week:
+                assert money.week_spent == before[subject].week_spent
             if money.month == before[subject].month:
                 assert money.month_spent == before[subject].month_spent
 
@@ -205,14 +228,18 @@ class Account:
             after = tuple(one + sign * other for one, other in zip(before, sums, strict=True))
             if any(after):
                 self.sums[key] = after
-        self.charge(subjects_of(entry.caller, entry.team), when.day, when.month, sign * entry.cost_nano)
+        self.charge(subjects_of(entry.caller, entry.team), when, sign * entry.cost_nano)
 
-    def charge(self, subjects: tuple[str, ...], day: str, month: str, amount: int) -> None:
+    def charge(self, subjects: tuple[str, ...], when: Labels, amount: int) -> None:
+        day, week, month = when.day, when.week, when.month
         for subject in subjects if amount else ():
             money = self.money[subject]
             if money.day <= day:
                 money.day_spent = amount + (money.day_spent if money.day == day else 0)
                 money.day = day
+            if money.week <= week:
+                money.week_spent = amount + (money.week_spent if money.week == week else 0)
+                money.week = week
             if money.month <= month:
                 money.month_spent = amount + (money.month_spent if money.month == month else 0)
                 money.month = month
@@ -496,6 +523,7 @@ class History(RuleBasedStateMachine):
             assert int(kept.get("reserved", 0)) == account.reserved(subject)
             if money.day:
                 assert (kept["day"], int(kept["day_spent"])) == (int(money.day), money.day_spent)
+                assert (kept["week"], int(kept["week_spent"])) == (money.week, money.week_spent)
                 assert (kept["month"], int(kept["month_spent"])) == (int(money.month), money.month_spent)
             levels = {kind.field: kept[kind.field] for kind in KINDS if kind.form == BUCKET and kind.field in kept}
             assert levels.keys() == {field for who, field in account.levels if who == subject}
