@@ -50,7 +50,7 @@ format: $(STAMP) ## let ruff rewrite what it can
 lock: | $(BIN)/python ## rewrite the lock files from pyproject.toml (ARGS=--upgrade for newer versions)
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	$(COMPILE) pyproject.toml --all-extras --output-file requirements.lock $(ARGS)
-	$(COMPILE) pyproject.toml --extra otel --constraint requirements.lock --output-file deploy/requirements.lock
+	$(COMPILE) pyproject.toml --extra aws --extra google --extra otel --constraint requirements.lock --output-file deploy/requirements.lock
 	printf 'hatchling\nuv\n' | $(COMPILE) - --constraint requirements.lock --output-file deploy/build.lock
 
 clean: ## remove the virtual environment, caches and build output; never ./data

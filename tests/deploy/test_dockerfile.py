@@ -22,7 +22,7 @@ from tests.e2e.rig import START_SECONDS, WAIT_SECONDS, free_port, until
 
 FILE = DEPLOY / "Dockerfile"
 STAGES = dockerfile.parse(FILE)
-EXTRAS = ("otel",)
+EXTRAS = ("aws", "google", "otel")
 
 
 def pins(path: Path) -> dict[str, list[str]]:
