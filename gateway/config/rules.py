@@ -91,7 +91,7 @@ class _Same:
 class Text:
     """A string; `clean` checks and normalises it, `hide` makes it fit to be shown, `once` names what is unique.
     `secret`: it must be one, even where nothing of it is kept that would have to be hidden. `digits`: a whole number
-    means its digits."""
+    means its digits. `lines`: it may have several, as a key file has."""
 
     clean: Clean | None = None
     pattern: str = ""
@@ -100,6 +100,7 @@ class Text:
     empty: bool = False
     secret: bool = False
     digits: bool = False
+    lines: bool = False
 
     def read(self, reader: Reader, node: Node, path: str) -> Any:
         value, whole = reader.scalar(node, path, self.hidden)
@@ -130,7 +131,8 @@ class Text:
     def _problem(self, value: str) -> str:
         if not value:
             return "" if self.empty else "must not be empty"
-        if any(character < " " or "\x7f" <= character <= "\x9f" for character in value):
+        allowed = "\t\n\r" if self.lines else ""
+        if any((character < " " and character not in allowed) or "\x7f" <= character <= "\x9f" for character in value):
             return "contains a control character"
         if any("\ud800" <= character <= "\udfff" for character in value):
             return "is not valid Unicode text"
