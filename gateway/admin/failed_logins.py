@@ -6,7 +6,6 @@ address; that tokens are long is what keeps them from being found.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Callable, Iterator
 
@@ -14,6 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from gateway import log
+from gateway.listen.addresses import network_of
 from gateway.telemetry.repeats import Repeats
 
 MOST = 10  # a minute from one address
@@ -55,14 +55,3 @@ class FailedLogins(Collector):
     def collect(self) -> Iterator[Metric]:
         """Their number, for Prometheus."""
         yield CounterMetricFamily("gateway_admin_refused", "Wrong tokens on the admin listener.", value=self._count)
-
-
-def network_of(address: str) -> str:
-    """What one client has: an IPv4 address, or a whole IPv6 network."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is None:
-        return str(ipaddress.ip_network((found, 64), strict=False))
-    return str(getattr(found, "ipv4_mapped", None) or found)

@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, parse_qs, unquote, urlencode, urlsplit
 
+from gateway.core.identity.claims import split_path
+
 ID_PATTERN = "[A-Za-z0-9._-]{1,64}"
 PERSON_PATTERN = "[A-Za-z0-9._@+'-]{1,128}"
 DIGEST_PATTERN = "[0-9a-fA-F]{64}"
+ALGORITHMS = (
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
+)  # fmt: skip
 SECRET_LENGTH = 32
 TOKEN_LENGTH = 20
 NOTE_LENGTH = 256
@@ -180,6 +185,34 @@ def _split(text: str, schemes: tuple[str, ...]) -> SplitResult:
 
 def base_url(text: str) -> str:
     return _http_url(text, "; the credential is api_key")
+
+
+def jwks_uri(text: str) -> str:
+    parts = _split(text, ("http", "https"))
+    if "@" in parts.netloc or parts.fragment:
+        raise ValueError("must not have a user name, a password or a fragment")
+    if not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise ValueError("contains characters that a URL cannot have")
+    if parts.scheme == "http" and not loopback(parts.hostname):
+        raise ValueError("must begin with https://: who can change what it answers can make tokens")
+    return text
+
+
+def issuer(text: str) -> str:
+    if text == "kubernetes/serviceaccount":
+        raise ValueError("is of legacy tokens, which have no audience and no end; project one with an audience")
+    return claim_value(text)
+
+
+def claim_value(text: str) -> str:
+    if len(text) > 1024 or text != text.strip():
+        raise ValueError("must have at most 1024 characters, without spaces around them")
+    return text
+
+
+def claim_path(text: str) -> str:
+    split_path(text)
+    return text
 
 
 def public_url(text: str) -> str:

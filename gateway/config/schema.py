@@ -24,13 +24,16 @@ from gateway.config.rules import BAD, Choice, Flag, Many, Moment, Number, Reader
 from gateway.config.sections import Derived, Expression, Field, Frozen, Section, nearest, redacted
 from gateway.config.source import ConfigError, Node
 from gateway.config.units import KIBIBYTES, MEBIBYTES, SECONDS, SHARE
+from gateway.core.identity.claims import check_template
+from gateway.core.identity.strangers import wanting
 from gateway.core.routing.document import STATES
 from gateway.core.spending.pricing import Catalogue
 
 __all__ = [
     "ADMIN", "ROLES", "ROOT", "Account", "Admin", "AdminToken", "Affinity", "Budget", "Caller", "CallerLimits",
-    "Config", "ConfigError", "Limits", "Log", "ModelEntry", "Models", "Team", "Timeouts", "Tracing", "caller_warnings",
-    "catalogue_of", "config_warnings", "decode", "describe", "encode", "parse_listen", "schema", "undefined_team",
+    "Config", "ConfigError", "Issuer", "Limits", "Log", "ModelEntry", "Models", "Team", "Timeouts", "Tracing",
+    "caller_warnings", "catalogue_of", "config_warnings", "decode", "describe", "encode", "parse_listen", "schema",
+    "undefined_team",
 ]  # fmt: skip
 
 parse_listen = check.parse_listen
@@ -222,6 +225,74 @@ class Team(Frozen, frozen=True, kw_only=True):
     limits: Annotated[CallerLimits, "limits of all its callers together"] = CallerLimits()
 
 
+class Issuer(Frozen, frozen=True, kw_only=True):
+    """An issuer whose tokens (JWT) workloads may bring in place of a key. A caller by its tokens is `<id>/<caller>`.
+    One issuer may have several entries: the first that lets a token in counts."""
+
+    id: Annotated[
+        str,
+        Text(check.identifier, check.ID_PATTERN, once="issuer id"),
+        "name of this entry; ids of its callers begin with it, and it is what SDKs call the federation rule",
+    ]
+    issuer: Annotated[str, Text(check.issuer), "`iss` of its tokens, letter by letter"]
+    audiences: Annotated[
+        tuple[str, ...], Many(Text(check.claim_value), least=1, or_one=True), "`aud` of its tokens, any one of these"
+    ]
+    jwks_uri: Annotated[str | None, Text(check.jwks_uri), "URL of its key set"] = None
+    jwks_file: Annotated[str | None, Text(check.file), "file with its key set, in place of a URL"] = None
+    jwks_token_file: Annotated[
+        str | None, Text(check.file), "file with a bearer token to show at jwks_uri, read anew each time"
+    ] = None
+    ca_file: Annotated[
+        str | None, Text(check.authorities), "PEM file of the authorities to trust at jwks_uri, not the system's"
+    ] = None
+    proxy: Annotated[
+        str | None, Text(check.proxy_url, hide=check.without_password), "outbound proxy URL for jwks_uri"
+    ] = None
+    algorithms: Annotated[
+        tuple[str, ...], Many(Choice(check.ALGORITHMS), least=1, or_one=True), "how its tokens may be signed"
+    ] = ("RS256",)
+    caller: Annotated[
+        str,
+        Text(check_template),
+        "what tells its callers apart: a text with claims in braces, such as {kubernetes.io/namespace}",
+    ] = "{sub}"
+    team: Annotated[
+        str | None, Text(check_template), "their team, which must be defined; a text that may have claims in braces"
+    ] = None
+    require: Annotated[
+        dict[str, tuple[str, ...]],
+        Table(Text(check.claim_path), Many(Text(check.claim_value), least=1, or_one=True)),
+        "claims that a token must have: by path, a pattern with * or several of which one must fit",
+    ] = msgspec.field(default_factory=dict)
+    models: Annotated[
+        tuple[str, ...],
+        _PATTERNS,
+        "models they may use: names, each of which means all names of its model, or patterns with *",
+    ] = ("*",)
+    limits: Annotated[CallerLimits, "limits of each of its callers"] = CallerLimits()
+
+
+def _issuer(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
+    uri, file = values["jwks_uri"], values["jwks_file"]
+    if (uri is None) == (file is None):
+        return reader.fail(node.line, path, "needs jwks_uri or jwks_file, and not both")
+    for name in ("jwks_token_file", "ca_file", "proxy"):
+        if values[name] is not None and uri is None:
+            return reader.fail(node.value[name].line, f"{path}.{name}", "is for jwks_uri, which is not given")
+    claims = wanting(values["issuer"], values["require"])
+    if claims:
+        words = (
+            "anybody can have a token of this issuer; say whose you want by a pattern without a wildcard in front, of"
+        )
+        line = node.value["require"].line if "require" in node.value else node.line
+        return reader.fail(line, f"{path}.require", f"{words} one of: {', '.join(claims)}")
+    return values
+
+
+_ISSUER = Section(Issuer, finish=_issuer)
+
+
 class Affinity(Frozen, frozen=True, kw_only=True):
     """How conversations are recognised; `remember` in seconds."""
 
@@ -396,6 +467,9 @@ class Config(Frozen, frozen=True, kw_only=True):
     ]
     accounts: Annotated[tuple[Account, ...], Many(Section(Account), least=1), "the pool of upstream accounts"]
     keys: Annotated[tuple[Caller, ...], Many(_CALLER), "the callers and their gateway keys"] = ()
+    issuers: Annotated[
+        tuple[Issuer, ...], Many(_ISSUER), "issuers whose tokens workloads may bring in place of a key"
+    ] = ()
     teams: Annotated[tuple[Team, ...], Many(Section(Team)), "teams that have limits of their own"] = ()
     teams_strict: Annotated[
         bool, Flag(), "a caller's team that teams does not define is an error instead of a warning"
@@ -508,7 +582,7 @@ def config_warnings(config: Config, told: Collection[str] = ()) -> list[str]:
     warnings = []
     if config.admin.metrics_open and not check.loopback(parse_listen(config.admin.listen)[0]):
         warnings.append("admin.metrics_open: anyone who reaches the admin listener can read team and model names")
-    if not config.keys:
+    if not config.keys and not config.issuers:
         warnings.append("keys is empty: only keys made with `gateway keys create` are accepted")
     patterns = {pattern for account in config.accounts for pattern in account.models}
     every_name = catalogue_of(config).names
@@ -530,6 +604,9 @@ def config_warnings(config: Config, told: Collection[str] = ()) -> list[str]:
         )
     if config.limits.max_held_mb < config.limits.max_body_mb:
         warnings.append("limits.max_held_mb is less than max_body_mb: a large request is more than a worker holds")
+    for issuer in config.issuers:
+        if not issuer.require:
+            warnings.append(f"issuer {issuer.id}: it has no require, so that whoever has a token of it may call")
     for caller in config.keys:
         if caller.share == "team" and caller.team is None:
             warnings.append(f"key {caller.id}: it has no team to share with")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from gateway.listen.client import Scope
 
@@ -67,3 +67,14 @@ class Addresses:
 
 def _first(headers: dict[bytes, bytes], name: bytes) -> bytes:
     return headers.get(name, b"").partition(b",")[0].strip()
+
+
+def network_of(address: str) -> str:
+    """What one client has: an IPv4 address, or a whole IPv6 network."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is None:
+        return str(ip_network((found, 64), strict=False))
+    return str(getattr(found, "ipv4_mapped", None) or found)

@@ -27,11 +27,11 @@ _IMPATIENT = 5.0  # seconds after which a file that never rests is read anyway
 _FRESH = 60.0  # seconds; a file that changed later than that before the start is read once more
 _SHOWN = 20  # changes and problems that a log line names
 RELOADABLE = frozenset({
-    "accounts", "keys", "teams", "teams_strict", "admin.token", "admin.tokens", "admin.metrics_open",
+    "accounts", "keys", "issuers", "teams", "teams_strict", "admin.token", "admin.tokens", "admin.metrics_open",
     "affinity.remember", "cors.origins", "models.aliases", "models.catalogue", "models.default", "models.fees", "share",
     "public_url", "trusted_proxies", "expose_account", "retry_ambiguous",
 })  # fmt: skip
-_LISTS = ("accounts", "keys", "teams", "admin.tokens")  # whose members are named one by one
+_LISTS = ("accounts", "keys", "issuers", "teams", "admin.tokens")  # whose members are named one by one
 
 Apply = Callable[[Config], Awaitable[None]]
 Look = tuple[int, ...] | None
@@ -54,6 +54,7 @@ def compare(running: Config, loaded: Config) -> Change:
         running,
         accounts=loaded.accounts,
         keys=loaded.keys,
+        issuers=loaded.issuers,
         teams=loaded.teams,
         teams_strict=loaded.teams_strict,
         admin=msgspec.structs.replace(loaded.admin, listen=running.admin.listen),

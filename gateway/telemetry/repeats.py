@@ -36,6 +36,11 @@ class Repeats(Generic[K]):
         self.total += 1
         return count
 
+    def times(self, thing: K) -> int:
+        """How many times it has come lately."""
+        self.look()
+        return self._counts.get(thing, 0)
+
     def left(self, thing: K) -> float:
         """Seconds until it is counted from the beginning again."""
         return max(0.0, self._since.get(thing, 0.0) + self._seconds - self._now())

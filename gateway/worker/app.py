@@ -41,6 +41,7 @@ from gateway.telemetry.recent import MOST
 from gateway.telemetry.tracing import tracing_of
 from gateway.worker.accounts import Pool
 from gateway.worker.affinity.bindings import Admission, renews
+from gateway.worker.callers.authenticate import Callers
 from gateway.worker.callers.limits import Accounting, usage_folder
 from gateway.worker.endpoints import HOT, find, nowhere
 from gateway.worker.objects.batch_usage import BatchUsageMeter
@@ -118,9 +119,10 @@ class Gateway:
         )
         self._batch_usage = BatchUsageMeter(self.store, self.owners, self.accounting, self.catalogue, self._observe)
         self._settlement = Settlement(self.admission, self.accounting, self.catalogue, self._observe)
+        self.callers = Callers(config, self.keyring, lambda: self.admission.store_up)
         self.proxy = Proxy(
             config, self.pool, self.router, self.admission, self.accounting, self._settlement, self.owners,
-            self._batch_usage, self.keyring, self.metrics.upstream_answered, bound_thinking, self.tracing.begin,
+            self._batch_usage, self.callers, self.metrics.upstream_answered, bound_thinking, self.tracing.begin,
         )  # fmt: skip
         self._introduce()
         self.upkeep = Upkeep(config, self.proxy.live, self._settlement, self.accounting)
@@ -171,6 +173,7 @@ class Gateway:
         self.accounting.configure(config, self.catalogue)
         self.owners.configure(config)
         self.proxy.configure(config)
+        self.callers.configure(config)
         self._enrol()
         self.upkeep.configure(config)
 
@@ -181,7 +184,7 @@ class Gateway:
 
     def _enrol(self) -> None:
         self.keyring = keyring_of(self.config.keys, self._made)
-        self.proxy.know(self.keyring)
+        self.callers.know(self.keyring)
         self.accounting.forget()
         self._introduce()
 
@@ -189,6 +192,8 @@ class Gateway:
         callers = self.keyring.callers
         self.owners.know(callers)
         self.metrics.know_teams(caller.team for caller in callers.values() if caller.team)
+        if self.config.issuers:
+            self.metrics.know_teams(team.id for team in self.config.teams)
 
     def heard(self, data: bytes) -> None:
         """A broadcast from another process."""
@@ -221,12 +226,14 @@ class Gateway:
     async def start(self) -> None:
         """Connect to the store (or note that it is away) and begin the upkeep."""
         await self.store.start(STORE_WAIT)
+        self.callers.start()
         self._lag.start()
         self._tell(broadcast.Hello())
 
     async def close(self) -> None:
         self._lag.stop()
         await self.revival.aclose()
+        await self.callers.close()
         await self._batch_usage.close()
         self.owners.rest()
         self.accounting.rest()
@@ -266,7 +273,8 @@ class Gateway:
         return {endpoint.name: 0.0 for endpoint in HOT.values()} | dict(running)
 
     def _degraded(self) -> dict[str, float]:
-        return {"store": float(not self.store.up), "journal": float(self.accounting.journal.full)}
+        away = {"store": not self.store.up, "journal": self.accounting.journal.full, "issuers": self.callers.failing}
+        return {mode: float(holds) for mode, holds in away.items()}
 
     def _beat(self) -> None:
         now = monotonic()

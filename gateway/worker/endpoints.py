@@ -20,6 +20,7 @@ class At(StrEnum):
     HOME = "home"  # where the caller's share group keeps its objects
     OWNER = "owner"  # where the object lives whose id the path names
     HERE = "here"  # the gateway itself
+    EXCHANGE = "exchange"  # the gateway itself, whoever asks: a token of its own for an issuer's
     REFUSED = "refused"  # nobody: it is the company's, never a caller's
 
 
@@ -137,6 +138,7 @@ TABLE: dict[str, tuple[Endpoint, ...]] = {
     ),
     **_about("/v1/organizations", "organizations", "", At.REFUSED),
     **_about("/v1/organizations/{rest}", "organizations", "", At.REFUSED),
+    **_about("/v1/oauth/token", "token", "", At.EXCHANGE),
     **_about("/v1/oauth/{rest}", "oauth", "", At.REFUSED),
 }
 _SHOWN = 100  # characters of a path that an error repeats

@@ -28,6 +28,7 @@ _READ = frozenset(
 
 # A client says the same of itself with every request: these headers' finished lines are kept, within bounds.
 _STABLE = (b"x-stainless-", b"user-agent", b"accept", b"content-type", b"anthropic-beta", b"x-app")
+_OF_CREDENTIAL = b"oauth-2025-04-20"  # a beta that belongs to the credential that is replaced
 _IDLE = (b"accept-encoding", b"connection")  # dropped, whatever they say
 _MAX_KNOWN = 4096
 _known: dict[tuple[bytes, bytes], bytes] = {}
@@ -123,6 +124,8 @@ def _take(head: Head, header: tuple[bytes, bytes], affinity: bytes) -> bytes:
             _know(header, line)
     elif not name.startswith(_PREFIXES) and not (b"_" in name and _dropped_too(name.replace(b"_", b"-"))):
         line = b"%b: %b\r\n" % header
+        if name == b"anthropic-beta" and _OF_CREDENTIAL in value:
+            line = _without_beta(value)
         if name in _READ:
             _note(head, name, value)
         elif name.startswith(_STABLE):
@@ -133,6 +136,12 @@ def _take(head: Head, header: tuple[bytes, bytes], affinity: bytes) -> bytes:
 def _dropped_too(name: bytes) -> bool:
     """Whether a header would be dropped if its underscores were hyphens, as some servers read them."""
     return name in DROPPED or name.startswith(_PREFIXES)
+
+
+def _without_beta(value: bytes) -> bytes:
+    """A line of betas without the credential's own, b"" where none is left."""
+    betas = b",".join(each for each in value.split(b",") if each.strip() != _OF_CREDENTIAL)
+    return b"anthropic-beta: %b\r\n" % betas.strip() if betas.strip() else b""
 
 
 def _know(header: tuple[bytes, bytes], line: bytes) -> None:

@@ -28,7 +28,7 @@ from gateway.worker.request import exchange, messages, proxy
 
 PARTS: dict[str, tuple[Any, str]] = {
     "reading the head": (proxy, "read_head"),
-    "authentication": (Callers, "authenticate"),
+    "authentication": (Callers, "find"),
     "reading the body": (messages, "peek"),
     "rights": (Rights, "check_body"),
     "references": (messages, "references"),

@@ -28,7 +28,8 @@ from gateway.worker.endpoints import HOT, TABLE, Answer, At, Body, find, nowhere
         ("PATCH", b"/v1/of_next_month/x_1", "other", At.HOME, ""),
         ("GET", b"/v1/organizations/users", "organizations", At.REFUSED, ""),
         ("GET", b"/v1/organizations", "organizations", At.REFUSED, ""),
-        ("POST", b"/v1/oauth/token", "oauth", At.REFUSED, ""),
+        ("POST", b"/v1/oauth/token", "token", At.EXCHANGE, ""),
+        ("POST", b"/v1/oauth/authorize", "oauth", At.REFUSED, ""),
     ],
 )
 def test_a_path_leads_to_its_endpoint_and_names_its_object(method, path, name, at, named):

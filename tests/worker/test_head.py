@@ -40,6 +40,21 @@ def test_headers_that_the_upstream_may_want_go_on_as_they_came(name):
 
 
 @pytest.mark.parametrize(
+    ("said", "goes_on"),
+    [
+        (b"oauth-2025-04-20", []),
+        (b"a,oauth-2025-04-20", [b"a"]),
+        (b"oauth-2025-04-20, a, b", [b"a, b"]),
+        (b"a, oauth-2025-04-20,b", [b"a,b"]),
+        (b"a-oauth-2025-04-20", [b"a-oauth-2025-04-20"]),
+    ],
+)
+def test_the_beta_of_the_credential_that_is_replaced_does_not_go_on(said, goes_on):
+    for _ in range(2):  # as it is read, and as it is remembered
+        assert read((b"anthropic-beta", said)).betas == goes_on
+
+
+@pytest.mark.parametrize(
     "name",
     b"host connection keep-alive proxy-connection proxy-authorization proxy-authenticate te trailer "
     b"upgrade expect x-api-key authorization cookie forwarded via x-real-ip x-forwarded-for x-forwarded-host "

@@ -1,38 +1,111 @@
-"""Who calls: authentication from memory."""
+"""Who calls: authentication from memory, and what a credential that nobody knows yet may be."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from time import time
+from typing import TYPE_CHECKING
 
-from gateway.config.schema import Caller
+from gateway.config.schema import Caller, Config
 from gateway.core.spending.keyring import Keyring
 from gateway.errors import ApiError
+from gateway.listen.addresses import Addresses
+from gateway.listen.client import Scope
 from gateway.worker.head import Head
+
+if TYPE_CHECKING:
+    from gateway.worker.callers.tokens import Tokens
 
 MOST = 4  # credentials of one request that are looked at
 
 
 class Callers:
-    """The table of keys: SHA-256 digest to caller. Looking a digest up takes no time that depends on a secret. While it
-    is not `complete()`, nobody is told that a key does not exist."""
+    """The table of keys: SHA-256 digest to caller, and the tokens of those issuers that are configured. Looking a
+    digest up takes no time that depends on a secret. While the table is not `complete()`, nobody is told that a key
+    does not exist."""
 
-    def __init__(self, keyring: Keyring[Caller], complete: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, config: Config, keyring: Keyring[Caller], complete: Callable[[], bool] = lambda: True) -> None:
         self._keyring = keyring
         self._complete = complete
+        self._tokens: Tokens | None = None
+        self._started = False
+        self.configure(config)
 
-    def authenticate(self, head: Head) -> Caller:
-        """The caller of a request. Either credential header will do; of several the one that is known counts. Raises
-        ApiError(401)."""
-        given = [key for key in head.credentials if key]
-        for key in given[:MOST]:
-            caller = self._keyring.find(hashlib.sha256(key).digest(), time())
-            if caller is not None:
-                return caller
-        if given and not self._complete():
+    def configure(self, config: Config) -> None:
+        """Follow a new configuration."""
+        self._addresses = Addresses(config.trusted_proxies)
+        if self._tokens is not None:
+            self._tokens.configure(config)
+        elif config.issuers:
+            from gateway.worker.callers.tokens import (
+                Tokens,
+            )  # where it is wanted: it takes a tenth of a worker's memory
+
+            self._tokens = Tokens(config)
+            if self._started:
+                self._tokens.start()
+        if self._tokens is not None:
+            self._tokens.know(team.id for team in config.teams)
+
+    def know(self, keyring: Keyring[Caller]) -> None:
+        """Recognise callers by this table from the next request on."""
+        self._keyring = keyring
+
+    def start(self) -> None:
+        """Fetch the keys of issuers, if there are any; the event loop runs."""
+        self._started = True
+        if self._tokens is not None:
+            self._tokens.start()
+
+    async def close(self) -> None:
+        if self._tokens is not None:
+            await self._tokens.close()
+
+    @property
+    def may_exchange(self) -> bool:
+        """Whether there are issuers whose tokens can be exchanged."""
+        return self._tokens is not None and self._tokens.any
+
+    @property
+    def failing(self) -> bool:
+        """Whether the keys of some issuer cannot be had."""
+        return self._tokens is not None and self._tokens.failing
+
+    def find(self, head: Head) -> Caller | None:
+        """The caller of a request, by memory alone. Either credential header will do; of several the one that is known
+        counts."""
+        for key in head.credentials[:MOST]:
+            if key:
+                digest = hashlib.sha256(key).digest()
+                caller = self._keyring.find(digest, time())
+                if caller is None and self._tokens is not None:
+                    caller = self._tokens.find(digest, time())
+                if caller is not None:
+                    return caller
+        return None
+
+    async def identify(self, head: Head, scope: Scope) -> Caller:
+        """The caller of a request whom `find` does not know. Raises ApiError, as a rule 401."""
+        given = [key for key in dict.fromkeys(head.credentials) if key][:MOST]
+        if not given:
+            raise ApiError(401, "x-api-key header is required")
+        refused: ApiError | None = None
+        for token in given:
+            if self._tokens is not None and self._tokens.takes(token):
+                try:
+                    return await self._tokens.identify(token, self._addresses.client(scope))
+                except ApiError as error:
+                    refused = refused or error
+        if refused is not None:
+            raise refused
+        if not self._complete():
             words = "The gateway cannot look for this key now, as its store is away. Please try again later."
             raise ApiError(529, words, retry_after=1, cause="store_away")
-        if given:
-            raise ApiError(401, "invalid x-api-key")
-        raise ApiError(401, "x-api-key header is required")
+        raise ApiError(401, "invalid x-api-key")
+
+    async def exchange(self, token: bytes, rule: str | None, scope: Scope) -> tuple[bytes, Caller]:
+        """As Tokens.exchange."""
+        if self._tokens is None:
+            raise ApiError(401, "This gateway accepts no tokens.")
+        return await self._tokens.exchange(token, rule, self._addresses.client(scope))

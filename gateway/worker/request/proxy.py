@@ -12,7 +12,6 @@ from collections.abc import Callable
 from gateway import log
 from gateway.config.schema import Caller, Config
 from gateway.core.routing.router import Router
-from gateway.core.spending.keyring import Keyring
 from gateway.errors import ApiError
 from gateway.listen.client import Client
 from gateway.telemetry.tracing import Trace
@@ -34,6 +33,7 @@ from gateway.worker.request.journey import Holding, Journey
 from gateway.worker.request.messages import Messages
 from gateway.worker.request.relay import broken
 from gateway.worker.request.settlement import Settlement
+from gateway.worker.request.token_exchange import exchange
 
 
 class Proxy:
@@ -52,7 +52,7 @@ class Proxy:
         settlement: Settlement,
         owners: Owners,
         batch_usage: BatchUsageMeter,
-        keyring: Keyring[Caller],
+        callers: Callers,
         upstream_answered: Callable[[str, str, str], None],
         bound_thinking: Callable[[str], bool],
         trace: Callable[[bytes], Trace],
@@ -63,7 +63,7 @@ class Proxy:
         self._admission = admission
         self._settlement = settlement
         self._trace = trace
-        self._callers = Callers(keyring, lambda: self._admission.store_up)
+        self._callers = callers
         self._rights = Rights(config, router.offers)
         exchange = Exchange(config, pool, router, owners, self.home, upstream_answered)
         self._dispatch = Dispatch(config, pool, router, exchange)
@@ -82,10 +82,6 @@ class Proxy:
         self._messages.configure(config)
         self._objects.configure(config)
         self._dispatch.configure(config)
-
-    def know(self, keyring: Keyring[Caller]) -> None:
-        """Recognise callers by this table from the next request on."""
-        self._callers = Callers(keyring, lambda: self._admission.store_up)
 
     async def handle(self, endpoint: Endpoint, client: Client, object_id: str = "") -> None:
         """Serve one request of an endpoint, whose path names `object_id`."""
@@ -121,8 +117,11 @@ class Proxy:
             head.continue_trace(trace.header, trace.broken)
         if head.hosts != 1 and client.version == "1.1":
             raise ApiError(400, "host: exactly one is needed")
-        caller = request.caller = self._callers.authenticate(head)
-        if endpoint.at is At.REFUSED:
+        if endpoint.at is At.EXCHANGE and self._callers.may_exchange:
+            return await exchange(x, self._callers)
+        caller = self._callers.find(head) or await self._callers.identify(head, client.scope)
+        request.caller = caller
+        if endpoint.at is At.REFUSED or endpoint.at is At.EXCHANGE:
             raise ApiError(
                 403, "This part of the API is for the company's administrators; the gateway does not pass it on."
             )

@@ -1,9 +1,8 @@
-"""Who calls, and where a conversation lives: against a real store, and without one."""
+"""Where a conversation lives: against a real store, and without one."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from time import monotonic, time
@@ -20,17 +19,12 @@ from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.groups import group_of
 from gateway.core.routing.route import Route
 from gateway.core.routing.router import Router
-from gateway.core.spending.keyring import Stored
 from gateway.core.wire.peek import peek
-from gateway.errors import ApiError
 from gateway.store.client.client import StoreClient
 from gateway.store.client.topology import Access
 from gateway.store.embedded import EmbeddedServer
-from gateway.store.pool.keyring import keyring_of
 from gateway.worker.affinity import bindings as module
 from gateway.worker.affinity.bindings import Admission, Binding, renews
-from gateway.worker.callers.authenticate import Callers
-from gateway.worker.head import read_head
 
 MODEL = "claude-sonnet-4-5"
 ALICE = Caller(id="alice", team="research")
@@ -39,62 +33,6 @@ KEYS = [random.Random(n).randbytes(16) for n in range(40)]
 CONFIG = Config(admin=Admin(token="admin-token"), secret=("s" * 32,), accounts=(), affinity=Affinity(remember=3600.0))
 BODY = b'{"model":"m","messages":[]}'
 DAY = 86_400_000
-
-
-# Who calls.
-
-
-def digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-CALLERS = Callers(
-    keyring_of(
-        (
-            Caller(id="alice", digests=(digest("sk-alice-1"), digest("sk-alice-2"))),
-            Caller(id="bob", digests=(digest("sk-bob"),)),
-        ),
-        Stored(),
-    )
-)
-
-
-def who(*headers: tuple[bytes, bytes]) -> str:
-    return CALLERS.authenticate(read_head(list(headers), b"x-conversation-id")).id
-
-
-@pytest.mark.parametrize(
-    ("headers", "caller"),
-    [
-        ([(b"x-api-key", b"sk-alice-1")], "alice"),
-        ([(b"x-api-key", b"sk-alice-2")], "alice"),
-        ([(b"authorization", b"Bearer sk-bob")], "bob"),
-        ([(b"x-api-key", b"sk-bob"), (b"authorization", b"Bearer other")], "bob"),
-        ([(b"x-api-key", b"other"), (b"authorization", b"Bearer sk-bob")], "bob"),
-    ],
-)
-def test_a_caller_is_known_by_any_of_its_keys_in_either_header(headers, caller):
-    assert who(*headers) == caller
-
-
-@pytest.mark.parametrize(
-    ("headers", "words"),
-    [
-        ([], "x-api-key header is required"),
-        ([(b"authorization", b"Basic sk-bob")], "x-api-key header is required"),
-        ([(b"x-api-key", b"sk-other")], "invalid x-api-key"),
-        ([(b"x-api-key", b"sk-bo")], "invalid x-api-key"),
-        ([(b"x-api-key", b"sk-bob ")], "invalid x-api-key"),
-        ([(b"x-api-key", digest("sk-bob").encode())], "invalid x-api-key"),
-        ([(b"authorization", b"Bearer nobody")], "invalid x-api-key"),
-        ([(b"x-api-key", b"\xff\xfe")], "invalid x-api-key"),
-    ],
-)
-def test_who_has_no_key_is_told_so(headers, words):
-    with pytest.raises(ApiError, match=words) as caught:
-        who(*headers)
-    assert caught.value.status == 401
-    assert caught.value.kind == "authentication_error"
 
 
 # Where a conversation lives.
