@@ -228,8 +228,8 @@ class Server:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for sock in [*self._accepted, *(peer.sock for peer in self.peers)]:
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # a TLS socket's own way takes its state away while its thread reads
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
         for thread in self._threads:
             await asyncio.to_thread(thread.join, PATIENCE)
             assert not thread.is_alive()
