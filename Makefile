@@ -28,7 +28,7 @@ bench: $(STAMP) ## cost per request and per event, side by side with nginx
 	$(BIN)/gateway bench $(ARGS)
 
 quick: $(STAMP) ## a minute: the rules, the configuration, and whole journeys of requests without a socket
-	$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal -p no:schemathesis tests/core tests/config tests/journeys $(ARGS)
+	$(BIN)/python -m pytest -q -rs -n 2 --dist worksteal -p no:schemathesis --wire tests/core tests/config tests/journeys $(ARGS)
 
 test: $(STAMP) ## all tests; whatever had to be skipped is listed with its reason
 	$(BIN)/python -m pytest -rs $(ARGS)

@@ -1,6 +1,6 @@
 """A client behind an ASGI server or middleware: the journey's way in and out where it does not hold the connection.
 
-The server cancels the task that serves a request when its client has gone.
+ASGI servers tell whoever asks that a client has gone, and nobody else: while an answer is due, somebody asks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from gateway.listen.client import HeaderList, Receive, Scope, Send
 
 
 class AsgiClient:
-    """One request and its answer; a `client.Client`."""
+    """One request and its answer; a `client.Client`. From the end of the request's body on, the task that reads it is
+    cancelled when the client has `gone`, until `close`."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -21,19 +22,40 @@ class AsgiClient:
         self.query: bytes = scope.get("query_string", b"")
         self.headers: HeaderList = scope["headers"]
         self.version: str = scope.get("http_version", "1.1")
+        self.gone = False
         self._receive = receive
         self._send = send
+        self._ended = False  # the whole answer was given to the server
+        self._watching: asyncio.Task[None] | None = None
 
     async def read(self) -> tuple[bytes, bool]:
         message = await self._receive()
         if message["type"] == "http.disconnect":
+            self.gone = True
             raise asyncio.CancelledError
-        return message.get("body", b""), message.get("more_body", False)
+        more = message.get("more_body", False)
+        if not more:
+            self._watching = asyncio.create_task(self._watch(asyncio.current_task()))
+        return message.get("body", b""), more
+
+    async def _watch(self, serving: asyncio.Task[None] | None) -> None:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and not self._ended and serving is not None:
+            self.gone = True
+            if not serving.cancelling():  # by a server that does it itself
+                serving.cancel()
+
+    def close(self) -> None:
+        """Nobody waits for what its client does any more."""
+        self._ended = True
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def start(self, status: int, headers: HeaderList) -> None:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, body: bytes, more: bool) -> None:
+        self._ended = not more
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:

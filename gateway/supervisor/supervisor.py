@@ -38,7 +38,7 @@ from gateway.admin.desks.keys import Keys as KeyDesk
 from gateway.admin.desks.levels import Levels
 from gateway.admin.desks.usage import Usage
 from gateway.admin.openapi import documented
-from gateway.config.schema import Caller, Config, encode, undefined_team
+from gateway.config.schema import Caller, Config, encode, parse_listen, undefined_team
 from gateway.core.spending.keyring import Keyring, Stored
 from gateway.listen.bind import bind
 from gateway.listen.server import Server, serve_asgi
@@ -62,7 +62,7 @@ from gateway.supervisor.pool.broadcast import Broadcaster
 from gateway.supervisor.pool.membership import Membership
 from gateway.supervisor.pool.snapshot import Snapshot
 from gateway.supervisor.reload import Reloader
-from gateway.supervisor.workers import Workers
+from gateway.supervisor.workers import Spawn, Workers, processes
 from gateway.telemetry.counters import Histograms, snapshot_of
 from gateway.telemetry.lag import Lag
 from gateway.telemetry.metric_table import LAG
@@ -80,7 +80,8 @@ _SILENT = 15.0  # seconds after which a process of which nothing is heard is gon
 class Supervisor:
     """Runs one gateway with this configuration against the store at `store_url`; `revive` is called now and then to
     start that store again should it have died and be ours. `source` is the file of the configuration, which is
-    followed; None for a configuration that is in no file.
+    followed; None for a configuration that is in no file. `spawn` starts its one worker; None for processes, as many as
+    are configured.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Supervisor:
         store_url: str,
         revive: Callable[[], object],
         source: Path | None = None,
+        spawn: Spawn | None = None,
     ) -> None:
         self.config = config
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -108,8 +110,10 @@ class Supervisor:
         self._registry = CollectorRegistry(auto_describe=False)
         self._source = source
         self._reloader = Reloader(source, lambda: self.config, self._reload, self._registry)
+        self.listeners = bind(config.listen, config.workers) if spawn is None else []
+        workers = len(self.listeners) or 1
         self.pool = Membership(
-            self.id, config.workers, tuple(map(entry_of, config.accounts)), self._pool_store, Snapshot(config.data_dir),
+            self.id, workers, tuple(map(entry_of, config.accounts)), self._pool_store, Snapshot(config.data_dir),
             changed=self._agreed, reseed=self._reseed, outdated=self._stop_soon,
         )  # fmt: skip
         self.keys = SharedKeys(KeyStore(store_url), KeyFile(config.data_dir), self._keys_changed)
@@ -118,9 +122,10 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
-        self.listeners = bind(config.listen, config.workers)
         self._admin_socket = bind(config.admin.listen, 1)[0]
-        self._workers = Workers(self.listeners, self._order, self._told, self._archive.ask)
+        self._workers = Workers(
+            workers, spawn or processes(self.listeners), self._order, self._told, self._archive.ask
+        )  # fmt: skip
         self._audit = Audit(store_url, AuditFile(config.data_dir))
         self._binding_counts = BindingCounts(store_url)
         self._level_reader = LevelReader(store_url)
@@ -128,7 +133,7 @@ class Supervisor:
             self._level_reader, lambda: self._keyring().callers.values(), lambda: self.config.teams, time.time
         )  # fmt: skip
         watch = Watch(
-            self._workers, self.account_states, self._binding_counts, len(self.listeners), lambda: self.pool.up,
+            self._workers, self.account_states, self._binding_counts, workers, lambda: self.pool.up,
             lambda: self._accounts.all(),
         )  # fmt: skip
         self._accounts = Accounts(self.pool, watch.view, self.account_states.enable, time.time)
@@ -143,7 +148,9 @@ class Supervisor:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the data listener."""
+        """Host and port of the data listener, as it is configured where that is another's."""
+        if not self.listeners:
+            return parse_listen(self.config.listen)
         return cast(tuple[str, int], self.listeners[0].getsockname()[:2])
 
     @property
@@ -158,15 +165,26 @@ class Supervisor:
             loop.add_signal_handler(number, self._asked_to_stop)
         if self._source is not None:
             loop.add_signal_handler(signal.SIGHUP, self._reloader.ask)
+        await self.start()
+        serving()
+        await self.asked_to_stop()
+        await self.stop()
+
+    async def asked_to_stop(self) -> None:
+        """Wait until somebody has asked, or this gateway must not go on."""
+        await self._stopping.wait()
+
+    async def start(self) -> None:
+        """Serve from now on. Raises Unstartable."""
         await self.pool.join()
         await self.keys.join()
         self._warn_of_teams()
         self.account_states.apply(self.pool.document)
-        admin = self._admin_server()
+        self._admin_server = self._open_admin()
         self._tasks = [
             asyncio.create_task(work)
             for work in (
-                admin.serve([self._admin_socket]),
+                self._admin_server.serve([self._admin_socket]),
                 self.pool.keep(self._revive),
                 self.keys.keep(),
                 self._pool_store.follow(self._changed, self._heard),
@@ -186,10 +204,9 @@ class Supervisor:
         gc.set_threshold(50_000, 20, 50)
         self._lag.start()
         host, port = self.address
-        log.info("serving", address=f"{host}:{port}", workers=self.config.workers, accounts=len(self.config.accounts))
-        serving()
-        await self._stopping.wait()
-        await self._stop(admin)
+        log.info(
+            "serving", address=f"{host}:{port}", workers=len(self.listeners) or 1, accounts=len(self.config.accounts)
+        )
 
     def _asked_to_stop(self) -> None:
         if self._stopping.is_set():
@@ -303,7 +320,7 @@ class Supervisor:
 
     # The admin listener.
 
-    def _admin_server(self) -> Server:
+    def _open_admin(self) -> Server:
         registry = self._registry
         info = Gauge("gateway_build_info", "1; the version is in the label.", ("version",), registry=registry)
         info.labels(gateway.__version__).set(1)
@@ -360,14 +377,16 @@ class Supervisor:
 
     # The end.
 
-    async def _stop(self, admin: Server) -> None:
-        """Not ready first; after the delay no more connections; then the drain limit."""
+    async def stop(self, delay: float | None = None) -> None:
+        """Not ready first; after the delay (seconds; None: as configured) no more connections; then the drain limit."""
         timeouts = self.config.timeouts
+        delay = timeouts.drain_delay if delay is None else delay
         self._draining = True
-        log.info("draining", delay_seconds=timeouts.drain_delay, limit_seconds=timeouts.drain)
+        self._stop_soon()
+        log.info("draining", delay_seconds=delay, limit_seconds=timeouts.drain)
         self._workers.tell(NotReady())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._hurry.wait(), timeouts.drain_delay)
+            await asyncio.wait_for(self._hurry.wait(), delay)
         for listener in self.listeners:
             listener.close()
         await self._workers.drain(timeouts.drain)
@@ -375,7 +394,7 @@ class Supervisor:
         await self.account_states.aclose()
         self.live.close()
         self._lag.stop()
-        admin.end()
+        self._admin_server.end()
         await asyncio.sleep(0)
         self._workers.close()
         for task in self._tasks[1:]:

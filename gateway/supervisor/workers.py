@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from gateway import log
 from gateway.listen.bind import Unstartable
@@ -30,10 +30,42 @@ _UNTOLD = 600_000  # ms in which a worker that died may have journaled what it c
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before a worker that died is replaced
 
 
-class Worker:
-    """One worker process, as its supervisor sees it."""
+class Running(Protocol):
+    """A worker that runs, as a process does; `wait` blocks."""
 
-    def __init__(self, index: int, name: str, process: subprocess.Popen[bytes], channel: Channel) -> None:
+    pid: int
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def kill(self) -> None: ...
+
+    def wait(self) -> int | None: ...
+
+
+Spawn = Callable[[int, socket.socket], Running]  # starts worker number so and so, whose end of the channel this is
+
+
+def processes(listeners: list[socket.socket]) -> Spawn:
+    """Workers that are processes, each with its own of the listeners."""
+
+    def spawn(index: int, control: socket.socket) -> Running:
+        listener = listeners[index]
+        with control:
+            return subprocess.Popen(  # noqa: S603 - it must be forked by this thread; our own interpreter
+                [sys.executable, "-P", "-m", "gateway.worker.process", str(control.fileno()), str(listener.fileno())],
+                pass_fds=(control.fileno(), listener.fileno()),
+                stdin=subprocess.DEVNULL,
+                process_group=0,
+            )
+
+    return spawn
+
+
+class Worker:
+    """One worker, as its supervisor sees it."""
+
+    def __init__(self, index: int, name: str, process: Running, channel: Channel) -> None:
         self.index = index
         self.name = name
         self.process = process
@@ -48,13 +80,14 @@ class Worker:
 
 
 class Workers:
-    """One worker for each of the `listeners`. `order()` makes the first message to a new one; `heard` gets the
+    """`count` workers, which `spawn` starts. `order()` makes the first message to a new one; `heard` gets the
     broadcasts of each, after the others got it; `returned(since)` is told that one has the store back, which went away
     then (Unix ms), or has died."""
 
     def __init__(
         self,
-        listeners: list[socket.socket],
+        count: int,
+        spawn: Spawn,
         order: Callable[[], Start],
         heard: Callable[[bytes], None],
         returned: Callable[[int], None],
@@ -63,7 +96,8 @@ class Workers:
         self.lately = Totals()  # of samples: less of it, and newer
         self.ended: Callable[[list[Finished]], None] = lambda records: None  # told of requests that have ended
         self.looked: Callable[[], None] = lambda: None  # called after each unasked look
-        self._listeners = listeners
+        self._count = count
+        self._spawn = spawn
         self._order = order
         self._heard = heard
         self._returned = returned
@@ -102,13 +136,13 @@ class Workers:
 
     async def start(self) -> None:
         """Start the workers and wait until all serve, or until `stop`. Raises Unstartable if one cannot."""
-        for index in range(len(self._listeners)):
+        for index in range(self._count):
             self._task(self._keep(index))
         await asyncio.sleep(0)
         deadline = time.monotonic() + _START_WAIT
         while not self._stopping.is_set():
             workers = self._workers.values()
-            if len(workers) == len(self._listeners) and all(worker.ready.is_set() for worker in workers):
+            if len(workers) == self._count and all(worker.ready.is_set() for worker in workers):
                 self._task(self._pull())
                 return
             if self._stillborn or time.monotonic() > deadline:
@@ -164,7 +198,7 @@ class Workers:
         deaths = 0
         while not self._stopping.is_set():
             began = time.monotonic()
-            code: int | str
+            code: int | str | None
             try:
                 worker = await self._start(index)
                 code = await self._watch(worker)
@@ -179,7 +213,7 @@ class Workers:
             self._returned(int(time.time() * 1000) - _UNTOLD)
             await asyncio.sleep(_BACKOFF[min(deaths, len(_BACKOFF) - 1)])
 
-    async def _watch(self, worker: Worker) -> int | str:
+    async def _watch(self, worker: Worker) -> int | str | None:
         """Wait until the worker is gone; one that does not begin to serve in time is ended."""
         try:
             async with asyncio.timeout(_START_WAIT) as limit:
@@ -197,14 +231,7 @@ class Workers:
 
     async def _start(self, index: int) -> Worker:
         ours, theirs = socket.socketpair()
-        listener = self._listeners[index]
-        process = subprocess.Popen(  # noqa: ASYNC220, S603 - it must be forked by this thread; our own interpreter
-            [sys.executable, "-P", "-m", "gateway.worker.process", str(theirs.fileno()), str(listener.fileno())],
-            pass_fds=(theirs.fileno(), listener.fileno()),
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-        )
-        theirs.close()
+        process = self._spawn(index, theirs)
         ours.setblocking(False)
         try:
             channel = Channel(*await asyncio.open_connection(sock=ours))

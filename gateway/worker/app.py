@@ -246,10 +246,20 @@ class Gateway:
             return cast(Awaitable[None], self._cors(cycle.scope, cycle.receive, cycle.send))
         return self._forward(cycle) or self._cold(cycle.scope, cycle.receive, cast(Any, _named(cycle.send)))
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """As an ASGI application, which cancels the task of a request whose client has gone."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request as an ASGI application does."""
         client = AsgiClient(scope, receive, send)
-        return self._forward(client) or self._cold(scope, receive, cast(Any, _named(send)))
+        serving = self._forward(client)
+        if serving is None:
+            await self._cold(scope, receive, cast(Any, _named(send)))
+            return
+        try:
+            await serving
+        except asyncio.CancelledError:
+            if not client.gone:
+                raise
+        finally:
+            client.close()
 
     def _forward(self, client: Client) -> Awaitable[None] | None:
         """None for what is not forwarded."""

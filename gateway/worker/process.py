@@ -15,27 +15,11 @@ import sys
 
 import uvloop
 
-from gateway import log
-from gateway.config.schema import Config, decode
 from gateway.listen.server import Server
 from gateway.telemetry.logs import LogWriter, configure
 from gateway.worker.app import Gateway
-from gateway.worker.control import (
-    Broadcast,
-    Channel,
-    Document,
-    Drain,
-    Keys,
-    Message,
-    NotReady,
-    Numbers,
-    Ready,
-    Reload,
-    Reseed,
-    Returned,
-    Scrape,
-    Start,
-)
+from gateway.worker.control import Channel, Ready
+from gateway.worker.follower import begin, end, obey
 from gateway.worker.request.journey import new_request_id
 
 _CUT_WAIT = 2.0  # seconds that interrupted streams get to say so
@@ -43,18 +27,11 @@ _CUT_WAIT = 2.0  # seconds that interrupted streams get to say so
 
 async def run(control: socket.socket, listener: socket.socket, writer: LogWriter) -> None:
     """Serve until the supervisor says Drain or is gone."""
-    reader, stream = await asyncio.open_connection(sock=control)
-    channel = Channel(reader, stream)
-    start = await channel.receive()
-    if not isinstance(start, Start):
+    channel = Channel(*await asyncio.open_connection(sock=control))
+    begun = await begin(channel, lambda log: configure(log, writer))
+    if begun is None:
         return
-    config: Config = decode(start.config)
-    request_log = configure(config.log, writer)
-    gateway = Gateway(config, start.document, start.keys, start.store, start.process, request_log)
-    gateway.tell = lambda data: channel.send(Broadcast(data))
-    gateway.store_returned = lambda since: channel.send(Returned(since))
-    gateway.apply(start.document, start.processes)
-    await gateway.start()
+    gateway, config = begun
     server = Server(gateway.serve, config, new_request_id, gateway.metrics.throttled)
     serving = asyncio.create_task(server.serve([listener]))
     listening = asyncio.create_task(server.listening.wait())
@@ -66,57 +43,12 @@ async def run(control: socket.socket, listener: socket.socket, writer: LogWriter
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
     channel.send(Ready())
-    limit = await _obey(channel, gateway, server)
-    orders = asyncio.create_task(_obey(channel, gateway, server))  # still there to be asked for numbers, or orphaned
+    limit = await obey(channel, gateway, server.drain)
+    # Still there to be asked for numbers, or orphaned.
+    orders = asyncio.create_task(obey(channel, gateway, server.drain))
     await _drain(gateway, server, serving, orders, limit)
     orders.cancel()
-    channel.send(_numbers(gateway, 0, True))
-    await gateway.close()
-    await channel.flush()
-
-
-async def _obey(channel: Channel, gateway: Gateway, server: Server) -> float:
-    """Follow the supervisor's messages; returns the drain limit in seconds, 0 if the supervisor is gone."""
-    while True:
-        message = await channel.receive()
-        if isinstance(message, Drain):
-            return message.limit
-        if message is None:
-            log.error("the supervisor is gone; stopping")
-            return 0.0
-        try:
-            _follow(message, channel, gateway, server)
-        except Exception:  # whatever one message did, the next must be read: it may be the drain
-            log.exception("message failed", kind=type(message).__name__)
-
-
-def _follow(message: Message, channel: Channel, gateway: Gateway, server: Server) -> None:
-    match message:
-        case Broadcast(data):
-            gateway.heard(data)
-        case Document(document, processes):
-            gateway.apply(document, processes)
-        case Keys(keys):
-            gateway.know(keys)
-        case Reload(config):
-            gateway.reload(decode(config))
-        case Reseed():
-            gateway.reseed()
-        case NotReady():
-            gateway.draining = True
-            server.drain()
-            gateway.accounting.flush()
-        case Scrape(number, whole):
-            channel.send(_numbers(gateway, number, whole))
-
-
-def _numbers(gateway: Gateway, answers: int, whole: bool) -> Numbers:
-    gateway.accounting.flush()
-    ended = list(gateway.ended)
-    gateway.ended.clear()
-    in_flight = {account.id: account.in_flight for account in gateway.pool.accounts.values() if account.in_flight}
-    metrics = gateway.metrics
-    return Numbers(metrics.sample(), metrics.snapshot() if whole else b"", answers, in_flight, ended)
+    await end(channel, gateway)
 
 
 async def _drain(

@@ -338,11 +338,15 @@ class Gateway(Program):
 
     def launch(self) -> Self:
         """Begin to start; `ready` follows."""
+        self.run([*self.prefix, sys.executable, "-m", "gateway", "serve", "--config", self.write()])
+        return self
+
+    def write(self) -> Path:
+        """Its file, as `config` has it by now."""
         path = self.folder / "gateway.yaml"
         path.write_text(yaml.safe_dump(self.config, sort_keys=False))
         path.chmod(0o600)
-        self.run([*self.prefix, sys.executable, "-m", "gateway", "serve", "--config", path])
-        return self
+        return path
 
     def ready(self) -> Self:
         def answers() -> bool:

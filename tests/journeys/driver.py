@@ -34,7 +34,7 @@ from gateway.worker.accounts import entry_of
 from tests.journeys.books import Books
 from tests.journeys.http import Call, Upstream, request
 from tests.journeys.journey import Ask, Journey, Json, usual
-from tests.journeys.parts import PARTS
+from tests.journeys.parts import OVER_ASGI, PARTS
 from tests.journeys.replica import Replica, entries
 from tests.journeys.store import Server, Store
 from tests.journeys.verdict import improper, unlike
@@ -55,9 +55,10 @@ CALM = 0.6  # seconds after the last answer in which what nobody waits for comes
 class Rig:
     """The store's server and a folder, for all journeys of one process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, asgi: bool = False) -> None:
         self.server = Server()
         self.folder = folder
+        self.asgi = asgi  # served by another ASGI server
 
     def close(self) -> None:
         self.server.close()
@@ -144,7 +145,9 @@ class Stage:
         for number in range(self.journey.replicas):
             config = config_of(self.journey, self.rig, number)
             tell = partial(self._tell, number)
-            replica = Replica(f"p{number}", config, self.document, self.journey.replicas, tell, self.world)
+            replica = Replica(
+                f"p{number}", config, self.document, self.journey.replicas, tell, self.world, self.rig.asgi
+            )
             self.replicas.append(replica)
             await replica.start()
 
@@ -197,7 +200,7 @@ class Stage:
         self.upstream.asked.clear()
         self.upstream.tried.clear()
         if journey.breaks:
-            self._break(*PARTS[journey.breaks])
+            self._break(*(OVER_ASGI if self.rig.asgi else PARTS)[journey.breaks])
         tasks = [asyncio.create_task(self._do(*each)) for each in journey.does]
         calls = await asyncio.gather(*[self._ask(each) for each in journey.asks])
         await asyncio.gather(*tasks)

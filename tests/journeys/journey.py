@@ -99,6 +99,8 @@ class Journey:
 
     `upstream` and `then`: what the accounts answer, in their order; `*` is any that has no more orders of its own.
 
+    `wire`: only the gateway's own listener can do this; another ASGI server has bounds of its own.
+
     `replicas` serve it, over one store. `model`: the one for which accounts are judged.
 
     Afterwards: `asked`, the accounts in the order in which they were tried (a regular expression); `accounts`, how they
@@ -124,6 +126,7 @@ class Journey:
     replicas: int = 1
     errors: tuple[str, ...] = ()
     heard: Mapping[str, str | None] = field(default_factory=dict)
+    wire: bool = False
 
     def __str__(self) -> str:
         return self.name

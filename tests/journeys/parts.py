@@ -9,6 +9,7 @@ from gateway.core.spending.pricing import Catalogue
 from gateway.core.wire.meter import Meter
 from gateway.core.wire.sse import EventSplitter
 from gateway.core.wire.usage_meter import UsageMeter
+from gateway.listen.asgi import AsgiClient
 from gateway.listen.cycle import Cycle
 from gateway.store.client.client import StoreClient
 from gateway.store.ledger.ledger import UsageJournal
@@ -59,3 +60,5 @@ PARTS: dict[str, tuple[Any, str]] = {
     "the metrics": (WorkerMetrics, "observe"),
     "the log": (RequestLog, "request"),
 }
+
+OVER_ASGI = {**PARTS, "sending to the client": (AsgiClient, "write")}

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import uvicorn
+
 from gateway.config.schema import Config
 from gateway.core.routing.document import PoolDocument
 from gateway.core.spending.keyring import Stored
@@ -32,13 +34,17 @@ AGAIN = 5.0  # seconds after which a store that was away meanwhile is told once 
 
 
 class Replica:
-    """`tell` spreads what it broadcasts to the others; `share` processes divide slots and limits."""
+    """`tell` spreads what it broadcasts to the others; `share` processes divide slots and limits. With `asgi` it is
+    served by uvicorn, else by its own listener."""
 
     def __init__(
-        self, name: str, config: Config, document: PoolDocument, share: int, tell: Callable[[bytes], None], world: World
-    ) -> None:
+        self, name: str, config: Config, document: PoolDocument, share: int, tell: Callable[[bytes], None],
+        world: World, asgi: bool,
+    ) -> None:  # fmt: skip
         self.name = name
         self.world = world
+        self.asgi = asgi
+        self._drain: Callable[[], None] = lambda: None
         self.lines: list[bytes] = []  # of the log of requests
         self._folder = Path(config.data_dir)
         log = RequestLog(cast(Any, _Lines(self.lines)), human=False, least=logging.INFO)
@@ -46,12 +52,26 @@ class Replica:
         self.gateway.tell = tell
         self.gateway.store_returned = self.replay_soon
         self.gateway.apply(document, share)
-        self.server = Server(self.gateway.serve, config, new_request_id, self.gateway.metrics.throttled)
+        self._config = config
 
     async def start(self) -> None:
         await self.gateway.start()
-        self._serving = asyncio.create_task(self.server.serve([cast(Any, _Socket())]))
-        await self.server.listening.wait()
+        if self.asgi:
+            await self._start_uvicorn()
+            return
+        server = Server(self.gateway.serve, self._config, new_request_id, self.gateway.metrics.throttled)
+        self._drain = server.drain
+        self._serving = asyncio.create_task(server.serve([cast(Any, _Socket())]))
+        await server.listening.wait()
+
+    async def _start_uvicorn(self) -> None:
+        """Another ASGI server, as it is."""
+        settings = uvicorn.Config(self.gateway, http="httptools", lifespan="off", log_config=None, server_header=False)
+        server = uvicorn.Server(settings)
+        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
+        self._serving = asyncio.create_task(server.serve([cast(Any, _Socket())]))
+        while not server.started:  # noqa: ASYNC110 - it has no event for that
+            await asyncio.sleep(0)
 
     async def close(self) -> None:
         await self.gateway.close()
@@ -62,7 +82,7 @@ class Replica:
     def stop(self) -> None:
         """The process ends: what still runs is told so."""
         self.gateway.draining = True
-        self.server.drain()
+        self._drain()
         self.gateway.upkeep.interrupt("drain")
 
     # What its supervisor does.

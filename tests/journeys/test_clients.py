@@ -53,7 +53,7 @@ EARLY: dict[str, tuple[Ask, Want, dict[str, Any]]] = {
         Ask(pieces=HALF, headers=LENGTH, gone=1.0), Want(status=0, record=NOTHING, used=(0, 0)), {"asked": "a"},
     ),
     "the moment it has asked": (
-        ask(gone=0.0), Want(status=0, record={"account": ""}, used=(0, 0), money=0), {"asked": "a"},
+        ask(gone=0.0), Want(status=0, record={"account": ""}, used=(0, 0), money=0), {"asked": "a", "wire": True},
     ),
     "while the store is asked": (
         ask(gone=0.01), Want(status=0, record=NOTHING, used=(0, 0), money=0),

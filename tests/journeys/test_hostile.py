@@ -222,6 +222,7 @@ HEADS = [
             raw=b"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n12345",
         ),
         asked="",
+        wire=True,
     ),
     journey(
         "a length beside chunks is no request",
@@ -230,6 +231,7 @@ HEADS = [
             raw=POST + b"content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
         ),
         asked="",
+        wire=True,
     ),
     journey(
         "a transfer coding beside chunked is refused",
@@ -258,6 +260,7 @@ HEADS = [
         "rubbish is no request",
         Ask(Want(status=400, error="invalid_request_error", record=None), raw=b"\x16\x03\x01\x02\x00"),
         asked="",
+        wire=True,
     ),
     journey(
         "an answer before rubbish is settled, though its connection was reset as it ended",
@@ -267,6 +270,7 @@ HEADS = [
             raw=POST + KEY + b"content-length: %d\r\n\r\n%b\x16\x03" % (len(GOOD), GOOD),
         ),
         pool={"a": {}},
+        wire=True,
     ),
     journey(
         "an absolute target is refused",
@@ -275,6 +279,7 @@ HEADS = [
             raw=b"GET http://elsewhere.test/v1/models HTTP/1.1\r\nhost: x\r\n\r\n",
         ),
         asked="",
+        wire=True,
     ),
     journey(
         "a line break in a header is no header",
@@ -283,6 +288,7 @@ HEADS = [
             raw=b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-a: b\nc\r\n\r\n",
         ),
         asked="",
+        wire=True,
     ),
     journey(
         "a head of more than 64 KiB is refused",
@@ -291,6 +297,7 @@ HEADS = [
             raw=b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-a: " + b"a" * 70_000 + b"\r\n\r\n",
         ),
         asked="",
+        wire=True,
     ),
     journey(
         "100,000 headers are refused",
@@ -299,6 +306,7 @@ HEADS = [
             raw=b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 100_000 + b"\r\n",
         ),
         asked="",
+        wire=True,
     ),
     journey(
         "a head that never ends is not waited for",
@@ -307,6 +315,7 @@ HEADS = [
             raw=b"GET /healthz HTTP/1.1\r\nhost: x\r\n",
         ),
         asked="",
+        wire=True,
     ),
     journey(
         "a body that never comes is not waited for",
@@ -322,6 +331,7 @@ HEADS = [
             pieces=((0.0, b"{"),),
         ),
         asked="",
+        wire=True,
     ),
 ]
 

@@ -116,6 +116,7 @@ PACE = [
             want=Want(status=None, ended="cut", record={"outcome": "client_gone", "estimated": True}),
         ),
         upstream={"a": [stream(*MUCH, gap=0.01)]},
+        wire=True,
     ),
     journey(
         "an answer of more than a megabyte passes",

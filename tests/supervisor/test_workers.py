@@ -13,7 +13,7 @@ import pytest
 
 from gateway.supervisor import workers as module
 from gateway.supervisor.overview import Watch
-from gateway.supervisor.workers import Worker, Workers
+from gateway.supervisor.workers import Worker, Workers, processes
 from gateway.telemetry.counters import Family
 from gateway.worker.control import Channel, Message, Numbers, Scrape
 
@@ -68,7 +68,7 @@ Hire = Callable[[int], Awaitable[Far]]
 
 @pytest.fixture
 async def workers() -> AsyncIterator[Workers]:
-    made = Workers([], cast(Any, None), lambda data: None, lambda since: None)
+    made = Workers(0, processes([]), cast(Any, None), lambda data: None, lambda since: None)
     yield made
     made.close()
     await asyncio.gather(*made._tasks, return_exceptions=True)
