@@ -1,4 +1,5 @@
-"""A fake Anthropic API for tests, demonstrations and load: as real as matters, and fast.
+"""A fake Anthropic API, and fake clouds that serve its models, for tests, demonstrations and load: real where it
+matters, and fast.
 
 *World*: the accounts, their workspaces (cache domains) and organizations (limit domains). *Service*: decides each
 answer. *Object*: what a client created, known in its workspace only. *Reply*: an answer as a script of waits and
@@ -10,6 +11,6 @@ from gateway.lab.simulator.faults import Fault, Faults
 from gateway.lab.simulator.records import Record, Records
 from gateway.lab.simulator.server import Simulator
 from gateway.lab.simulator.settings import Settings
-from gateway.lab.simulator.world import Account, Limits, World
+from gateway.lab.simulator.world import Account, Cloud, Limits, World
 
-__all__ = ["Account", "Fault", "Faults", "Limits", "Record", "Records", "Settings", "Simulator", "World"]
+__all__ = ["Account", "Cloud", "Fault", "Faults", "Limits", "Record", "Records", "Settings", "Simulator", "World"]

@@ -24,6 +24,7 @@ def simulate(
     accounts: Annotated[int, typer.Option(min=1, help="How many accounts.")] = 6,
     workspaces: Annotated[int | None, typer.Option(min=1, help="Cache domains (default: one an account).")] = None,
     organizations: Annotated[int | None, typer.Option(min=1, help="Limit domains (default: one a workspace).")] = None,
+    clouds: Annotated[int, typer.Option(min=0, help="How many accounts more at each cloud.")] = 0,
     config: Annotated[Path | None, typer.Option(help="A world as JSON or YAML, instead of the counts above.")] = None,
     ttft: Annotated[float, typer.Option(min=0, help="Seconds to the first token.")] = 0.0,
     ttft_sigma: Annotated[float, typer.Option(min=0, help="Its log-normal spread; 0 is none.")] = 0.0,
@@ -48,6 +49,8 @@ def simulate(
     """Run a simulated Anthropic API: accounts, prompt caches, rate limits, streams, and faults on command."""
     try:
         world = World.load(config) if config is not None else World.grid(accounts, workspaces, organizations)
+        if clouds:
+            world = world.with_clouds(clouds)
         settings = Settings(
             ttft=ttft,
             ttft_sigma=ttft_sigma,

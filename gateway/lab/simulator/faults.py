@@ -16,9 +16,10 @@ __all__ = ["Fault", "Faults", "parse"]
 class Fault(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """`value` depends on `kind`: a status, seconds, a number of events or bytes. None as a filter matches all.
 
-    `times` is how often it strikes (None: until reset). `retry_after` seconds, `message` and `error_code` belong to
-    `status`; `after="ping"` puts a ping before a first-event error, `after="head"` lets silence follow the head;
-    `reset` ends a cut with a TCP reset instead of a FIN.
+    `times` is how often it strikes (None: until reset). `retry_after` seconds belong to `status`, `message` and
+    `error_code` (at a cloud: the name of an exception or a status) to that and to `error_mid_stream`; `after="ping"`
+    puts a ping before a first-event error, `after="head"` lets silence follow the head; `reset` ends a cut with a TCP
+    reset instead of a FIN.
     """
 
     kind: str

@@ -52,12 +52,13 @@ class Messages:
             self.limits.clear()
 
     def prompt(
-        self, data: bytes, record: Record, account: Account, version: str | None, *, counted: bool
+        self, data: bytes, digest: bytes, record: Record, account: Account, version: str | None, *, counted: bool
     ) -> tuple[Prompt, Model]:
-        """The validated prompt of a request and its model, `counted` if it shall only count; `ApiError` 400 or 404."""
+        """The validated prompt of a request and its model, `counted` if it shall only count; `digest` is the SHA-256 of
+        what names the body; `ApiError` 400 or 404."""
         if version is None:
             raise ApiError(400, "anthropic-version: header is required")
-        prompt = self._reader.read(data, record.digest)
+        prompt = self._reader.read(data, digest)
         record.model, record.stream = prompt.body.model, prompt.body.stream
         model = self._model(prompt.body.model, account)
         record.limit_class = model.limit_class
@@ -88,7 +89,7 @@ class Messages:
             if refused is not None:
                 return refused
         made = self.composed(prompt)
-        ident = f"msg_{self._ids}{record.n:08x}"
+        ident = f"msg_{account.tag}{self._ids}{record.n:08x}"
         container = None
         if prompt.references is not None:
             made, container = self._carried.leave(prompt.references, account, ident, made, self._epoch + now)

@@ -14,6 +14,8 @@ from gateway.core.spending.pricing import Catalogue, Model
 from gateway.lab.simulator import faults, trouble
 from gateway.lab.simulator.call import Call
 from gateway.lab.simulator.carried import Carried
+from gateway.lab.simulator.clouds.door import Door, Hall, error_of
+from gateway.lab.simulator.clouds.entrance import Entrance
 from gateway.lab.simulator.credentials import Credentials, Seen
 from gateway.lab.simulator.dialects import CHAT, COMPLETIONS, openai_error
 from gateway.lab.simulator.encoding import decoded
@@ -47,6 +49,7 @@ class Service:
         self.records = Records(settings.keep_requests, settings.keep_bodies)
         self.totals = Totals()
         self.credentials = Credentials(world)
+        self._entrance = Entrance(Hall(catalogue, self.credentials), world)
         self.objects = Objects(clock)
         self.serving = 0
         self._ids = f"{settings.seed & 0xFFFF:04x}{random.SystemRandom().getrandbits(48):012x}"
@@ -75,19 +78,23 @@ class Service:
             f"req_{self._ids}{self._count:08x}",
         )
         self.records.add(record)
-        lines = f"request-id: {record.request_id}\r\n".encode()
+        door = self._entrance.door(request)
         try:
-            reply = self._answer(request, record, now)
+            reply = self._answer(request, record, now, door)
         except ApiError as error:
-            reply = trouble.error_reply(error, record.request_id)
-        compatible = request.path == CHAT_PATH
-        if record.account is not None:
-            lines += self.credentials.lines(record.account, request.path.startswith("/v1/messages"))
-        if reply.gate is not None:
-            style = self._limit_lines.compatible if compatible else self._limit_lines.native
-            lines += style(reply.gate, now)
-        if compatible and reply.status >= 400:
-            _reshape(reply)
+            reply = trouble.error_reply(error, record.request_id) if door is None else door.error(error, record)
+        if door is None:
+            lines = f"request-id: {record.request_id}\r\n".encode()
+            compatible = request.path == CHAT_PATH
+            if record.account is not None:
+                lines += self.credentials.lines(record.account, request.path.startswith("/v1/messages"))
+            if reply.gate is not None:
+                style = self._limit_lines.compatible if compatible else self._limit_lines.native
+                lines += style(reply.gate, now)
+            if compatible and reply.status >= 400:
+                _reshape(reply)
+        else:
+            lines = door.lines(record, reply)
         reply.headers += lines
         reply.record = record
         record.status = reply.status
@@ -140,16 +147,23 @@ class Service:
         if objects:
             self.objects.clear()
 
-    def _answer(self, request: Request, record: Record, now: float) -> Reply:
+    def _answer(self, request: Request, record: Record, now: float, door: Door | None) -> Reply:
         path = request.path
-        native = path in ("/v1/messages", "/v1/messages/count_tokens")
+        native = door is not None or path in ("/v1/messages", "/v1/messages/count_tokens")
         if not native:
             if path == "/api/hello" and request.method in ("HEAD", "GET"):
                 return Reply.of(200, b"{}")
             if is_forbidden(path):
                 return Reply.of(200, b'{"leak":true}')
         seen = self.credentials.read(request.headers)
-        account = self.credentials.account(seen)
+        if not native:
+            tokens = self._entrance.tokens(request)
+            if tokens is not None:
+                return tokens(request, seen, record, self._epoch + now, self.settings.token_seconds)
+        if door is None:
+            account = self.credentials.account(seen)
+        else:
+            request, seen, account = door.enter(request, seen, self._epoch + now)
         record.account, record.workspace, record.organization = account.id, account.workspace, account.organization
         in_band = None if seen.fault is None else _parsed(seen.fault)
         prompt = model = None
@@ -158,28 +172,29 @@ class Service:
                 prompt, model = self._prompt(request, record, account, seen)
         except ApiError:
             # A fault that asks for no particular model strikes requests that would have been refused as well.
-            replaced = self._replaced(request, record, account, in_band, None)[0]
+            replaced = self._replaced(request, record, account, in_band, None, door)[0]
             if replaced is None:
                 raise
             return replaced
         changes: list[faults.Fault] = []
         if in_band or self.faults:
-            replaced, changes = self._replaced(request, record, account, in_band, model)
+            replaced, changes = self._replaced(request, record, account, in_band, model, door)
             if replaced is not None:
                 return replaced
         if self.settings.slots is not None and self.serving >= self.settings.slots:
             raise ApiError(529)
         reply = self._served(request, record, account, prompt, model, seen, now)
-        for change in changes:
-            trouble.CHANGES[change.kind](change, reply, record.request_id)
-        return reply
+        return _changed(reply, changes, record, door)
 
     def _prompt(self, request: Request, record: Record, account: Account, seen: Seen) -> tuple[Prompt, Model]:
         """The validated prompt of a messages or count request and its model; `ApiError` 400, 404, 405 or 413."""
         if request.method != "POST":
             raise ApiError(405)
         data = request.body if seen.encoding is None else decoded(request.body, seen.encoding, self.settings.max_body)
-        return self.messages.prompt(data, record, account, seen.version, counted=request.path != "/v1/messages")
+        counted = request.path != "/v1/messages"
+        # What came in by a door is another body than the one that was sent.
+        digest = record.digest if request.target == record.path else sha256(data).digest()
+        return self.messages.prompt(data, digest, record, account, seen.version, counted=counted)
 
     def _replaced(
         self,
@@ -188,6 +203,7 @@ class Service:
         account: Account,
         in_band: list[faults.Fault] | None,
         model: Model | None,
+        door: Door | None,
     ) -> tuple[Reply | None, list[faults.Fault]]:
         """The fault's own answer, if one strikes that has one; else the edits to make to the model's."""
         name = None if model is None else model.id
@@ -206,10 +222,7 @@ class Service:
                 changes.append(fault)
             elif reply is None:
                 reply = make(fault, record.request_id, account.organization)
-        if reply is not None:
-            for change in changes:
-                trouble.CHANGES[change.kind](change, reply, record.request_id)
-        return reply, changes
+        return None if reply is None else _changed(reply, changes, record, door), changes
 
     def _served(
         self,
@@ -240,6 +253,25 @@ class Service:
             dialect = CHAT if path == CHAT_PATH else COMPLETIONS
             return self.messages.translated(dialect, call.body(), record, account, now)
         return self._endpoints.answer(call)
+
+
+def _changed(reply: Reply, changes: list[faults.Fault], record: Record, door: Door | None) -> Reply:
+    """The answer as faults edit it: those of events before a cloud frames them, those of bytes as they are sent."""
+    late = []
+    for change in changes:
+        if door is not None and change.kind not in trouble.OF_EVENTS:
+            late.append(change)
+        else:
+            trouble.CHANGES[change.kind](change, reply, record.request_id)
+    if door is not None:
+        error = error_of(reply)
+        if error is not None:
+            reply = door.error(error, record)
+        else:
+            door.frame(reply)
+    for change in late:
+        trouble.CHANGES[change.kind](change, reply, record.request_id)
+    return reply
 
 
 def _reshape(reply: Reply) -> None:

@@ -16,7 +16,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     A batch takes `batch_seconds` and ends, done or not, after `batch_expires`; its results are filled up to
     `batch_results_bytes`. `public_url` is what absolute URLs in answers begin with, wherever a request came from.
     A poll for work that finds none answers after `poll_seconds`; a stream of a session's events ends after
-    `stream_seconds`.
+    `stream_seconds`. What clouds give for a while, keys and tokens, is good for `token_seconds`.
     """
 
     ttft: float = 0.0
@@ -37,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     public_url: str = "https://api.anthropic.com"
     poll_seconds: float = 0.0
     stream_seconds: float = 600.0
+    token_seconds: float = 3600.0
     keep_requests: int = 50_000
     keep_bodies: int = 2_000
     seed: int = 0

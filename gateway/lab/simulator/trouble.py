@@ -16,7 +16,7 @@ from gateway.lab.simulator.reply import HTML, JSON, SSE, End, Framing, Reply
 if TYPE_CHECKING:
     from gateway.lab.simulator.faults import Fault
 
-__all__ = ["CHANGES", "EARLY", "REPLACES", "TEXTUAL", "error_reply"]
+__all__ = ["CHANGES", "EARLY", "OF_EVENTS", "REPLACES", "TEXTUAL", "error_reply"]
 
 ELSEWHERE = "http://127.0.0.1:1/elsewhere"
 HTML_PAGE = (
@@ -209,9 +209,21 @@ def _gzip(fault: "Fault", reply: Reply, request_id: str) -> None:
 def _error_mid_stream(fault: "Fault", reply: Reply, request_id: str) -> None:
     if reply.framing is Framing.LENGTH:
         return
-    error = error_event(ApiError(529, fault.message).body(request_id))
+    error = error_event(ApiError(529, fault.message, error_code=fault.error_code).body(request_id))
     reply.steps = itertools.chain(itertools.islice(reply.steps, int(fault.number)), [(0.0, error, 0)])
     reply.complete = False
+
+
+def _corrupt(fault: "Fault", reply: Reply, request_id: str) -> None:
+    reply.steps = _with_wrong_byte(reply.steps, int(fault.number))
+    reply.complete = False
+
+
+def _with_wrong_byte(steps: Iterable[Step], left: int) -> Iterator[Step]:
+    for delay, data, produced in steps:
+        if data:
+            left -= 1
+        yield delay, data[:-1] + bytes([data[-1] ^ 1]) if data and left == -1 else data, produced
 
 
 CHANGES: dict[str, Callable[["Fault", Reply, str], None]] = {
@@ -228,6 +240,10 @@ CHANGES: dict[str, Callable[["Fault", Reply, str], None]] = {
     "trailers": _trailers,
     "gzip": _gzip,
     "error_mid_stream": _error_mid_stream,
+    "corrupt": _corrupt,
 }
+
+# Those that speak of events and not of bytes.
+OF_EVENTS = frozenset({"error_mid_stream"})
 
 TEXTUAL = frozenset({"redirect", "first_event_error"})

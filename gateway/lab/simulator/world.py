@@ -6,11 +6,12 @@ Knows nothing of requests, time or sockets.
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import yaml
 
-__all__ = ["Account", "Limits", "World"]
+__all__ = ["PROVIDERS", "Account", "Cloud", "Limits", "World"]
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,14 +22,45 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_tokens: int | None = None
 
 
+Provider = Literal["bedrock", "vertex", "foundry", "aws-platform"]
+PROVIDERS: tuple[Provider, ...] = ("bedrock", "vertex", "foundry", "aws-platform")
+
+
+class Cloud(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an account at a cloud has beside its key, which is a bearer token there too: keys of AWS that sign in
+    `region`, and a role that they may assume; Google's `project`, at the location `region`, and its service account;
+    an application of Entra ID. `names` are its own names of models: ARNs, deployments."""
+
+    provider: Provider
+    region: str = "us-east-1"
+    access_key_id: str = ""
+    secret_access_key: str = ""
+    role_arn: str = ""
+    project: str = ""
+    client_email: str = ""
+    client_id: str = ""
+    client_secret: str = ""
+    names: dict[str, str] = {}
+
+
+# What clouds put into the ids that they give.
+_TAGS = {"bedrock": "bdrk_", "vertex": "vrtx_"}
+
+
 class Account(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One credential. `models` are names of those it may use (None: all)."""
+    """One credential. `models` are names of those it may use (None: all); `cloud` is None for Anthropic's own API."""
 
     id: str
     api_key: str
     workspace: str
     organization: str
     models: tuple[str, ...] | None = None
+    cloud: Cloud | None = None
+
+    @property
+    def tag(self) -> str:
+        """What the ids of its messages have behind `msg_`."""
+        return "" if self.cloud is None else _TAGS.get(self.cloud.provider, "")
 
     def serves(self, names: Iterable[str]) -> bool:
         """Whether it may use the model that has these names."""
@@ -66,6 +98,12 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         return cls(tuple(made))
 
+    def with_clouds(self, each: int = 1) -> "World":
+        """This world with `each` more accounts of every cloud: `sim-bedrock-1` with its own workspace and organization,
+        and so on, as deterministic."""
+        made = [_at_cloud(provider, number + 1) for provider in PROVIDERS for number in range(each)]
+        return World((*self.accounts, *made), self.limits)
+
     @classmethod
     def load(cls, path: Path) -> "World":
         """A world from a JSON or YAML file of this shape; `ValueError` if it is not one."""
@@ -83,3 +121,21 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if candidate.id == account:
                 return candidate
         raise KeyError(account)
+
+
+def _at_cloud(provider: Provider, number: int) -> Account:
+    name = f"sim-{provider}-{number}"
+    secret = sha256(name.encode()).hexdigest()[:40]
+    aws = provider in ("bedrock", "aws-platform")
+    cloud = Cloud(
+        provider,
+        region="global" if provider == "vertex" else "us-east-1",
+        access_key_id=f"AKIASIM{secret[:13].upper()}" if aws else "",
+        secret_access_key=secret if aws else "",
+        role_arn=f"arn:aws:iam::123456789012:role/{name}" if aws else "",
+        project=f"sim-project-{number}" if provider == "vertex" else "",
+        client_email=f"{name}@sim.iam.gserviceaccount.com" if provider == "vertex" else "",
+        client_id=f"{name}-app" if provider == "foundry" else "",
+        client_secret=secret if provider == "foundry" else "",
+    )
+    return Account(name, f"sk-sim-{provider}-{number}-{secret}", f"wrkspc_{name}", f"org-{name}", cloud=cloud)

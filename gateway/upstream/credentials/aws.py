@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from gateway.upstream.credentials.refreshing import FetchError, Grant, Refreshing, in_thread, in_words
+from gateway.upstream.credentials.refreshing import FetchError, Grant, Refreshing, in_thread, in_words, silence
 from gateway.upstream.sigv4 import Digests, Signer
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class AwsCredential:
             from botocore.session import Session
         except ImportError:
             raise FetchError(MISSING) from None
+        silence("botocore", "urllib3")
         try:
             # A new session asks anew, and reads files and environment as they are now.
             session = Session(profile=self._keys.config_profile or None)

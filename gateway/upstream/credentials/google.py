@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.upstream.credentials.refreshing import FetchError, Grant, Refreshing, in_thread, in_words
+from gateway.upstream.credentials.refreshing import FetchError, Grant, Refreshing, in_thread, in_words, silence
 
 MISSING = "tokens that Google gives need google-auth: pip install 'conversation-gateway[google]'"
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
@@ -81,6 +81,7 @@ class GoogleCredential:
             from google.auth.transport.requests import Request
         except ImportError:
             raise FetchError(MISSING) from None
+        silence("google", "urllib3")
         try:
             if self._source is None:
                 self._source = _source(self._text)

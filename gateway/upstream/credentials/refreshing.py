@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import random
 import re
@@ -143,6 +144,12 @@ def in_words(text: str) -> str:
     """What a source says, on one line and cut short, without whatever may be a key or a token."""
     line = " ".join(text.split())[:1000]
     return _LONG.sub(lambda match: match[0] if _PLACE.fullmatch(match[0]) else "…", line)[:300]
+
+
+def silence(*libraries: str) -> None:
+    """Let them log nothing: what they say of a failure is told once, in our words, and theirs may show keys."""
+    for name in libraries:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 async def in_thread(work: Callable[[], R]) -> R:

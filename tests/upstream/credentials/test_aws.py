@@ -155,8 +155,10 @@ async def test_keys_that_are_to_expire_are_fetched_anew_ahead_of_it(monkeypatch:
         await one.close()
 
 
-@pytest.mark.parametrize("case", ["refused", "away", "empty", "profile"])
-async def test_what_is_wrong_is_said_in_words_without_secrets(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", ["refused", "away", "empty", "profile", "web"])
+async def test_what_is_wrong_is_said_in_words_without_secrets(
+    case: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     refusal = (
         "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>User: arn:aws:iam::1:user/u is not "
         f"authorized, with {SECRET}</Message></Error></ErrorResponse>"
@@ -166,18 +168,24 @@ async def test_what_is_wrong_is_said_in_words_without_secrets(case: str, monkeyp
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.url)
         if case == "away":
             monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1")
+        if case == "web":
+            monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", __file__)
+            monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/pod")
+            keys = {}
         if case in ("empty", "profile"):
             keys = {} if case == "empty" else {"config_profile": "none"}
         one = credential(**keys)
         assert not await one.refresh()
     words = {
         "refused": "AWS refuses AssumeRole: AccessDenied: User: arn:aws:iam::1:user/u is not authorized",
+        "web": "AWS refuses AssumeRoleWithWebIdentity: AccessDenied",
         "away": "EndpointConnectionError: Could not connect to the endpoint URL",
         "empty": "default chain finds no keys",
         "profile": "The config profile (none) could not be found",
     }
     assert words[case] in one.trouble
     assert SECRET not in one.trouble
+    assert not caplog.records
     with pytest.raises(NotReady) as raised:
         one.lines(b"POST", b"host", b"/path", b"{}")
     assert SECRET not in str(raised.value)
