@@ -22,6 +22,10 @@ class NotAdmitted(Exception):
     """The token is right, and does not let its bearer in; the words are for the bearer."""
 
 
+class WithoutTeam(NotAdmitted):
+    """It has all that is required, and its team is none."""
+
+
 def split_path(path: str) -> tuple[str, ...]:
     """The names on a path. Raises ValueError."""
     parts = path.split("/")

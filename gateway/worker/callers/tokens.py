@@ -13,7 +13,7 @@ from time import time
 
 from gateway.config.schema import Caller, Config, Issuer
 from gateway.core.identity import gateway_token
-from gateway.core.identity.claims import NotAdmitted, caller_id, render, unmet
+from gateway.core.identity.claims import NotAdmitted, WithoutTeam, caller_id, render, unmet
 from gateway.core.identity.gateway_token import Grant
 from gateway.core.identity.token import Token, WrongToken, check_claims, looks_like_token, parse
 from gateway.errors import ApiError
@@ -59,7 +59,7 @@ class Rule:
     def caller(self, name: str, team: str | None, teams: Collection[str], until: float, now: float) -> Caller:
         """The caller of that name and team. Raises NotAdmitted."""
         if team is not None and team not in teams:
-            raise NotAdmitted("The team that your token belongs to is not defined at this gateway.")
+            raise WithoutTeam("The team that your token belongs to is not defined at this gateway.")
         known = self._callers.get(name)
         if known is not None and known[0].team == team:
             self._callers[name] = known[0], max(until, known[1])
@@ -204,7 +204,7 @@ class Tokens:
 
     async def _verify(self, text: bytes, only: str | None) -> tuple[Caller, float]:
         token = parse(text)
-        refused: Exception = WrongToken("The token's issuer is none that this gateway accepts tokens of.")
+        refused: Exception | None = None
         for rule in list(self._rules.values()):
             if rule.issuer.issuer != token.issuer or only not in (None, rule.issuer.id):
                 continue
@@ -213,13 +213,13 @@ class Tokens:
                 until = await rule.check(token, now)
                 return rule.admit(token, self._teams, until, now), until
             except (WrongToken, NoKeys, NotAdmitted) as error:
-                if _MEANING.index(type(error)) >= _MEANING.index(type(refused)):
+                if refused is None or _MEANING.index(type(error)) > _MEANING.index(type(refused)):
                     refused = error
-        raise refused
+        raise refused or WrongToken("The token's issuer is none that this gateway accepts tokens of.")
 
 
 # Of several rules for one issuer the last of these is what the bearer is told.
-_MEANING = [WrongToken, NoKeys, NotAdmitted]
+_MEANING = [WrongToken, NoKeys, NotAdmitted, WithoutTeam]
 
 
 def _source(issuer: Issuer) -> Source:

@@ -6,7 +6,6 @@ Only this endpoint answers errors as OAuth has them, and takes no credential but
 
 from __future__ import annotations
 
-from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -18,7 +17,8 @@ from gateway.worker.request.journey import Journey
 
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _MOST_BYTES = 16_384  # of a body
-_CODES = {400: "invalid_request", 401: "invalid_grant", 403: "access_denied"}
+_UNSUPPORTED = "unsupported_grant_type"
+_CODES = {401: "invalid_grant", 403: "access_denied", 429: "temporarily_unavailable"}
 
 
 class _Asked(msgspec.Struct):
@@ -39,21 +39,25 @@ async def exchange(x: Journey, callers: Callers) -> None:
             raise ApiError(405, f"Method {client.method} is not allowed here; use POST.")
         asked = _asked(await _body(x), dict(client.headers).get(b"content-type", b""))
         if asked.grant_type != GRANT_TYPE:
-            raise ApiError(400, f"grant_type must be {GRANT_TYPE}")
+            raise ApiError(400, f"grant_type must be {GRANT_TYPE}", kind=_UNSUPPORTED)
         token, caller = await callers.exchange(asked.assertion.encode(), asked.federation_rule_id, client.scope)
     except ApiError as error:
         x.outcome, x.cause = "error", error.cause
         if error.retry_after is not None:
             headers.append((b"retry-after", b"%d" % error.retry_after))
-        code = "unsupported_grant_type" if error.message.startswith("grant_type") else ""
-        said: dict[str, Any] = {
-            "error": code or _CODES.get(error.status, "temporarily_unavailable"), "error_description": error.message
-        }  # fmt: skip
+        said = {"error": _code(error), "error_description": error.message}
         await x.reply.answer(error.status, headers, msgspec.json.encode(said))
         return
     x.request.caller = caller
-    said = {"access_token": token.decode(), "token_type": "Bearer", "expires_in": LIFE}
-    await x.reply.answer(200, headers, msgspec.json.encode(said))
+    granted = {"access_token": token.decode(), "token_type": "Bearer", "expires_in": LIFE}
+    await x.reply.answer(200, headers, msgspec.json.encode(granted))
+
+
+def _code(error: ApiError) -> str:
+    """What OAuth calls it."""
+    if error.kind == _UNSUPPORTED:
+        return _UNSUPPORTED
+    return _CODES.get(error.status, "invalid_request" if error.status < 500 else "temporarily_unavailable")
 
 
 async def _body(x: Journey) -> bytes:

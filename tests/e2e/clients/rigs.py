@@ -17,7 +17,7 @@ import pytest
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[2] / ".cache" / "rigs"
-GO_PROGRAMS = ("sdk", "sdk1", "seed")
+GO_PROGRAMS = ("sdk", "sdk1", "seed", "federation")
 PREPARE_SECONDS = 600
 RUN_SECONDS = 120
 
@@ -45,7 +45,7 @@ def python() -> Path:
 
 
 def node() -> Path:
-    """A folder with `node_modules` and `journey.mjs`."""
+    """A folder with `node_modules` and the programs beside their lock file."""
     need("node")
     npm = need("npm")
 
@@ -56,7 +56,8 @@ def node() -> Path:
         _prepare([npm, "ci", "--ignore-scripts", "--fetch-retries=1"], folder)
 
     folder = _cached("node", [HERE / "node" / "package-lock.json"], install)
-    shutil.copy(HERE / "node" / "journey.mjs", folder)
+    for program in (HERE / "node").glob("*.mjs"):
+        shutil.copy(program, folder)
     return folder
 
 
