@@ -77,10 +77,10 @@ class Callers:
         counts."""
         for key in head.credentials[:MOST]:
             if key:
-                digest = hashlib.sha256(key).digest()
-                caller = self._keyring.find(digest, time())
+                digest, now = hashlib.sha256(key).digest(), time()
+                caller = self._keyring.find(digest, now)
                 if caller is None and self._tokens is not None:
-                    caller = self._tokens.find(digest, time())
+                    caller = self._tokens.find(digest, now)
                 if caller is not None:
                     return caller
         return None
