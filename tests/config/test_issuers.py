@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import certifi
 import pytest
 
 from gateway.config.file import loads
@@ -110,3 +114,17 @@ def test_issuers_take_effect_without_a_restart():
     change = compare(before, after)
     assert change.config.issuers == after.issuers
     assert (change.changed, change.restart) == (("issuers.k8s",), ())
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "identity.md").read_text()
+EXAMPLES = [block for block in re.findall(r"(?s)```yaml\n(.*?)```", PAGE) if "issuers:" in block]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=["short", "kubernetes", "github", "generic"])
+def test_the_documented_examples_are_read_without_a_word(example, tmp_path):
+    text = re.sub(r"/var/run/secrets/\S+/ca\.crt", certifi.where(), example)
+    (tmp_path / "token").write_text("token")
+    text = re.sub(r"/var/run/secrets/\S+/token", str(tmp_path / "token"), text)
+    config = loads(f"accounts: [{{id: a, api_key: sk-ant-a}}]\n{text}", ENVIRON)
+    assert config.issuers
+    assert not [each for each in config_warnings(config) if "issuer" in each]
