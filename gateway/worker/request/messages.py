@@ -10,13 +10,15 @@ from collections.abc import Callable
 from functools import partial
 from time import monotonic, perf_counter
 
+import msgspec
+
 from gateway.config.schema import Caller, Config
 from gateway.core.routing.conversation import identify
 from gateway.core.routing.features import features_of
 from gateway.core.routing.route import Route
 from gateway.core.routing.router import Router
-from gateway.core.wire.aliases import with_model
 from gateway.core.wire.decoding import decode
+from gateway.core.wire.members import edited
 from gateway.core.wire.peek import Peek, peek
 from gateway.core.wire.references import references
 from gateway.errors import ApiError
@@ -125,9 +127,9 @@ class Messages:
             raise
 
     def _resolve(self, request: Request, head: Head, peeked: Peek) -> None:
-        """Put the model in the body that its alias stands for: the one change that is ever made to a body."""
+        """Put the model in the body that its alias stands for."""
         model = self._rights.aliases[peeked.model]
-        request.body = with_model(peeked.body, peeked.fields, model)
+        request.body = edited(peeked.body, peeked.fields, put={"model": msgspec.json.encode(model)})
         peeked.model = model
         if head.content_encoding:
             head.lines = without(head.lines, b"content-encoding")
