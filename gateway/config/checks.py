@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import json
 import re
 import ssl
 from pathlib import Path
@@ -22,6 +23,8 @@ DIGEST_PATTERN = "[0-9a-fA-F]{64}"
 ALGORITHMS = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
 )  # fmt: skip
+REGION_PATTERN = "[a-z0-9-]{2,40}"
+PROJECT_PATTERN = "[a-z][a-z0-9.:-]{4,62}"
 SECRET_LENGTH = 32
 TOKEN_LENGTH = 20
 NOTE_LENGTH = 256
@@ -91,6 +94,48 @@ def model_name(text: str) -> str:
     if "*" in text or "?" in text:
         raise ValueError("must be the name of one model, not a pattern")
     return model(text)
+
+
+def provider_name(text: str) -> str:
+    """What a cloud calls a model: an id, an ARN, a deployment."""
+    if not re.fullmatch(r"[A-Za-z0-9._:/@-]{1,2048}", text):
+        raise ValueError("must be 1 to 2048 of the characters A-Z a-z 0-9 . _ : / @ -")
+    return text
+
+
+def region(text: str) -> str:
+    if not re.fullmatch(REGION_PATTERN, text):
+        raise ValueError("must be the name of a region, such as us-east-1")
+    return text
+
+
+def project(text: str) -> str:
+    if not re.fullmatch(PROJECT_PATTERN, text):
+        raise ValueError("must be the id of a Google project")
+    return text
+
+
+def aws_account(text: str) -> str:
+    if not re.fullmatch("[0-9]{12}", text):
+        raise ValueError("must be the 12 digits of an AWS account's number")
+    return text
+
+
+def role_arn(text: str) -> str:
+    if not re.fullmatch(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9_+=,.@/-]{1,512}", text):
+        raise ValueError("must be the ARN of a role, such as arn:aws:iam::123456789012:role/name")
+    return text
+
+
+def key_file(text: str) -> str:
+    """The text of a Google key file."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("is no JSON; write ${file:PATH} to name a key file") from None
+    if not isinstance(found, dict) or not isinstance(found.get("type"), str):
+        raise ValueError("is no key file of Google's: it has no type")
+    return text
 
 
 def note(text: str) -> str:

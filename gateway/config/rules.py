@@ -320,6 +320,22 @@ class Many:
 
 
 @dataclass(frozen=True)
+class Perhaps:
+    """A section that may be left out, which is another thing than an empty one."""
+
+    section: Rule
+
+    def read(self, reader: Reader, node: Node, path: str) -> Any:
+        return self.section.read(reader, node, path)
+
+    def schema(self) -> dict[str, Any]:
+        return self.section.schema()
+
+    def redact(self, value: Any) -> Any:
+        return self.section.redact(value)
+
+
+@dataclass(frozen=True)
 class Table:
     """A mapping of free keys to values: `key` reads each of the former as a text, `value` each of the latter.
     Expressions in keys are not expanded."""

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from gateway.config import checks as check
+from gateway.config.account import ACCOUNTS, Account
 from gateway.config.catalogue import MODELS, ModelEntry, Models, listed, merged, model_warnings, pattern_warnings
 from gateway.config.rules import BAD, Choice, Flag, Many, Moment, Number, Reader, Table, Text
 from gateway.config.sections import Derived, Expression, Field, Frozen, Section, nearest, redacted
@@ -26,7 +27,6 @@ from gateway.config.source import ConfigError, Node
 from gateway.config.units import KIBIBYTES, MEBIBYTES, SECONDS, SHARE
 from gateway.core.identity.claims import check_template
 from gateway.core.identity.strangers import wanting
-from gateway.core.routing.document import STATES
 from gateway.core.spending.pricing import Catalogue
 
 __all__ = [
@@ -121,39 +121,6 @@ def _admin(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any
 
 
 _ADMIN = Section(Admin, finish=_admin)
-
-
-class Account(Frozen, frozen=True, kw_only=True):
-    """One upstream credential. `organization` and `workspace` are its `id` where not given; `drain_until` is in Unix
-    seconds."""
-
-    id: Annotated[str, Text(check.identifier, check.ID_PATTERN, once="account id"), "name in logs and metrics"]
-    provider: Annotated[str, Choice(("anthropic",)), "who answers"] = "anthropic"
-    base_url: Annotated[str, Text(check.base_url), "where requests go; may have a path prefix"] = (
-        "https://api.anthropic.com"
-    )
-    api_key: Annotated[str, Text(check.credential, hide=check.hidden), "the provider's key"]
-    weight: Annotated[float, Number(above=0, most=1e9), "share of conversations, relative to the others"] = 1.0
-    organization: Annotated[str, _ID, "limit domain; default: the account id"] = ""
-    workspace: Annotated[str, _ID, "cache domain; default: the account id"] = ""
-    models: Annotated[
-        tuple[str, ...],
-        _PATTERNS,
-        "models it serves: names, each of which means all names of its model, or patterns with *",
-    ] = ("*",)
-    max_concurrency: Annotated[int | None, _COUNT, "requests in flight at most, over all processes"] = None
-    state: Annotated[str, Choice(STATES), "draining takes no new conversations, disabled serves nothing"] = "active"
-    drain_until: Annotated[float | None, Moment(), "when draining ends and it is as if disabled"] = None
-    ca_file: Annotated[
-        str | None, Text(check.authorities), "PEM file of the authorities to trust, not the system's"
-    ] = None
-    proxy: Annotated[str | None, Text(check.proxy_url, hide=check.without_password), "outbound proxy URL"] = None
-    http2: Annotated[bool, Flag(), "speak HTTP/2 to the upstream"] = False
-
-    def __post_init__(self) -> None:
-        for name in ("organization", "workspace"):
-            if not getattr(self, name):
-                msgspec.structs.force_setattr(self, name, self.id)
 
 
 def _ascending(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any:
@@ -465,7 +432,7 @@ class Config(Frozen, frozen=True, kw_only=True):
         Expression("${GATEWAY_SECRET}"),
         "key of every HMAC, at least 32 characters; a second one is still accepted",
     ]
-    accounts: Annotated[tuple[Account, ...], Many(Section(Account), least=1), "the pool of upstream accounts"]
+    accounts: Annotated[tuple[Account, ...], ACCOUNTS, "the pool of upstream accounts"]
     keys: Annotated[tuple[Caller, ...], Many(_CALLER), "the callers and their gateway keys"] = ()
     issuers: Annotated[
         tuple[Issuer, ...], Many(_ISSUER), "issuers whose tokens workloads may bring in place of a key"
@@ -622,7 +589,7 @@ def config_warnings(config: Config, told: Collection[str] = ()) -> list[str]:
         if account.drain_until is not None and account.state != "draining":
             warnings.append(f"account {account.id}: drain_until means nothing unless its state is draining")
         first = holders.setdefault(account.api_key, account.id)
-        if first != account.id:
+        if first != account.id and account.api_key:
             warnings.append(f"account {account.id}: it has the same api_key as account {first}")
         organizations[account.workspace].add(account.organization)
     for workspace, names in organizations.items():

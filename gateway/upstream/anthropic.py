@@ -5,10 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.upstream.credential import Credential, Fixed
-from gateway.upstream.provider import Call, Decoder, Headers, Outgoing, Refusal, native_refusal
+from gateway.upstream.provider import Call, Decoder, Headers, Outgoing, Provider, Refusal, native_refusal
+from gateway.upstream.settings import Settings
 
 DEFAULT_VERSION = b"anthropic-version: 2023-06-01\r\n"
 PROBE_LINES = [b"accept: application/json\r\n", b"accept-encoding: identity\r\n"]
+
+
+def base_url(region: str) -> str:
+    return "https://api.anthropic.com"
+
+
+def credential(settings: Settings) -> Credential:
+    return Fixed("x-api-key", settings.api_key)
+
+
+def opened(settings: Settings, credential: Credential) -> Provider:
+    return Anthropic(settings.api_key)
 
 
 class Anthropic:
@@ -37,7 +50,7 @@ class Anthropic:
     def decoder(self, headers: Headers) -> Decoder | None:
         return None
 
-    def refusal(self, status: int, headers: Headers, body: bytes | None) -> Refusal:
+    def refusal(self, status: int, headers: Headers, body: bytes | None, request_id: str) -> Refusal:
         return native_refusal(status, body, self.secret)
 
     def probe(self, most: int) -> Outgoing:

@@ -18,8 +18,15 @@ class NotReady(NotSent):
 class Credential(Protocol):
     """What proves to a provider who calls. Read without waiting; refreshed in the background ahead of its expiry."""
 
-    expires_at: float | None  # unix seconds; None: it does not expire
-    trouble: str  # why none is at hand or the last refresh failed, in words without secrets; "" if all is well
+    @property
+    def expires_at(self) -> float | None:
+        """Unix seconds; None if it does not expire."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why none is at hand or the last refresh failed, in words without secrets; "" if all is well."""
+        ...
 
     def lines(self, method: bytes, host: bytes, path: bytes, body: bytes) -> bytes:
         """Finished header lines that authenticate this one attempt. Raises NotReady (a NotSent) while none is at

@@ -79,12 +79,18 @@ class Provider(Protocol):
     good answer to the free probe shows that the credential is accepted, or only that somebody is there.
     """
 
-    credential: Credential
-    complete: bool
-    secret: str
-    tells_limits: bool
-    head: Callable[[Headers], Headers] | None
-    probe_proves: bool
+    @property
+    def credential(self) -> Credential: ...
+    @property
+    def complete(self) -> bool: ...
+    @property
+    def secret(self) -> str: ...
+    @property
+    def tells_limits(self) -> bool: ...
+    @property
+    def head(self) -> Callable[[Headers], Headers] | None: ...
+    @property
+    def probe_proves(self) -> bool: ...
 
     def serves(self, endpoint: str, model: str) -> bool:
         """Whether this account can serve an endpoint, by its name in the path table, for a model ("" for any)."""
@@ -98,8 +104,9 @@ class Provider(Protocol):
         """For the head of a streamed answer: what makes server-sent events of its bytes; None if they are that."""
         ...
 
-    def refusal(self, status: int, headers: Headers, body: bytes | None) -> Refusal:
-        """What an answer means whose status is not below 300; `body` is None where it did not arrive whole."""
+    def refusal(self, status: int, headers: Headers, body: bytes | None, request_id: str) -> Refusal:
+        """What an answer means whose status is not below 300; `body` is None where it did not arrive whole, `headers`
+        are as they came. An error that is written here has this `request_id`."""
         ...
 
     def probe(self, most: int) -> Outgoing:

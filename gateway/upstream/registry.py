@@ -1,4 +1,4 @@
-"""Which provider and which transport an account gets. Adding a provider is adding a row."""
+"""Which transport an account gets."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ from collections.abc import Callable
 from pkgutil import resolve_name
 from typing import cast
 
-from gateway.upstream.anthropic import Anthropic
 from gateway.upstream.http1 import Pool
-from gateway.upstream.provider import Provider
 from gateway.upstream.transport import Origin, Timeouts, Transport
 
 # Imported where an account needs it: a second HTTP client is a tenth of a worker's memory.
 _HTTPX = "gateway.upstream.httpx_transport:HttpxTransport"
-
-PROVIDERS: dict[str, Callable[[str], Provider]] = {"anthropic": Anthropic}
 
 
 def open_transport(origin: Origin, timeouts: Timeouts) -> Transport:

@@ -7,24 +7,32 @@ it is for a slot, `core/spending/fair.py` says.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import cached_property
 from hashlib import blake2b
 from math import inf
 
 from gateway import log
 from gateway.config.schema import Account as AccountConfig
-from gateway.config.schema import Config
+from gateway.config.schema import Config, catalogue_of
 from gateway.core.routing.document import Entry
+from gateway.core.routing.provider_names import ProviderNames
 from gateway.core.spending.fair import FairQueue
+from gateway.core.spending.pricing import Catalogue
+from gateway.data import load_provider_names
 from gateway.listen.client import HeaderList
+from gateway.upstream.credential import Credential, Fixed
 from gateway.upstream.provider import Provider
-from gateway.upstream.registry import PROVIDERS, open_transport
+from gateway.upstream.registry import open_transport
+from gateway.upstream.settings import AccountNames, Settings
 from gateway.upstream.transport import Origin, Timeouts, Transport
 
 SLOT_WAIT = 2.0  # seconds a request waits for a slot of its account
 QUANTUM = 16_000.0  # tokens that a tenant's turn in an account's queue is worth
 _MAX_NOTES = 64
 _IDENTITY = (b"anthropic-organization-id", b"anthropic-workspace-id")
+
+_NO_NAMES = AccountNames(ProviderNames("", (), {}), lambda model: model, {})
 
 _Waiter = tuple[str, asyncio.Future[None]]  # a tenant, and what tells that a slot is handed over
 
@@ -45,6 +53,7 @@ class Account:
         self.id = config.id
         self.tag = config.id.encode()
         self.credential = ""  # what its key is called among processes
+        self.access: tuple[object, ...] = ()  # what that is made of
         self.slots: int | None = None
         self.in_flight = 0
         self.notes: dict[bytes, bytes] = {}
@@ -58,6 +67,7 @@ class Account:
         """Serve as this configuration says from now on."""
         self.config = config
         self.workspace = config.workspace
+        self.renames = config.provider != "anthropic"  # models may have other names there
         self.provider = provider
         self.transport = transport
 
@@ -175,6 +185,9 @@ class Pool:
         self.accounts: dict[str, Account] = {}
         self._transports: dict[tuple[Origin, Timeouts], Transport] = {}
         self._processes = config.workers
+        self._running = False
+        self._credentials: dict[int, Credential] = {}  # that are being kept, by identity
+        self._tasks: set[asyncio.Task[None]] = set()
         self._seen: dict[bytes, dict[str, str]] = {name: {} for name in _IDENTITY}
         self.configure(config, ())
 
@@ -184,28 +197,68 @@ class Pool:
         renewed = []
         timeouts = Timeouts(config.timeouts.connect, config.timeouts.first_byte, config.timeouts.idle)
         accounts: dict[str, Account] = {}
+        names = _Names(config)
         secret = config.secret[0].encode()[:64]
         for each in config.accounts:
             origin = Origin.parse(each.base_url, ca_file=each.ca_file, proxy=each.proxy, http2=each.http2)
             transport = self._transports.get((origin, timeouts))
             if transport is None:
                 transport = self._transports[origin, timeouts] = open_transport(origin, timeouts)
-            provider = PROVIDERS[each.provider](each.api_key)
             account = self.accounts.get(each.id)
+            settings = _settings(each, origin, names)
+            access = each.provider, *settings.access
+            same = account is not None and account.access == access
+            credential = account.provider.credential if account and same else each.row.credential(settings)
+            provider = each.row.open(settings, credential)
             if account is None:
                 account = Account(each, provider, transport)
             else:
-                if account.config.api_key != each.api_key or account.transport is not transport:
+                if not same or account.transport is not transport:
                     renewed.append(each.id)
                 account.take(each, provider, transport)
-            account.credential = blake2b(each.api_key.encode(), digest_size=8, key=secret).hexdigest()
+            account.access = access
+            account.credential = blake2b(repr(access).encode(), digest_size=8, key=secret).hexdigest()
             accounts[each.id] = account
         for name in kept:
             if name in self.accounts and name not in accounts:
                 accounts[name] = self.accounts[name]
         self.accounts = accounts
         self.divide(self._processes)
+        self._keep_credentials()
         return renewed
+
+    async def start(self) -> None:
+        """Have the credentials that must be fetched, from now on and for what is configured later. Nobody waits for
+        them here."""
+        self._running = True
+        self._keep_credentials()
+
+    def _keep_credentials(self) -> None:
+        """Begin to fetch the credentials of new accounts, and end that for those that are gone."""
+        if not self._running:
+            return
+        wanted = {id(each.provider.credential): each.provider.credential for each in self.accounts.values()}
+        for known in [*self._credentials]:
+            if known not in wanted:
+                self._later(self._credentials.pop(known).close())
+        for known, credential in wanted.items():
+            if known not in self._credentials and not isinstance(credential, Fixed):
+                self._credentials[known] = credential
+                self._later(credential.start())
+
+    async def forget_credentials(self) -> None:
+        """Fetch none any more."""
+        self._running = False
+        for task in [*self._tasks]:
+            task.cancel()
+        credentials, self._credentials = self._credentials, {}
+        for credential in credentials.values():
+            await credential.close()
+
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def retire(self, kept: Iterable[str], configured: Iterable[str]) -> None:
         """Let go of accounts that are neither configured nor named by the agreed pool any more."""
@@ -266,8 +319,49 @@ class Pool:
                     break
 
     async def aclose(self) -> None:
+        await self.forget_credentials()
         for transport in self._transports.values():
             await transport.aclose()
+
+
+class _Names:
+    """What models are called, over all accounts of a configuration; read where an account needs it."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        return catalogue_of(self._config)
+
+    @cached_property
+    def table(self) -> ProviderNames:
+        return load_provider_names()
+
+    def canonical(self, model: str) -> str:
+        found = self.catalogue.find(model)
+        return model if found is None else found.id
+
+
+def _settings(account: AccountConfig, origin: Origin, names: _Names) -> Settings:
+    """What the provider of an account needs to know of it."""
+    if account.provider == "anthropic":
+        return Settings(names=_NO_NAMES, api_key=account.api_key)
+    return Settings(
+        names=AccountNames(names.table, names.canonical, account.model_names),
+        host=origin.authority,
+        prefix=origin.prefix,
+        api_key=account.api_key,
+        region=account.region,
+        api=account.api,
+        profile=account.profile,
+        aws_account=account.aws_account,
+        aws=None if account.aws is None else account.aws.keys,
+        project=account.project,
+        google=account.credentials,
+        entra=None if account.entra is None else account.entra.app,
+        workspace_id=account.workspace_id,
+    )
 
 
 def readable_notes(account: Account) -> dict[str, str]:

@@ -225,6 +225,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Connect to the store (or note that it is away) and begin the upkeep."""
+        await self.pool.start()
         await self.store.start(STORE_WAIT)
         self.callers.start()
         self._lag.start()
@@ -234,6 +235,7 @@ class Gateway:
         self._lag.stop()
         await self.revival.aclose()
         await self.callers.close()
+        await self.pool.forget_credentials()
         await self._batch_usage.close()
         self.owners.rest()
         self.accounting.rest()

@@ -256,6 +256,13 @@ class AnswerHead:
                 visible.append(header)
                 self.encoding = b"" if header[1].lower() == b"identity" else header[1]
 
+    def is_json(self) -> None:
+        """The body that it came with is another now, in JSON."""
+        self.kind, self.encoding = b"application/json", b""
+        framing = (b"content-type", b"content-encoding")
+        self.visible = [header for header in self.visible if header[0] not in framing]
+        self.visible.append((b"content-type", self.kind))
+
     @property
     def rate_limits(self) -> list[int | None]:
         """Limit and remaining of each of LIMIT_KINDS in turn, None where nothing was said."""

@@ -439,7 +439,10 @@ def test_a_malformed_expression_says_how_to_write_one(text):
         ("max_concurrency: 1.5", "4: accounts[0].max_concurrency: must be a whole number"),
         ("http2: 1", "4: accounts[0].http2: expected true or false, got a number"),
         ("http2: yes", "4: accounts[0].http2: expected true or false, got a string"),
-        ("provider: bedrock", "4: accounts[0].provider: must be one of: anthropic"),
+        (
+            "provider: bedrok",
+            "4: accounts[0].provider: must be one of: anthropic, bedrock, vertex, foundry, aws-platform",
+        ),
         ("organization: a b", "4: accounts[0].organization: must be 1 to 64 of the characters A-Z a-z 0-9 . _ -"),
         ("workspace: 5", "4: accounts[0].workspace: expected a string, got a number; put it in quotes"),
         ("models: []", "4: accounts[0].models: needs at least 1 item"),

@@ -31,9 +31,10 @@ from gateway.core.routing.ring import Ring
 from gateway.log import captured
 from gateway.records import Finished
 from gateway.worker.accounts import entry_of
+from tests.journeys import clouds
 from tests.journeys.books import Books
 from tests.journeys.http import Call, Upstream, request
-from tests.journeys.journey import Ask, Journey, Json, usual
+from tests.journeys.journey import Ask, Journey, Json
 from tests.journeys.parts import OVER_ASGI, PARTS
 from tests.journeys.replica import Replica, entries
 from tests.journeys.store import Server, Store
@@ -126,7 +127,7 @@ class Stage:
         self.logs: list[Any] = []
         self.complaints: list[str] = []  # of the event loop
         self.store = Store(world, rig.server)
-        self.upstream = Upstream(world, usual)
+        self.upstream = Upstream(world, clouds.answer)
         self.config = config_of(journey, rig)
         self.document = PoolDocument(1, tuple(sorted(map(entry_of, self.config.accounts))))
         self.ring = Ring(self.document)  # as it is in the beginning
@@ -318,7 +319,8 @@ class Stage:
         if journey.failures is not None and failed > journey.failures:
             yield f"{failed} requests failed, not {journey.failures}"
         for asked in self.upstream.asked:
-            yield from improper(asked, [ask for ask, _ in asks])
+            cloud = "provider" in journey.pool[asked.account]
+            yield from improper(asked, [ask for ask, _ in asks], cloud)
         for name, value in journey.heard.items():
             if self.upstream.asked[0].header(name) != value:
                 yield f"an account heard {name}: {self.upstream.asked[0].header(name)!r}, not {value!r}"

@@ -185,7 +185,7 @@ def identities(told: Sequence[tuple[AccountConfig, Answer]]) -> Iterator[Finding
     wrong: set[str] = set()
     for index, (account, its) in enumerate(named):
         for other, theirs in named[:index]:
-            if account.api_key == other.api_key:
+            if account.api_key and account.api_key == other.api_key:
                 continue
             unlike = {
                 what: its[what] == theirs[what]

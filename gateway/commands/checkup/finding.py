@@ -58,7 +58,7 @@ def caused(cause: str, finding: Finding) -> Finding:
 def secrets_of(config: Config) -> list[str]:
     """Every secret that the configuration holds, the longest first: no finding may show one, whoever worded it."""
     urls = [config.redis, *(account.proxy or "" for account in config.accounts)]
-    found = [config.admin.token, *config.secret, *(account.api_key for account in config.accounts)]
+    found = [config.admin.token, *config.secret, *(each for account in config.accounts for each in account.secrets)]
     found += config.tracing.headers.values()
     for url in urls:
         password = _password(url)

@@ -13,7 +13,7 @@ import msgspec
 PROFILES = ("global", "us", "eu", "jp", "au", "apac", "us-gov")  # where an inference profile of Bedrock's may compute
 
 _DATED = re.compile(r"(.+)-(20\d{6})")
-_OWN = "claude-"
+_OWN = re.compile(r"claude-[a-z0-9-]{1,100}")  # what a client asks for may be anything
 
 
 class Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,7 +52,7 @@ class ProviderNames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         found = self.models.get(model)
         if found is not None:
             return found
-        if not model.startswith(_OWN):
+        if _OWN.fullmatch(model) is None:
             return NOWHERE
         dated = _DATED.fullmatch(model)
         if dated is None:

@@ -191,7 +191,16 @@ class AccountStates:
     # Probes.
 
     def _suspect(self, account: str) -> None:
-        """A request was answered 401: its key is out once the account's own free probe says so too."""
+        """A request was answered 401: its key is out once the account's own free probe says so too. Where there is no
+        such probe it is out at once, and comes back by one request that is answered well."""
+        found = self._pool.accounts.get(account)
+        if found is not None and not found.provider.probe_proves:
+            outage = self._router.health(account).outage
+            if outage.cause is not Cause.CREDENTIAL or outage.until <= monotonic():
+                seconds = self._router.key_refused(account, monotonic())
+                credential = self._router.credential(account)
+                self._say(broadcast.Out(account, Cause.CREDENTIAL, seconds, account, credential))
+            return
         if monotonic() - self._accepted.get(account, -_AGAIN) >= _AGAIN:
             self._probe_soon(account)
 

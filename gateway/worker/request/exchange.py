@@ -246,7 +246,9 @@ class Exchange:
         if status < 300:  # no answer of the API, whatever it is
             return Failure(outcome, status, head)
         provider = account.provider
-        refusal = provider.refusal(status, headers, body)
+        refusal = provider.refusal(status, headers, body, head.request_id.decode("latin-1") or x.request.id)
+        if refusal.body is not body and provider.head is not None:
+            head.is_json()
         if refusal.retry_after is not None:
             head.retry_after = refusal.retry_after
         outcome = refusal.outcome

@@ -87,11 +87,15 @@ class Settlement:
         return self._admission.renewal(binding, account.workspace, age, ttl, tokens, size, account_bound)
 
     def _bill(self, x: Journey) -> Bill:
-        """What the answer cost, by the model that answered."""
+        """What the answer cost, by the model that answered: on clouds by the one that was asked, where an account has a
+        name of its own for it."""
         meter = x.attempt.meter
         if not x.request.endpoint.metered or not (meter.usage.output or meter.usage.total_input):
             return _NOTHING
-        return self._catalogue.bill(meter.model or x.request.model, meter.usage)
+        model, account = meter.model or x.request.model, x.attempt.account
+        if account is not None and account.renames and self._catalogue.find(model) is None:
+            model = x.request.model
+        return self._catalogue.bill(model, meter.usage)
 
 
 def _record(x: Journey, now: float, bill: Bill) -> Finished:
