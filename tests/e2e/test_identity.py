@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import redis
 
 from tests.e2e.clients import rigs
 from tests.e2e.rig import (
@@ -29,6 +30,7 @@ from tests.e2e.rig import (
     ask,
     assert_error,
     conversation,
+    eventually,
     message,
     until,
 )
@@ -196,6 +198,25 @@ async def test_a_caller_by_token_shares_nothing_with_a_file_s_caller_of_its_name
     assert (await ask(gateway, message(), key=token)).status == 429
     usage = await ask(gateway.admin_port, headers=AUTHORIZED, key=None, path="/admin/v1/usage?group_by=key")
     assert {row["key"]: row["requests"] for row in usage.json()["data"]} == {"alice": 2, "alice/alice": 2}
+
+
+async def test_what_a_caller_by_token_used_is_known_after_the_store_has_lost_everything(
+    launch: Launch, sim: Simulator, store: Store, shared_issuer: Issuer
+):
+    gateway = launch(redis=f"{store.url}/10", accounts=accounts_of(sim, 2), issuers=[shared_issuer.entry()])
+    token = shared_issuer.mint("plain")
+
+    def requests() -> int:
+        usage = gateway.get("/admin/v1/usage?group_by=key", admin=True, headers=AUTHORIZED)
+        return next((row["requests"] for row in usage.json()["data"] if row["key"] == "k8s/plain"), 0)
+
+    assert (await ask(gateway, message(), key=token)).status == 200
+    assert requests() == 1
+    with redis.Redis.from_url(f"{store.url}/10") as client:
+        client.flushdb()
+        await eventually(lambda: client.dbsize(), "what the gateway gives back")
+    assert (await ask(gateway, message(), key=token)).status == 200
+    await eventually(lambda: requests() == 2, "both requests in the usage")
 
 
 # The gateway's own tokens.

@@ -344,7 +344,12 @@ class Accounting:
         self._refused_at = self._refused_at or int(time() * 1000)
 
     def note(self, running: Iterable[Reservation]) -> None:
-        """The store may have lost what requests on their way reserve, or was not there to be told: note it again."""
+        """The store may have lost what requests on their way reserve, or was not there to be told: note it again. Which
+        tenants there are as well: of callers by token nobody else knows."""
+        tenants = sorted(self._enrolled)
+        for first in range(0, len(tenants), _NOTED_AT_ONCE):
+            with suppress(StoreDown):
+                self._store.post(*to_enroll(tenants[first : first + _NOTED_AT_ONCE]))
         held: defaultdict[tuple[str, tuple[str, ...], str], list[Reservation]] = defaultdict(list)
         for reservation in running:
             if reservation.taken:
