@@ -417,3 +417,20 @@ def test_an_sdk_federates_by_environment_alone_and_follows_its_token_file(
         "k8s/first", "k8s/second", "k8s/second", "k8s/third",
     ]  # fmt: skip
     assert [line["caller"] for line in requests if line["endpoint"] == "token"] == ["k8s/first", "k8s/second"]
+
+
+async def test_an_operator_finds_the_conversations_of_a_caller_by_token(gateway: Gateway, shared_issuer: Issuer):
+    callers = {"k8s/system:serviceaccount:ml:train": pod(shared_issuer, "train")}
+    callers |= {"teams/x": shared_issuer.mint("x", team="research"), "plain/plain-1": shared_issuer.mint("plain-1")}
+    for caller, token in callers.items():
+        told = conversation()
+        served = await ask(gateway, message(), told, key=token)
+        name = urllib.parse.quote(caller, safe="")
+        path = f"/admin/v1/conversations/{name}/{told['X-Conversation-Id']}"
+        shown = gateway.get(path, admin=True, headers=AUTHORIZED)
+        assert shown.status == 200, shown.body
+        assert shown.json()["caller"] == caller
+        assert served.account in str(shown.json()["bindings"])
+        flushed = gateway.get(path, admin=True, headers=AUTHORIZED, method="DELETE")
+        assert flushed.json()["flushed"] == 1
+        assert gateway.get(path, admin=True, headers=AUTHORIZED).status == 404

@@ -128,9 +128,8 @@ class Conversations:
     async def show(self, wanted: Wanted) -> dict[str, Any]:
         """Where the conversation lives, for each model, and why. Raises ApiError: 404 for an unknown caller or
         conversation, 503 while the store is away."""
-        caller = self._caller(wanted.caller)
         try:
-            for place in self._places(caller, wanted):
+            for caller, place in self._places(wanted):
                 stored = await self._bindings.read(record_key(caller.tenant, place.key))
                 if stored is not None:
                     return self._shown(caller, place, stored)
@@ -143,24 +142,24 @@ class Conversations:
     async def flush(self, wanted: Wanted) -> dict[str, Any]:
         """Forget the conversation everywhere: its next request is placed as if it were its first. One that is on its
         way may bring the binding back when it ends. Raises ApiError as `show` does."""
-        caller = self._caller(wanted.caller)
         gone, found = 0, None
         try:
-            for place in self._places(caller, wanted):
-                if found is not None and found.kind != place.kind:
+            for caller, place in self._places(wanted):
+                if found is not None and (found[0] is not caller or found[1].kind != place.kind):
                     break
                 key = record_key(caller.tenant, place.key)
                 removed = await self._bindings.flush(key)
                 await self._forget(encode(Forget(key=key)))  # even if it was only in some process's memory
                 if removed:
-                    gone, found = gone + removed, found or place
+                    gone, found = gone + removed, found or (caller, place)
         except StoreDown as error:
             raise ApiError(503, f"{_AWAY}, so the conversation may not be forgotten: {error}") from None
         if found is None:
             raise self._unknown(wanted)
-        digest = _digest(found.key)
+        caller, place = found
+        digest = _digest(place.key)
         log.info("conversation flushed", conversation=digest, caller=caller.id, bindings=gone)
-        return {"conversation": digest, **_whose(caller), "kind": found.kind, "flushed": gone}
+        return {"conversation": digest, **_whose(caller), "kind": place.kind, "flushed": gone}
 
     async def flush_account(self, name: str) -> dict[str, Any]:
         """Forget all bindings to the account's workspace, which it may share with others. A conversation with a request
@@ -181,14 +180,26 @@ class Conversations:
 
     # Which one.
 
-    def _caller(self, name: str) -> Caller:
+    def _candidates(self, name: str) -> list[Caller]:
+        """Who has this id: of callers by token nobody but the token knows the team, where it is made of claims."""
         caller = self._callers().get(name)
-        if caller is None:
+        if caller is not None:
+            return [caller]
+        config = self._config()
+        issuer = next((each for each in config.issuers if name.startswith(f"{each.id}/")), None)
+        if issuer is None:
             raise ApiError(404, "There is no key of this id; `gateway keys list` names them")
-        return caller
+        teams = [team.id for team in config.teams] if "{" in (issuer.team or "") else [issuer.team]
+        return [Caller(id=name, team=team) for team in teams]
 
-    def _places(self, caller: Caller, wanted: Wanted) -> Iterator[Place]:
-        """Where it may be, the likeliest first: by each kind of id, under this secret and then the former one."""
+    def _places(self, wanted: Wanted) -> Iterator[tuple[Caller, Place]]:
+        """Where it may be, the likeliest first: by each kind of id, under this secret and then the former one. Raises
+        ApiError 404 for an unknown caller."""
+        return (
+            (caller, place) for caller in self._candidates(wanted.caller) for place in self._places_of(caller, wanted)
+        )
+
+    def _places_of(self, caller: Caller, wanted: Wanted) -> Iterator[Place]:
         for kind in (wanted.kind,) if wanted.kind else KINDS:
             ids = (wanted.id, b"", b"") if kind == "header" else (b"", wanted.id, wanted.agent)
             keys = [identify(secret.encode(), caller.id, *ids, None) or b"" for secret in self._config().secret[:2]]
