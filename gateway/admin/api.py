@@ -18,11 +18,15 @@ from gateway.admin.access import Access, Who
 from gateway.admin.audit import MOST, Audit
 from gateway.admin.dashboard.live import EVENT_STREAM, MOST_RECENT
 from gateway.admin.desks.accounts import Accounts
+from gateway.admin.desks.boosts import Boosts
+from gateway.admin.desks.callers import Callers
 from gateway.admin.desks.conversations import Conversations
 from gateway.admin.desks.keys import Keys
+from gateway.admin.desks.teams import Teams
 from gateway.admin.desks.usage import Usage
-from gateway.admin.management import account_routes, conversation_routes, key_routes
+from gateway.admin.management import account_routes, conversation_routes
 from gateway.admin.routes import OPEN, Call, Good, Param, Route, json, known_query, whole_number
+from gateway.admin.tenants import boost_routes, caller_routes, key_routes, team_routes
 from gateway.config.rules import moment_text
 from gateway.store.ledger.usage import GROUPS
 from gateway.telemetry.scrapes import Encode, Scrapes
@@ -52,6 +56,9 @@ class Desks(msgspec.Struct, frozen=True, kw_only=True):
     accounts: Accounts
     conversations: Conversations
     keys: Keys
+    callers: Callers
+    teams: Teams
+    boosts: Boosts
     usage: Usage
     live: Live
     audit: Audit
@@ -67,7 +74,10 @@ def api_routes(desks: Desks, access: Access) -> list[Route]:
         *_live(desks.live, access),
         *account_routes(desks.accounts, desks.conversations),
         *conversation_routes(desks.conversations),
+        *team_routes(desks.teams),
+        *caller_routes(desks.callers, desks.keys),
         *key_routes(desks.keys),
+        *boost_routes(desks.boosts),
         *_usage(desks.usage),
         _audit(desks.audit),
     ]

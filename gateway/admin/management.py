@@ -1,4 +1,4 @@
-"""The part of the admin API by which operators manage accounts, conversations and keys, and what of it is written down.
+"""The part of the admin API by which operators manage accounts and conversations, and what of it is written down.
 
 It decides nothing: the desks do.
 """
@@ -11,7 +11,6 @@ from gateway.admin import schemas
 from gateway.admin.access import OPERATE
 from gateway.admin.desks.accounts import Accounts
 from gateway.admin.desks.conversations import KINDS, Conversations, wanted
-from gateway.admin.desks.keys import Keys
 from gateway.admin.routes import Call, Good, Param, Route, json, known_query
 
 _SHOWN = ("state", "weight", "drain_until")  # of an account, in the audit log
@@ -89,95 +88,5 @@ def conversation_routes(desk: Conversations) -> list[Route]:
             method="DELETE", path=path, handler=flush, about="Forget a conversation: its next request is its first",
             params=params, query=query, role=OPERATE, action="conversation.flush",
             good={200: Good("How many bindings were forgotten", schemas.FLUSHED_CONVERSATION)}, may=(404, 503),
-        ),
-    ]  # fmt: skip
-
-
-def key_routes(desk: Keys) -> list[Route]:
-    async def all_keys(call: Call) -> Response:
-        return json({"data": desk.all()})
-
-    async def create(call: Call) -> Response:
-        made = await desk.create(await call.body())
-        fields = ("caller", "team", "models", "limits", "expires_at")
-        call.about(f"keys/{made['id']}", **{name: (None, made[name]) for name in fields})
-        return json(made, 201)
-
-    async def change(call: Call) -> Response:
-        before = desk.caller(call.params["id"])
-        call.about(f"callers/{before['caller']}" if before else "")
-        after = await desk.change(call.params["id"], await call.body())
-        changes = {name: ((before or {}).get(name), after[name]) for name in ("models", "limits", "metadata")}
-        call.about(f"callers/{after['caller']}", **changes)
-        return json(after)
-
-    async def delete(call: Call) -> Response:
-        before = desk.caller(call.params["id"])
-        call.about(f"callers/{before['caller']}" if before else "")
-        gone = await desk.delete(call.params["id"])
-        call.about(f"callers/{gone['caller']}", source=("store", None), keys_revoked=(0, gone["revoked"]))
-        return json(gone)
-
-    async def revoke_all(call: Call) -> Response:
-        before = desk.caller(call.params["id"])
-        call.about(f"callers/{before['caller']}" if before else "")
-        after = await desk.revoke_all(call.params["id"])
-        call.about(f"callers/{after['caller']}", keys_revoked=(0, after["revoked"]))
-        return json(after)
-
-    async def rotate(call: Call) -> Response:
-        before = desk.find(call.params["id"])
-        call.about(f"keys/{before['id']}" if before else "")
-        made = await desk.rotate(call.params["id"], await call.body())
-        old, was = made["replaces"], before or {}
-        changes = {name: (was.get(name), old[name]) for name in ("replaced_by", "expires_at")}
-        call.about(f"keys/{old['id']}", caller=(None, made["caller"]), **changes)
-        return json(made, 201)
-
-    async def revoke(call: Call) -> Response:
-        before = desk.find(call.params["id"])
-        call.about(f"keys/{before['id']}" if before else "")
-        gone = await desk.revoke(call.params["id"])
-        call.about(f"keys/{gone['id']}", state=((before or {}).get("state"), gone["state"]))
-        return json(gone)
-
-    id_ = (Param("id", "of the key", schemas.TEXT, required=True),)
-    caller = (Param("id", "of the caller", schemas.TEXT, required=True),)
-    return [
-        Route(
-            method="GET", path="/admin/v1/keys", handler=all_keys, about="All callers and their keys",
-            good={200: Good("By caller", schemas.page(schemas.CALLER))},
-        ),
-        Route(
-            method="POST", path="/admin/v1/keys", handler=create, about="Make a key, and its caller if it is new",
-            role=OPERATE, action="key.create", body=schemas.KEY_CREATE, may=(409, 503),
-            good={201: Good("The key, shown this once", schemas.NEW_KEY)},
-        ),
-        Route(
-            method="PATCH", path="/admin/v1/callers/{id}", handler=change, role=OPERATE, action="caller.change",
-            about="Give a caller made at run time other limits, models or notes",
-            params=caller, body=schemas.CALLER_CHANGE, may=(404, 409, 503),
-            good={200: Good("The caller and its keys", schemas.CHANGED_CALLER)},
-        ),
-        Route(
-            method="DELETE", path="/admin/v1/callers/{id}", handler=delete, role=OPERATE, action="caller.delete",
-            about="Delete a caller made at run time: its keys end at once, its usage stays", params=caller,
-            may=(404, 409, 503), good={200: Good("Who is deleted", schemas.DELETED_CALLER)},
-        ),
-        Route(
-            method="DELETE", path="/admin/v1/callers/{id}/keys", handler=revoke_all, role=OPERATE,
-            action="caller.revoke", about="End all keys of a caller that were made at run time, for good",
-            params=caller, may=(404, 503), good={200: Good("The caller and its keys", schemas.REVOKED_CALLER)},
-        ),
-        Route(
-            method="DELETE", path="/admin/v1/keys/{id}", handler=revoke, about="End a key, everywhere and for good",
-            params=id_, role=OPERATE, action="key.revoke", may=(404, 409, 503),
-            good={200: Good("The key", schemas.KEY)},
-        ),
-        Route(
-            method="POST", path="/admin/v1/keys/{id}/rotate", handler=rotate, params=id_, role=OPERATE,
-            about="Make a key that replaces this one", action="key.rotate", body=schemas.KEY_ROTATE,
-            body_required=False, may=(404, 409, 503),
-            good={201: Good("The new key, shown this once", schemas.ROTATED_KEY)},
         ),
     ]  # fmt: skip

@@ -19,10 +19,14 @@ _WORDS = {
     403: "The token's role does not allow it, or a session came without its x-csrf-token",
     404: "There is nothing of this id",
     409: "It contradicts what is there",
+    412: "What is to be changed is not as If-Match says",
     413: "The body is too large",
     429: "Too much at once: wrong tokens from one address, or streams with one token",
     503: "The store is away, or as much is done as can be",
 }
+_IF_MATCH = Param(
+    "If-Match", "the `etag` of what is to be changed, as it was got; without it, whatever it is", schemas.TEXT
+)
 _REFUSAL = {"$ref": "#/components/schemas/Error"}
 
 
@@ -75,6 +79,8 @@ def _operation(route: Route) -> dict[str, Any]:
         statuses |= {403}
     if route.body is not None:
         statuses |= {413}
+    if route.matches:
+        statuses |= {412}
     said = {str(status): _good(good) for status, good in route.good.items()}
     for status in sorted(statuses - set(route.good)):
         said[str(status)] = {"description": _WORDS[status], "content": {"application/json": {"schema": _REFUSAL}}}
@@ -87,6 +93,8 @@ def _operation(route: Route) -> dict[str, Any]:
     if not route.open():
         operation["x-role"] = route.role
     parameters = [_param("path", each) for each in route.params] + [_param("query", each) for each in route.query]
+    if route.matches:
+        parameters.append(_param("header", _IF_MATCH))
     if parameters:
         operation["parameters"] = parameters
     if route.body is not None:

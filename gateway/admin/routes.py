@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gateway.admin.access import OPERATE, READ, Who
+from gateway.admin.desks.records import Match
 from gateway.errors import ApiError
 
 MAX_BODY = 64 * 1024  # bytes that an operator's request may have
@@ -44,6 +45,11 @@ class Call:
     @property
     def query(self) -> QueryParams:
         return self.request.query_params
+
+    @property
+    def match(self) -> Match:
+        """What `If-Match` says."""
+        return Match(self.request.headers.get("if-match", ""))
 
     @property
     def known(self) -> Who:
@@ -114,8 +120,9 @@ class Good(msgspec.Struct, frozen=True):
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """`path` has `{name}` for one segment, `{name...}` for all that follow. `action` is its name in the audit log, for
     routes that change something. `may` adds statuses of errors to those that all routes of its kind may answer with.
-    `opened()` tells that it needs no role now. `api`: part of the documented one; `page`: people are led to sign in;
-    `endless`: it has no HEAD."""
+    `matches`: `If-Match` may name what it changes, 412 is the answer where that is not so. `opened()` tells that it
+    needs no role now. `api`: part of the documented one; `page`: people are led to sign in; `endless`: it has no
+    HEAD."""
 
     method: str
     path: str
@@ -129,6 +136,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     body: Schema | None = None
     body_required: bool = True
     may: tuple[int, ...] = ()
+    matches: bool = False
     opened: Callable[[], bool] | None = None
     api: bool = True
     page: bool = False
@@ -175,9 +183,9 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", text))
 
 
-def json(data: object, status: int = 200) -> Response:
-    """An answer of JSON; numbers that are `msgspec.Raw` go out as they are."""
-    return Response(_encode(data), status, media_type="application/json")
+def json(data: object, status: int = 200, etag: str = "") -> Response:
+    """An answer of JSON; numbers that are `msgspec.Raw` go out as they are. `etag` is what `If-Match` may name."""
+    return Response(_encode(data), status, {"etag": etag} if etag else None, media_type="application/json")
 
 
 def known_query(query: QueryParams, *names: str) -> dict[str, str]:

@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from gateway.admin.desks import accounts, keys
+from gateway.admin.desks import accounts, boosts, keys
 from gateway.config.checks import ID_PATTERN, NOTE_LENGTH, PERSON_PATTERN
 from gateway.config.rules import Number, Rule
-from gateway.config.schema import ROLES, Budget, CallerLimits
+from gateway.config.schema import ROLES, Budget, CallerLimits, KeyPolicy, PolicyBudget
 from gateway.config.sections import struct_fields
 from gateway.core.routing.document import STATES
 
@@ -137,21 +137,69 @@ _CHANGING: Schema = {
         "additionalProperties": {"type": "string", "pattern": f"^[^{_CONTROL}]{{1,{NOTE_LENGTH}}}$"},
     },
 }
-KEY_CREATE = _closed(
-    ("caller",),
-    caller={
-        "type": "string",
-        "pattern": f"^{PERSON_PATTERN}$",
-        "description": "who calls: an id, perhaps an e-mail address, that stays while its keys rotate",
+_WHO: Schema = {
+    "type": "string",
+    "pattern": f"^{PERSON_PATTERN}$",
+    "description": "who calls: an id, perhaps an e-mail address, that stays while its keys rotate",
+}
+_LIFE = {
+    "expires_in": {**_CREATED["expires_in"], "description": "seconds"},
+    "label": {
+        "type": ["string", "null"],
+        "pattern": f"^[^{_CONTROL}]{{1,{NOTE_LENGTH}}}$",
+        "description": "what the caller's keys are told apart by: of those that count, one has it",
     },
-    team=maybe(_IDENTIFIER),
+}
+KEY_CREATE = _closed(("caller",), caller=_WHO, team=maybe(_IDENTIFIER), **_CHANGING, **_LIFE)
+CALLER_KEY_CREATE = _closed((), **_LIFE)
+_OF_CALLER: dict[str, Schema] = {
+    "team": maybe(_IDENTIFIER),
     **_CHANGING,
-    expires_in={**_CREATED["expires_in"], "description": "seconds"},
-)
+    "kind": {"enum": ["person", "service", None]},
+    "label": maybe(_NOTE),
+    "email": maybe(_NOTE),
+    "status": {"enum": ["active", "suspended", None], "description": "who is suspended is answered 403"},
+}
+CALLER_CREATE = _closed(("id",), id=_WHO, **_OF_CALLER)
+
+
+def _some(fields: Mapping[str, Schema]) -> Schema:
+    """One of them at least, and not null."""
+    return {
+        **_closed((), **fields),
+        "anyOf": [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in fields],
+    }
+
+
 # Models and notes take the place of all that was there; of limits, those not named stay, and those that are null go.
-CALLER_CHANGE = {
-    **_closed(**_CHANGING),
-    "anyOf": [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in _CHANGING],
+CALLER_CHANGE = _some(_OF_CALLER)
+_POLICY = maybe(
+    _closed(
+        (),
+        **_numbers_of(KeyPolicy),
+        max_budget_usd=maybe(_closed((), **_numbers_of(PolicyBudget))),
+        models=_CHANGING["models"],
+    )
+)
+_OF_TEAM: dict[str, Schema] = {"name": maybe(_NOTE), **_CHANGING, "key_policy": _POLICY}
+TEAM_CREATE = _closed(("id",), id=_IDENTIFIER, **_OF_TEAM)
+TEAM_CHANGE = _some(_OF_TEAM)
+_RAISED = _numbers(boosts.CREATE)
+BOOST_CREATE: Schema = {
+    **_closed(
+        ("usd", "reason"),
+        id={**_IDENTIFIER, "description": "without it, one is made up"},
+        team=_IDENTIFIER,
+        caller=_WHO,
+        usd={**_RAISED["usd"], "type": "number", "description": "how much more each budget is"},
+        until={"type": "string", "description": "a time, within 400 days"},
+        seconds={**_RAISED["seconds"], "type": "number", "description": "instead: for how long"},
+        reason={"type": "string", "pattern": f"^[^{_CONTROL}]{{1,{NOTE_LENGTH}}}$"},
+    ),
+    "allOf": [
+        {"oneOf": [{"required": ["team"]}, {"required": ["caller"]}]},
+        {"oneOf": [{"required": ["until"]}, {"required": ["seconds"]}]},
+    ],
 }
 KEY_ROTATE = _closed(
     overlap={**_ROTATED["overlap"], "description": "seconds for which the former key still counts"},
@@ -240,9 +288,17 @@ CONVERSATION = record(
 FLUSHED_CONVERSATION = record(
     conversation=TEXT, caller=TEXT, team=maybe(TEXT), kind=choice("header", "session"), flushed=COUNT
 )
+_SHADOWS = {**FLAG, "description": "whether the file's hides one of this id that was made at run time"}
 _CALLER = {
     "caller": TEXT,
+    "id": TEXT,
     "source": maybe(choice("file", "store")),
+    "shadows_stored": _SHADOWS,
+    "kind": choice("person", "service"),
+    "label": TEXT,
+    "email": TEXT,
+    "status": choice("active", "suspended"),
+    "created_at": maybe(TIME),
     "team": maybe(TEXT),
     "models": many(TEXT),
     "limits": ANY_OBJECT,
@@ -252,6 +308,7 @@ _KEY = {
     "id": maybe(TEXT),
     "source": choice("file", "store"),
     "state": TEXT,
+    "label": TEXT,
     "hint": maybe(TEXT),
     "digest": TEXT,
     "created_at": maybe(TIME),
@@ -259,6 +316,8 @@ _KEY = {
     "revoked_at": maybe(TIME),
     "replaced_by": maybe(TEXT),
 }
+ITS_KEY = record(**_KEY)
+CALLER_ALONE = record(**_CALLER)
 CALLER = record(**_CALLER, keys=many(record(**_KEY)))
 CHANGED_CALLER = record(**_CALLER, keys=many(record(**_KEY)), warnings=many(TEXT))
 REVOKED_CALLER = record(**_CALLER, keys=many(record(**_KEY)), warnings=many(TEXT), revoked=COUNT)
@@ -267,6 +326,25 @@ KEY = record(**{**_CALLER, **_KEY})
 _SHOWN_ONCE = {**TEXT, "description": "the key itself, which is shown this once"}
 NEW_KEY = record(**{**_CALLER, **_KEY}, key=_SHOWN_ONCE, warnings=many(TEXT))
 ROTATED_KEY = record(**{**_CALLER, **_KEY}, key=_SHOWN_ONCE, replaces=record(**_KEY))
+_TEAM = {
+    "id": TEXT,
+    "source": choice("file", "store"),
+    "shadows_stored": _SHADOWS,
+    "name": TEXT,
+    "models": many(TEXT),
+    "limits": ANY_OBJECT,
+    "key_policy": ANY_OBJECT,
+    "metadata": {"type": "object", "additionalProperties": TEXT},
+    "created_at": maybe(TIME),
+    "members": many(TEXT),
+}
+TEAM = record(**_TEAM)
+CHANGED_TEAM = record(**_TEAM, warnings=many(TEXT))
+DELETED_TEAM = record(id=TEXT, deleted_at=TIME, callers=many(TEXT), revoked=COUNT)
+BOOST = record(
+    id=TEXT, team=maybe(TEXT), caller=maybe(TEXT), usd=NUMBER, until=TIME, reason=TEXT, by=TEXT, active=FLAG,
+    created_at=TIME,
+)  # fmt: skip
 _TOKENS = {
     "requests": COUNT,
     "input_tokens": COUNT,

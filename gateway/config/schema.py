@@ -31,7 +31,8 @@ from gateway.core.spending.pricing import Catalogue
 
 __all__ = [
     "ADMIN", "ROLES", "ROOT", "Account", "Admin", "AdminToken", "Affinity", "Budget", "Caller", "CallerLimits",
-    "Config", "ConfigError", "Issuer", "Limits", "Log", "ModelEntry", "Models", "Team", "Timeouts", "Tracing",
+    "Config", "ConfigError", "Issuer", "KeyPolicy", "Limits", "Log", "ModelEntry", "Models", "Team", "Timeouts",
+    "Tracing",
     "caller_warnings", "catalogue_of", "config_warnings", "decode", "describe", "encode", "parse_listen", "schema",
     "undefined_team",
 ]  # fmt: skip
@@ -185,11 +186,35 @@ class Caller(Frozen, frozen=True, kw_only=True):
         return f"c:{self.id}" if self.team is None else f"t:{self.team}"
 
 
+class PolicyBudget(Frozen, frozen=True, kw_only=True):
+    """US dollars that one caller's own budgets may have at most; None is no bound."""
+
+    day: Annotated[float | None, _DOLLARS, "US dollars a day"] = None
+    week: Annotated[float | None, _DOLLARS, "US dollars a week"] = None
+    month: Annotated[float | None, _DOLLARS, "US dollars a calendar month"] = None
+
+
+class KeyPolicy(Frozen, frozen=True, kw_only=True):
+    """What callers and keys that are made at run time in a team may be; None is no bound. Those who give less than they
+    may have the bound itself."""
+
+    max_keys: Annotated[int | None, _COUNT, "keys of one caller that count at a time"] = None
+    max_lifetime_days: Annotated[float | None, Number(above=0, most=3660), "days that a key lives"] = None
+    max_budget_usd: Annotated[PolicyBudget, "what a caller's own budgets may be at most"] = PolicyBudget()
+    models: Annotated[tuple[str, ...], _PATTERNS, "models that a caller may be given"] = ("*",)
+
+
 class Team(Frozen, frozen=True, kw_only=True):
     """What the callers of one team may use together; each caller's own limits hold besides."""
 
     id: Annotated[str, Text(check.identifier, check.ID_PATTERN, once="team id"), "the `team` of its callers"]
+    name: Annotated[str, Text(check.note, empty=True), "what people call it"] = ""
+    models: Annotated[tuple[str, ...], _PATTERNS, "models that its callers may use, of those that each may"] = ("*",)
     limits: Annotated[CallerLimits, "limits of all its callers together"] = CallerLimits()
+    key_policy: Annotated[KeyPolicy, "bounds of callers and keys that are made at run time"] = KeyPolicy()
+    metadata: Annotated[dict[str, str], _METADATA, "short notes about it, for people"] = msgspec.field(
+        default_factory=dict
+    )
 
 
 class Issuer(Frozen, frozen=True, kw_only=True):
@@ -536,9 +561,12 @@ def undefined_team(team: str | None, defined: Collection[str]) -> str:
     return f"{words}; {nearest(team, defined, 'those that are')}" if defined else words
 
 
-def caller_warnings(config: Config, caller: str, team: str | None, models: Sequence[str]) -> list[str]:
-    """What of a caller made at run time is allowed and yet hardly meant, in words for people."""
-    problem = undefined_team(team, [each.id for each in config.teams])
+def caller_warnings(
+    config: Config, teams: Collection[str], caller: str, team: str | None, models: Sequence[str]
+) -> list[str]:
+    """What of a caller made at run time is allowed and yet hardly meant where these `teams` are defined, in words for
+    people."""
+    problem = undefined_team(team, teams)
     accounts = {account.id: account.models for account in config.accounts}
     return [*([problem] if problem else []), *pattern_warnings(config.models, accounts, {caller: models}, accounts)]
 

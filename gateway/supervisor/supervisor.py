@@ -32,13 +32,16 @@ from gateway.admin.audit import Audit, AuditFile
 from gateway.admin.dashboard.browser import browser_routes
 from gateway.admin.dashboard.live import Live
 from gateway.admin.desks.accounts import Accounts
+from gateway.admin.desks.boosts import Boosts
+from gateway.admin.desks.callers import Callers as CallerDesk
 from gateway.admin.desks.conversations import Conversations
 from gateway.admin.desks.cost_to_date import CostToDate
 from gateway.admin.desks.keys import Keys as KeyDesk
 from gateway.admin.desks.levels import Levels
+from gateway.admin.desks.teams import Teams
 from gateway.admin.desks.usage import Usage
 from gateway.admin.openapi import documented
-from gateway.config.schema import Caller, Config, encode, parse_listen, undefined_team
+from gateway.config.schema import Caller, Config, Team, encode, parse_listen, undefined_team
 from gateway.core.spending.keyring import Keyring, Stored
 from gateway.listen.bind import bind
 from gateway.listen.server import Server, serve_asgi
@@ -49,11 +52,12 @@ from gateway.store.ledger.usage import UsageReader
 from gateway.store.owners import OwnersJournal
 from gateway.store.pool.binding_counts import BindingCounts
 from gateway.store.pool.key_file import KeyFile
-from gateway.store.pool.keyring import keyring_of
+from gateway.store.pool.keyring import boosts_of, keyring_of, teams_of
 from gateway.store.pool.keys import KeyStore
 from gateway.store.pool.pool_store import PoolStore
 from gateway.store.pool.shared_keys import SharedKeys
 from gateway.supervisor.ledger.archive import Archive
+from gateway.supervisor.ledger.carrier import Carrier
 from gateway.supervisor.ledger.sweeper import Sweeper
 from gateway.supervisor.metrics import Exposition, Gauges
 from gateway.supervisor.overview import Watch
@@ -129,8 +133,10 @@ class Supervisor:
         self._audit = Audit(store_url, AuditFile(config.data_dir))
         self._binding_counts = BindingCounts(store_url)
         self._level_reader = LevelReader(store_url)
+        self._carrier = Carrier(self._level_reader, lambda: self.keys.stored)
         levels = Levels(
-            self._level_reader, lambda: self._keyring().callers.values(), lambda: self.config.teams, time.time
+            self._level_reader, lambda: self._keyring().callers.values(), lambda: self._teams().values(), time.time,
+            lambda: boosts_of(self.keys.stored, time.time() * 1000),
         )  # fmt: skip
         watch = Watch(
             self._workers, self.account_states, self._binding_counts, workers, lambda: self.pool.up,
@@ -191,6 +197,7 @@ class Supervisor:
                 self._broadcaster.run(),
                 self._archive.run(),
                 self._sweeper.run(),
+                self._carrier.run(),
                 self._audit.run(),
                 self._binding_counts.run(),
                 self.live.run(),
@@ -237,8 +244,12 @@ class Supervisor:
         """Who may call now. Made again when the file or the store says otherwise, for anybody may ask about it."""
         configured, stored = self.config.keys, self.keys.stored
         if self._known is None or self._known[0] is not configured or self._known[1] is not stored:
-            self._known = configured, stored, keyring_of(configured, stored)
+            now = time.time() * 1000
+            self._known = configured, stored, keyring_of(configured, stored, self.config.teams, now)
         return self._known[2]
+
+    def _teams(self) -> dict[str, Team]:
+        return teams_of(self.config.teams, self.keys.stored)
 
     def _keys_changed(self) -> None:
         self._workers.tell(Keys(self.keys.usable()))
@@ -248,8 +259,12 @@ class Supervisor:
         self._workers.tell(Document(self.pool.document, self.pool.processes))
 
     def _warn_of_teams(self) -> None:
-        """Of callers made at run time, whom no check of the file has seen."""
-        defined = [team.id for team in self.config.teams]
+        """Of callers made at run time, whom no check of the file has seen, and of what the file hides."""
+        stored, defined = self.keys.stored, self._teams()
+        in_file = {"caller": {each.id for each in self.config.keys}, "team": {each.id for each in self.config.teams}}
+        for kind, made in (("caller", stored.present), ("team", stored.present_teams)):
+            for name in sorted(in_file[kind] & made.keys()):
+                log.warning(f"the {kind} {name} of the configuration file hides one that was made at run time")
         for team in sorted({caller.team for caller in self.keys.stored.present.values() if caller.team is not None}):
             problem = undefined_team(team, defined)
             if problem and all(caller.team != team for caller in self.config.keys):
@@ -332,12 +347,15 @@ class Supervisor:
             lambda account: self.account_states.view(account)["health"],
             self._forget,
         )
-        access = self._access
+        access, applied = self._access, self._workers.refresh
+        callers = CallerDesk(self.keys, lambda: self.config, applied, time.time, self._carrier.carry)
         registry.register(access.failed_logins)
         desks = Desks(
             scrape=self._exposition.encoded, readiness=self._readiness, pool=self._show_pool,
             accounts=self._accounts, conversations=conversations,
-            keys=KeyDesk(self.keys, lambda: self.config, self._workers.refresh, time.time),
+            callers=callers, keys=KeyDesk(self.keys, callers, applied, time.time),
+            teams=Teams(self.keys, callers, lambda: self.config, applied, time.time),
+            boosts=Boosts(self.keys, callers, applied, time.time),
             usage=Usage(self._usage, time.time, self._workers.refresh), live=self.live, audit=self._audit,
             metrics_open=lambda: self.config.admin.metrics_open, clients=self._for_clients,
         )  # fmt: skip

@@ -153,7 +153,7 @@ INTERRUPTED = Measure(
     "gateway_stream_interruptions",
     "Streams that had begun and did not come to their end, by whose doing it was.",
     ("cause",),
-    known=_each(("upstream", "client", "timeout", "drain")),
+    known=_each(("upstream", "client", "timeout", "drain", "revoked")),
 )
 THROTTLED = Measure(
     "gateway_throttled",

@@ -6,8 +6,9 @@ Forwarded endpoints go straight to the proxy; everything that is not hot goes th
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from functools import lru_cache, partial
 from time import monotonic, time
 from typing import Any, cast
@@ -32,8 +33,8 @@ from gateway.records import Finished
 from gateway.store.client.client import StoreClient
 from gateway.store.ledger.ledger import UsageJournal
 from gateway.store.owners import OwnersJournal
+from gateway.store.pool.keyring import boosts_of, keyring_of, teams_of
 from gateway.store.pool.keyring import decode as decode_keys
-from gateway.store.pool.keyring import keyring_of
 from gateway.telemetry.lag import Lag
 from gateway.telemetry.logs import RequestLog
 from gateway.telemetry.metrics import OTHER, WorkerMetrics
@@ -124,7 +125,7 @@ class Gateway:
             config, self.pool, self.router, self.admission, self.accounting, self._settlement, self.owners,
             self._batch_usage, self.callers, self.metrics.upstream_answered, bound_thinking, self.tracing.begin,
         )  # fmt: skip
-        self._introduce()
+        self._enrol()
         self.upkeep = Upkeep(config, self.proxy.live, self._settlement, self.accounting)
         self._by_model = (
             bound_thinking.cache_clear, limit_class.cache_clear, self.metrics.forget_models, self.router.forget_models
@@ -179,21 +180,27 @@ class Gateway:
 
     def know(self, keys: bytes) -> None:
         """These are the callers and keys made at run time (`SharedKeys.usable`'s)."""
+        before = self._made.present.keys() & self.keyring.callers.keys()
         self._made = decode_keys(keys)
         self._enrol()
+        self.proxy.end(before - self.keyring.callers.keys())
 
     def _enrol(self) -> None:
-        self.keyring = keyring_of(self.config.keys, self._made)
-        self.callers.know(self.keyring)
-        self.accounting.forget()
-        self._introduce()
+        now = time() * 1000
+        teams = teams_of(self.config.teams, self._made)
+        self.keyring = keyring_of(self.config.keys, self._made, self.config.teams, now)
+        self.callers.know(self.keyring, teams)
+        self.proxy.know(teams)
+        self.accounting.know(teams, boosts_of(self._made, now), self.keyring.moved)
+        self._enrol_at = min((each.until for each in self._made.boosts.values() if each.counts(now)), default=math.inf)
+        self._introduce(teams)
 
-    def _introduce(self) -> None:
+    def _introduce(self, teams: Iterable[str]) -> None:
         callers = self.keyring.callers
         self.owners.know(callers)
         self.metrics.know_teams(caller.team for caller in callers.values() if caller.team)
         if self.config.issuers:
-            self.metrics.know_teams(team.id for team in self.config.teams)
+            self.metrics.know_teams(teams)
 
     def heard(self, data: bytes) -> None:
         """A broadcast from another process."""
@@ -296,6 +303,8 @@ class Gateway:
         if now < self._tick_at:
             return
         self._tick_at = now + TICK
+        if time() * 1000 >= self._enrol_at:  # a boost has ended
+            self._enrol()
         if now >= self._rest_at:
             self._rest_at = now + REST_EVERY
             self.owners.rest()

@@ -60,13 +60,9 @@ class Upkeep:
                 response.interrupt("timeout")
 
     def interrupt(self, reason: str) -> None:
-        """End every request that is being served: with an error event where a stream runs, else with an error."""
+        """End every request that is being served."""
         for x in list(self._live):
-            x.interrupted = reason
-            if x.attempt.response is not None:
-                x.attempt.response.interrupt(reason)
-            elif x.task is not None and not x.reply.ended:
-                x.task.cancel()
+            x.interrupt(reason)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Without waiting: a client that does not read must not hold up the others."""

@@ -31,7 +31,9 @@ def routes_of(access: Access, **desks: Any) -> list[Route]:
     async def empty() -> dict[str, Any]:
         return {"ready": True}
 
-    absent = dict.fromkeys(("accounts", "conversations", "keys", "usage", "live", "audit"))
+    absent = dict.fromkeys(
+        ("accounts", "conversations", "keys", "callers", "teams", "boosts", "usage", "live", "audit")
+    )
     common = {
         "scrape": scrape, "readiness": empty, "pool": empty, "metrics_open": lambda: False,
     }  # fmt: skip

@@ -226,7 +226,7 @@ def test_a_team_may_have_limits_of_its_own():
     )
     assert loads(SMALL, ENVIRON).teams == ()
     assert problems(f"{SMALL}teams:\n  - {{id: a}}\n  - {{id: a, team: b}}\n  - limits: {{concurrency: 0}}\n") == [
-        "5: teams[1].team: unknown key; known keys here: id, limits",
+        "5: teams[1].team: unknown key; known keys here: id, name, models, limits, key_policy, metadata",
         "5: teams[1].id: the same team id as teams[0].id on line 4; each must be different",
         "6: teams[2].id: missing; the `team` of its callers",
         "6: teams[2].limits.concurrency: must be at least 1",

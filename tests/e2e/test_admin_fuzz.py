@@ -12,11 +12,15 @@ import pytest
 
 from tests.e2e.rig import ADMIN_TOKEN, Gateway, Simulator, accounts_of
 
-# What no schema can say: a time must be before another, `agent` needs `kind=session`, either of two names is needed.
+# What no schema can say: a time must be before another, `agent` needs `kind=session`, either of two names is needed, a
+# time must be in the future, an entity tag must be that of what is there.
 CONFIG = """
 [[operations]]
-include-path-regex = "^/admin/v1/(usage|conversations)"
-checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404"]
+include-path-regex = "^/admin/v1/(usage|conversations|boosts)"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "404", "409", "412"]
+[[operations]]
+include-path-regex = "^/admin/v1/(teams|callers|keys)"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409", "412"]
 """
 
 

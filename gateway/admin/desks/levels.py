@@ -13,6 +13,7 @@ import msgspec
 from gateway.admin.desks.cached import Cached
 from gateway.config.rules import moment_text
 from gateway.config.schema import Caller, CallerLimits, Team
+from gateway.core.spending.keyring import CALLERS, TEAMS
 from gateway.core.spending.quota import BUDGETS, period_end
 from gateway.store.ledger.ledger import tenant_of
 from gateway.store.ledger.levels import SubjectBuckets, Used
@@ -35,12 +36,13 @@ class Reader(Protocol):
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """A caller or a team that has limits."""
+    """A caller or a team that has limits; `boost` is how many US dollars each of its budgets is raised by."""
 
     kind: str
     id: str
     team: str | None
     limits: CallerLimits
+    boost: float = 0.0
 
     @property
     def name(self) -> str:
@@ -55,7 +57,8 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 class Levels:
-    """`callers()` and `teams()` are all there are now; `now()` gives Unix seconds."""
+    """`callers()`, `teams()` and `boosts()` (dollars by kind and id) are all there are now; `now()` gives Unix
+    seconds."""
 
     def __init__(
         self,
@@ -63,7 +66,9 @@ class Levels:
         callers: Callable[[], Iterable[Caller]],
         teams: Callable[[], Iterable[Team]],
         now: Callable[[], float],
+        boosts: Callable[[], Mapping[tuple[str, str], float]] = dict,
     ) -> None:
+        self._boosts = boosts
         self._reader = reader
         self._callers = callers
         self._teams = teams
@@ -92,15 +97,22 @@ class Levels:
                 yield team, window, left / limit if limit else 0.0
 
     def _budgets(self) -> Iterator[tuple[str, str, float]]:
+        boosts = self._boosts()
         for team in self._teams():
             for window in BUDGETS:
                 dollars = getattr(team.limits.budget_usd, window)
                 if dollars is not None:
-                    yield team.id, window, dollars
+                    yield team.id, window, dollars + boosts.get((TEAMS, team.id), 0.0)
 
     def _subjects(self) -> list[Subject]:
-        teams = [Subject("team", team.id, team.id, team.limits) for team in self._teams()]
-        callers = [Subject("caller", caller.id, caller.team, caller.limits) for caller in self._callers()]
+        boosts = self._boosts()
+        teams = [
+            Subject("team", team.id, team.id, team.limits, boosts.get((TEAMS, team.id), 0.0)) for team in self._teams()
+        ]
+        callers = [
+            Subject("caller", each.id, each.team, each.limits, boosts.get((CALLERS, each.id), 0.0))
+            for each in self._callers()
+        ]
         return [
             subject
             for subject in (*sorted(teams, key=lambda each: each.id), *sorted(callers, key=lambda each: each.id))
@@ -160,6 +172,7 @@ def _of_money(subject: Subject, used: Used | None, now: float) -> Iterator[dict[
     for window in BUDGETS:
         dollars = getattr(subject.limits.budget_usd, window)
         if dollars is not None:
+            dollars += subject.boost
             left = None if used is None else max(0.0, _left(used, window, round(dollars * _NANO), now) / _NANO)
             yield _row(f"budget_usd_{window}", dollars, left, None if left is None else _end(window, now))
 

@@ -1,5 +1,7 @@
 """Who may call: the callers that a file defines and those made at run time, as one table of their keys' digests.
 
+Teams and boosts of money are made at run time too, and kept in the same way.
+
 Pure data and functions. It knows neither the configuration's own types nor the store, and no key ever enters it. Times
 of records are Unix milliseconds, 0 for none.
 """
@@ -7,31 +9,78 @@ of records are Unix milliseconds, 0 for none.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Container, Iterable, Mapping
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 KEPT = 90 * 86_400_000  # ms that a key is shown after its end
-ACTIVE, EXPIRED, REVOKED = "active", "expired", "revoked"
+ACTIVE, EXPIRED, REVOKED, SUSPENDED = "active", "expired", "revoked", "suspended"
+CARRIED_FOR = 40 * 86_400_000  # ms for which what a caller spent in a former team counts: longer than any period
+CALLERS, TEAMS, BOOSTS = "callers", "teams", "boosts"  # kinds of records, as Stored has them
+PERSON, SERVICE = "person", "service"
 
 
-class CallerRecord(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A caller made at run time, which all its keys share; of two records the one with the higher `revision` counts.
-    `limits` are as the configuration file has them, without those that are none. One that was `deleted_at` some time is
-    kept as that: whoever still knows it as it was would give it back."""
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Something made at run time; of two records of one id the one with the higher `revision` counts. One that was
+    `deleted_at` some time is kept as that: whoever still knows it as it was would give it back."""
 
-    team: str | None = None
-    models: tuple[str, ...] = ("*",)
-    limits: dict[str, object] = {}
-    metadata: dict[str, str] = {}
     created_at: int = 0
     revision: int = 1
     deleted_at: int = 0
 
 
+class CallerRecord(Record, frozen=True, omit_defaults=True):
+    """A caller, which all its keys share. `limits` are as the configuration file has them, without those that are none.
+    `former` are the teams that it was in before ("" for none), and when it left them."""
+
+    team: str | None = None
+    models: tuple[str, ...] = ("*",)
+    limits: dict[str, object] = {}
+    metadata: dict[str, str] = {}
+    kind: str = SERVICE
+    label: str = ""
+    email: str = ""
+    status: str = ACTIVE
+    former: dict[str, int] = {}
+
+    def carried(self, now: float) -> list[str]:
+        """The former teams in which it may have spent what still counts at `now` (ms)."""
+        return [team for team, left in self.former.items() if left + CARRIED_FOR > now]
+
+
+class TeamRecord(Record, frozen=True, omit_defaults=True):
+    """A team; `limits` and `key_policy` are as the configuration file has them, without what is none."""
+
+    name: str = ""
+    models: tuple[str, ...] = ("*",)
+    limits: dict[str, object] = {}
+    key_policy: dict[str, object] = {}
+    metadata: dict[str, str] = {}
+
+
+class BoostRecord(Record, frozen=True, omit_defaults=True):
+    """More money for a caller or a team (`kind`: CALLERS or TEAMS) of the id `whose`: `usd` more in each of its
+    budgets, `until` then. `by` is who gave it."""
+
+    kind: str = TEAMS
+    whose: str = ""
+    usd: float = 0.0
+    until: int = 0
+    reason: str = ""
+    by: str = ""
+
+    def counts(self, now: float) -> bool:
+        """Whether it does at `now` (ms)."""
+        return not self.deleted_at and now < self.until
+
+
+RECORDS: dict[str, type[Record]] = {CALLERS: CallerRecord, TEAMS: TeamRecord, BOOSTS: BoostRecord}
+
+
 class KeyRecord(msgspec.Struct, frozen=True):
-    """A key made at run time: `digest` is the SHA-256 hex of it, `hint` its last characters.
+    """A key made at run time: `digest` is the SHA-256 hex of it, `hint` its last characters, `label` what its caller's
+    keys are told apart by ("" for nothing).
 
     `lifetime` is how long it was meant to live (ms, 0 for ever) and its successor will; `expires_at` and `revoked_at`
     only ever come nearer. `of_file`: a file defined its caller when it was made, so that without one it is nobody's.
@@ -46,6 +95,7 @@ class KeyRecord(msgspec.Struct, frozen=True):
     lifetime: int = 0
     of_file: bool = False
     replaced_by: str = ""
+    label: str = ""
 
     def __post_init__(self) -> None:
         if len(bytes.fromhex(self.digest)) != 32:
@@ -63,30 +113,50 @@ class KeyRecord(msgspec.Struct, frozen=True):
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """All callers and keys made at run time, by their ids, deleted callers too. `version` differs after every
-    change."""
+    """All that was made at run time, by its ids, deleted records too. `version` differs after every change."""
 
     version: str = ""
     callers: dict[str, CallerRecord] = {}
     keys: dict[str, KeyRecord] = {}
+    teams: dict[str, TeamRecord] = {}
+    boosts: dict[str, BoostRecord] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.callers or self.keys)
+        return bool(self.keys or any(self.records(kind) for kind in RECORDS))
+
+    def records(self, kind: str) -> dict[str, Any]:
+        """The records of this kind."""
+        found: dict[str, Any] = getattr(self, kind)
+        return found
 
     @property
     def present(self) -> dict[str, CallerRecord]:
         """The callers that were not deleted."""
-        return {name: record for name, record in self.callers.items() if not record.deleted_at}
+        return _present(self.callers)
+
+    @property
+    def present_teams(self) -> dict[str, TeamRecord]:
+        """The teams that were not deleted."""
+        return _present(self.teams)
 
     def same(self, other: Stored) -> bool:
         """Whether both say the same, whatever the version."""
-        return self.callers == other.callers and self.keys == other.keys
+        return self.keys == other.keys and all(self.records(kind) == other.records(kind) for kind in RECORDS)
+
+
+R = TypeVar("R", bound=Record)
+
+
+def _present(records: Mapping[str, R]) -> dict[str, R]:
+    return {name: record for name, record in records.items() if not record.deleted_at}
 
 
 def usable(stored: Stored, now: float) -> Stored:
-    """What is needed to recognise callers from `now` (ms) on: the keys that have not ended."""
+    """What is needed to recognise callers from `now` (ms) on, and to limit them: the keys that have not ended, and what
+    counts; of teams also that they were deleted."""
     keys = {name: key for name, key in stored.keys.items() if now < key.end}
-    return Stored(stored.version, stored.present, keys)
+    boosts = {name: boost for name, boost in stored.boosts.items() if boost.counts(now)}
+    return Stored(stored.version, stored.present, keys, stored.teams, boosts)
 
 
 def stale(stored: Stored, now: float) -> list[str]:
@@ -95,20 +165,23 @@ def stale(stored: Stored, now: float) -> list[str]:
 
 
 def missing(stored: Stored, known: Stored, now: float) -> Stored:
-    """What a gateway knows and the store has lost: callers, keys, and the end of keys.
+    """What a gateway knows and the store has lost: records, keys, and the end of keys.
 
-    Offering it is always right: what ends a key is never undone, and of two records of a caller the later stays.
+    Offering it is always right: what ends a key is never undone, and of two records the later stays.
     """
     gone = set(stale(known, now))
-    return Stored(
-        "",
-        {name: record for name, record in known.callers.items() if _later(record, stored.callers.get(name))},
-        {name: key for name, key in known.keys.items() if name not in gone and _adds(key, stored.keys.get(name))},
-    )
+    records: dict[str, Any] = {kind: _later(known.records(kind), stored.records(kind)) for kind in RECORDS}
+    keys = {name: key for name, key in known.keys.items() if name not in gone and _adds(key, stored.keys.get(name))}
+    return Stored(keys=keys, **records)
 
 
-def _later(record: CallerRecord, present: CallerRecord | None) -> bool:
-    return present is None or record.revision > present.revision
+def _later(known: Mapping[str, R], stored: Mapping[str, R]) -> dict[str, R]:
+    """Those of `known` that are missing in `stored`, or were followed by those that are known."""
+    return {
+        name: record
+        for name, record in known.items()
+        if (present := stored.get(name)) is None or record.revision > present.revision
+    }
 
 
 def _adds(key: KeyRecord, present: KeyRecord | None) -> bool:
@@ -134,12 +207,25 @@ C = TypeVar("C", bound=Configured)
 
 class Keyring(Generic[C]):
     """The table. `callers` are all callers by id, with or without a key: where a file defines one, it is the file's.
-    `made` turns a record and its id into a caller, or None where the record makes no sense: its keys open nothing.
+    `made` turns a record and its id into a caller, or None where the record makes no sense: its keys open nothing; nor
+    do those of callers whose team was deleted. `teams` are the ids of those that a file defines. `suspended` are
+    callers whose keys are known and refused, `moved` those who may have spent something in another team at `now` (ms).
     """
 
-    def __init__(self, configured: Iterable[C], stored: Stored, made: Callable[[str, CallerRecord], C | None]) -> None:
+    def __init__(
+        self,
+        configured: Iterable[C],
+        stored: Stored,
+        made: Callable[[str, CallerRecord], C | None],
+        teams: Container[str] = (),
+        now: float = 0.0,
+    ) -> None:
         in_file = {caller.id: caller for caller in configured}
-        recorded = {name: made(name, record) for name, record in stored.present.items() if name not in in_file}
+        deleted = {name for name, team in stored.teams.items() if team.deleted_at and name not in teams}
+        present = {name: each for name, each in stored.present.items() if name not in in_file}
+        recorded = {name: made(name, each) for name, each in present.items() if each.team not in deleted}
+        self.suspended = frozenset(name for name, each in present.items() if each.status == SUSPENDED)
+        self.moved = frozenset(name for name, each in present.items() if each.carried(now))
         self.callers: dict[str, C] = {name: caller for name, caller in recorded.items() if caller is not None}
         self._by_digest: dict[bytes, tuple[C, float]] = {}
         for key in stored.keys.values():

@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.core.spending.quota import KINDS, labels, subject_keys
 from gateway.store.client.redis_py import open_redis, run
-from gateway.store.scripts import LEVELS
+from gateway.store.scripts import CARRY, LEVELS
 
 _AT_ONCE = 8  # tenants
 _SUBJECTS = 200  # of one tenant in one script
@@ -75,6 +75,15 @@ class LevelReader:
         packed = [_packed(each.buckets) for each in subjects]
         return await run(self._redis, LEVELS, (len(keys), *keys, 0, *packed))
 
+    async def spent(self, tenant: str, subject: str) -> Carried:
+        """What a subject has spent under this tenant, and reserves there now, without what was carried to it. Raises
+        StoreDown."""
+        return spent_of(await self._ask(tenant, [SubjectBuckets(subject, ())]))
+
+    async def carry(self, tenant: str, subject: str, carried: Carried) -> None:
+        """Have it counted under this tenant too, in the place of what was carried to it before. Raises StoreDown."""
+        await run(self._redis, CARRY, (1, subject_keys(tenant, subject)[0], pack_carried(carried)))
+
     async def close(self) -> None:
         await self._redis.aclose()
 
@@ -117,3 +126,36 @@ _CARRIED = struct.Struct("<6d")
 def unpack_carried(packed: bytes) -> Carried:
     """As numbers.lua has it in field `c`."""
     return Carried(*_CARRIED.unpack(packed)) if len(packed) == _CARRIED.size else Carried()
+
+
+def pack_carried(carried: Carried) -> bytes:
+    """As numbers.lua has it in field `c`."""
+    return _CARRIED.pack(*carried)
+
+
+def spent_of(reply: Sequence[Any]) -> Carried:
+    """What one subject has spent by the reply of levels.lua about it alone, and reserves now."""
+    at, (day, day_spent, week, week_spent, month, month_spent, reserved, _, _) = reply
+    now = labels(at)
+    return Carried(
+        int(now.day),
+        reserved + (day_spent if day >= int(now.day) else 0),
+        int(now.month),
+        reserved + (month_spent if month >= int(now.month) else 0),
+        now.week,
+        reserved + (week_spent if week >= now.week else 0),
+    )
+
+
+def joined(parts: Sequence[Carried], now: int) -> Carried:
+    """What was spent in the present periods by all of them together."""
+    when = labels(now)
+    today, month, week = int(when.day), int(when.month), when.week
+    return Carried(
+        today,
+        sum(part.day_spent for part in parts if part.day >= today),
+        month,
+        sum(part.month_spent for part in parts if part.month >= month),
+        week,
+        sum(part.week_spent for part in parts if part.week >= week),
+    )

@@ -1,5 +1,5 @@
-"""The callers and keys made at run time as they were last read, in a file of `data_dir`: what a gateway starts from
-while the store is away. It holds digests, never keys.
+"""What was made at run time (callers, keys, teams, boosts) as it was last read, in a file of `data_dir`: what a gateway
+starts from while the store is away. It holds digests, never keys.
 """
 
 from __future__ import annotations

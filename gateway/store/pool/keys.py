@@ -1,4 +1,5 @@
-"""Callers and keys made at run time, in the `{pool}` slot: every change is one script, and all gateways hear of it.
+"""What is made at run time (callers, their keys, teams, boosts), in the `{pool}` slot: every change is one script, and
+all gateways hear of it.
 
 A key is random, given out once, and kept as its SHA-256 digest only. Who may call, `core.spending.keyring` decides; the
 copy that a gateway goes by is `store.pool.shared_keys`'.
@@ -14,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from gateway.core.spending.keyring import CallerRecord, KeyRecord, Stored
+from gateway.core.spending.keyring import BOOSTS, CALLERS, RECORDS, TEAMS, CallerRecord, KeyRecord, Record, Stored
 from gateway.store.client.connection import Arg, StoreDown
 from gateway.store.client.redis_py import open_redis, run
 from gateway.store.pool.pool_store import CHANNEL, SCHEMA, NewerSchema, channel_at
@@ -24,10 +25,13 @@ KEY_PREFIX = "sk-"
 ID_PREFIX = "key_"
 _HINT = 4  # characters of a key that are shown for ever
 _AT_ONCE = 500  # records that one script is offered
-_PLACES = ("{pool}:callers", "{pool}:keys", "{pool}:keys:version", "{pool}:schema")
+_PLACES = ("{pool}:callers", "{pool}:keys", "{pool}:keys:version", "{pool}:schema", "{pool}:teams", "{pool}:boosts")
+_PLACE_OF = {CALLERS: 1, TEAMS: 5, BOOSTS: 6}
 _LETTERS = string.ascii_letters + string.digits
 _encode = msgspec.json.Encoder().encode
-_caller = msgspec.json.Decoder(CallerRecord).decode
+_record: dict[str, Callable[[bytes], Record]] = {
+    kind: msgspec.json.Decoder(record).decode for kind, record in RECORDS.items()
+}
 _key = msgspec.json.Decoder(KeyRecord).decode
 T = TypeVar("T")
 
@@ -40,16 +44,28 @@ class KeyEnded(Exception):
     """The key was revoked or has expired."""
 
 
-class CallerExists(Exception):
-    """A caller of this id is there already, as `record` says; nothing was made."""
+class OtherKey(Exception):
+    """The key is in another state than was expected; nothing was done."""
 
-    def __init__(self, record: CallerRecord) -> None:
-        super().__init__("the caller exists")
+
+class TooManyKeys(Exception):
+    """The caller has as many keys as it may; or, with `label`, one of that label, whose id is `key`."""
+
+    def __init__(self, key: str = "") -> None:
+        super().__init__("the caller has enough keys")
+        self.key = key
+
+
+class RecordExists(Exception):
+    """Another record of this id is there than was expected; nothing was changed."""
+
+    def __init__(self, record: Any) -> None:
+        super().__init__("the record exists")
         self.record = record
 
 
-class UnknownCaller(Exception):
-    """There is no caller of this id that was made at run time."""
+class UnknownRecord(Exception):
+    """There is no record of this id that was made at run time."""
 
 
 class NewKey(msgspec.Struct, frozen=True):
@@ -87,67 +103,80 @@ class KeyStore:
         self._changes = channel_at(url, CHANNEL)
 
     async def read(self, known: str = "") -> Stored | None:
-        """All of them; None if the version is still the one that is `known`. What this version cannot read is left
+        """All of it; None if the version is still the one that is `known`. What this version cannot read is left
         out."""
         outcome, *more = await self._run("read", known)
         if outcome == b"same":
             return None
-        version, callers, keys = more
-        return Stored(version.decode(), _records(callers, _caller), _records(keys, _key))
+        version, callers, keys, teams, boosts = more
+        records = {CALLERS: callers, TEAMS: teams, BOOSTS: boosts}
+        read: dict[str, Any] = {kind: _records(flat, _record[kind]) for kind, flat in records.items()}
+        return Stored(version.decode(), keys=_records(keys, _key), **read)
 
     async def create(
-        self, new: NewKey, caller: str, record: CallerRecord | None, lifetime: int = 0, known: bool = False
+        self,
+        new: NewKey,
+        caller: str,
+        record: CallerRecord | None,
+        lifetime: int = 0,
+        known: bool = False,
+        label: str = "",
+        most: int = 0,
     ) -> None:
         """Make a key that lives `lifetime` (0 for ever), and its caller with this `record`; None for a caller that a
-        file defines. Raises CallerExists where there is a record of the caller, unless it is `known`: read and found to
-        be what is wanted. That of a deleted one is followed by the record with the next revision."""
-        key = KeyRecord(caller, new.digest, new.hint, of_file=record is None)
+        file defines. Raises RecordExists where there is a record of the caller, unless it is `known`: read and found to
+        be what is wanted. That of a deleted one is followed by the record with the next revision. Raises TooManyKeys
+        where the caller has `most` keys (0: any number may count), or one of this label."""
+        key = KeyRecord(caller, new.digest, new.hint, of_file=record is None, label=label)
         text = b"" if record is None else _encode(record)
-        reply = await self._run("create", new.id, _encode(key), lifetime, caller, text, int(known))
-        _judge_caller(reply)
+        reply = await self._run("create", new.id, _encode(key), lifetime, caller, text, int(known), most)
+        _judge_record(CALLERS, reply)
 
-    async def change(self, caller: str, record: CallerRecord) -> None:
-        """Give a caller another record, whose revision is that of the present one and 1. Raises UnknownCaller, and
-        CallerExists where the present one is another than that."""
-        reply = await self._run("change", caller, _encode(record), record.revision - 1)
+    async def put(self, kind: str, name: str, record: Record) -> None:
+        """Write a record, whose revision is that of the present one and 1, or 1 where there is none. Raises
+        UnknownRecord, and RecordExists where the present one is another than that."""
+        reply = await self._run("put", _PLACE_OF[kind], name, _encode(record), record.revision - 1)
         if reply[0] == b"unknown":
-            raise UnknownCaller
-        _judge_caller(reply)
+            raise UnknownRecord
+        _judge_record(kind, reply)
 
-    async def rotate(self, key: str, new: NewKey, overlap: int, lifetime: int | None = None) -> None:
+    async def rotate(
+        self, key: str, new: NewKey, overlap: int, lifetime: int | None = None, was: KeyRecord | None = None
+    ) -> None:
         """Make another key of the same caller; the present one ends after `overlap`, if not before. `lifetime` None is
-        that of the present one. Raises UnknownKey and KeyEnded."""
+        that of the present one. Raises UnknownKey, KeyEnded, and OtherKey where the key is not as it `was`."""
         lives: Arg = "" if lifetime is None else lifetime
-        reply = await self._run("rotate", key, new.id, new.digest, new.hint, overlap, lives)
+        reply = await self._run("rotate", key, new.id, new.digest, new.hint, overlap, lives, _state(was))
         _judge(reply[0])
 
-    async def revoke(self, key: str) -> None:
-        """End a key now, whether or not it has ended before. Raises UnknownKey."""
-        reply = await self._run("revoke", key)
+    async def revoke(self, key: str, was: KeyRecord | None = None) -> None:
+        """End a key now, whether or not it has ended before. Raises UnknownKey, and OtherKey where it is not as it
+        `was`."""
+        reply = await self._run("revoke", key, _state(was))
         _judge(reply[0])
 
     async def finish(self, caller: str, record: CallerRecord | None = None) -> int:
         """End all keys of a caller now; how many those were. With a `record` the caller is deleted, which this one says
-        and whose revision is that of the present one and 1. Raises UnknownCaller, and CallerExists where the present
+        and whose revision is that of the present one and 1. Raises UnknownRecord, and RecordExists where the present
         one is another than that."""
         text, revision = (b"", 0) if record is None else (_encode(record), record.revision - 1)
         outcome, *more = reply = await self._run("finish", caller, text, revision)
         if outcome == b"unknown":
-            raise UnknownCaller
-        _judge_caller(reply)
+            raise UnknownRecord
+        _judge_record(CALLERS, reply)
         return int(more[0])
 
     async def offer(self, lost: Stored) -> None:
         """Give the store back what it has lost."""
-        callers = [(name.encode(), _encode(record)) for name, record in lost.callers.items()]
-        keys = [(name.encode(), _encode(key)) for name, key in lost.keys.items()]
-        for first in range(0, len(callers), _AT_ONCE):
-            await self._offer(callers[first : first + _AT_ONCE], [])
+        records = [
+            (_PLACE_OF[kind], name, _encode(record)) for kind in RECORDS for name, record in lost.records(kind).items()
+        ]
+        keys = [(name, _encode(key)) for name, key in lost.keys.items()]
+        for first in range(0, len(records), _AT_ONCE):
+            part = records[first : first + _AT_ONCE]
+            await self._run("offer", len(part), *(word for each in part for word in each))
         for first in range(0, len(keys), _AT_ONCE):
-            await self._offer([], keys[first : first + _AT_ONCE])
-
-    async def _offer(self, callers: list[tuple[bytes, bytes]], keys: list[tuple[bytes, bytes]]) -> None:
-        await self._run("offer", len(callers), *(word for pair in (*callers, *keys) for word in pair))
+            await self._run("offer", 0, *(word for each in keys[first : first + _AT_ONCE] for word in each))
 
     async def forget(self, ids: list[str]) -> None:
         """Show these keys no more; for those that ended long ago."""
@@ -167,21 +196,32 @@ class KeyStore:
         return reply
 
 
+def _state(key: KeyRecord | None) -> str:
+    """As keys.lua has it, of a key that is known; "" for none."""
+    return "" if key is None else f"{key.revoked_at}.{key.expires_at}.{key.replaced_by}"
+
+
 def _judge(outcome: bytes) -> None:
     if outcome == b"unknown":
         raise UnknownKey
     if outcome == b"ended":
         raise KeyEnded
+    if outcome == b"other":
+        raise OtherKey
+    if outcome == b"full":
+        raise TooManyKeys
     if outcome != b"done":  # another key has this random id
         raise StoreDown(f"the store said {outcome.decode()}")
 
 
-def _judge_caller(reply: list[Any]) -> None:
+def _judge_record(kind: str, reply: list[Any]) -> None:
     if reply[0] == b"known":
         try:
-            raise CallerExists(_caller(reply[1]))
+            raise RecordExists(_record[kind](reply[1]))
         except msgspec.DecodeError:
-            raise StoreDown("the store holds a record of the caller that this version cannot read") from None
+            raise StoreDown("the store holds a record of this id that this version cannot read") from None
+    if reply[0] == b"named":
+        raise TooManyKeys(reply[1].decode())
     _judge(reply[0])
 
 

@@ -1,5 +1,5 @@
-"""A gateway's copy of the callers and keys made at run time: kept in step with the store, and on disk for when that is
-away. For the supervisor, which hands it to its workers.
+"""A gateway's copy of what was made at run time (callers, keys, teams, boosts): kept in step with the store, and on
+disk for when that is away. For the supervisor, which hands it to its workers.
 
 It decides nothing: `core.spending.keyring` does. What the store has lost it gives back, as every gateway does.
 """
@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from gateway import log
-from gateway.core.spending.keyring import CallerRecord, Stored, missing, stale, usable
+from gateway.core.spending.keyring import RECORDS, CallerRecord, KeyRecord, Record, Stored, missing, stale, usable
 from gateway.store.client.connection import StoreDown
 from gateway.store.pool.key_file import KeyFile
 from gateway.store.pool.keyring import encode
@@ -83,7 +83,7 @@ class SharedKeys:
                 return True
             before, self.stored, self._seen = self.stored, stored, stored.version
             if not stored.same(before):
-                log.info("keys changed", callers=len(stored.callers), keys=len(stored.keys))
+                log.info("keys changed", **_sizes(stored))
                 self._changed()
             await asyncio.to_thread(self._file.write, stored)
             return True
@@ -97,7 +97,7 @@ class SharedKeys:
         lost = missing(stored, self.stored, now)
         over = stale(stored, now)
         if lost:
-            log.warning("the store has lost keys; giving them back", callers=len(lost.callers), keys=len(lost.keys))
+            log.warning("the store has lost keys; giving them back", **_sizes(lost))
             await self._store.offer(lost)
         if over:
             await self._store.forget(over)
@@ -105,25 +105,33 @@ class SharedKeys:
 
     # What operators change. When it returns, this gateway goes by it.
 
-    async def create(self, caller: str, record: CallerRecord | None, lifetime: int = 0, known: bool = False) -> NewKey:
+    async def create(
+        self,
+        caller: str,
+        record: CallerRecord | None,
+        lifetime: int = 0,
+        known: bool = False,
+        label: str = "",
+        most: int = 0,
+    ) -> NewKey:
         """As KeyStore.create; the key, which nobody learns again."""
         new = new_key()
-        await self._change(self._store.create(new, caller, record, lifetime, known))
+        await self._change(self._store.create(new, caller, record, lifetime, known, label, most))
         return new
 
-    async def change(self, caller: str, record: CallerRecord) -> None:
-        """As KeyStore.change."""
-        await self._change(self._store.change(caller, record))
+    async def put(self, kind: str, name: str, record: Record) -> None:
+        """As KeyStore.put."""
+        await self._change(self._store.put(kind, name, record))
 
-    async def rotate(self, key: str, overlap: int, lifetime: int | None = None) -> NewKey:
+    async def rotate(self, key: str, overlap: int, lifetime: int | None = None, was: KeyRecord | None = None) -> NewKey:
         """As KeyStore.rotate."""
         new = new_key()
-        await self._change(self._store.rotate(key, new, overlap, lifetime))
+        await self._change(self._store.rotate(key, new, overlap, lifetime, was))
         return new
 
-    async def revoke(self, key: str) -> None:
+    async def revoke(self, key: str, was: KeyRecord | None = None) -> None:
         """As KeyStore.revoke."""
-        await self._change(self._store.revoke(key))
+        await self._change(self._store.revoke(key, was))
 
     async def finish(self, caller: str, record: CallerRecord | None = None) -> int:
         """As KeyStore.finish."""
@@ -143,3 +151,7 @@ class SharedKeys:
 
     async def close(self) -> None:
         await self._store.close()
+
+
+def _sizes(stored: Stored) -> dict[str, int]:
+    return {"keys": len(stored.keys), **{kind: len(stored.records(kind)) for kind in RECORDS}}

@@ -1,7 +1,8 @@
--- Callers and keys made at run time: read them, or change one thing about them and tell the others.
+-- What was made at run time: read it, or change one thing about it and tell the others.
 --
--- KEYS     1 callers (hash id -> JSON, as core/spending/keyring.py's CallerRecord), 2 keys (hash id -> flat JSON, as core/spending/keyring.py's KeyRecord),
---          3 version of both (string, another one after every change), 4 schema version (string)
+-- KEYS     1 callers, 2 keys, 3 version of all (string, another one after every change), 4 schema version (string), 5 teams,
+--          6 boosts; each kind is a hash id -> JSON as core/spending/keyring.py has it, a key's flat. All but keys are
+--          records, which have a revision
 -- ARGV     now (ms, 0 = this server's clock), schema version of the caller, channel, a word never used before, what to
 --          do, and its own arguments, below
 -- returns  {schema version in force, outcome, more ...}; every outcome but `same`, `table` and `done` changed nothing
@@ -28,7 +29,7 @@ local function write(id, key)
   changed = true
 end
 
--- Of a caller's record, and whether that says that the caller was deleted; 0 for one that cannot be read.
+-- Of a record, and whether that says that it was deleted; 0 for one that cannot be read.
 local function revision_of(text)
   local ok, record = pcall(cjson.decode, text)
   if not ok or type(record) ~= 'table' then
@@ -51,24 +52,55 @@ local function begin(key, lifetime)
   return key
 end
 
+-- Whether a key counts now.
+local function counts(key)
+  return key.revoked_at == 0 and (key.expires_at == 0 or key.expires_at > now)
+end
+
+-- What has become of a key: it is another one after each change.
+local function state_of(key)
+  return string.format('%.0f.%.0f.%s', key.revoked_at, key.expires_at, key.replaced_by or '')
+end
+
 local act = {}
 
--- The version that is known ('' for none) -> `same`, or `table`, version, {id, caller, ...}, {id, key, ...}.
+-- The version that is known ('' for none) -> `same`, or `table`, version, {id, caller, ...}, {id, key, ...}, and so on of
+-- teams and boosts.
 function act.read(known)
   local version = redis.call('GET', KEYS[3]) or ''
   if version ~= '' and version == known then
     return {'same'}
   end
-  return {'table', version, redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[2])}
+  local found = {'table', version}
+  for _, place in ipairs({1, 2, 5, 6}) do
+    found[#found + 1] = redis.call('HGETALL', KEYS[place])
+  end
+  return found
 end
 
 -- Key id, key without times, lifetime (ms, 0 = for ever), caller, its record ('' where a file defines it), '1' if the
--- record may be there already -> `done`, `taken` for another key of this id, or `known` with the record that is there.
--- The same key made again is done. A caller that was deleted is made anew by the record that follows.
-function act.create(id, text, lifetime, caller, record, known)
+-- record may be there already, how many keys of the caller may count (0: any number) -> `done`, `taken` for another key
+-- of this id, `known` with the record that is there, `named` with the id of a key of the caller that has its label and
+-- counts, or `full`. The same key made again is done. A caller that was deleted is made anew by the record that follows.
+function act.create(id, text, lifetime, caller, record, known, most)
   local key, present = cjson.decode(text), read(id)
   if present or redis.call('HEXISTS', KEYS[2], id) == 1 then
     return {present and present.digest == key.digest and 'done' or 'taken'}
+  end
+  if key.label ~= '' or most ~= '0' then
+    local others = 0
+    for _, each in ipairs(redis.call('HKEYS', KEYS[2])) do
+      local other = read(each)
+      if other and other.caller == caller and counts(other) then
+        others = others + 1
+        if key.label ~= '' and other.label == key.label and (other.replaced_by or '') == '' then
+          return {'named', each}
+        end
+      end
+    end
+    if most ~= '0' and others >= tonumber(most) then
+      return {'full'}
+    end
   end
   if record ~= '' then
     local there = redis.call('HGET', KEYS[1], caller)
@@ -88,45 +120,52 @@ function act.create(id, text, lifetime, caller, record, known)
   return {'done'}
 end
 
--- Caller, its new record, the revision that this one follows -> `done`, `unknown`, or `known` with the record that is
--- there instead. The same record again is done.
-function act.change(caller, record, revision)
-  local there = redis.call('HGET', KEYS[1], caller)
-  if not there then
-    return {'unknown'}
-  elseif there == record then
+-- Which of the KEYS has the kind, id, its new record, the revision that this one follows (0: there is none) -> `done`,
+-- `unknown`, or `known` with the record that is there instead. The same record again is done.
+function act.put(place, id, record, revision)
+  local there = redis.call('HGET', KEYS[tonumber(place)], id)
+  if there == record then
     return {'done'}
-  elseif revision_of(there) ~= tonumber(revision) then
+  elseif not there and revision ~= '0' then
+    return {'unknown'}
+  elseif there and revision_of(there) ~= tonumber(revision) then
     return {'known', there}
   end
-  redis.call('HSET', KEYS[1], caller, record)
+  redis.call('HSET', KEYS[tonumber(place)], id, record)
   changed = true
   return {'done'}
 end
 
 -- Key id, id of its successor, the successor's digest and hint, ms for which both count, the successor's lifetime (ms,
--- 0 = for ever, '' = as long as the key's) -> `done`, `unknown`, `ended` or `taken`. The same successor is done.
-function act.rotate(id, new, digest, hint, overlap, lifetime)
+-- 0 = for ever, '' = as long as the key's), its state as it is known ('' any) -> `done`, `unknown`, `ended`, `taken` or
+-- `other` for one of another state. The same successor is done.
+function act.rotate(id, new, digest, hint, overlap, lifetime, state)
   local key, present = read(id), read(new)
   if present or redis.call('HEXISTS', KEYS[2], new) == 1 then
     return {present and present.digest == digest and 'done' or 'taken'}
   elseif not key then
     return {'unknown'}
-  elseif key.revoked_at > 0 or (key.expires_at > 0 and key.expires_at <= now) then
+  elseif not counts(key) then
     return {'ended'}
+  elseif state ~= '' and state ~= state_of(key) then
+    return {'other'}
   end
-  local heir = {caller = key.caller, digest = digest, hint = hint, of_file = key.of_file, replaced_by = ''}
+  local heir = {
+    caller = key.caller, digest = digest, hint = hint, of_file = key.of_file, replaced_by = '', label = key.label or '',
+  }
   write(new, begin(heir, tonumber(lifetime) or key.lifetime))
   key.expires_at, key.replaced_by = sooner(key.expires_at, now + tonumber(overlap)), new
   write(id, key)
   return {'done'}
 end
 
--- Key id -> `done` or `unknown`.
-function act.revoke(id)
+-- Key id, its state as it is known ('' any) -> `done`, `unknown`, or `other` for one of another state.
+function act.revoke(id, state)
   local key = read(id)
   if not key then
     return {'unknown'}
+  elseif state ~= '' and state ~= state_of(key) then
+    return {'other'}
   end
   if key.revoked_at == 0 then
     key.revoked_at = now
@@ -151,7 +190,7 @@ function act.finish(caller, record, revision)
   local ended = 0
   for _, id in ipairs(redis.call('HKEYS', KEYS[2])) do
     local key = read(id)
-    if key and key.caller == caller and key.revoked_at == 0 and (key.expires_at == 0 or key.expires_at > now) then
+    if key and key.caller == caller and counts(key) then
       key.revoked_at = now
       write(id, key)
       ended = ended + 1
@@ -160,14 +199,15 @@ function act.finish(caller, record, revision)
   return {'done', ended}
 end
 
--- How many callers, {id, caller} of each, {id, key} of keys: what this store has lost -> `done`. Of a caller that is
--- here the later record stays; a key that is here ends when the first of both said.
-function act.offer(callers, ...)
-  local given, keys = {...}, 2 * tonumber(callers)
-  for i = 1, keys, 2 do
-    local there = redis.call('HGET', KEYS[1], given[i])
-    if not there or revision_of(there) < revision_of(given[i + 1]) then
-      redis.call('HSET', KEYS[1], given[i], given[i + 1])
+-- How many records, of each which of the KEYS has its kind, id and record, then {id, key} of keys: what this store has
+-- lost -> `done`. Of a record that is here the later one stays; a key that is here ends when the first of both said.
+function act.offer(records, ...)
+  local given, keys = {...}, 3 * tonumber(records)
+  for i = 1, keys, 3 do
+    local place = KEYS[tonumber(given[i])]
+    local there = redis.call('HGET', place, given[i + 1])
+    if not there or revision_of(there) < revision_of(given[i + 2]) then
+      redis.call('HSET', place, given[i + 1], given[i + 2])
       changed = true
     end
   end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from time import time
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ class Callers:
         self._complete = complete
         self._tokens: Tokens | None = None
         self._started = False
+        self._teams: Collection[str] = ()
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -45,12 +46,14 @@ class Callers:
             self._tokens = Tokens(config)
             if self._started:
                 self._tokens.start()
-        if self._tokens is not None:
-            self._tokens.know(team.id for team in config.teams)
+        self.know(self._keyring, {*self._teams, *(team.id for team in config.teams)})
 
-    def know(self, keyring: Keyring[Caller]) -> None:
-        """Recognise callers by this table from the next request on."""
+    def know(self, keyring: Keyring[Caller], teams: Collection[str]) -> None:
+        """Recognise callers by this table from the next request on; these are the teams that there are."""
         self._keyring = keyring
+        self._teams = teams
+        if self._tokens is not None:
+            self._tokens.know(teams)
 
     def start(self) -> None:
         """Fetch the keys of issuers, if there are any; the event loop runs."""
@@ -74,7 +77,7 @@ class Callers:
 
     def find(self, head: Head) -> Caller | None:
         """The caller of a request, by memory alone. Either credential header will do; of several the one that is known
-        counts."""
+        counts. Raises ApiError(403) for one that is suspended."""
         for key in head.credentials[:MOST]:
             if key:
                 digest, now = hashlib.sha256(key).digest(), time()
@@ -82,6 +85,9 @@ class Callers:
                 if caller is None and self._tokens is not None:
                     caller = self._tokens.find(digest, now)
                 if caller is not None:
+                    if caller.id in self._keyring.suspended:
+                        words = f"{caller.id} is suspended at this gateway; its key is right. Ask whoever runs it."
+                        raise ApiError(403, words, cause="suspended")
                     return caller
         return None
 

@@ -7,7 +7,7 @@ do).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from math import ceil
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.config.schema import Caller, CallerLimits, Config
+from gateway.config.schema import Caller, CallerLimits, Config, Team
+from gateway.core.spending.keyring import CALLERS, TEAMS
 from gateway.core.spending.local_limits import LocalLimits
 from gateway.core.spending.pricing import Catalogue, Model, Price
 from gateway.core.spending.quota import (
@@ -68,6 +69,7 @@ _FREE = Model(
     id="", display_name="", limit_class="", price=Price(input=0, output=0, write_5m=0, write_1h=0, read=0)
 )  # fmt: skip
 _NANO = 1_000_000_000
+NO_BOOSTS: Mapping[tuple[str, str], float] = {}
 OTHER = "other"
 _MOST_OUTPUT = 128_000
 _CONTEXT = 1_000_000
@@ -211,27 +213,37 @@ class Accounting:
 
     def configure(self, config: Config, catalogue: Catalogue) -> None:
         """Follow a new configuration."""
-        self._teams = {team.id: team.limits for team in config.teams}
         self._teams_strict = config.teams_strict
         self._strict = config.budget_mode == "strict"
         self._deny = config.on_store_loss == "deny"
         self._catalogue = catalogue
         self._models.clear()
-        self.forget()
+        self.know({team.id: team for team in config.teams})
 
-    def forget(self) -> None:
-        """Callers and their limits are others than before."""
+    def know(
+        self,
+        teams: Mapping[str, Team],
+        boosts: Mapping[tuple[str, str], float] = NO_BOOSTS,
+        moved: Container[str] = (),
+    ) -> None:
+        """Callers and their limits may be others than before: these are the teams there are, the dollars that callers
+        and teams may spend more, as (kind, id), and the callers who may have spent something in other teams."""
+        self._teams = {team.id: team.limits for team in teams.values()}
+        self._boosts = boosts
+        self._moved = moved
         self._plans.clear()
 
     def plan(self, caller: Caller) -> Plan:
         """The caller's limits and its team's. Raises ApiError(403) for a team without limits where that is an error."""
         known = self._plans.get(caller.id)
         if known is None or known[0] is not caller:  # a request may have begun before its caller changed
-            subjects = [(f"c:{caller.id}", _quota(caller.limits))]
+            boost = self._boosts.get((CALLERS, caller.id), 0.0)
+            subjects = [(f"c:{caller.id}", _quota(caller.limits, boost, caller.id in self._moved))]
             if caller.team is not None:
                 if self._teams_strict and caller.team not in self._teams:  # of a caller made at run time
                     raise ApiError(403, f"Your team, {caller.team}, is not defined at this gateway.")
-                subjects.append((f"t:{caller.team}", _quota(self._teams.get(caller.team))))
+                boost = self._boosts.get((TEAMS, caller.team), 0.0)
+                subjects.append((f"t:{caller.team}", _quota(self._teams.get(caller.team), boost)))
             known = self._plans[caller.id] = caller, Plan(caller.tenant, subjects)
         return known[1]
 
@@ -456,7 +468,7 @@ def _refusal(refused: Refused) -> ApiError:
     )  # fmt: skip
 
 
-def _quota(limits: CallerLimits | None) -> Quota:
+def _quota(limits: CallerLimits | None, boost: float = 0.0, carried: bool = False) -> Quota:
     if limits is None:
         return Quota()
     budget = limits.budget_usd
@@ -467,6 +479,8 @@ def _quota(limits: CallerLimits | None) -> Quota:
         limits.concurrency,
         soft=budget.soft,
         message=budget.message,
+        boost_nano=round(boost * _NANO),
+        carried=carried,
         **{f"{period}_nano": round(usd * _NANO) for period in BUDGETS if (usd := getattr(budget, period)) is not None},
     )
 

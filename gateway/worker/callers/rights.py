@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 
-from gateway.config.schema import Caller, Config, catalogue_of
+from gateway.config.schema import Caller, Config, Team, catalogue_of
 from gateway.core.wire.peek import Peek
 from gateway.errors import ApiError
 from gateway.worker.callers.model_list import Models
@@ -18,6 +18,7 @@ class Rights:
 
     def __init__(self, config: Config, offers: Callable[[str], bool]) -> None:
         self._offers = offers
+        self._teams: dict[str, tuple[str, ...]] = {}  # patterns of those that may not use everything
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -26,6 +27,10 @@ class Rights:
         catalogue = catalogue_of(config)
         self._names = catalogue.names
         self._models = Models(catalogue, self.aliases, [name for account in config.accounts for name in account.models])
+
+    def know(self, teams: Mapping[str, Team]) -> None:
+        """These are the teams that there are."""
+        self._teams = {name: team.models for name, team in teams.items() if team.models != _ANY}
 
     def check(self, caller: Caller, model: str) -> None:
         """Raise ApiError(403) where the caller may not use the model, or what its name stands for."""
@@ -36,7 +41,7 @@ class Rights:
         """As `check`, of all models that a Messages body would have answer: its own, those it falls back to, those of
         its tools."""
         self.check(caller, peeked.model)
-        if caller.models == _ANY:
+        if caller.models == _ANY and caller.team not in self._teams:
             return
         for name in ("fallbacks", "tools"):
             listed = peeked.value(name)
@@ -60,7 +65,12 @@ class Rights:
         return self._models.listing(lambda model: self.allowed(caller, model), self._offers, query)
 
     def allowed(self, caller: Caller, model: str) -> bool:
-        """Whether the caller's key allows `model`, by any name that the model has."""
-        if caller.models == _ANY:
+        """Whether the caller's key and its team allow `model`, by any name that the model has."""
+        return self._among(caller.models, model) and (
+            caller.team not in self._teams or self._among(self._teams[caller.team or ""], model)
+        )
+
+    def _among(self, patterns: tuple[str, ...], model: str) -> bool:
+        if patterns == _ANY:
             return True
-        return any(fnmatchcase(name, pattern) for name in self._names(model) for pattern in caller.models)
+        return any(fnmatchcase(name, pattern) for name in self._names(model) for pattern in patterns)

@@ -285,6 +285,14 @@ class Journey:
         self.attempt.over_since = self.reply.first_byte = 0.0
         self.attempt.sent = False
 
+    def interrupt(self, reason: str) -> None:
+        """End it: with an error event where a stream runs, else with an error."""
+        self.interrupted = reason
+        if self.attempt.response is not None:
+            self.attempt.response.interrupt(reason)
+        elif self.task is not None and not self.reply.ended:
+            self.task.cancel()
+
     def gateway_headers(self, expose_account: bool) -> HeaderList:
         """The gateway's own headers of a proxied answer."""
         account = self.attempt.account

@@ -7,10 +7,10 @@ Read on in `messages` (what names a model) or `objects.request` (what belongs to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from gateway import log
-from gateway.config.schema import Caller, Config
+from gateway.config.schema import Caller, Config, Team
 from gateway.core.routing.router import Router
 from gateway.errors import ApiError
 from gateway.listen.client import Client
@@ -82,6 +82,16 @@ class Proxy:
         self._messages.configure(config)
         self._objects.configure(config)
         self._dispatch.configure(config)
+
+    def know(self, teams: Mapping[str, Team]) -> None:
+        """These are the teams that there are."""
+        self._rights.know(teams)
+
+    def end(self, deleted: Collection[str]) -> None:
+        """What is being served to callers who were deleted ends now."""
+        for x in list(self.live) if deleted else ():
+            if x.request.caller is not None and x.request.caller.id in deleted:
+                x.interrupt("revoked")
 
     async def handle(self, endpoint: Endpoint, client: Client, object_id: str = "") -> None:
         """Serve one request of an endpoint, whose path names `object_id`."""

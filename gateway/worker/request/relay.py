@@ -43,6 +43,7 @@ Own = Callable[[list[CreatedId]], Awaitable[None]]
 _WORDS = {
     "timeout": (504, "The upstream did not answer in time."),
     "drain": (529, "The gateway is shutting down."),
+    "revoked": (403, "Your access to this gateway has ended."),
     "upstream": (502, "The upstream closed the connection before its answer was complete."),
 }
 
@@ -58,7 +59,7 @@ def broken(error: TransportError) -> ApiError:
 
 
 def cause_of(error: TransportError) -> str:
-    """Why an answer broke off: `timeout`, `drain` (this process stops) or `upstream`."""
+    """Why an answer broke off: `timeout`, `drain` (this process stops), `revoked` or `upstream`."""
     if isinstance(error, IdleTimeout | FirstByteTimeout):
         return "timeout"
     reason = str(error)

@@ -19,15 +19,25 @@ import uvicorn
 import yaml
 from typer.testing import CliRunner
 
+from gateway.admin.desks.callers import Callers
 from gateway.admin.desks.keys import Keys
 from gateway.admin.routes import MAX_BODY
 from gateway.cli import app as command_line
 from gateway.config.schema import Account, Admin, Caller, CallerLimits, Config, Team
-from gateway.core.spending.keyring import CallerRecord, KeyRecord, Stored
+from gateway.core.spending.keyring import CALLERS, CallerRecord, KeyRecord, Record, Stored
 from gateway.errors import ApiError
 from gateway.log import captured
 from gateway.store.client.client import StoreDown
-from gateway.store.pool.keys import CallerExists, KeyEnded, NewKey, UnknownCaller, UnknownKey, new_key
+from gateway.store.pool.keys import (
+    KeyEnded,
+    NewKey,
+    OtherKey,
+    RecordExists,
+    TooManyKeys,
+    UnknownKey,
+    UnknownRecord,
+    new_key,
+)
 from tests.admin.admin_kit import admin_app
 
 NOW = 1_800_000_000.0  # 2027-01-15T08:00:00Z
@@ -48,15 +58,18 @@ class Table:
         self.secrets: list[str] = []
         self.rival: Callable[[], None] = lambda: None
 
-    def put(self, id_: str, key: KeyRecord, **callers: CallerRecord) -> None:
-        self.stored = Stored("", {**self.stored.callers, **callers}, {**self.stored.keys, id_: key})
+    def keep(self, id_: str, key: KeyRecord, **callers: CallerRecord) -> None:
+        self._replace(callers={**self.stored.callers, **callers}, keys={**self.stored.keys, id_: key})
 
-    def _new(self, caller: str, lifetime: int, of_file: bool) -> NewKey:
+    def _replace(self, **changes: Any) -> None:
+        self.stored = msgspec.structs.replace(self.stored, **changes)
+
+    def _new(self, caller: str, lifetime: int, of_file: bool, label: str = "") -> NewKey:
         new = new_key()
         self.secrets.append(new.secret)
         ends = lifetime and self.now + lifetime
         created = self.now + len(self.secrets) - 1  # each later than the one before
-        self.put(new.id, KeyRecord(caller, new.digest, new.hint, created, ends, 0, lifetime, of_file))
+        self.keep(new.id, KeyRecord(caller, new.digest, new.hint, created, ends, 0, lifetime, of_file, label=label))
         return new
 
     def _key(self, key: str) -> KeyRecord:
@@ -66,44 +79,63 @@ class Table:
             raise UnknownKey
         return self.stored.keys[key]
 
-    async def create(self, caller: str, record: CallerRecord | None, lifetime: int = 0, known: bool = False) -> NewKey:
+    async def create(
+        self,
+        caller: str,
+        record: CallerRecord | None,
+        lifetime: int = 0,
+        known: bool = False,
+        label: str = "",
+        most: int = 0,
+    ) -> NewKey:
         if self.away:
             raise StoreDown("connection refused")
         self.rival()
+        open_ = {id_: key for id_, key in self.stored.keys.items() if key.caller == caller and self.now < key.end}
+        for id_, key in open_.items():
+            if label and key.label == label:
+                raise TooManyKeys(id_)
+        if most and len(open_) >= most:
+            raise TooManyKeys
         if record is not None:
             there = self.stored.callers.get(caller)
             anew = there is None or (there.deleted_at and record.revision == there.revision + 1)
             if there is not None and not anew and (there.deleted_at or not known):
-                raise CallerExists(there)
+                raise RecordExists(there)
             if anew:
-                self.stored = Stored("", {**self.stored.callers, caller: record}, self.stored.keys)
-        return self._new(caller, lifetime, record is None)
+                self._replace(callers={**self.stored.callers, caller: record})
+        return self._new(caller, lifetime, record is None, label)
 
-    async def change(self, caller: str, record: CallerRecord) -> None:
+    async def put(self, kind: str, name: str, record: Record) -> None:
         if self.away:
             raise StoreDown("connection refused")
         self.rival()
-        present = self.stored.callers.get(caller)
-        if present is None:
-            raise UnknownCaller
-        if present.revision != record.revision - 1:
-            raise CallerExists(present)
-        self.stored = Stored("", {**self.stored.callers, caller: record}, self.stored.keys)
+        records = self.stored.records(kind)
+        present = records.get(name)
+        if present is None and record.revision != 1:
+            raise UnknownRecord
+        if present is not None and present.revision != record.revision - 1:
+            raise RecordExists(present)
+        self._replace(**{kind: {**records, name: record}})
 
-    async def rotate(self, key: str, overlap: int, lifetime: int | None = None) -> NewKey:
+    async def rotate(self, key: str, overlap: int, lifetime: int | None = None, was: KeyRecord | None = None) -> NewKey:
         old = self._key(key)
+        if was not in (None, old):
+            raise OtherKey
         if self.now >= old.end:
             raise KeyEnded
         new = self._new(old.caller, old.lifetime if lifetime is None else lifetime, old.of_file)
-        self.put(key, msgspec.structs.replace(old, expires_at=self.now + overlap, replaced_by=new.id))
+        self.keep(key, msgspec.structs.replace(old, expires_at=self.now + overlap, replaced_by=new.id))
         return new
 
-    async def revoke(self, key: str) -> None:
-        self.put(key, msgspec.structs.replace(self._key(key), revoked_at=self.now))
+    async def revoke(self, key: str, was: KeyRecord | None = None) -> None:
+        if was not in (None, self._key(key)):
+            raise OtherKey
+        self.keep(key, msgspec.structs.replace(self._key(key), revoked_at=self.now))
 
     async def finish(self, caller: str, record: CallerRecord | None = None) -> int:
         if record is not None:
-            await self.change(caller, record)
+            await self.put(CALLERS, caller, record)
         elif self.away:
             raise StoreDown("connection refused")
         open_ = [id_ for id_, key in self.stored.keys.items() if key.caller == caller and self.now < key.end]
@@ -122,7 +154,9 @@ class Desk:
             accounts=(Account(id="a", api_key="sk-x"),),
         )  # fmt: skip
         self.applied = 0
-        self.keys = Keys(self.table, lambda: self.config, self._settle, lambda: self.table.now / 1000)
+        clock = lambda: self.table.now / 1000  # noqa: E731
+        self.callers = Callers(self.table, lambda: self.config, self._settle, clock)
+        self.keys = Keys(self.table, self.callers, self._settle, clock)
 
     async def _settle(self) -> None:
         self.applied += 1
@@ -154,23 +188,24 @@ async def test_a_new_caller_gets_a_key_that_is_shown_once(desk):
         "limits": {"requests_per_minute": 5, "budget_usd": {"day": 2.5}}, "metadata": {"cost_center": "7"},
         "id": made["id"], "hint": secret[-4:], "digest": hashlib.sha256(secret.encode()).hexdigest()[:8] + "…",
         "state": "active", "created_at": "2027-01-15T08:00:00Z", "expires_at": "2027-01-15T08:01:00Z",
-        "revoked_at": None, "replaced_by": None,
+        "revoked_at": None, "replaced_by": None, "label": "", "kind": "service", "email": "", "status": "active",
+        "shadows_stored": False,
         "warnings": ['team "blue" is not defined under teams, so that it has no limits'],
     }  # fmt: skip
     assert desk.applied == 1
     assert secret not in json.dumps(desk.keys.all())
     shown = desk.one("bob")
     assert [key["id"] for key in shown.pop("keys")] == [made["id"]]
-    assert shown.items() <= {**made, "source": "store"}.items()
+    assert shown.items() <= {**made, "id": "bob", "source": "store"}.items()
 
 
 async def test_models_that_are_none_are_warned_about_when_they_are_given(desk):
     made = await desk.create(caller="bob", models=["claude-opsu-*", "claude-haiku-4-5-20251001"])
     words = 'key bob: models: claude-opsu-* fits no model of the catalogue; did you mean "claude-opus-5"?'
     assert made["warnings"] == [words]
-    changed = await desk.keys.change("bob", b'{"models": ["claude-opsu-*"]}')
+    changed = await desk.callers.change("bob", b'{"models": ["claude-opsu-*"]}')
     assert changed["warnings"] == [words]
-    assert (await desk.keys.change("bob", b'{"models": ["claude-opus-*"]}'))["warnings"] == []
+    assert (await desk.callers.change("bob", b'{"models": ["claude-opus-*"]}'))["warnings"] == []
 
 
 async def test_a_caller_without_more_may_use_all_models_without_limits_for_ever(desk):
@@ -317,7 +352,7 @@ async def test_a_revoked_key_is_shown_as_such(desk):
 
 
 async def test_a_key_that_the_file_names_too_is_revoked_there(desk):
-    desk.table.put("key_a", KeyRecord("bob", "ab" * 32), bob=CallerRecord())
+    desk.table.keep("key_a", KeyRecord("bob", "ab" * 32), bob=CallerRecord())
     for refused in (desk.keys.revoke("key_a"), desk.keys.rotate("key_a", b"{}")):
         with pytest.raises(ApiError, match="among the keys of alice in the configuration file") as caught:
             await refused
@@ -398,7 +433,7 @@ async def test_no_key_is_logged(desk):
 
 
 def application(desk: Desk) -> Any:
-    return admin_app(lambda: desk.config, keys=desk.keys)
+    return admin_app(lambda: desk.config, keys=desk.keys, callers=desk.callers)
 
 
 class Console:
@@ -543,7 +578,7 @@ def test_all_that_a_new_caller_may_be_given(office):
             "requests_per_minute": 600, "input_tokens_per_minute": 400_000, "output_tokens_per_minute": 80_000,
             "concurrency": 20, "budget_usd": {"day": 50.0, "month": 1000.5},
         },
-        {"cost_center": "7", "note": "a=b"}, int(NOW * 1000),
+        {"cost_center": "7", "note": "a=b"}, created_at=int(NOW * 1000),
     )  # fmt: skip
 
 
@@ -623,16 +658,16 @@ async def test_a_caller_is_given_other_limits_and_keeps_what_was_not_named():
     await desk.create(
         caller="bob", team="blue", models=["claude-*"], limits={"concurrency": 3, "requests_per_minute": 9}
     )
-    changed = await desk.keys.change("bob", b'{"limits": {"concurrency": 5}, "metadata": {"desk": "4"}}')
+    changed = await desk.callers.change("bob", b'{"limits": {"concurrency": 5}, "metadata": {"desk": "4"}}')
     assert changed["limits"] == {"concurrency": 5, "requests_per_minute": 9} and changed["metadata"] == {"desk": "4"}
     assert (changed["team"], changed["models"]) == ("blue", ["claude-*"])
-    assert len(changed["keys"]) == 1 and desk.applied == 2
+    assert desk.applied == 2
     assert desk.table.stored.callers["bob"].revision == 2
-    more = await desk.keys.change("bob", b'{"limits": {"concurrency": null, "budget_usd": {"day": 5, "month": 90}}}')
+    more = await desk.callers.change("bob", b'{"limits": {"concurrency": null, "budget_usd": {"day": 5, "month": 90}}}')
     assert more["limits"] == {"requests_per_minute": 9, "budget_usd": {"day": 5, "month": 90}}
-    less = await desk.keys.change("bob", b'{"limits": {"requests_per_minute": null, "budget_usd": {"day": null}}}')
+    less = await desk.callers.change("bob", b'{"limits": {"requests_per_minute": null, "budget_usd": {"day": null}}}')
     assert less["limits"] == {"budget_usd": {"month": 90}}
-    assert (await desk.keys.change("bob", b'{"limits": {"budget_usd": null}}'))["limits"] == {}
+    assert (await desk.callers.change("bob", b'{"limits": {"budget_usd": null}}'))["limits"] == {}
 
 
 @pytest.mark.parametrize(
@@ -640,7 +675,8 @@ async def test_a_caller_is_given_other_limits_and_keeps_what_was_not_named():
     [
         ("bob", "{}", 400, "Nothing to change"),
         ("bob", '{"limits": null}', 400, "Nothing to change"),
-        ("bob", '{"team": "red"}', 400, "Unknown fields: team"),
+        ("bob", '{"id": "rob"}', 400, "Unknown fields: id"),
+        ("bob", '{"status": "away"}', 400, "status must be one of: active, suspended"),
         ("bob", '{"limits": {"concurrency": 0}}', 400, "concurrency"),
         ("bob", "[]", 400, "JSON object"),
         ("alice", '{"limits": {"concurrency": 1}}', 409, "configuration file"),
@@ -652,7 +688,7 @@ async def test_what_cannot_be_changed_is_said_and_nothing_is(caller, body, statu
     await desk.create(caller="bob")
     before = desk.table.stored
     with pytest.raises(ApiError) as error:
-        await desk.keys.change(caller, body.encode())
+        await desk.callers.change(caller, body.encode())
     assert error.value.status == status and words in error.value.message
     assert desk.table.stored == before
 
@@ -669,7 +705,7 @@ async def test_a_change_follows_one_that_was_quicker():
         desk.table.stored = Stored("", {"bob": record}, desk.table.stored.keys)
 
     desk.table.rival = rival
-    changed = await desk.keys.change("bob", b'{"models": ["claude-haiku-*"], "limits": {"requests_per_minute": 10}}')
+    changed = await desk.callers.change("bob", b'{"models": ["claude-haiku-*"], "limits": {"requests_per_minute": 10}}')
     assert (changed["models"], changed["metadata"]) == (["claude-haiku-*"], {"by": "rival"})
     assert changed["limits"] == {"requests_per_minute": 10, "budget_usd": {"day": 5}}
     assert desk.table.stored.callers["bob"].revision == 3
@@ -684,11 +720,15 @@ ADA = "ada+lab@acme.example"  # as an address of a company may be
 async def test_a_deleted_caller_has_no_keys_is_listed_no_more_and_can_be_made_anew(desk):
     made = await desk.create(caller=ADA, team="blue", limits={"concurrency": 3})
     await desk.create(caller=ADA)
-    gone = await desk.keys.delete(ADA)
+    gone = await desk.callers.delete(ADA)
     assert gone == {"caller": ADA, "team": "blue", "deleted_at": "2027-01-15T08:00:00Z", "revoked": 2}
-    assert [each["caller"] for each in desk.keys.all()] == ["alice"] and desk.keys.caller(ADA) is None
+    assert [each["caller"] for each in desk.keys.all()] == ["alice"] and desk.callers.find(ADA) is None
     assert desk.keys.find(made["id"])["state"] == "revoked"
-    for again in (desk.keys.delete(ADA), desk.keys.revoke_all("nobody"), desk.keys.change(ADA, b'{"models": "*"}')):
+    for again in (
+        desk.callers.delete(ADA),
+        desk.keys.revoke_all("nobody"),
+        desk.callers.change(ADA, b'{"models": "*"}'),
+    ):
         with pytest.raises(ApiError) as unknown:
             await again
         assert unknown.value.status == 404
@@ -713,7 +753,7 @@ async def test_all_keys_of_a_caller_can_be_ended_and_the_caller_stays(desk):
 
 async def test_whom_the_file_defines_is_not_deleted_and_a_rival_is_not_overridden(desk):
     with pytest.raises(ApiError, match="take it out there") as filed:
-        await desk.keys.delete("alice")
+        await desk.callers.delete("alice")
     assert filed.value.status == 409
     await desk.create(caller=ADA, limits={"concurrency": 3})
 
@@ -723,7 +763,7 @@ async def test_whom_the_file_defines_is_not_deleted_and_a_rival_is_not_overridde
         desk.table.stored = Stored("", {ADA: wider}, desk.table.stored.keys)
 
     desk.table.rival = rival
-    assert (await desk.keys.delete(ADA))["revoked"] == 1
+    assert (await desk.callers.delete(ADA))["revoked"] == 1
     assert desk.table.stored.callers[ADA].revision == 3
     desk.table.away = True
     with pytest.raises(ApiError) as away:

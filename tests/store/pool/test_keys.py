@@ -13,13 +13,34 @@ import pytest
 from redis.crc import key_slot
 
 from gateway.config.schema import Budget, Caller, CallerLimits
-from gateway.core.spending.keyring import KEPT, CallerRecord, KeyRecord, Stored
+from gateway.core.spending.keyring import (
+    BOOSTS,
+    CALLERS,
+    KEPT,
+    TEAMS,
+    BoostRecord,
+    CallerRecord,
+    KeyRecord,
+    Stored,
+    TeamRecord,
+    missing,
+)
 from gateway.log import captured
 from gateway.store.client.client import StoreDown
 from gateway.store.pool import keys as keys_module
 from gateway.store.pool.key_file import NAME, KeyFile
 from gateway.store.pool.keyring import caller_of, decode, keyring_of
-from gateway.store.pool.keys import CallerExists, KeyEnded, KeyStore, NewKey, UnknownCaller, UnknownKey, new_key
+from gateway.store.pool.keys import (
+    KeyEnded,
+    KeyStore,
+    NewKey,
+    OtherKey,
+    RecordExists,
+    TooManyKeys,
+    UnknownKey,
+    UnknownRecord,
+    new_key,
+)
 from gateway.store.pool.pool_store import CHANNEL, SCHEMA, NewerSchema, PoolStore
 from gateway.store.pool.shared_keys import SharedKeys
 
@@ -99,7 +120,7 @@ async def test_a_caller_is_made_once_and_whoever_comes_second_is_told_what_it_is
     first, second = new_key(), new_key()
     other = msgspec.structs.replace(BOB, team="red")
     await store.create(first, "bob", BOB)
-    with pytest.raises(CallerExists) as caught:
+    with pytest.raises(RecordExists) as caught:
         await store.create(second, "bob", other)
     assert caught.value.record == BOB
     assert list((await table(store)).keys) == [first.id]
@@ -118,7 +139,7 @@ async def test_many_gateways_that_make_one_caller_at_once_agree_on_one(server, c
     stored = await table(stores[0])
     won = [team for team, result in zip(teams, done, strict=True) if result is None]
     assert won == [stored.callers["bob"]]
-    assert [each.record for each in done if isinstance(each, CallerExists)] == won * 5
+    assert [each.record for each in done if isinstance(each, RecordExists)] == won * 5
 
 
 async def test_a_key_of_a_caller_that_a_file_defines_makes_no_caller(store):
@@ -440,7 +461,7 @@ async def test_a_copy_outlives_whatever_goes_wrong_with_one_look(server, copy, m
 
 def test_a_record_becomes_a_caller_as_a_file_would_define_it():
     limits = {"requests_per_minute": 5, "budget_usd": {"day": 2, "month": 9.5}}
-    record = CallerRecord("blue", ("claude-*",), limits, {"cost_center": "7"}, 1)
+    record = CallerRecord("blue", ("claude-*",), limits, {"cost_center": "7"}, created_at=1)
     assert caller_of("bob", record) == Caller(
         id="bob", team="blue", models=("claude-*",), metadata={"cost_center": "7"},
         limits=CallerLimits(requests_per_minute=5, budget_usd=Budget(day=2.0, month=9.5)),
@@ -508,16 +529,16 @@ async def test_a_caller_can_be_given_other_limits_unless_somebody_was_quicker(st
     await make(store)
     wider = msgspec.structs.replace(BOB, limits={"concurrency": 9}, revision=2)
     before = (await table(store)).version
-    await store.change("bob", wider)
+    await store.put(CALLERS, "bob", wider)
     after = await table(store)
     assert after.callers == {"bob": wider} and after.version != before
-    await store.change("bob", wider)  # the reply was lost
+    await store.put(CALLERS, "bob", wider)  # the reply was lost
     assert (await table(store)).version == after.version
-    with pytest.raises(CallerExists) as late:
-        await store.change("bob", msgspec.structs.replace(BOB, models=("*",), revision=2))
+    with pytest.raises(RecordExists) as late:
+        await store.put(CALLERS, "bob", msgspec.structs.replace(BOB, models=("*",), revision=2))
     assert late.value.record == wider
-    with pytest.raises(UnknownCaller):
-        await store.change("carol", wider)
+    with pytest.raises(UnknownRecord):
+        await store.put(CALLERS, "carol", wider)
     assert (await table(store)).callers == {"bob": wider}
 
 
@@ -552,7 +573,7 @@ async def test_a_caller_is_deleted_with_its_keys_and_made_anew_by_the_record_tha
     assert (stored.callers, stored.present) == ({"bob": GONE}, {}) and stored.keys[old.id].revoked_at
     assert await store.finish("bob", GONE) == 0  # the reply was lost
     for record, known in ((BOB, True), (BOB, False), (msgspec.structs.replace(BOB, revision=2), False)):
-        with pytest.raises(CallerExists) as caught:
+        with pytest.raises(RecordExists) as caught:
             await store.create(new_key(), "bob", record, known=known)
         assert caught.value.record == GONE
     again, new = msgspec.structs.replace(BOB, team="red", revision=3), new_key()
@@ -564,11 +585,11 @@ async def test_a_caller_is_deleted_with_its_keys_and_made_anew_by_the_record_tha
 async def test_a_caller_is_not_deleted_where_somebody_was_quicker_or_there_is_none(store):
     await make(store)
     wider = msgspec.structs.replace(BOB, limits={"concurrency": 9}, revision=2)
-    await store.change("bob", wider)
-    with pytest.raises(CallerExists) as late:
+    await store.put(CALLERS, "bob", wider)
+    with pytest.raises(RecordExists) as late:
         await store.finish("bob", GONE)
     assert late.value.record == wider and (await table(store)).callers == {"bob": wider}
-    with pytest.raises(UnknownCaller):
+    with pytest.raises(UnknownRecord):
         await store.finish("carol", GONE)
 
 
@@ -583,3 +604,72 @@ async def test_a_gateway_with_an_old_snapshot_brings_no_deleted_caller_back(serv
     await other.look()
     assert one.stored.present == other.stored.present == {}
     assert all(key.revoked_at for key in other.stored.keys.values()) and other.stored.keys
+
+
+# -- Teams, boosts and labels -----------------------------------------------------------------------------------------
+
+
+async def test_a_record_of_any_kind_follows_the_present_one_or_nothing(server, connect):
+    store = connect(server.url)
+    team = TeamRecord(name="Blue", limits={"concurrency": 3})
+    await store.put(TEAMS, "blue", team)
+    await store.put(TEAMS, "blue", team)  # the reply was lost
+    boost = BoostRecord(whose="blue", usd=5.0, until=10**13, reason="launch", by="admin")
+    await store.put(BOOSTS, "b1", boost)
+    with pytest.raises(RecordExists) as late:
+        await store.put(TEAMS, "blue", TeamRecord(name="Bleu"))
+    assert late.value.record == team
+    wider = msgspec.structs.replace(team, limits={}, revision=2)
+    await store.put(TEAMS, "blue", wider)
+    with pytest.raises(UnknownRecord):
+        await store.put(TEAMS, "red", wider)
+    found = await store.read()
+    assert found is not None and (found.teams, found.boosts) == ({"blue": wider}, {"b1": boost})
+
+
+async def test_a_store_that_lost_everything_gets_back_the_latest_and_no_more(server, connect):
+    store = connect(server.url)
+    old, new = TeamRecord(name="old"), TeamRecord(name="new", revision=2)
+    gone = TeamRecord(deleted_at=5, revision=3)
+    known = Stored(teams={"blue": old, "red": gone}, boosts={"b1": BoostRecord(whose="blue", usd=1.0)})
+    await store.put(TEAMS, "blue", TeamRecord(name="other"))
+    await store.put(TEAMS, "blue", new)
+    await store.put(TEAMS, "red", TeamRecord())
+    found = await store.read()
+    assert found is not None
+    lost = missing(found, known, 0)
+    assert (set(lost.teams), set(lost.boosts)) == ({"red"}, {"b1"})
+    await store.offer(lost)
+    await store.offer(known)  # by one that does not know what is there
+    again = await store.read()
+    assert again is not None and again.teams == {"blue": new, "red": gone} and set(again.boosts) == {"b1"}
+
+
+async def test_a_label_is_one_keys_at_a_time_and_keys_are_no_more_than_allowed(server, connect):
+    store = connect(server.url)
+    first, second = new_key(), new_key()
+    await store.create(first, "bob", CallerRecord(), label="ci")
+    with pytest.raises(TooManyKeys) as taken:
+        await store.create(second, "bob", CallerRecord(), known=True, label="ci")
+    assert taken.value.key == first.id
+    await store.rotate(first.id, second, 0)
+    found = await store.read()
+    assert found is not None and found.keys[second.id].label == "ci"
+    with pytest.raises(TooManyKeys) as full:
+        await store.create(new_key(), "bob", CallerRecord(), known=True, most=1)
+    assert full.value.key == ""
+    await store.create(new_key(), "bob", CallerRecord(), known=True, most=2)
+
+
+async def test_a_key_that_is_not_as_it_was_known_stays_as_it_is(server, connect):
+    store = connect(server.url)
+    first, second = new_key(), new_key()
+    await store.create(first, "bob", CallerRecord())
+    was = (await store.read() or Stored()).keys[first.id]
+    await store.rotate(first.id, second, 60_000, was=was)
+    for late in (store.rotate(first.id, new_key(), 0, was=was), store.revoke(first.id, was)):
+        with pytest.raises(OtherKey):
+            await late
+    now = (await store.read() or Stored()).keys[first.id]
+    assert now.revoked_at == 0 and now.replaced_by == second.id
+    await store.revoke(first.id, now)

@@ -53,6 +53,7 @@ function row(entry) {
 const ACTIONS = {
   "account.change": "changed", "account.flush": "forgot the bindings of", "conversation.flush": "forgot", "key.create": "made", "key.rotate": "rotated",
   "key.revoke": "revoked", "caller.change": "changed", "caller.revoke": "revoked all keys of", "caller.delete": "deleted", "session.begin": "signed in", "session.end": "signed out",
+  "team.create": "made", "team.change": "changed", "team.delete": "deleted", "caller.create": "made", "boost.create": "raised budgets by", "boost.delete": "ended",
 };
 
 function whatOf(entry) {
