@@ -62,6 +62,6 @@ class AsgiClient:
         await self.start(status, headers)
         await self.write(body, False)
 
-    def pass_chunk(self, chunk: bytes) -> bool:
+    def pass_chunks(self, segment: bytes) -> bool:
         """Framing is the server's business."""
         return False

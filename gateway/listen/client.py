@@ -45,6 +45,6 @@ class Client(Protocol):
         """Send a whole answer, whose `headers` say its length."""
         ...
 
-    def pass_chunk(self, chunk: bytes) -> bool:
-        """Write one whole chunk of the answer, framed as HTTP/1.1 does, at once; False if it must go by `write`."""
+    def pass_chunks(self, segment: bytes) -> bool:
+        """Write whole chunks of the answer, framed as HTTP/1.1 does, at once; False if they must go by `write`."""
         ...

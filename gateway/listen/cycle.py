@@ -153,12 +153,12 @@ class Cycle:
         await self.start(status, headers)
         await self.write(body, False)
 
-    def pass_chunk(self, chunk: bytes) -> bool:
+    def pass_chunks(self, segment: bytes) -> bool:
         if not self.chunked or self.head or self.complete or self.disconnected:
             return False
         if self.connection.writable is not None:
             return False
-        self.transport.write(chunk)
+        self.transport.write(segment)
         return True
 
     def _start(self, status: int, headers: HeaderList) -> None:

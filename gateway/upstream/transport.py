@@ -165,7 +165,7 @@ class Response(Protocol):
 
     def divert(self, chunk: Callable[[bytes], bool] | None) -> None:
         """While a `read` waits, offer each segment that begins where a chunk of an HTTP/1.1 answer does, as it came, to
-        `chunk`: if it is one whole chunk, it may take it (True). What it does not take is read as ever. A transport may
+        `chunk`: if it is whole chunks, it may take it (True). What it does not take is read as ever. A transport may
         have none to offer."""
         ...
 

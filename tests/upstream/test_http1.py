@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.wire.sse import is_delta_chunk
+from gateway.core.wire.sse import delta_chunks
 from gateway.upstream import http1
 from gateway.upstream.connection import HIGH_WATER, Connection
 from gateway.upstream.http1 import Pool
@@ -424,7 +424,7 @@ async def test_chunks_that_are_diverted_and_what_is_read_are_the_body(chunks, cu
     body, taken = [], []
 
     def take(chunk: bytes) -> bool:
-        if takes and is_delta_chunk(chunk):
+        if takes and delta_chunks(chunk):
             body.append(chunk.partition(b"\r\n")[2][:-2])
             taken.append(chunk)
             return True
@@ -444,7 +444,7 @@ async def test_chunks_that_are_diverted_and_what_is_read_are_the_body(chunks, cu
     assert b"".join(body) == b"".join(chunks)
     assert connection.complete
     if whole and takes and size == b"%x":  # the first follows no chunk
-        assert taken == [chunk for chunk in framed[1:] if is_delta_chunk(chunk)]
+        assert taken == [chunk for chunk in framed[1:] if delta_chunks(chunk)]
     connection.close()
     pool.idle.clear()
     pool.busy.clear()

@@ -16,20 +16,20 @@ _BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n|\Z))")
 _OVERLAP = 3  # bytes of a boundary that may already have been seen
 
 
-_DELTA_CHUNK = re.compile(rb"([0-9a-f]{1,6})\r\nevent: content_block_delta\n")
+_DELTA_CHUNK = re.compile(rb"([0-9a-f]{1,6})\r\nevent: content_block_delta\ndata: [^\r\n]*\n\n\r\n")
 
 
-def is_delta_chunk(segment: bytes) -> bool:
-    """Whether these bytes are one whole chunk as HTTP/1.1 frames it, and that holds one event, a piece of content."""
-    match = _DELTA_CHUNK.match(segment)
-    if match is None:
-        return False
-    size_ends, end = match.end(1), len(segment) - 2
-    return (
-        int(match[1], 16) == end - size_ends - 2
-        and segment.find(b"\n\n", size_ends) == end - 2
-        and segment.find(b"\r", size_ends + 2) == end
-    )
+def delta_chunks(segment: bytes) -> int:
+    """How many chunks these bytes are, if they are whole ones as HTTP/1.1 frames them, each of which holds one event, a
+    piece of content; else 0."""
+    begin, found, size = 0, 0, len(segment)
+    while begin < size:
+        match = _DELTA_CHUNK.match(segment, begin)
+        if match is None or int(match[1], 16) != match.end() - match.end(1) - 4:  # two line ends are of the framing
+            return 0
+        found += 1
+        begin = match.end()
+    return found
 
 
 class EventSplitter:

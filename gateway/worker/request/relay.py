@@ -16,7 +16,7 @@ import msgspec
 from gateway.core.wire.chat_meter import matters
 from gateway.core.wire.created_ids import CreatedId, hints, in_events, in_message
 from gateway.core.wire.decoding import Decoder, decode
-from gateway.core.wire.sse import EventSplitter, events, is_delta_chunk
+from gateway.core.wire.sse import EventSplitter, delta_chunks, events
 from gateway.core.wire.usage_meter import UsageMeter
 from gateway.errors import ApiError
 from gateway.listen.client import HeaderList
@@ -229,12 +229,17 @@ class StreamRelay:
         last = b"" if self._translator is None else self._splitter.feed(self._translator.end())
         return last + self._splitter.finish()
 
-    def _pass_on(self, chunk: bytes) -> bool:
-        """The short way of most of a stream: a chunk that is one piece of content and no more leaves as it came, with
-        its framing. Everything else (False) goes the long way."""
-        if not is_delta_chunk(chunk) or not self.x.request.client.pass_chunk(chunk):
+    def _pass_on(self, segment: bytes) -> bool:
+        """The short way of most of a stream: chunks that are one piece of content each leave as they came, with their
+        framing. Everything else (False) goes the long way."""
+        count = delta_chunks(segment)
+        if not count or not self.x.request.client.pass_chunks(segment):
             return False
-        self._count_delta(chunk)
+        if count == 1:
+            self._count_delta(segment)
+        else:
+            for chunk in segment.split(b"\n\n\r\n")[:-1]:
+                self._count_delta(chunk)
         self.x.reply.last_sent = perf_counter()
         return True
 

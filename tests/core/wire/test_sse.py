@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.wire import sse
-from gateway.core.wire.sse import MAX_COPY, MAX_HELD, EventSplitter, events, is_delta_chunk
+from gateway.core.wire.sse import MAX_COPY, MAX_HELD, EventSplitter, delta_chunks, events
 
 RUNS = settings(deadline=None, max_examples=250)
 SLOW_RUNS = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
@@ -273,15 +273,24 @@ def framed(body: bytes, size: int | None = None) -> bytes:
     return b"%x\r\n%b\r\n" % (len(body) if size is None else size, body)
 
 
-def test_a_chunk_that_is_one_piece_of_content_is_told_from_all_others():
-    assert is_delta_chunk(framed(WHOLE))
+def test_chunks_that_are_one_piece_of_content_each_are_told_from_all_others():
+    other = WHOLE.replace(b"so", b"another")
+    assert delta_chunks(framed(WHOLE)) == 1
+    assert delta_chunks(framed(WHOLE) + framed(other)) == 2
+    assert delta_chunks(framed(other) * 40) == 40
     for other in (
         WHOLE,
         framed(WHOLE + WHOLE),
         framed(WHOLE)[:-1],
         framed(WHOLE)[:-2],
         framed(WHOLE) + b"0\r\n\r\n",
-        framed(WHOLE) + framed(WHOLE),
+        framed(WHOLE) + framed(WHOLE)[:-1],
+        framed(WHOLE) + framed(WHOLE)[:-2],
+        framed(WHOLE) + framed(WHOLE + WHOLE),
+        framed(WHOLE)[:-2] + framed(WHOLE),
+        framed(WHOLE)[:-1] + b"x",
+        framed(WHOLE)[:-1] + b"x" + framed(WHOLE),
+        framed(b": a comment\n\n") + framed(WHOLE),
         framed(WHOLE, len(WHOLE) + 1),
         framed(WHOLE[:-1]),
         framed(WHOLE.replace(b"\n", b"\r\n")),
@@ -296,4 +305,4 @@ def test_a_chunk_that_is_one_piece_of_content_is_told_from_all_others():
         b"",
         b"\r\n",
     ):
-        assert not is_delta_chunk(other), other
+        assert not delta_chunks(other), other
