@@ -154,9 +154,7 @@ class Cycle:
         await self.write(body, False)
 
     def pass_chunks(self, segment: bytes) -> bool:
-        if not self.chunked or self.head or self.complete or self.disconnected:
-            return False
-        if self.connection.writable is not None:
+        if not self.chunked or self.head or self.complete or self.connection.writable is not None or self.disconnected:
             return False
         self.transport.write(segment)
         return True

@@ -182,7 +182,7 @@ class StreamRelay:
         ready, self.opening = self.opening, b""
         short = self._translator is None and not x.request.threaded
         if isinstance(meter, UsageMeter):
-            self._count_delta = meter.count_delta
+            self._count_delta, self._pass_chunks = meter.count_delta, x.request.client.pass_chunks
         else:
             short = False
         try:
@@ -233,7 +233,7 @@ class StreamRelay:
         """The short way of most of a stream: chunks that are one piece of content each leave as they came, with their
         framing. Everything else (False) goes the long way."""
         count = delta_chunks(segment)
-        if not count or not self.x.request.client.pass_chunks(segment):
+        if not count or not self._pass_chunks(segment):
             return False
         if count == 1:
             self._count_delta(segment)
