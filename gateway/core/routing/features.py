@@ -5,12 +5,21 @@ Read only when an account has refused something. It does not know which account 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
-from gateway.core.wire.peek import Peek
+from gateway.core.wire.peek import SOURCE, Peek
 
+BETA, TOOL, FIELD = "beta:", "tool:", "field:"
 _MOST = 64  # features of one request; clients may invent them
+# Members of a body that every provider takes.
+_USUAL = frozenset((
+    "model", "messages", "max_tokens", "system", "stop_sequences", "stream", "temperature", "top_p", "top_k", "tools",
+    "tool_choice", "metadata", "thinking", "mcp_servers", "container",
+))  # fmt: skip
+_BY_URL = re.compile(rb'"type"[ \t\r\n]*:[ \t\r\n]*"url"')
+_SCOPE = re.compile(rb'"cache_control"[ \t\r\n]*:[ \t\r\n]*\{[^{}]*"scope"')
 
 
 def features_of(peek: Peek, betas: Iterable[bytes]) -> frozenset[str]:
@@ -29,3 +38,17 @@ def features_of(peek: Peek, betas: Iterable[bytes]) -> frozenset[str]:
     if b'"file_id"' in peek.body:
         found.append("file")
     return frozenset(sorted(set(found))[:_MOST])
+
+
+def needs_of(peek: Peek, betas: Iterable[bytes]) -> frozenset[str]:
+    """As `features_of`, and what else a provider may lack: `field:context_management` and other members of the body's
+    top level, `url` for sources by URL, `cache:scope`, `cache:1h`."""
+    found = set(features_of(peek, betas))
+    found |= {FIELD + name[:64] for name in peek.fields if name not in _USUAL}
+    if peek.holds(SOURCE) and _BY_URL.search(peek.body):
+        found.add("url")
+    if peek.cache_ttl == 3600:
+        found.add("cache:1h")
+    if peek.caches and _SCOPE.search(peek.body):
+        found.add("cache:scope")
+    return frozenset(sorted(found)[:_MOST])
