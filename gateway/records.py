@@ -47,8 +47,9 @@ class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="reque
     and to choose an account, the store not counted. `failover` is what the first account did for which another was
     asked, or the same once more. `throttled` says whose limit refused it (`caller`, `account`, `gateway`) and `limit`
     which. `missed` are tokens that it wrote into a cache though some cache had them or had had them until lately,
-    `missed_reason` why it could not read them there. `cost_nano_usd` is integer nano-dollars, and `savings_nano_usd`
-    what its cache reads would have cost more as fresh input; `priced_by_default`: nobody knows the price of its model.
+    `missed_reason` why it could not read them there. `lacking` is what of it some accounts could not serve.
+    `cost_nano_usd` is integer nano-dollars, and `savings_nano_usd` what its cache reads would have cost more as fresh
+    input; `priced_by_default`: nobody knows the price of its model.
     `span_id` is its span's where one is recorded, `parent_id` that of the client's span.
     """
 
@@ -84,6 +85,7 @@ class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="reque
     priced_by_default: bool = False
     missed: int = 0
     missed_reason: str = ""
+    lacking: tuple[str, ...] = ()
     duration: float = 0.0
     ttft: float = 0.0
     queued: float = 0.0

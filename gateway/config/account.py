@@ -6,7 +6,7 @@ Which keys a provider knows, needs and may have its credential from, its row say
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -15,12 +15,13 @@ from gateway.config import checks as check
 from gateway.config.rules import BAD, Choice, Flag, Many, Moment, Number, Perhaps, Reader, Table, Text
 from gateway.config.sections import Frozen, Section, nearest
 from gateway.config.source import Node, join
+from gateway.core.routing.capabilities import Verdict
 from gateway.core.routing.document import STATES
 from gateway.core.routing.provider_names import PROFILES
 from gateway.upstream.credentials import aws, google
 from gateway.upstream.credentials.aws import AwsKeys
 from gateway.upstream.credentials.entra import EntraApp
-from gateway.upstream.providers import NAMES, PROVIDERS, Row, row_of
+from gateway.upstream.providers import NAMES, PROVIDERS, Row, kind_of, row_of
 
 __all__ = ["ACCOUNTS", "Account", "Aws", "Entra"]
 
@@ -133,6 +134,17 @@ class Account(Frozen, frozen=True, kw_only=True):
         Table(Text(check.model_name), Text(check.provider_name)),
         "of clouds: model: what the account calls it, such as an ARN or a deployment",
     ] = msgspec.field(default_factory=dict)
+    betas: Annotated[
+        Literal["drop", "strict"],
+        Choice(("drop", "strict")),
+        "flags of anthropic-beta that the account refuses: drop leaves them out where that does no harm, strict never",
+    ] = "drop"
+    capabilities: Annotated[
+        dict[str, str],
+        Table(Text(check.need), Choice(tuple(Verdict))),
+        "what it serves, where the built-in table is wrong: a need such as beta:context-1m-* or tool:web_search_*: ok, "
+        "drop or no",
+    ] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.base_url and self.row.base_url is not None:
@@ -145,6 +157,11 @@ class Account(Frozen, frozen=True, kw_only=True):
     def row(self) -> Row:
         """What its provider's row says."""
         return row_of(self.provider, self.api)
+
+    @property
+    def kind(self) -> str:
+        """Its provider, with the API where that has several."""
+        return kind_of(self.provider, self.api)
 
     @property
     def secrets(self) -> tuple[str, ...]:

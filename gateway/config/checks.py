@@ -90,6 +90,17 @@ def model(text: str) -> str:
     return text
 
 
+_NEED = re.compile(r"(?:(?:beta|tool|field):[A-Za-z0-9_.*-]{1,128}|mcp|container|file|url|cache:scope|cache:1h)")
+
+
+def need(text: str) -> str:
+    if not _NEED.fullmatch(text):
+        raise ValueError(
+            "must be beta:, tool: or field: and a name, or one of mcp, container, file, url, cache:scope, cache:1h"
+        )
+    return text
+
+
 def model_name(text: str) -> str:
     if "*" in text or "?" in text:
         raise ValueError("must be the name of one model, not a pattern")

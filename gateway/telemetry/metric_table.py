@@ -137,6 +137,12 @@ MOVES = Measure(
     ("reason",),
     known=_each(_MOVES),
 )
+LACKING = Measure(
+    "gateway_lacking_requests",
+    "Requests that some account could not serve for what they ask: by that need (a flag, a tool, a member of the body) "
+    "and team.",
+    ("need", "team"),
+)
 UPSTREAM = Measure(
     "gateway_upstream_requests",
     "Exchanges with accounts by status, or by what went wrong before one came.",

@@ -17,6 +17,7 @@ OTHER = "other"
 METERED = ("messages", "chat", "complete")  # endpoints whose answers are tokens
 MAX_TEAMS = 500
 _MAX_CHILDREN = 16_384  # label combinations kept at hand
+_MAX_NEEDS = 512  # needs by team that are told apart
 
 Update = Callable[[Finished], None]
 
@@ -67,6 +68,7 @@ class WorkerMetrics:
         self._missed = self._counters(measures.MISSED)
         self._routes = self._counters(measures.ROUTES)
         self._moves = self._counters(measures.MOVES)
+        self._lacking = self._counters(measures.LACKING)
         self._upstream = self._counters(measures.UPSTREAM)
         self._failovers = self._counters(measures.FAILOVERS)
         self._interrupted = self._counters(measures.INTERRUPTED)
@@ -166,7 +168,7 @@ class WorkerMetrics:
         usage = record.usage
         if usage.output or usage.input or usage.cache_read or usage.cache_write_5m or usage.cache_write_1h:
             self._observe_usage(record, model)
-        if record.outcome != "ok" or record.queued or record.failover or record.missed:
+        if record.outcome != "ok" or record.queued or record.failover or record.missed or record.lacking:
             self._observe_trouble(record)
 
     def _update_for(self, record: Finished, model: str) -> Update:
@@ -243,6 +245,11 @@ class WorkerMetrics:
             self._missed.labels(record.missed_reason).inc(record.missed)
         if record.stream and record.status == 200 and record.outcome in ("interrupted", "client_gone"):
             self._interrupted.labels(record.cause).inc()
+        for need in record.lacking:
+            labels = need, self.team(record.team)
+            if labels not in self._lacking.children and len(self._lacking.children) >= _MAX_NEEDS:
+                labels = OTHER, ""  # clients may invent them
+            self._lacking.labels(*labels).inc()
         if record.throttled:
             self.throttled(record.throttled, record.limit)
         if record.failover and record.status:

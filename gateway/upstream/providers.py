@@ -51,6 +51,12 @@ PROVIDERS: dict[str, Row] = {
 NAMES = tuple(name for name in PROVIDERS if "/" not in name)
 
 
+def kind_of(provider: str, api: str = "") -> str:
+    """The name of the row of a provider's `api`, of which most have one that is not named."""
+    kind = f"{provider}/{api}"
+    return kind if kind in PROVIDERS else provider
+
+
 def row_of(provider: str, api: str = "") -> Row:
-    """The row of a provider's `api`, of which most have one that is not named."""
-    return PROVIDERS.get(f"{provider}/{api}") or PROVIDERS[provider]
+    """The row of a provider's `api`."""
+    return PROVIDERS[kind_of(provider, api)]

@@ -15,11 +15,12 @@ from math import inf
 from gateway import log
 from gateway.config.schema import Account as AccountConfig
 from gateway.config.schema import Config, catalogue_of
+from gateway.core.routing.capabilities import Capabilities, Verdict
 from gateway.core.routing.document import Entry
 from gateway.core.routing.provider_names import ProviderNames
 from gateway.core.spending.fair import FairQueue
 from gateway.core.spending.pricing import Catalogue
-from gateway.data import load_provider_names
+from gateway.data import load_capabilities, load_provider_names
 from gateway.listen.client import HeaderList
 from gateway.upstream.credential import Credential, Fixed
 from gateway.upstream.provider import Provider
@@ -61,10 +62,14 @@ class Account:
         self.tell_at = 0.0  # when to tell others of them again
         self._held: dict[str, int] = {}  # leases of each tenant that has some or waits
         self._queue: FairQueue[_Waiter] = FairQueue(QUANTUM)
+        self.config = config
+        self.capabilities = _capabilities(config)  # None: it serves whatever is asked
         self.take(config, provider, transport)
 
     def take(self, config: AccountConfig, provider: Provider, transport: Transport) -> None:
         """Serve as this configuration says from now on."""
+        if _limited(config) != _limited(self.config):
+            self.capabilities = _capabilities(config)
         self.config = config
         self.workspace = config.workspace
         self.renames = config.provider != "anthropic"  # models may have other names there
@@ -291,6 +296,12 @@ class Pool:
             name: account.provider.serves for name, account in self.accounts.items() if not account.provider.complete
         }
 
+    @property
+    def capabilities(self) -> dict[str, Capabilities]:
+        """What accounts serve of a request, of those that may lack something."""
+        accounts = self.accounts.items()
+        return {name: account.capabilities for name, account in accounts if account.capabilities is not None}
+
     def free(self, account: str) -> bool:
         """Whether an account has a slot now."""
         found = self.accounts.get(account)
@@ -362,6 +373,18 @@ def _settings(account: AccountConfig, origin: Origin, names: _Names) -> Settings
         entra=None if account.entra is None else account.entra.app,
         workspace_id=account.workspace_id,
     )
+
+
+def _limited(account: AccountConfig) -> tuple[object, ...]:
+    """What says what an account serves."""
+    return account.kind, account.capabilities, account.betas
+
+
+def _capabilities(account: AccountConfig) -> Capabilities | None:
+    if account.provider == "anthropic" and not account.capabilities:
+        return None
+    own = {need: Verdict(word) for need, word in account.capabilities.items()}
+    return Capabilities(load_capabilities(), account.kind, own, account.betas == "strict")
 
 
 def readable_notes(account: Account) -> dict[str, str]:

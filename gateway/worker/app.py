@@ -153,8 +153,13 @@ class Gateway:
         self.pool.retire(kept, [account.id for account in self.config.accounts])
         if processes:
             self.pool.divide(processes)
-        self.router.held, self.router.partial = self.pool.credentials, self.pool.partial
+        self._lend()
         self.router.apply(document, monotonic(), time())
+
+    def _lend(self) -> None:
+        """Let the router know what this process has of the accounts."""
+        router, pool = self.router, self.pool
+        router.held, router.partial, router.capabilities = pool.credentials, pool.partial, pool.capabilities
 
     def reload(self, config: Config) -> None:
         """Follow a new configuration from the next request on."""
@@ -168,7 +173,7 @@ class Gateway:
         self._cors.configure(config)
         for account in self.pool.configure(config, self.router.ring.accounts):
             self.router.heard(broadcast.Back(account, wholly=True), monotonic())
-        self.router.held, self.router.partial = self.pool.credentials, self.pool.partial
+        self._lend()
         self.router.forget_models()
         self.admission.configure(config)
         self.accounting.configure(config, self.catalogue)

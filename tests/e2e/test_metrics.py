@@ -43,6 +43,7 @@ FAMILIES = {
     "gateway_queue_wait_seconds": "histogram", "gateway_tokens": "counter", "gateway_team_tokens": "counter",
     "gateway_cost_usd": "counter", "gateway_cache_savings_usd": "counter", "gateway_prompt_cache_requests": "counter",
     "gateway_prompt_cache_avoidable_miss_tokens": "counter", "gateway_affinity_decisions": "counter",
+    "gateway_lacking_requests": "counter",
     "gateway_conversation_moves": "counter", "gateway_upstream_requests": "counter", "gateway_failovers": "counter",
     "gateway_stream_interruptions": "counter", "gateway_throttled": "counter",
     "gateway_store_operation_duration_seconds": "histogram", "gateway_store_errors": "counter",

@@ -377,3 +377,90 @@ def test_a_body_goes_to_bedrock_without_model_and_stream_and_with_its_betas(rig:
     rig.play(play)
     assert json.loads(asks.payload)["stream"] is True
     _ = (BLOCK, PING, delta, started, stream)
+
+
+# What a request needs and an account lacks.
+
+SEARCH = [{"type": "web_search_20250305", "name": "web_search"}]
+FLAGS = (("anthropic-beta", "claude-code-20250219, of-next-month-2026-12-01"),)
+UNKNOWN_FLAG = aws(400, "ValidationException", "invalid beta flag")
+LACKING = [
+    journey(
+        "a tool that the home lacks makes a detour, and the conversation stays",
+        ask(
+            want=Want(by="b", route="detour", attempts=1, record={"lacking": ("tool:web_search_20250305",)}),
+            tools=SEARCH,
+        ),
+        ask(want=Want(by="a", route="bound"), at=1.0),
+        given=(ask(want=Want(by="a", route="new")),),
+        pool=on("bedrock"),
+        asked="b a",
+        bound="a",
+    ),
+    journey(
+        "a new conversation lives where its tools are served",
+        ask(want=Want(by="b", route="new", attempts=1), tools=SEARCH),
+        pool=on("bedrock"),
+        asked="b",
+        bound="b",
+    ),
+    journey(
+        "what one cloud lacks another one has",
+        ask(want=Want(by="b", attempts=1), tools=SEARCH),
+        pool=on("bedrock", b=VERTEX, c=MANTLE),
+        asked="b",
+    ),
+    journey(
+        "what nobody has is refused in Anthropic's words before anybody is asked",
+        ask(want=Want(status=400, error="invalid_request_error", says="web_search_20250305"), tools=SEARCH),
+        pool=on("bedrock", "b", "c"),
+        asked="",
+    ),
+    journey(
+        "a flag that nobody knows is tried, left out once it is refused, and not sent again",
+        ask(want=served("a", 2, content="Good evening."), headers=FLAGS),
+        ask(want=served("a", 1, content="Good evening."), headers=FLAGS, at=1.0),
+        pool=on("bedrock"),
+        upstream={"a": [UNKNOWN_FLAG]},
+        asked="a a a",
+        bound="a",
+    ),
+    journey(
+        "a refused flag is not left out where a member may belong to it",
+        ask(want=served("b", 2, content="Good evening."), headers=FLAGS, novelty={}),
+        ask(want=served("b", 1, route="detour"), headers=FLAGS, novelty={}, at=1.0),
+        ask(want=served("a", 1, route="bound"), at=2.0),
+        given=(ask(want=Want(by="a", route="new")),),
+        pool=on("bedrock"),
+        upstream={"a": [UNKNOWN_FLAG]},
+        asked="a b b a",
+        bound="a",
+    ),
+    journey(
+        "a strict account is not asked to do without",
+        ask(want=served("b", 2, content="Good evening."), headers=FLAGS),
+        pool=on("bedrock", a={**BEDROCK, "betas": "strict"}),
+        upstream={"a": [UNKNOWN_FLAG]},
+        asked="a b",
+    ),
+    journey(
+        "the operator knows better",
+        ask(want=served("a", 1), tools=SEARCH),
+        pool=on("bedrock", a={**BEDROCK, "capabilities": {"tool:web_search_*": "ok"}}),
+        asked="a",
+    ),
+    journey(
+        "every replica knows what one has learned",
+        ask(want=served("a", 2), headers=FLAGS),
+        ask(want=served("a", 1), headers=FLAGS, at=1.0, replica=1),
+        pool=on("bedrock"),
+        upstream={"a": [UNKNOWN_FLAG]},
+        asked="a a a",
+        replicas=2,
+    ),
+]
+
+
+@pytest.mark.parametrize("journey", LACKING, ids=str)
+def test_what_an_account_lacks_it_is_not_asked(journey: Journey, rig: Rig):
+    rig.play(journey)

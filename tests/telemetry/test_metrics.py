@@ -539,6 +539,7 @@ NAMES = {
     "gateway_affinity_decisions", "gateway_conversation_moves", "gateway_upstream_requests", "gateway_failovers",
     "gateway_stream_interruptions", "gateway_throttled", "gateway_store_operation_duration_seconds",
     "gateway_store_errors", "gateway_event_loop_lag_seconds", "gateway_degraded", "gateway_default_priced_requests",
+    "gateway_lacking_requests",
 }  # fmt: skip
 
 

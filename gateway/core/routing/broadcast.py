@@ -115,6 +115,16 @@ class FeaturesClosed(msgspec.Struct, tag="features", array_like=True, frozen=Tru
     seconds: float
 
 
+class NeedRefused(msgspec.Struct, tag="need", array_like=True, frozen=True):
+    """The account refuses a need of a model's requests, and what becomes of it: a Verdict of capabilities."""
+
+    account: str
+    model: str
+    need: str
+    verdict: str
+    seconds: float
+
+
 class Seen(msgspec.Struct, tag="seen", array_like=True, frozen=True):
     """One domain as one process sees it: what it has reserved, and the buckets it observed since it last told:
     kind -> (limit, left, seconds since)."""
@@ -185,7 +195,7 @@ class Ended(msgspec.Struct, tag="ended", array_like=True, frozen=True):
 
 Fact = (
     Owned | Hello | BoundConversations | Closed | ClosedFrom | Out | Back | Suspected | Unreachable | Failed | Failing
-    | Trying | Recovered | ModelClosed | FeaturesClosed | Report | Noted | Forget | Ended
+    | Trying | Recovered | ModelClosed | FeaturesClosed | NeedRefused | Report | Noted | Forget | Ended
 )  # fmt: skip
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Fact).decode

@@ -148,6 +148,20 @@ class Route:
         self.lacking = accounts
         self.tried |= accounts
 
+    def unfit(self, entry: Entry, again: bool, now: float) -> None:
+        """The account has refused what nobody knew that it lacks: it is asked `again` without that, or not for this
+        request. That is nobody's fault."""
+        self.answer_began()
+        self.router.try_no_more(self._trials)
+        self._trials = ()
+        self.settle(0.0, 0.0, 0, now)
+        if again:
+            self._again = entry
+            return
+        self.leave_out(self.lacking | {entry.id})
+        if entry.workspace == self.workspace:
+            self.away = LACKING
+
     def propose(self, now: float) -> str | None:
         """The workspace for a conversation that nobody remembers; None if nobody may serve it now."""
         if self.pinned:

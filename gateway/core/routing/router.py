@@ -12,6 +12,7 @@ from math import inf
 from typing import NamedTuple
 
 from gateway.core.routing import broadcast
+from gateway.core.routing.capabilities import LEARNED_FOR, Capabilities, Learned, Verdict
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.health import Classify
 from gateway.core.routing.ring import Ring
@@ -70,6 +71,7 @@ class Router(Standing):
         self.classify = classify
         self.free = free
         self.partial: Mapping[str, Serves] = {}  # accounts whose provider does not serve everything
+        self.capabilities: Mapping[str, Capabilities] = {}  # what those serve of a request
         self._names = names
         self._wall = 0.0  # Unix seconds less this process's clock
         self._serves: dict[tuple[str, str], bool] = {}
@@ -118,6 +120,34 @@ class Router(Standing):
                 self._lacking.clear()
             self._lacking[endpoint, model] = known
         return known
+
+    def unfit(self, model: str, needs: frozenset[str], now: float) -> dict[str, frozenset[str]]:
+        """The accounts that cannot serve a request of these needs, and which of them they lack."""
+        fits = {name: each.fit(model, needs, now).lacks for name, each in self.capabilities.items()}
+        return {name: lacks for name, lacks in fits.items() if lacks}
+
+    def refused_need(self, account: str, learned: Iterable[Learned]) -> None:
+        """An account has shown that it lacks these."""
+        for each in learned:
+            self.tell(broadcast.NeedRefused(account, each.model, each.need, each.verdict.value, LEARNED_FOR))
+
+    def heard(self, fact: broadcast.Fact, now: float) -> None:
+        """News of another process."""
+        if isinstance(fact, broadcast.NeedRefused):
+            known = self.capabilities.get(fact.account)
+            if known is not None and fact.verdict in tuple(Verdict):
+                known.learn(Learned(fact.model, fact.need, Verdict(fact.verdict)), fact.seconds, now)
+            return
+        super().heard(fact, now)
+
+    def picture(self, now: float) -> list[broadcast.Fact]:
+        """Everything that is closed, out or lacking, as it would be told to a process that has just begun."""
+        lacking: list[broadcast.Fact] = [
+            broadcast.NeedRefused(name, each.model, each.need, each.verdict.value, seconds)
+            for name, known in self.capabilities.items()
+            for each, seconds in known.learned(now)
+        ]
+        return super().picture(now) + lacking
 
     def state(self, entry: Entry, model: str, limit_class: str, fresh: float, warm: bool, now: float) -> State:
         """Whether an account may get a request of `fresh` input tokens now; `warm` says that the conversation's cache

@@ -54,7 +54,7 @@ class AccountStates:
             names=lambda model: self._catalogue.names(model),
             judges=False,
         )
-        self._router.held, self._router.partial = self._pool.credentials, self._pool.partial
+        self._lend()
         self._configured = [account.id for account in config.accounts]
         self._probes: dict[str, asyncio.Task[None]] = {}
         self._accepted: dict[str, float] = {}  # when a probe last showed that an account's key is accepted
@@ -68,12 +68,17 @@ class AccountStates:
         """The pool as it stands here, to be asked and left as it is."""
         return self._router
 
+    def _lend(self) -> None:
+        """Let the router know what this process has of the accounts."""
+        router, pool = self._router, self._pool
+        router.held, router.partial, router.capabilities = pool.credentials, pool.partial, pool.capabilities
+
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
         self._catalogue = catalogue_of(config)
         self._configured = [account.id for account in config.accounts]
         renewed = self._pool.configure(config, self._router.ring.accounts)
-        self._router.held, self._router.partial = self._pool.credentials, self._pool.partial
+        self._lend()
         self._router.forget_models()
         for account in renewed:
             self._take(broadcast.Back(account, wholly=True))

@@ -85,6 +85,8 @@ class Dispatch:
             route.answer_began()
             return False
         request, features = x.request, NONE
+        if failure.outcome is Outcome.DECLINED and request.needs and self._unfit(x, route, entry, failure):
+            return True
         if failure.disputed and request.peek is not None and request.head is not None:
             features = features_of(request.peek, request.head.betas)
         again = route.answered(
@@ -95,6 +97,19 @@ class Dispatch:
             if failure.outcome is Outcome.BROKEN:
                 x.abandon()
         return again and (request.upload is None or not request.upload.begun)
+
+    def _unfit(self, x: Journey, route: Route, entry: Entry, failure: Failure) -> bool:
+        """Whether the account has refused a need, which is news: then it is asked without that, or another one is."""
+        request, account = x.request, x.attempt.account
+        known = account.capabilities if account is not None else None
+        if known is None or request.peek is None:
+            return False
+        now, model, words = monotonic(), request.peek.model, (failure.body or b"").decode(errors="replace")
+        learned = known.refused(model, request.needs, words, request.peek.fields, now)
+        if learned:
+            self._router.refused_need(entry.id, learned)
+            route.unfit(entry, not known.fit(model, request.needs, now).lacks, now)
+        return bool(learned)
 
     async def _pause(self, x: Journey, seconds: float) -> None:
         """Wait for a limit, without a slot; a client that goes ends it."""

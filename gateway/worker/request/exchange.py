@@ -19,6 +19,7 @@ from gateway.core.routing.router import Router
 from gateway.core.wire.created_ids import CreatedId
 from gateway.errors import ApiError
 from gateway.listen.client import HeaderList
+from gateway.upstream.fitting import fitted
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError, Unable, Withdrawn
 from gateway.worker.accounts import Account, Pool, readable_notes
@@ -117,6 +118,8 @@ class Exchange:
         x.phase = Phase.SENT
         attempt.hurried = remaining < _PATIENT and remaining < self._timeouts.first_byte
         try:
+            if request.needs and account.capabilities is not None:
+                call = fitted(call, account.capabilities.fit(call.model, request.needs, monotonic()).drops)
             outgoing = account.provider.prepare(call)
             attempt.whole = outgoing.whole
             response = await account.transport.send(

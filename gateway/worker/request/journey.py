@@ -85,6 +85,8 @@ class Request:
     peek: Peek | None = None
     conversation = b""  # its key; empty for a request that has none
     threaded = False  # the answer's id will be asked for
+    needs: frozenset[str] = frozenset()  # what of it some accounts may lack
+    lacking: tuple[str, ...] = ()  # what of it some do
     names: frozenset[str] = frozenset()  # objects of its own that it names or has made
     home = ""  # the workspace where they are
     upload: Upload | None = None  # a body that passes through

@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.config.schema import Caller, Config
 from gateway.core.routing.conversation import identify
-from gateway.core.routing.features import features_of
+from gateway.core.routing.features import BETA, FIELD, TOOL, features_of, needs_of
 from gateway.core.routing.route import Route
 from gateway.core.routing.router import Router
 from gateway.core.wire.decoding import decode
@@ -34,6 +34,13 @@ from gateway.worker.request.journey import Journey, Phase, Request
 from gateway.worker.request.upload import too_large
 
 _DECODED_AT_ONCE = 64 * 1024  # bytes of a compressed body that may be decoded while others wait
+
+_LACKING = {
+    "mcp": "mcp_servers: Extra inputs are not permitted",
+    "container": "container: Extra inputs are not permitted",
+    "file": "messages: sources of the type file are not supported",
+    "url": "messages: sources of the type url are not supported",
+}
 
 
 class Messages:
@@ -159,11 +166,25 @@ class Messages:
         route.caller = caller
         if self._router.partial:
             route.leave_out(self._router.lacking(request.endpoint.name, peeked.model))
+        if self._router.capabilities:
+            self._fit(request, head, peeked, route)
         if self._router.picky:
             route.bar(features_of(peeked, head.betas), monotonic())
         if key is not None:
             route.account_bound = self._bound_thinking(peeked.model) and peeked.signed_thinking
         return route
+
+    def _fit(self, request: Request, head: Head, peeked: Peek, route: Route) -> None:
+        """Leave out the accounts that lack what the request needs. Raises ApiError where all do."""
+        needs = request.needs = needs_of(peeked, head.betas)
+        unfit = self._router.unfit(peeked.model, needs, monotonic())
+        if not unfit:
+            return
+        request.lacking = tuple(sorted(frozenset().union(*unfit.values())))
+        everyone, model = route.lacking.union(unfit), peeked.model
+        if not self._router.offers(model, everyone) and self._router.offers(model, route.lacking):
+            raise _lacking(sorted(frozenset.intersection(*unfit.values()) or next(iter(unfit.values())))[0])
+        route.leave_out(everyone)
 
     async def _read_body(self, x: Journey, head: Head) -> bytes:
         """The whole request body, within its bound."""
@@ -187,3 +208,17 @@ class Messages:
         x.times.body = perf_counter() - began
         request.body_size = len(body)
         return body
+
+
+def _lacking(need: str) -> ApiError:
+    """What Anthropic says of a need that it does not have."""
+    name = need.partition(":")[2]
+    if need.startswith(BETA):
+        words = f"Unexpected value(s) `{name}` for the `anthropic-beta` header."
+    elif need.startswith(TOOL):
+        words = f"tools: Input tag '{name}' found using 'type' does not match any of the expected tags"
+    elif need.startswith(FIELD):
+        words = f"{name}: Extra inputs are not permitted"
+    else:
+        words = _LACKING.get(need, f"{need}: not supported")
+    return ApiError(400, words)

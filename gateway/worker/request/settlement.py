@@ -138,6 +138,7 @@ def _record(x: Journey, now: float, bill: Bill) -> Finished:
         priced_by_default=by_default,
         missed=missed,
         missed_reason=missed_reason,
+        lacking=request.lacking,
         duration=now - request.t0,
         ttft=first - request.t0 if reply.first_byte else 0.0,
         queued=times.queued,
