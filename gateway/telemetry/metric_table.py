@@ -190,3 +190,5 @@ LAG = Measure(
     buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
     known=((),),
 )
+
+ALL = tuple(value for value in vars().copy().values() if isinstance(value, Measure))

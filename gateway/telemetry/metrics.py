@@ -7,6 +7,7 @@ holds a key, user, conversation or request id.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import cast
 
 from gateway.records import ITEMS, Finished
 from gateway.telemetry import metric_table as measures
@@ -35,6 +36,37 @@ class StoreWatch:
         self._errors.value += 1
 
 
+class Measured:
+    """What the rows of a table count into: one family each, in their order."""
+
+    def __init__(self, rows: Iterable[Measure]) -> None:
+        self._by_name: dict[str, Counters | Histograms] = {row.name: _family(row) for row in rows}
+
+    @property
+    def families(self) -> tuple[Counters | Histograms, ...]:
+        return tuple(self._by_name.values())
+
+    def counters(self, row: Measure) -> Counters:
+        return cast(Counters, self._by_name[row.name])
+
+    def histograms(self, row: Measure) -> Histograms:
+        return cast(Histograms, self._by_name[row.name])
+
+    def count(self, row: Measure, *labels: str) -> Count:
+        """The count of a counter for these label values."""
+        return self.counters(row).labels(*labels)
+
+    def distribution(self, row: Measure, *labels: str) -> Distribution:
+        """The same of a histogram."""
+        return self.histograms(row).labels(*labels)
+
+
+def _family(row: Measure) -> Counters | Histograms:
+    if row.buckets:
+        return Histograms(row.name, row.help, row.labels, row.buckets, row.known)
+    return Counters(row.name, row.help, row.labels, row.known, row.per)
+
+
 class WorkerMetrics:
     """What one worker counts. `normal(model)` names a model for labels; `in_flight()` says how many requests of each
     endpoint run, `degraded()` which modes hold (1 or 0): both are asked at each snapshot. `lag` is told how
@@ -53,50 +85,20 @@ class WorkerMetrics:
         self._by_account: dict[tuple[str, str], Update] = {}
         self._by_team: dict[tuple[str, str], Update] = {}
         self._exchanges: dict[tuple[str, str, str], Count] = {}
-        self._families: list[Counters | Histograms | Gauges] = []
-        self._requests = self._counters(measures.REQUESTS)
-        self._duration = self._histograms(measures.DURATION)
-        self._ttft = self._histograms(measures.TTFT)
-        self._per_token = self._histograms(measures.PER_TOKEN)
-        self._overhead = self._histograms(measures.OVERHEAD)
-        self._queued = self._histograms(measures.QUEUED)
-        self._tokens = self._counters(measures.TOKENS)
-        self._team_tokens = self._counters(measures.TEAM_TOKENS)
-        self._cost = self._counters(measures.COST)
-        self._savings = self._counters(measures.SAVINGS)
-        self._cache = self._counters(measures.CACHE)
-        self._missed = self._counters(measures.MISSED)
-        self._routes = self._counters(measures.ROUTES)
-        self._moves = self._counters(measures.MOVES)
-        self._lacking = self._counters(measures.LACKING)
-        self._upstream = self._counters(measures.UPSTREAM)
-        self._failovers = self._counters(measures.FAILOVERS)
-        self._interrupted = self._counters(measures.INTERRUPTED)
-        self._throttled = self._counters(measures.THROTTLED)
-        self._unpriced = self._counters(measures.UNPRICED)
-        self._store = self._histograms(measures.STORE)
-        self._store_errors = self._counters(measures.STORE_ERRORS)
-        self.lag = self._histograms(measures.LAG).labels().observe
+        of = self._of = Measured(measures.ALL)
+        self.lag = of.distribution(measures.LAG).observe
         now = (
             Gauges("gateway_degraded", "Worker processes in a mode that is not normal.", "mode", degraded),
             Gauges("gateway_requests_in_flight", "Requests being served now.", "endpoint", in_flight),
         )
-        self._families += now
+        self._families = (*of.families, *now)
         self._looked_at = (  # what admin.dashboard.rates reads
-            Summed(self._requests, "code"), Summed(self._tokens, "type"), Summed(self._upstream, "account", "code"),
-            self._interrupted, self._ttft, self._overhead, *now,
+            Summed(of.counters(measures.REQUESTS), "code"), Summed(of.counters(measures.TOKENS), "type"),
+            Summed(of.counters(measures.UPSTREAM), "account", "code"), of.counters(measures.INTERRUPTED),
+            of.histograms(measures.TTFT), of.histograms(measures.OVERHEAD), *now,
         )  # fmt: skip
-        self._phases = tuple(self._overhead.labels(phase) for phase in ("admit", "choose", "relay", "total"))
-
-    def _counters(self, measure: Measure) -> Counters:
-        made = Counters(measure.name, measure.help, measure.labels, measure.known, measure.per)
-        self._families.append(made)
-        return made
-
-    def _histograms(self, measure: Measure) -> Histograms:
-        made = Histograms(measure.name, measure.help, measure.labels, measure.buckets, measure.known)
-        self._families.append(made)
-        return made
+        self._route = of.counters(measures.ROUTES).labels
+        self._phases = tuple(of.distribution(measures.OVERHEAD, each) for each in ("admit", "choose", "relay", "total"))
 
     # Names.
 
@@ -131,23 +133,23 @@ class WorkerMetrics:
 
     def moved(self, reason: str) -> None:
         """Count a conversation that was bound to another workspace."""
-        self._moves.labels(reason).inc()
+        self._of.count(measures.MOVES, reason).inc()
 
     def upstream_answered(self, account: str, model: str, code: str) -> None:
         """Count one exchange with an account."""
         key = (account, self.model(model), code)
         count = self._exchanges.get(key)
         if count is None:
-            count = self._exchanges[key] = self._upstream.labels(*key)
+            count = self._exchanges[key] = self._of.count(measures.UPSTREAM, *key)
         count.value += 1
 
     def throttled(self, scope: str, reason: str) -> None:
         """Count what a limit refused."""
-        self._throttled.labels(scope, reason).inc()
+        self._of.count(measures.THROTTLED, scope, reason).inc()
 
     def store(self, op: str) -> StoreWatch:
         """What watches an operation of the store; keep it."""
-        return StoreWatch(self._store.labels(op), self._store_errors.labels(op))
+        return StoreWatch(self._of.distribution(measures.STORE, op), self._of.count(measures.STORE_ERRORS, op))
 
     def observe(self, record: Finished, admit_time: float) -> None:
         """Count one finished request; `admit_time` is seconds spent on the store before it was sent."""
@@ -162,7 +164,7 @@ class WorkerMetrics:
                     self._updates.clear()
                 update = self._updates[key] = self._update_for(record, model)
             update(record)
-            self._routes.labels(record.route).value += 1
+            self._route(record.route).value += 1
             if record.status == 200 and record.attempts and record.endpoint in METERED:
                 self._observe_overhead(record, admit_time)
         usage = record.usage
@@ -173,8 +175,14 @@ class WorkerMetrics:
 
     def _update_for(self, record: Finished, model: str) -> Update:
         """One function with all label children of this kind of request at hand: they cost more to find than to use."""
-        requests = self._requests.labels(record.endpoint, model, self.team(record.team), str(record.status or 499))
-        duration = self._duration.labels(record.endpoint, model, "true" if record.stream else "false").observe
+        requests = self._of.count(
+            measures.REQUESTS, record.endpoint, model, self.team(record.team), str(record.status or 499)
+        )
+        duration = (
+            self._of.histograms(measures.DURATION)
+            .labels(record.endpoint, model, "true" if record.stream else "false")
+            .observe
+        )
 
         def count_only(record: Finished) -> None:
             requests.value += 1
@@ -182,9 +190,11 @@ class WorkerMetrics:
 
         if record.status != 200 or record.endpoint not in METERED:
             return count_only
-        ttft = self._ttft.labels(model).observe
-        hit, partial, miss, none = (self._cache.labels(model, word) for word in ("hit", "partial", "miss", "none"))
-        per_token = self._per_token.labels(model).observe if record.stream else None
+        ttft = self._of.distribution(measures.TTFT, model).observe
+        hit, partial, miss, none = (
+            self._of.count(measures.CACHE, model, word) for word in ("hit", "partial", "miss", "none")
+        )
+        per_token = self._of.distribution(measures.PER_TOKEN, model).observe if record.stream else None
 
         def count_answer(record: Finished) -> None:
             requests.value += 1
@@ -215,7 +225,7 @@ class WorkerMetrics:
         account, team = (model, record.account), (model, record.team)
         update = self._by_account.get(account)
         if update is None:
-            update = self._by_account[account] = _token_update(self._tokens, *account)
+            update = self._by_account[account] = _token_update(self._of.counters(measures.TOKENS), *account)
         update(record)
         update = self._by_team.get(team)
         if update is None:
@@ -224,11 +234,14 @@ class WorkerMetrics:
             update = self._by_team[team] = self._team_update(model, self.team(record.team))
         update(record)
         if record.priced_by_default:
-            self._unpriced.labels(model).inc()
+            self._of.count(measures.UNPRICED, model).inc()
 
     def _team_update(self, model: str, team: str) -> Update:
-        tokens = _token_update(self._team_tokens, model, team)
-        cost, savings = self._cost.labels(model, team), self._savings.labels(model, team)
+        tokens = _token_update(self._of.counters(measures.TEAM_TOKENS), model, team)
+        cost, savings = (
+            self._of.count(measures.COST, model, team),
+            self._of.count(measures.SAVINGS, model, team),
+        )
 
         def count_money(record: Finished) -> None:
             tokens(record)
@@ -240,22 +253,25 @@ class WorkerMetrics:
     def _observe_trouble(self, record: Finished) -> None:
         """What most requests do not have."""
         if record.queued:
-            self._queued.labels("served" if record.status == 200 else "refused").observe(record.queued)
+            self._of.distribution(measures.QUEUED, "served" if record.status == 200 else "refused").observe(
+                record.queued
+            )
         if record.missed:
-            self._missed.labels(record.missed_reason).inc(record.missed)
+            self._of.count(measures.MISSED, record.missed_reason).inc(record.missed)
         if record.stream and record.status == 200 and record.outcome in ("interrupted", "client_gone"):
-            self._interrupted.labels(record.cause).inc()
+            self._of.count(measures.INTERRUPTED, record.cause).inc()
+        lacking = self._of.counters(measures.LACKING)
         for need in record.lacking:
             labels = need, self.team(record.team)
-            if labels not in self._lacking.children and len(self._lacking.children) >= _MAX_NEEDS:
+            if labels not in lacking.children and len(lacking.children) >= _MAX_NEEDS:
                 labels = OTHER, ""  # clients may invent them
-            self._lacking.labels(*labels).inc()
+            lacking.labels(*labels).inc()
         if record.throttled:
             self.throttled(record.throttled, record.limit)
         if record.failover and record.status:
             served = record.status < 400
             if served or record.failover != "denied":
-                self._failovers.labels(record.failover, "recovered" if served else "exhausted").inc()
+                self._of.count(measures.FAILOVERS, record.failover, "recovered" if served else "exhausted").inc()
 
     def snapshot(self) -> bytes:
         """All numbers of this worker, for `Totals.replace`."""
