@@ -571,6 +571,7 @@ def test_what_may_be_counted_is_there_as_nought_before_it_is():
     assert sorted(known_labels["gateway_stream_interruptions"]) == [
         ("client",),
         ("drain",),
+        ("revoked",),
         ("timeout",),
         ("upstream",),
     ]
