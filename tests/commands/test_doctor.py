@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -21,11 +22,14 @@ from gateway.commands.checkup.accounts import Answer
 from gateway.commands.checkup.causes import once
 from gateway.commands.checkup.finding import Finding, Level, caused, failed, ok, warning
 from gateway.commands.checkup.store import clock, size
+from gateway.config.file import loads
 from gateway.config.schema import Account
+from gateway.core.routing.outcomes import Outcome
 from gateway.data import load_catalogue
 from tests.commands.conftest import Run
 from tests.e2e.rig import ADMIN_TOKEN, ALICE, SECRET, Gateway, Simulator, Store, accounts_of, free_port, message, until
 
+HAIKU = "claude-haiku-4-5"
 Findings = dict[tuple[str, str], dict[str, Any]]
 
 
@@ -420,3 +424,68 @@ def test_a_gateway_that_could_not_use_its_file_is_told(run: Run, gateway: Gatewa
     finally:
         file.write_text(good)
         until(lambda: gateway.metrics().total("gateway_config_last_reload_successful") == 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "level", "word"),
+    [
+        (Answer(problem="botocore finds no keys", lacking=True), Level.failed, "botocore finds no keys"),
+        (Answer(0, "cannot be reached"), Level.failed, "network"),
+        (Answer(404, cloud=True), Level.ok, "somebody answers"),
+        (Answer(200, cloud=True, counted=HAIKU, outcome=Outcome.SERVED), Level.ok, "counts tokens"),
+        (
+            Answer(403, cloud=True, counted=HAIKU, outcome=Outcome.UNAUTHORIZED),
+            Level.failed,
+            "its region",
+        ),
+        (Answer(403, cloud=True, counted=HAIKU, outcome=Outcome.DENIED), Level.warning, "permission"),
+        (Answer(429, cloud=True, counted=HAIKU, outcome=Outcome.LIMITED), Level.warning, "later"),
+        (Answer(503, cloud=True, counted=HAIKU, outcome=Outcome.OVERLOADED), Level.warning, "later"),
+        (Answer(400, cloud=True, counted=HAIKU, outcome=Outcome.DECLINED), Level.warning, "model_names"),
+    ],
+)
+def test_what_an_account_on_a_cloud_answers_means(answer: Answer, level: Level, word: str):
+    account = Account(id="a", provider="bedrock", region="us-east-1", api_key="sk-1")
+    (found,) = accounts.judge(account, answer, load_catalogue())
+    assert found.level is level
+    assert word in f"{found.message} {found.advice}"
+
+
+async def test_an_account_on_a_cloud_is_asked_to_count_tokens_which_is_free():
+    """A cloud of a few lines: it takes one token, and counts."""
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked.append(head.split(b"\r\n")[0])
+        good = b"authorization: Bearer good" in head
+        body = b'{"input_tokens":3}' if good else b'{"error":{"code":401,"status":"UNAUTHENTICATED","message":"no"}}'
+        status = b"200 OK" if good else b"401 No"
+        writer.write(
+            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (status, len(body), body)
+        )
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    rows = [
+        {
+            "id": name,
+            "provider": "vertex",
+            "project": "my-project",
+            "region": "eu",
+            "base_url": url,
+            "api_key": name,
+        }
+        for name in ("good", "bad")
+    ]
+    settings = {"admin": {"token": "token-of-the-operator-of-tests"}, "secret": "0" * 40, "keys": [], "accounts": rows}
+    async with server:
+        found = await accounts.check_accounts(loads(json.dumps(settings), {}))
+    assert [(each.about, each.level) for each in found if each.check == "credential"] == [
+        ("account good", Level.ok), ("account bad", Level.failed)
+    ]  # fmt: skip
+    path = b"/v1/projects/my-project/locations/eu/publishers/anthropic/models/count-tokens:rawPredict"
+    assert asked == [b"POST %b HTTP/1.1" % path] * 2

@@ -18,12 +18,15 @@ from gateway.config.schema import Config, catalogue_of
 from gateway.core.routing.outcomes import Outcome, judge_body
 from gateway.core.routing.outcomes import judge as judge_status
 from gateway.core.spending.pricing import Catalogue
+from gateway.core.wire.peek import peek
+from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, NotSent, TransportError
 from gateway.worker.accounts import Account, Pool
 
 SECONDS = 15.0  # for an account's whole answer
 AT_ONCE = 8
 MOST_BYTES = 4 * 1024 * 1024
+_LINES = [b"content-type: application/json\r\n", b"accept-encoding: identity\r\n"]
 _MODELS = 1000  # entries of an account's list of models
 _IDENTITY = (("organization", b"anthropic-organization-id"), ("workspace", b"anthropic-workspace-id"))
 
@@ -39,7 +42,9 @@ class _Models(msgspec.Struct):
 
 class Answer(msgspec.Struct):
     """What one account said. `status` 0: nothing, and `problem` says why; `spent`: it was about the organization's
-    money; `skew` is how many seconds its clock is ahead, within a second, None where it sent no time."""
+    money; `skew` is how many seconds its clock is ahead, within a second, None where it sent no time; `lacking`:
+    there is no credential, for that `problem`. At a `cloud` `counted` is the model whose tokens were asked for ("" for
+    none), which is free, and `outcome` what the answer to that means."""
 
     status: int = 0
     problem: str = ""
@@ -47,30 +52,42 @@ class Answer(msgspec.Struct):
     identity: dict[str, str] = {}
     skew: float | None = None
     spent: bool = False
+    lacking: bool = False
+    cloud: bool = False
+    counted: str = ""
+    outcome: Outcome | None = None
 
 
 async def check_accounts(config: Config) -> list[Finding]:
     """What is to say of every account, in the order of the file."""
-    pool = Pool(config)
+    pool, catalogue = Pool(config), catalogue_of(config)
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one(account: AccountConfig) -> Answer:
         async with turns:
-            return await _ask(pool.accounts[account.id])
+            return await _ask(pool.accounts[account.id], catalogue)
 
     try:
         answers = await asyncio.gather(*(one(account) for account in config.accounts))
     finally:
         await pool.aclose()
     told = list(zip(config.accounts, answers, strict=True))
-    catalogue = catalogue_of(config)
     findings = [each for account, answer in told for each in judge(account, answer, catalogue)]
     return [*findings, *identities(told)]
 
 
-async def _ask(account: Account) -> Answer:
+async def _ask(account: Account, catalogue: Catalogue) -> Answer:
+    provider, model = account.provider, ""
     try:
-        outgoing = account.provider.probe(_MODELS)
+        async with asyncio.timeout(SECONDS):
+            await provider.credential.refresh()
+        if provider.credential.trouble:
+            return Answer(problem=provider.credential.trouble, lacking=True)
+        if provider.probe_proves:
+            outgoing = provider.probe(_MODELS)
+        else:
+            model = _countable(account, catalogue)
+            outgoing = provider.prepare(_count(model)) if model else provider.probe(_MODELS)
         async with asyncio.timeout(SECONDS):
             began = time()
             response = await account.transport.send(
@@ -92,8 +109,35 @@ async def _ask(account: Account) -> Answer:
     headers = dict(response.headers)
     identity = {what: headers[name].decode("latin-1") for what, name in _IDENTITY if name in headers}
     skew = _skew(headers.get(b"date", b""), (began + answered) / 2)
+    if not provider.probe_proves:
+        outcome = None
+        if model and response.status >= 300:
+            outcome = provider.refusal(response.status, response.headers, body, "").outcome
+        elif model:
+            outcome = Outcome.SERVED
+        return Answer(response.status, skew=skew, cloud=True, counted=model, outcome=outcome)
     spent = judge_body(judge_status(response.status), body) is Outcome.SPENT
     return Answer(response.status, "", _models(body), identity, skew, spent)
+
+
+def _countable(account: Account, catalogue: Catalogue) -> str:
+    """A model of which the account is meant to count tokens, which is free: the cheapest, "" if there is none."""
+    found = [
+        model
+        for model in catalogue
+        if not model.retired
+        and any(fnmatchcase(name, pattern) for name in model.names for pattern in account.config.models)
+        and account.provider.serves("count_tokens", model.id)
+    ]
+    return min(found, key=lambda model: model.price.input).id if found else ""
+
+
+def _count(model: str) -> Call:
+    body = msgspec.json.encode({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
+    path = b"/v1/messages/count_tokens"
+    return Call(
+        b"POST", path, [*_LINES], body, model, version=False, endpoint="count_tokens", peek=peek(body)
+    )  # fmt: skip
 
 
 def _models(body: bytes) -> tuple[str, ...] | None:
@@ -119,7 +163,11 @@ def judge(account: AccountConfig, answer: Answer, catalogue: Catalogue) -> Itera
     about = f"account {account.id}"
     if account.state != "active":
         yield warning(about, "state", f"the file says {account.state}", "take state out of it to serve with it again")
-    if answer.spent:
+    if answer.lacking:
+        yield failed(about, "credential", answer.problem, "see docs/clouds.md for what the account needs")
+    elif answer.cloud and answer.status:
+        yield _of_cloud(about, answer)
+    elif answer.spent:
         yield ok(about, "credential", "accepted")
         what = f"its organization is out of credit, over its spending limit or on hold ({answer.status})"
         yield failed(about, "credit", what, "add credit or raise the limit in its console")
@@ -134,6 +182,25 @@ def judge(account: AccountConfig, answer: Answer, catalogue: Catalogue) -> Itera
         found = clock(about, answer.skew, exact=1.0)
         if found.advice:
             yield caused("ahead" if answer.skew > 0 else "behind", found)
+
+
+def _of_cloud(about: str, answer: Answer) -> Finding:
+    """What the answer to a count of tokens says, or that somebody is there."""
+    model, status = answer.counted, answer.status
+    if not model:
+        return ok(about, "reachable", "somebody answers; no call there is free that would show more")
+    if answer.outcome is Outcome.SERVED:
+        return ok(about, "credential", f"accepted; counts tokens of {model}")
+    if answer.outcome is Outcome.UNAUTHORIZED:
+        return failed(about, "credential", f"refused ({status})", "check the credential and its region")
+    if answer.outcome is Outcome.DENIED:
+        what = f"may not use {model}, or not count its tokens ({status})"
+        return warning(about, "models", what, "ask for access to it, grant the permission, or correct models")
+    if answer.outcome is Outcome.LIMITED:
+        return warning(about, "credential", f"limited just now ({status})", "it was not refused; try again later")
+    if status >= 500:
+        return warning(about, "credential", f"the upstream fails ({status})", "see its status page; try again later")
+    return warning(about, "models", f"cannot count tokens of {model} ({status})", "check model_names and profile")
 
 
 def _refused(account: AccountConfig, about: str, answer: Answer) -> Finding:

@@ -43,6 +43,7 @@ from gateway.worker.request.relay import (
 )
 
 MAX_REFUSAL = 1024 * 1024  # bytes kept of an upstream's error body
+_RENEWAL_WAIT = 5.0  # seconds that a request waits for another credential
 _REFUSAL_WAIT = 2.0  # seconds for that body to arrive
 _LOOK_EVERY = 0.02  # seconds between looks at what answers say of one limit
 _NOTE_EVERY = 1.0  # seconds between looks at what else they say of one account
@@ -300,7 +301,13 @@ class Exchange:
 async def _renewed(x: Journey, account: Account) -> bool:
     """Whether an account that has refused its credential has another by now, to ask it once more."""
     upload = x.request.upload
-    return (upload is None or not upload.begun) and await account.provider.credential.refresh()
+    if upload is not None and upload.begun:
+        return False
+    try:
+        async with asyncio.timeout(_RENEWAL_WAIT):
+            return await account.provider.credential.refresh()
+    except TimeoutError:
+        return False
 
 
 async def _read_bounded(response: Response) -> bytes | None:

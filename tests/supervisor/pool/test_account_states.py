@@ -10,7 +10,17 @@ import pytest
 
 from gateway.admin.schemas import HEALTH
 from gateway.config.file import loads
-from gateway.core.routing.broadcast import Back, Failing, FeaturesClosed, Out, Recovered, Unreachable, encode
+from gateway.core.routing.broadcast import (
+    Back,
+    Failing,
+    FeaturesClosed,
+    Out,
+    Recovered,
+    Suspected,
+    Unreachable,
+    decode,
+    encode,
+)
 from gateway.core.routing.conduct import Fault
 from gateway.core.routing.document import PoolDocument
 from gateway.core.routing.health import Cause
@@ -186,3 +196,24 @@ async def test_the_gateways_that_cannot_reach_an_account_are_named_until_they_ca
 
 def test_the_admin_api_documents_all_states():
     assert {*HEALTH["properties"]["state"]["enum"]} == {*STATES}
+
+
+async def test_a_refused_credential_that_no_free_call_can_confirm_is_out_at_once_and_twice_as_long_the_next_time(
+    clock: Clock,
+):
+    config = loads(f"{FILE}  - {{id: d, provider: bedrock, region: us-east-1, api_key: key-of-d}}\n", {})
+    told: list[Any] = []
+    states = AccountStates(config, lambda data: told.append(decode(data)), "here-1")
+    states.apply(PoolDocument(1, tuple(sorted(map(entry_of, config.accounts)))))
+    for _ in range(3):  # of requests that were under way together
+        states.heard(encode(Suspected("d")))
+    outs = [each for each in told if isinstance(each, Out)]
+    assert [(each.name, each.cause, each.seconds) for each in outs] == [("d", Cause.CREDENTIAL, 60.0)]
+    assert states.view("d")["health"]["reason"] == "credential"
+    clock.now += 61.0
+    states.look()
+    states.heard(encode(Suspected("d")))
+    assert [each.seconds for each in told if isinstance(each, Out)] == [60.0, 120.0]
+    states.heard(encode(Back("d", credential=states.router.credential("d"))))
+    assert states.states()["d"] == "available"
+    await states.aclose()
