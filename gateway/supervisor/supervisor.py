@@ -47,7 +47,7 @@ from gateway.listen.bind import bind
 from gateway.listen.server import Server, serve_asgi
 from gateway.store.bindings import Bindings
 from gateway.store.ledger.ledger import UsageJournal
-from gateway.store.ledger.levels import LevelReader
+from gateway.store.ledger.level_reader import LevelReader
 from gateway.store.ledger.usage import UsageReader
 from gateway.store.owners import OwnersJournal
 from gateway.store.pool.binding_counts import BindingCounts

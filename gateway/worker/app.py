@@ -44,6 +44,7 @@ from gateway.worker.accounts import Pool
 from gateway.worker.affinity.bindings import Admission, renews
 from gateway.worker.callers.authenticate import Callers
 from gateway.worker.callers.limits import Accounting, usage_folder
+from gateway.worker.callers.own_view import OwnView
 from gateway.worker.endpoints import HOT, find, nowhere
 from gateway.worker.objects.batch_usage import BatchUsageMeter
 from gateway.worker.objects.owners import Owners, objects_folder
@@ -120,10 +121,12 @@ class Gateway:
         )
         self._batch_usage = BatchUsageMeter(self.store, self.owners, self.accounting, self.catalogue, self._observe)
         self._settlement = Settlement(self.admission, self.accounting, self.catalogue, self._observe)
+        self.own_view = OwnView(self.store, self.accounting.settling.flush)
         self.callers = Callers(config, self.keyring, lambda: self.admission.store_up)
         self.proxy = Proxy(
             config, self.pool, self.router, self.admission, self.accounting, self._settlement, self.owners,
-            self._batch_usage, self.callers, self.metrics.upstream_answered, bound_thinking, self.tracing.begin,
+            self._batch_usage, self.callers, self.own_view, self.metrics.upstream_answered, bound_thinking,
+            self.tracing.begin,
         )  # fmt: skip
         self._enrol()
         self.upkeep = Upkeep(config, self.proxy.live, self._settlement, self.accounting)
@@ -196,7 +199,11 @@ class Gateway:
         self.keyring = keyring_of(self.config.keys, self._made, self.config.teams, now)
         self.callers.know(self.keyring, teams)
         self.proxy.know(teams)
-        self.accounting.know(teams, boosts_of(self._made, now), self.keyring.moved)
+        boosts = boosts_of(self._made, now)
+        self.accounting.know(teams, boosts, self.keyring.moved)
+        in_file = {caller.id for caller in self.config.keys}
+        made = {name: record for name, record in self._made.present.items() if name not in in_file}
+        self.own_view.know(teams, boosts, made)
         self._enrol_at = min((each.until for each in self._made.boosts.values() if each.counts(now)), default=math.inf)
         self._introduce(teams)
 

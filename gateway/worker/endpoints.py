@@ -128,6 +128,8 @@ TABLE: dict[str, tuple[Endpoint, ...]] = {
     **_about("/v1/complete", "complete", "POST", At.CONVERSATION, body=Body.HELD, peeks=True, metered=True),
     **_about("/v1/models", "models", "GET", At.HERE),
     **_about("/v1/models/{id}", "models", "GET", At.HERE),
+    **_about("/v1/me", "me", "GET", At.HERE),
+    **_about("/v1/me/usage", "me_usage", "GET", At.HERE),
     **_collection(_BATCHES, "batches", Body.JSON, batches=True),
     **_about(f"{_BATCHES}/{{id}}/cancel", "batches", "POST", At.OWNER, kind="batches", batches=True),
     **_about(f"{_BATCHES}/{{id}}/results", "batch_results", "GET", At.OWNER, answer=Answer.RESULTS, kind="batches"),

@@ -273,3 +273,44 @@ async def test_a_policy_bounds_callers_and_keys(pair: list[Gateway], sim: Simula
     assert one.ask("POST", f"keys/{key['id']}/rotate", {"overlap": 0}, tag)[0] == 201
     assert one.ask("DELETE", f"keys/{key['id']}", match=tag)[0] == 412
     assert one.ask("DELETE", "teams/tight")[0] == 200
+
+
+async def test_any_key_sees_its_own_limits_and_spend_and_nothing_of_others(pair: list[Gateway], sim: Simulator):
+    one = Admin(pair[0])
+    limits = {"requests_per_minute": 60, "budget_usd": {"day": 3}}
+    assert one.ask("POST", "teams", {"id": "own", "name": "Own", "limits": {"budget_usd": {"month": 9}}})[0] == 201
+    keys = {}
+    for name in ("eve", "mallory", "eve2"):
+        made = {"id": name, "team": "own", "limits": limits, "label": f"label of {name}"}
+        assert one.ask("POST", "callers", made)[0] == 201
+        keys[name] = one.ask("POST", f"callers/{name}/keys")[1]["key"]
+    for _ in range(2):
+        assert (await served(pair[0], keys["eve"])).status == 200
+    assert (await served(pair[0], keys["mallory"], model="claude-opus-4-8")).status == 200
+
+    async def own(name: str, path: str) -> Any:
+        answer = await ask(pair[0], None, method="GET", path=path, key=keys[name])
+        assert answer.status == 200, answer.body
+        return answer.json()
+
+    me = await own("eve", "/v1/me")
+    assert (me["id"], me["label"], me["team"], me["team_name"]) == ("eve", "label of eve", "own", "Own")
+    rows = {(row["scope"], row["limit"]): row for row in me["limits"]}
+    assert set(rows) == {("caller", "requests_per_minute"), ("caller", "budget_usd_day"), ("team", "budget_usd_month")}
+    day, month = rows["caller", "budget_usd_day"], rows["team", "budget_usd_month"]
+    usage = await own("eve", "/v1/me/usage?days=2")
+    assert [(row["model"], row["requests"]) for row in usage["data"]] == [("claude-haiku-4-5", 2)]
+    assert usage["cost_usd"] > 0 and day["of"] - day["remaining"] == pytest.approx(usage["cost_usd"])
+    assert month["of"] - month["remaining"] > usage["cost_usd"]  # a team's is all of its callers'
+    assert day["resets_at"].endswith("T00:00:00Z")
+    others = await own("mallory", "/v1/me/usage")
+    assert [row["model"] for row in others["data"]] == ["claude-opus-4-8"] and "eve" not in json.dumps(others)
+    assert (await own("eve2", "/v1/me/usage"))["data"] == []  # whose id begins with another's
+    # Moving takes the view along.
+    assert one.ask("POST", "teams", {"id": "next"})[0] == 201
+    assert one.ask("PATCH", "callers/eve", {"team": "next"})[0] == 200
+    assert (await own("eve", "/v1/me/usage?days=2"))["data"] == usage["data"]
+    assert (await ask(pair[0], None, method="GET", path="/v1/me/usage?days=0", key=keys["eve"])).status == 400
+    assert (await ask(pair[0], None, method="GET", path="/v1/me", key="sk-nobody")).status == 401
+    assert (await ask(pair[0], message(), path="/v1/me", key=keys["eve"])).status == 405
+    assert one.ask("DELETE", "teams/own")[0] == 200 and one.ask("DELETE", "teams/next")[0] == 200

@@ -1,24 +1,20 @@
-"""What callers and teams have used of their limits, as operators look at it. Not the data path, which has accounting.
+"""What callers and teams have used of their limits: how the store is asked, and what it replies.
 
-It changes nothing, and does not know callers: it is told the subjects and the limits of their buckets.
+It does not know callers: it is told the subjects and the limits of their buckets.
 """
 
 from __future__ import annotations
 
-import asyncio
 import struct
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from gateway.core.spending.quota import KINDS, labels, subject_keys
-from gateway.store.client.redis_py import open_redis, run
-from gateway.store.scripts import CARRY, LEVELS
+from gateway.store.ledger.ledger import Call
+from gateway.store.scripts import CARRY, LEVELS, SPEND
 
-_AT_ONCE = 8  # tenants
-_SUBJECTS = 200  # of one tenant in one script
 _PLACES = {kind.field: kind.place for kind in KINDS}
 
 
@@ -48,44 +44,26 @@ class Used(msgspec.Struct, frozen=True):
         return spent
 
 
-class LevelReader:
-    """The limits' levels in the store at `url`. It connects when first used."""
+def to_look(tenant: str, subjects: Sequence[SubjectBuckets]) -> Call:
+    """Look at what these subjects of one tenant have used; the reply is for `looked_of`."""
+    keys = [key for each in subjects for key in subject_keys(tenant, each.subject)]
+    return LEVELS, (len(keys), *keys, 0, *[_packed(each.buckets) for each in subjects])
 
-    def __init__(self, url: str) -> None:
-        self._redis = open_redis(url)
 
-    async def read(self, asked: Mapping[str, Sequence[SubjectBuckets]]) -> dict[str, Used]:
-        """By subject; `asked` are the subjects of each tenant. Raises StoreDown."""
-        found: dict[str, Used] = {}
-        parts = (
-            (tenant, subjects[first : first + _SUBJECTS])
-            for tenant, subjects in asked.items()
-            for first in range(0, len(subjects), _SUBJECTS)
-        )
-        while batch := list(islice(parts, _AT_ONCE)):
-            replies = await asyncio.gather(*(self._ask(*part) for part in batch), return_exceptions=True)
-            for (_, subjects), reply in zip(batch, replies, strict=True):
-                if isinstance(reply, BaseException):
-                    raise reply
-                found |= {each.subject: used_of(reply[0], row) for each, row in zip(subjects, reply[1:], strict=True)}
-        return found
+def looked_of(subjects: Sequence[SubjectBuckets], reply: Any) -> dict[str, Used]:
+    """What they have used, by subject."""
+    return {each.subject: used_of(reply[0], row) for each, row in zip(subjects, reply[1:], strict=True)}
 
-    async def _ask(self, tenant: str, subjects: Sequence[SubjectBuckets]) -> Any:
-        keys = [key for each in subjects for key in subject_keys(tenant, each.subject)]
-        packed = [_packed(each.buckets) for each in subjects]
-        return await run(self._redis, LEVELS, (len(keys), *keys, 0, *packed))
 
-    async def spent(self, tenant: str, subject: str) -> Carried:
-        """What a subject has spent under this tenant, and reserves there now, without what was carried to it. Raises
-        StoreDown."""
-        return spent_of(await self._ask(tenant, [SubjectBuckets(subject, ())]))
+def to_spend(tenant: str, caller: str, day: str) -> Call:
+    """Look at what a caller has used under this tenant in a day (as Labels); the reply is for `spend_of`."""
+    return SPEND, (1, f"{{{tenant}}}:u:d:{day}", caller)
 
-    async def carry(self, tenant: str, subject: str, carried: Carried) -> None:
-        """Have it counted under this tenant too, in the place of what was carried to it before. Raises StoreDown."""
-        await run(self._redis, CARRY, (1, subject_keys(tenant, subject)[0], pack_carried(carried)))
 
-    async def close(self) -> None:
-        await self._redis.aclose()
+def spend_of(reply: Sequence[bytes]) -> dict[str, tuple[int, ...]]:
+    """The nine sums by model."""
+    pairs = zip(reply[::2], reply[1::2], strict=True)
+    return {model.decode(): tuple(map(int, msgspec.msgpack.decode(packed))) for model, packed in pairs}
 
 
 def _packed(buckets: Sequence[tuple[str, int]]) -> bytes:
@@ -126,6 +104,11 @@ _CARRIED = struct.Struct("<6d")
 def unpack_carried(packed: bytes) -> Carried:
     """As numbers.lua has it in field `c`."""
     return Carried(*_CARRIED.unpack(packed)) if len(packed) == _CARRIED.size else Carried()
+
+
+def to_carry(tenant: str, subject: str, carried: Carried) -> Call:
+    """Have it counted under this tenant too, in the place of what was carried to it before."""
+    return CARRY, (1, subject_keys(tenant, subject)[0], pack_carried(carried))
 
 
 def pack_carried(carried: Carried) -> bytes:

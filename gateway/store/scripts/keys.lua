@@ -204,10 +204,10 @@ end
 function act.offer(records, ...)
   local given, keys = {...}, 3 * tonumber(records)
   for i = 1, keys, 3 do
-    local place = KEYS[tonumber(given[i])]
-    local there = redis.call('HGET', place, given[i + 1])
+    local kind = tonumber(given[i])
+    local there = redis.call('HGET', KEYS[kind], given[i + 1])
     if not there or revision_of(there) < revision_of(given[i + 2]) then
-      redis.call('HSET', place, given[i + 1], given[i + 2])
+      redis.call('HSET', KEYS[kind], given[i + 1], given[i + 2])
       changed = true
     end
   end

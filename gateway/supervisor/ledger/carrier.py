@@ -15,7 +15,8 @@ from gateway import log
 from gateway.core.spending.keyring import CallerRecord, Stored
 from gateway.store.client.connection import StoreDown
 from gateway.store.ledger.ledger import tenant_of
-from gateway.store.ledger.levels import LevelReader, joined
+from gateway.store.ledger.level_reader import LevelReader
+from gateway.store.ledger.levels import joined
 
 EVERY = 2.0  # seconds
 

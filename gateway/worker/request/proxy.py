@@ -20,6 +20,7 @@ from gateway.worker.accounts import Pool
 from gateway.worker.affinity.bindings import Admission
 from gateway.worker.callers.authenticate import Callers
 from gateway.worker.callers.limits import Accounting
+from gateway.worker.callers.own_view import OwnView
 from gateway.worker.callers.rights import Rights
 from gateway.worker.endpoints import At, Endpoint
 from gateway.worker.head import read_head
@@ -53,6 +54,7 @@ class Proxy:
         owners: Owners,
         batch_usage: BatchUsageMeter,
         callers: Callers,
+        own_view: OwnView,
         upstream_answered: Callable[[str, str, str], None],
         bound_thinking: Callable[[str], bool],
         trace: Callable[[bytes], Trace],
@@ -64,6 +66,7 @@ class Proxy:
         self._settlement = settlement
         self._trace = trace
         self._callers = callers
+        self._own_view = own_view
         self._rights = Rights(config, router.offers)
         exchange = Exchange(config, pool, router, owners, self.home, upstream_answered)
         self._dispatch = Dispatch(config, pool, router, exchange)
@@ -140,12 +143,15 @@ class Proxy:
         if endpoint.peeks:
             await self._messages.journey(x, head, caller)
         elif endpoint.at is At.HERE:
-            await self._list_models(x, caller)
+            await self._here(x, caller)
         else:
             await self._objects.journey(x, head, caller)
 
-    async def _list_models(self, x: Journey, caller: Caller) -> None:
+    async def _here(self, x: Journey, caller: Caller) -> None:
         request = x.request
-        body = self._rights.models(caller, request.object, request.client.query)
+        if request.endpoint.name == "models":
+            body = self._rights.models(caller, request.object, request.client.query)
+        else:
+            body = await self._own_view.answer(caller, request.endpoint.name == "me_usage", request.client.query)
         headers = [(b"content-type", b"application/json"), (b"request-id", request.id.encode())]
         await x.reply.answer(200, headers + x.gateway_headers(False), body)

@@ -12,7 +12,8 @@ from gateway.core.spending.quota import COUNT, Plan, Quota, labels
 from gateway.store.client.connection import StoreDown
 from gateway.store.client.redis_py import open_redis, run
 from gateway.store.ledger.ledger import Ended, Entry, ReservationRecord, pack, to_admit, to_settle
-from gateway.store.ledger.levels import LevelReader, SubjectBuckets, Used
+from gateway.store.ledger.level_reader import LevelReader
+from gateway.store.ledger.levels import SubjectBuckets, Used
 from tests.subjects import packed
 
 QUOTA = Quota(requests=10, input_tokens=1000, output_tokens=60_000, concurrency=3, day_nano=500, month_nano=900)
