@@ -32,13 +32,18 @@ def configuration(upstreams: Iterable[Upstream], *, keys: Iterable[str], data: P
     for upstream in upstreams:
         lane = upstream.lane
         for number, api_key in enumerate(upstream.keys):
-            account = {
+            account: dict[str, Any] = {
                 "id": f"bench-{lane.name}-{number}",
                 "base_url": f"{'https' if lane.certificate else 'http'}://127.0.0.1:{upstream.port}",
                 "api_key": api_key,
                 "models": [lane.model],
             }
-            accounts.append({**account, "ca_file": str(lane.certificate)} if lane.certificate else account)
+            if lane.certificate:
+                account["ca_file"] = str(lane.certificate)
+            if lane.bedrock:
+                aws = {"access_key_id": account.pop("api_key"), "secret_access_key": secrets.token_hex(20)}
+                account |= {"provider": "bedrock", "region": "us-east-1", "aws": aws}
+            accounts.append(account)
     return msgspec.json.encode(
         {
             "listen": "127.0.0.1:0",

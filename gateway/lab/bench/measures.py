@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from math import isnan
 from statistics import median
 
@@ -79,6 +79,18 @@ def event_tls(rig: Rig) -> Iterator[Row]:
         yield from _events(rig, "tls", "SSE event, TLS upstream: CPU", 1.8)
 
 
+def bedrock(rig: Rig) -> Iterator[Row]:
+    """What a signature and frames cost beyond a plain request and a plain event of the same gateway."""
+    side = rig.sides["gateway"]
+    lanes = [Side(name, side.pids, {"plain": side.targets[name]}) for name in ("plain", "bedrock")]
+    signed = _each(_rounds(rig, lambda lane: _json(lane, rig.settings.seconds), among=lanes), _cpu_of_answer)
+    beyond = [ours - plain for ours, plain in zip(signed["bedrock"], signed["plain"], strict=True)]
+    yield Row("JSON request, signed for AWS: CPU beyond a plain one", "µs", {"gateway": beyond}, most=40)
+    framed = _each(_rounds(rig, lambda lane: _stream(rig, lane, "plain"), among=lanes), _cpu_of_event)
+    times = [ours / plain for ours, plain in zip(framed["bedrock"], framed["plain"], strict=True)]
+    yield Row("event in frames of AWS: CPU by that of a plain one", "x", {"gateway": times}, most=2.5)
+
+
 def latency(rig: Rig) -> Iterator[Row]:
     """What each side adds to the upstream asked directly in the same round."""
     readings = _rounds(rig, lambda side: _json(side, rig.settings.seconds / 2, connections=1), direct=True)
@@ -123,14 +135,14 @@ def _json(
 
 
 def _events(rig: Rig, lane: str, title: str, ratio: float) -> Iterator[Row]:
-    count = rig.settings.paced_streams
+    readings = _rounds(rig, lambda side: _stream(rig, side, lane))
+    yield _row(title, "µs", _each(readings, _cpu_of_event), readings, ratio=ratio)
+
+
+def _stream(rig: Rig, side: Side, lane: str) -> Load:
     spread = min(_SPREAD, rig.settings.seconds)
-    readings = _rounds(
-        rig,
-        lambda side: Load(target=side.targets[lane], connections=count, spread=spread, stream=True, events=EVENTS),
-    )
-    found = _each(readings, lambda reading: reading.used.side / reading.loaded.events * 1e6)
-    yield _row(title, "µs", found, readings, ratio=ratio)
+    count = rig.settings.paced_streams
+    return Load(target=side.targets[lane], connections=count, spread=spread, stream=True, events=EVENTS)
 
 
 def _store(rig: Rig, title: str, readings: Readings) -> Iterator[Row]:
@@ -139,10 +151,18 @@ def _store(rig: Rig, title: str, readings: Readings) -> Iterator[Row]:
         yield Row(f"{title}: CPU a request", "µs", {"gateway": used}, most=30)
 
 
-def _rounds(rig: Rig, job_of: Callable[[Side], Load], *, alone: bool = False, direct: bool = False) -> Readings:
-    """Readings by side: of the gateway `alone`, or of all, with the upstream asked `direct`ly in each round too. First
-    a short one of plain requests that does not count, so that nothing is measured at its first time."""
-    sides = [rig.sides["gateway"]] if alone else [*rig.sides.values(), *([rig.direct] if direct else [])]
+def _rounds(
+    rig: Rig,
+    job_of: Callable[[Side], Load],
+    *,
+    alone: bool = False,
+    direct: bool = False,
+    among: Sequence[Side] = (),
+) -> Readings:
+    """Readings by side: of the gateway `alone`, of those `among` which it shall be, or of all, with the upstream asked
+    `direct`ly in each round too. First a short one of plain requests that does not count, so that nothing is measured
+    at its first time."""
+    sides = among or ([rig.sides["gateway"]] if alone else [*rig.sides.values(), *([rig.direct] if direct else [])])
     for side in sides:
         warm = min(_WARM, rig.settings.seconds / 3)
         rig.read(
@@ -163,6 +183,10 @@ def _cpu_of_answer(reading: Reading) -> float:
     return reading.used.side / reading.loaded.answers * 1e6
 
 
+def _cpu_of_event(reading: Reading) -> float:
+    return reading.used.side / reading.loaded.events * 1e6
+
+
 def _row(
     title: str,
     unit: str,
@@ -179,6 +203,6 @@ def _row(
 
 WORK: dict[str, Callable[[Rig], Iterator[Row]]] = {
     "start": start, "idle": idle, "json": json, "rate": rate, "tenants": tenants, "event": event,
-    "event-tls": event_tls, "body": body, "latency": latency, "streams": streams,
+    "event-tls": event_tls, "bedrock": bedrock, "body": body, "latency": latency, "streams": streams,
 }  # fmt: skip
 """By name."""

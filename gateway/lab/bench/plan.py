@@ -8,7 +8,7 @@ import msgspec
 
 from gateway.lab.bench.jobs import Target
 
-MEASURES = ("start", "idle", "json", "rate", "tenants", "event", "event-tls", "body", "latency", "streams")
+MEASURES = ("start", "idle", "json", "rate", "tenants", "event", "event-tls", "bedrock", "body", "latency", "streams")
 """In the order in which they are done: first what busier times would change, last what changes others."""
 EVENTS = 500  # deltas of a stream
 _EVENTS_A_SECOND = 8000.0  # of all streams together: what keeps nobody busy all the time
@@ -41,12 +41,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 class Lane(msgspec.Struct, frozen=True):
     """An upstream behaviour: how many deltas leave a second in a stream, and the certificate of a TLS one. `model`
-    leads to it; JSON requests are answered at once on any."""
+    leads to it; JSON requests are answered at once on any. Of a `bedrock` one the gateway's accounts are at Bedrock."""
 
     name: str
     model: str
     pace: float
     certificate: Path | None = None
+    bedrock: bool = False
 
 
 def lanes(settings: Settings, certificate: Path | None) -> list[Lane]:
@@ -54,6 +55,8 @@ def lanes(settings: Settings, certificate: Path | None) -> list[Lane]:
     found = [Lane("plain", "claude-haiku-4-5", settings.pace)]
     if "event-tls" in settings.measures and certificate is not None:
         found.append(Lane("tls", "claude-sonnet-4-5", settings.pace, certificate))
+    if "bedrock" in settings.measures:
+        found.append(Lane("bedrock", "claude-sonnet-4-6", settings.pace, bedrock=True))
     if "streams" in settings.measures:
         found.append(Lane("still", "claude-opus-4-5", _STILL))
         if certificate is not None:

@@ -9,6 +9,7 @@ import msgspec
 from gateway.lab.simulator import answer
 from gateway.lab.simulator.answer import Step
 from gateway.lab.simulator.cache import CachePlan
+from gateway.lab.simulator.clouds.bedrock import in_frames
 from gateway.lab.simulator.prompt import Body, Prompt
 from gateway.lab.simulator.reply import JSON, SSE, Reply, wire
 from gateway.lab.simulator.settings import Settings
@@ -21,7 +22,7 @@ _ANSWER_HEADERS = (
 
 
 class StaticAnswers:
-    """One JSON answer and one stream of `static_events` deltas, made once."""
+    """One JSON answer and one stream of `static_events` deltas, made once; `framed` is that stream in Bedrock's way."""
 
     def __init__(self, settings: Settings) -> None:
         words = max(1, settings.static_events) * max(1, settings.tokens_per_event)
@@ -35,20 +36,29 @@ class StaticAnswers:
         reply = Reply.of(200, answer.message(short, "msg_sim_static", plan, body), JSON + _ANSWER_HEADERS)
         self.json = b"".join(data for _, data, _ in wire(reply, keep_alive=True))
         stream = Reply(200, SSE + _ANSWER_HEADERS, answer.events(long, "msg_sim_static", plan, body, settings))
-        steps: list[Step] = list(wire(stream, keep_alive=True))
-        steps[0] = (settings.ttft, steps[0][1], 0)
-        self.stream = b"".join(data for _, data, _ in steps)
-        self.paced = steps if settings.ttft or settings.tokens_per_second else None
+        framed = Reply(200, SSE + _ANSWER_HEADERS, stream.steps, plan=plan)
+        in_frames(framed)
+        self.stream = _played(stream, settings)
+        self.framed = _played(framed, settings)
+
+
+def _played(reply: Reply, settings: Settings) -> list[Step]:
+    """What is written, and when: all at once where there is no pace."""
+    steps: list[Step] = list(wire(reply, keep_alive=True))
+    steps[0] = (settings.ttft, steps[0][1], 0)
+    if settings.ttft or settings.tokens_per_second:
+        return [step for step in steps if step[0] or step[1]]
+    return [(0.0, b"".join(data for _, data, _ in steps), 0)]
 
 
 class StaticProtocol(asyncio.Protocol):
-    """Answers every request with 200; streams where the body says `"stream":true`."""
+    """Answers every request with 200; streams where the body says `"stream":true`, and frames where the path does."""
 
     def __init__(self, answers: StaticAnswers) -> None:
         self._answers = answers
         self._transport = cast(asyncio.Transport, None)
         self._parser = httptools.HttpRequestParser(self)
-        self._streamed = False
+        self._stream: list[Step] | None = None
         self._gone = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -64,26 +74,27 @@ class StaticProtocol(asyncio.Protocol):
             self._transport.close()
 
     def on_message_begin(self) -> None:
-        self._streamed = False
+        self._stream = None
+
+    def on_url(self, url: bytes) -> None:
+        if url.endswith(b"/invoke-with-response-stream"):
+            self._stream = self._answers.framed
 
     def on_body(self, body: bytes) -> None:
         if b'"stream":true' in body or b'"stream": true' in body:
-            self._streamed = True
+            self._stream = self._answers.stream
 
     def on_message_complete(self) -> None:
-        if not self._streamed:
+        if self._stream is None:
             self._transport.write(self._answers.json)
-        elif self._answers.paced is None:
-            self._transport.write(self._answers.stream)
         else:
-            self._play(0)
+            self._play(self._stream, 0)
 
-    def _play(self, index: int) -> None:
-        """Writes steps of the paced stream from `index` to the next wait."""
-        steps = self._answers.paced or []
+    def _play(self, steps: list[Step], index: int) -> None:
+        """Writes steps of a stream from `index` to the next wait."""
         while index < len(steps) and not self._gone:
             self._transport.write(steps[index][1])
             index += 1
             if index < len(steps) and steps[index][0] > 0:
-                asyncio.get_running_loop().call_later(steps[index][0], self._play, index)
+                asyncio.get_running_loop().call_later(steps[index][0], self._play, steps, index)
                 return

@@ -19,7 +19,7 @@ from gateway.lab.simulator.reply import JSON, SSE, Reply
 from gateway.lab.simulator.request import Request
 from gateway.lab.simulator.world import Cloud
 
-__all__ = ["Bedrock", "aws_error", "aws_lines", "model_name"]
+__all__ = ["Bedrock", "aws_error", "aws_lines", "in_frames", "model_name"]
 
 VERSIONS = ("bedrock-2023-05-31", "2026-10-21")
 PATH = re.compile(r"/model/([^/]{1,2048})/(invoke|invoke-with-response-stream|count-tokens)")
@@ -123,8 +123,7 @@ class Bedrock:
 
     def frame(self, reply: Reply) -> None:
         if reply.headers.startswith(SSE):
-            reply.headers = _BINARY + reply.headers[len(SSE) :]
-            reply.steps = _frames(reply.steps, reply)
+            in_frames(reply)
             return
         if reply.status == 200 and self._counted:
             [(_, body, _)] = list(reply.steps)
@@ -180,6 +179,12 @@ def _check(told: dict[str, msgspec.Raw], request: Request) -> None:
     betas = msgspec.json.decode(told["anthropic_beta"]) if "anthropic_beta" in told else []
     if not isinstance(betas, list) or not set(map(str, betas)) <= BETAS:
         raise ApiError(400, "invalid beta flag")
+
+
+def in_frames(reply: Reply) -> None:
+    """Gives a stream of events Bedrock's framing."""
+    reply.headers = _BINARY + reply.headers[len(SSE) :]
+    reply.steps = _frames(reply.steps, reply)
 
 
 def _frames(steps: Iterable[Step], reply: Reply) -> Iterator[Step]:
