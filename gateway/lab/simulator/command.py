@@ -39,6 +39,7 @@ def simulate(
     batch_results_bytes: Annotated[int, typer.Option(min=0, help="Fill up a batch's results to this size.")] = 0,
     public_url: Annotated[str, typer.Option(help="What absolute URLs in answers begin with.")] = Settings().public_url,
     poll_seconds: Annotated[float, typer.Option(min=0, help="How long a poll for work waits.")] = 0.0,
+    token_seconds: Annotated[float, typer.Option(min=1, help="How long what clouds give is good.")] = 3600.0,
     static: Annotated[bool, typer.Option(help="Canned answers at the lowest cost, for load tests.")] = False,
     static_events: Annotated[int, typer.Option(min=1, help="Deltas in a canned stream.")] = 20,
     tls_cert: Annotated[Path | None, typer.Option(help="Serve TLS with this certificate chain (PEM).")] = None,
@@ -65,6 +66,7 @@ def simulate(
             batch_results_bytes=batch_results_bytes,
             public_url=public_url,
             poll_seconds=poll_seconds,
+            token_seconds=token_seconds,
             static=static,
             static_events=static_events,
         )

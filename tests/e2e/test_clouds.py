@@ -1,0 +1,279 @@
+"""One pool over accounts of all clouds: what clients see, what is counted, and what happens when they fail."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import anthropic
+import pytest
+
+from tests.e2e.cloud_accounts import bedrock, foundry, mantle, platform, vertex
+from tests.e2e.rig import ADMIN_TOKEN, ALICE, Gateway, Simulator, accounts_of, ask, assert_error, message, until
+
+MODEL = "claude-haiku-4-5"
+# Each account serves a model of its own, so that a test chooses by model who answers.
+MODELS = {
+    "bedrock": "claude-haiku-4-5",
+    "mantle": "claude-opus-4-7",
+    "vertex": "claude-sonnet-4-6",
+    "foundry": "claude-opus-4-8",
+    "platform": "claude-sonnet-5",
+}
+UPSTREAM = {"bedrock": "sim-bedrock-1", "mantle": "sim-bedrock-1", "vertex": "sim-vertex-1",
+            "foundry": "sim-foundry-1", "platform": "sim-aws-platform-1"}  # fmt: skip
+TOOLS: Any = [{"name": "look", "input_schema": {"type": "object", "properties": {"at": {"type": "string"}}}}]
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+
+
+@pytest.fixture(scope="module")
+def sky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    """Anthropic and all clouds; what they give lasts for seconds."""
+    simulator = Simulator(tmp_path_factory.mktemp("sky"), 2, "--clouds", "1", "--token-seconds", "4")
+    yield simulator
+    assert simulator.end() == 0
+
+
+def all_accounts(sky: Simulator, folder: Any) -> list[dict[str, Any]]:
+    return [bedrock(sky), mantle(sky), vertex(sky, folder), foundry(sky, entra=True), platform(sky)]
+
+
+@pytest.fixture(scope="module")
+def apart(sky: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway of which each account serves a model of its own."""
+    folder = tmp_path_factory.mktemp("apart")
+    accounts = [account | {"models": [MODELS[account["id"]]]} for account in all_accounts(sky, folder)]
+    gateway = Gateway(folder, {"accounts": accounts}).start()
+    yield gateway
+    gateway.stop()
+
+
+@pytest.fixture(scope="module")
+def together(sky: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway over one account of each cloud and one of Anthropic's."""
+    folder = tmp_path_factory.mktemp("together")
+    accounts = [bedrock(sky), vertex(sky, folder), foundry(sky, entra=True), platform(sky), *accounts_of(sky, 1)]
+    gateway = Gateway(folder, {"accounts": accounts}).start()
+    yield gateway
+    gateway.stop()
+
+
+@pytest.fixture
+def pool(sky: Simulator, together: Gateway) -> Iterator[Gateway]:
+    together.mend()
+    yield together
+    sky.clear()
+
+
+def plain(value: Any) -> Any:
+    """Without ids, which differ, and with the model's name as the client wrote it, which Bedrock dates."""
+    text = re.sub(r'"(msg|toolu|req)_[A-Za-z0-9_]+"', '"ID"', json.dumps(value))
+    return json.loads(re.sub(r'("model": "claude-haiku-4-5)-\d+', r"\1", text))
+
+
+def turns(client: anthropic.Anthropic, model: str, streamed: bool) -> list[Any]:
+    """A conversation with thinking, an image, a tool and its result: each answer, or its events."""
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PIXEL}}
+    messages: list[Any] = [{"role": "user", "content": [image, {"type": "text", "text": "Use the tool."}]}]
+    system: Any = [{"type": "text", "text": "be brief " * 4000, "cache_control": {"type": "ephemeral"}}]
+    found = []
+    for _ in range(3):
+        asked: Any = {"model": model, "max_tokens": 2000, "system": system, "messages": messages, "tools": TOOLS,
+                      "thinking": {"type": "adaptive"}}  # fmt: skip
+        if streamed:
+            with client.messages.stream(**asked) as stream:
+                found.append([plain(event.to_dict()) for event in stream])
+                answer = stream.get_final_message()
+        else:
+            answer = client.messages.create(**asked)
+            found.append(plain(answer.to_dict()))
+        messages.append({"role": "assistant", "content": [block.to_dict() for block in answer.content]})
+        calls = [block.id for block in answer.content if block.type == "tool_use"]
+        results = [{"type": "tool_result", "tool_use_id": each, "content": "seen"} for each in calls]
+        messages.append({"role": "user", "content": results or "Go on."})
+    return found
+
+
+def answered(sky: Simulator, mark: int, count: int) -> list[dict[str, Any]]:
+    """The requests since then that a model has answered, once there are so many; others ask for tokens meanwhile."""
+
+    def found() -> list[dict[str, Any]]:
+        records = [record for record in sky.records(mark) if record["model"] is not None]
+        return records if len(records) >= count and all(record["finished"] for record in records) else []
+
+    records: list[dict[str, Any]] = until(found, f"{count} answers")
+    return records
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_conversation_is_answered_as_by_an_account_of_anthropics(
+    apart: Gateway, sky: Simulator, name: str, streamed: bool
+) -> None:
+    mark = sky.mark()
+    headers = {"x-conversation-id": f"{name} {streamed} {time.time_ns()}"}
+    with anthropic.Anthropic(base_url=apart.base_url, api_key=ALICE, max_retries=0, default_headers=headers) as ours:
+        answers = turns(ours, MODELS[name], streamed)
+    records = answered(sky, mark, 3)
+    assert {record["account"] for record in records} == {UPSTREAM[name]}
+    assert all(record["usage"]["cache_read_input_tokens"] > 0 for record in records[1:])
+    sky.control("POST", "reset", {"records": False, "faults": False, "cache": True, "limits": False})
+    with anthropic.Anthropic(base_url=sky.base_url, api_key=sky.accounts[0]["api_key"], max_retries=0) as native:
+        assert answers == turns(native, MODELS[name], streamed)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_tokens_are_counted_and_never_inferred(apart: Gateway, sky: Simulator, name: str) -> None:
+    mark = sky.mark()
+    with anthropic.Anthropic(base_url=apart.base_url, api_key=ALICE, max_retries=0) as client:
+        counted = client.messages.count_tokens(model=MODELS[name], messages=[{"role": "user", "content": "How many?"}])
+    assert counted.input_tokens > 0
+    assert [record["usage"] for record in answered(sky, mark, 1)] == [None]
+
+
+def usage(gateway: Gateway, by: str) -> dict[str, Any]:
+    headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+    answer = gateway.get(f"/admin/v1/usage?group_by={by}", admin=True, headers=headers)
+    return {row[by]: row for row in answer.json()["data"]}
+
+
+async def test_usage_is_what_the_clouds_have_counted(sky: Simulator, apart: Gateway) -> None:
+    names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
+    before = usage(apart, "account")
+    mark = sky.mark()
+    for name, model in MODELS.items():
+        for stream in (False, True):
+            answer = await ask(apart, message(f"count {name}", model=model, stream=stream))
+            assert (answer.status, answer.account) == (200, name)
+    records = answered(sky, mark, 2 * len(MODELS))
+
+    def counted() -> bool:
+        after = usage(apart, "account")
+        return all(
+            after.get(name, {}).get(each, 0) - before.get(name, {}).get(each, 0)
+            == sum(one["usage"][each] for one in records if one["model"].startswith(MODELS[name]))
+            for name in MODELS
+            for each in names
+        )
+
+    until(counted, "usage as the simulator counted it")
+
+
+FAILING: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "throttled": ("status", 429, {}),
+    "no quota": ("status", 400, {"error_code": "ServiceQuotaExceededException"}),
+    "not ready": ("status", 429, {"error_code": "ModelNotReadyException"}),
+    "away": ("status", 503, {}),
+    "denied": ("status", 403, {"message": "You don't have access to the model with the specified model ID."}),
+    "expired": ("status", 403, {"error_code": "ExpiredTokenException"}),
+    "failed": ("status", 500, {}),
+    "page": ("html", 404, {}),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("case", FAILING)
+@pytest.mark.parametrize("name", ["bedrock", "vertex", "foundry"])
+async def test_what_fails_at_one_cloud_another_answers(
+    sky: Simulator, pool: Gateway, name: str, case: str, stream: bool
+) -> None:
+    kind, value, fields = FAILING[case]
+    if name != "bedrock":
+        fields = {key: each for key, each in fields.items() if key != "error_code"}
+        if case in ("no quota", "not ready", "expired"):
+            pytest.skip("AWS's own")
+    sky.fault(kind, value, account=UPSTREAM[name], **fields)
+    for number in range(8):
+        answer = await ask(pool, message(f"{case} {name} {number} {stream}", model=MODEL, stream=stream))
+        assert answer.status == 200, answer.body
+        assert answer.account != name
+        assert not stream or answer.events[-1][0] == "message_stop"
+
+
+async def test_an_exception_before_the_first_event_sends_the_request_elsewhere(sky: Simulator, pool: Gateway) -> None:
+    sky.fault("error_mid_stream", 0, account=UPSTREAM["bedrock"], error_code="throttlingException")
+    for number in range(8):
+        answer = await ask(pool, message(f"exception first {number}", model=MODEL, stream=True))
+        assert answer.status == 200, answer.body
+        assert (answer.account != "bedrock", answer.events[-1][0]) == (True, "message_stop")
+
+
+@pytest.mark.parametrize(("kind", "value"), [("corrupt", 0), ("cut", 20)])
+async def test_a_stream_that_breaks_before_its_first_event_is_an_error_as_at_anthropic(
+    sky: Simulator, apart: Gateway, kind: str, value: int
+) -> None:
+    sky.fault(kind, value, account=UPSTREAM["bedrock"], times=1)
+    answer = await ask(apart, message(f"{kind} at once", model=MODELS["bedrock"], stream=True))
+    assert_error(answer, 502, "api_error")
+    apart.mend()
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "fields"),
+    [("cut", 1500, {}), ("polite_end", 5, {}), ("corrupt", 4, {}), ("error_mid_stream", 5, {})],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["bedrock", "vertex", "foundry"])
+async def test_a_stream_that_breaks_later_ends_in_one_error_event(
+    sky: Simulator, apart: Gateway, name: str, kind: str, value: int, fields: dict[str, Any]
+) -> None:
+    if kind == "corrupt" and name != "bedrock":
+        pytest.skip("frames have checksums at Bedrock alone")
+    sky.fault(kind, value, account=UPSTREAM[name], times=1, **fields)
+    answer = await ask(apart, message(f"{kind} {name}", model=MODELS[name], stream=True))
+    found = [event for event, _ in answer.events]
+    assert (answer.status, found[0], found[-1], found.count("error")) == (200, "message_start", "error", 1)
+    assert "message_stop" not in found
+    sky.clear()
+    apart.mend()
+
+
+async def test_credentials_that_expire_under_load_are_never_noticed(sky: Simulator, apart: Gateway) -> None:
+    """Tokens last 4 s: some expire while these requests come."""
+    began, number = time.monotonic(), 0
+    mark = sky.mark()
+    while time.monotonic() - began < 6:
+        for name in ("vertex", "foundry"):
+            number += 1
+            answer = await ask(apart, message(f"expiry {number}", model=MODELS[name]))
+            assert (answer.status, answer.account) == (200, name)
+    records = sky.records(mark)
+    given = [record for record in records if record["path"].endswith("/token")]
+    assert len(given) >= 2
+    assert all(record["status"] == 200 for record in records)
+
+
+@pytest.mark.parametrize(("name", "status"), [("vertex", 401), ("foundry", 401)])
+async def test_a_token_that_is_refused_is_fetched_anew_and_the_request_repeated(
+    sky: Simulator, apart: Gateway, name: str, status: int
+) -> None:
+    sky.fault("status", status, account=UPSTREAM[name], path="/v1/messages", times=1)
+    answer = await ask(apart, message(f"refused {name}", model=MODELS[name]))
+    assert (answer.status, answer.account) == (200, name)
+    apart.mend()
+
+
+async def test_what_clouds_say_of_accounts_reaches_no_client(sky: Simulator, apart: Gateway) -> None:
+    told = "arn:aws:bedrock:us-east-1:123456789012:inference-profile/x of projects/sim-project-1"
+    for name in ("bedrock", "vertex"):
+        for status in (400, 403, 404, 429, 500, 503):
+            sky.fault("status", status, account=UPSTREAM[name], message=told, times=1)
+            answer = await ask(apart, message(f"{status} {name}", model=MODELS[name]))
+            shown = answer.body + repr(answer.headers).encode()
+            assert answer.json()["type"] in ("error", "message")
+            for secret in (b"123456789012", b"sim-project-1", b"arn:aws"):
+                assert secret not in shown
+            assert answer["request-id"]
+            sky.clear()
+            apart.mend()
+
+
+def test_no_secret_of_a_cloud_is_in_the_log(sky: Simulator, apart: Gateway, together: Gateway) -> None:
+    secrets = [account["api_key"] for account in sky.accounts]
+    secrets += [account["cloud"]["secret_access_key"] for account in sky.accounts if account.get("cloud")]
+    for gateway in (apart, together):
+        text = gateway.text()
+        assert not [secret for secret in secrets if secret and secret in text]
+        assert "BEGIN PRIVATE KEY" not in text
