@@ -295,7 +295,8 @@ class Connection(asyncio.Protocol):
         cycle.pending += size
         if len(chunks) > 1 and cycle.pending > (MAX_UNREAD_BODY if cycle is self.serving else MAX_QUEUED):
             self._pause_reading()
-        cycle.wake()
+        if cycle.waiter is not None:
+            cycle.wake()
 
     def on_message_complete(self) -> None:
         self.unparsed = 0
@@ -308,7 +309,8 @@ class Connection(asyncio.Protocol):
             self.phase = "busy"
             self.deadline = FOREVER
         if not cycle.complete:
-            cycle.wake()
+            if cycle.waiter is not None:
+                cycle.wake()
         elif cycle.keep_alive:
             self._rest()
         else:
@@ -320,7 +322,8 @@ class Connection(asyncio.Protocol):
         serving = self.serving
         if self.transport.is_closing() or serving is None:
             return
-        self.resume_reading()
+        if not self._reading:
+            self.resume_reading()
         if not serving.keep_alive:
             if serving.more_body and not serving.waiting_for_100_continue:
                 self._linger(self.bounds.body)

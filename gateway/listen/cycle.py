@@ -35,7 +35,7 @@ class Cycle:
     pending = 0  # of them, not yet read
     more_body = True
     body_read = False
-    _waiter: asyncio.Future[None] | None = None  # of the one who reads the body
+    waiter: asyncio.Future[None] | None = None  # of the one who reads the body
     # The answer.
     head = b""  # not yet written
     chunked = False
@@ -109,14 +109,14 @@ class Cycle:
         if self.waiting_for_100_continue and not self.transport.is_closing():
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
-        while not self.gone and not self.chunks and (self.more_body or self.body_read):
+        while not self.chunks and (self.more_body or self.body_read) and not self.gone:
             self.connection.resume_reading()
-            self._waiter = self.connection.loop.create_future()
+            self.waiter = self.connection.loop.create_future()
             try:
-                await self._waiter
+                await self.waiter
             finally:
-                self._waiter = None
-        if self.gone:
+                self.waiter = None
+        if self.disconnected or self.complete:
             raise asyncio.CancelledError
         chunks = self.chunks
         self.chunks = []
@@ -126,7 +126,7 @@ class Cycle:
 
     def wake(self) -> None:
         """Something has changed for whoever reads the body."""
-        waiter = self._waiter
+        waiter = self.waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -150,8 +150,11 @@ class Cycle:
             self._body(body, more)
 
     async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
-        await self.start(status, headers)
-        await self.write(body, False)
+        if self.connection.writable is not None:
+            await self.connection.drained()
+        if not self.disconnected:
+            self._start(status, headers)
+            self._body(body, False)
 
     def pass_chunks(self, segment: bytes) -> bool:
         if not self.chunked or self.head or self.complete or self.connection.writable is not None or self.disconnected:
@@ -211,7 +214,8 @@ class Cycle:
             self.transport.write(body)
         if not more:
             self.complete = True
-            self.wake()
+            if self.waiter is not None:
+                self.wake()
             self.connection.answered()
 
     # As ASGI has it.

@@ -117,16 +117,24 @@ class Summed:
 class Distribution:
     """One histogram: `bounds` are inclusive upper ones, ascending."""
 
-    __slots__ = ("_bounds", "counts", "sum")
+    __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        self.counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+
+def observe_together(distributions: Sequence[Distribution], values: Sequence[float]) -> None:
+    """Note a value in each, all of them with the same bounds."""
+    bounds = distributions[0].bounds
+    for each, value in zip(distributions, values, strict=True):
+        each.counts[bisect_left(bounds, value)] += 1
+        each.sum += value
 
 
 class Histograms:

@@ -11,7 +11,16 @@ from typing import cast
 
 from gateway.records import ITEMS, Finished
 from gateway.telemetry import metric_table as measures
-from gateway.telemetry.counters import Count, Counters, Distribution, Gauges, Histograms, Summed, snapshot_of
+from gateway.telemetry.counters import (
+    Count,
+    Counters,
+    Distribution,
+    Gauges,
+    Histograms,
+    Summed,
+    observe_together,
+    snapshot_of,
+)
 from gateway.telemetry.metric_table import Measure
 
 OTHER = "other"
@@ -212,13 +221,8 @@ class WorkerMetrics:
         return count_answer
 
     def _observe_overhead(self, record: Finished, admit_time: float) -> None:
-        admit, choose, relay, total = self._phases
-        overhead = record.overhead
-        rest = overhead - admit_time - record.choose
-        admit.observe(admit_time)
-        choose.observe(record.choose)
-        relay.observe(rest if rest > 0.0 else 0.0)
-        total.observe(overhead)
+        rest = record.overhead - admit_time - record.choose
+        observe_together(self._phases, (admit_time, record.choose, rest if rest > 0.0 else 0.0, record.overhead))
 
     def _observe_usage(self, record: Finished, model: str) -> None:
         """Tokens and money, as the ledger has them: also those that a broken or refused request may be billed for."""

@@ -365,7 +365,8 @@ class Connection(asyncio.Protocol):
             self.deadline = FOREVER
             if not self._parser.should_keep_alive():
                 self._framed = False
-            self._wake()
+            if self._waiter is not None:
+                self._wake()
 
     @property
     def reusable(self) -> bool:

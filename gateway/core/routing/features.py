@@ -45,7 +45,7 @@ def needs_of(peek: Peek, betas: Iterable[bytes]) -> frozenset[str]:
     top level, `url` for sources by URL, `cache:scope`, `cache:1h`."""
     found = set(features_of(peek, betas))
     found |= {FIELD + name[:64] for name in peek.fields if name not in _USUAL}
-    if peek.holds(SOURCE) and _BY_URL.search(peek.body):
+    if SOURCE in peek.words and _BY_URL.search(peek.body):
         found.add("url")
     if peek.cache_ttl == 3600:
         found.add("cache:1h")

@@ -37,9 +37,9 @@ def tokens_elsewhere(peek: Peek, context: int, chat: bool = False) -> int:
         thread = peek.value("thread")
         tokens += document * (isinstance(thread, dict) and thread.get("type") == "continue")
     if (
-        peek.holds(b'"file_id"')
-        or (peek.holds(SOURCE) and _BY_URL.search(body))
-        or (chat and peek.holds(b'"image_url"'))
+        b'"file_id"' in peek.words
+        or (SOURCE in peek.words and _BY_URL.search(body))
+        or (chat and b'"image_url"' in peek.words)
         or (peek.escapes and _ESCAPED.search(body))
     ):
         documents, images = _walk([peek.value(name) for name in _FIELDS])

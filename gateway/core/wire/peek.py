@@ -32,33 +32,36 @@ MAX_MODEL = 256  # characters
 
 
 class Peek:
-    """What was read. `fields` holds the raw JSON of every top-level key; `model` is "" where none is required."""
+    """What was read. `fields` holds the raw JSON of every top-level key; `model` is "" where none is required.
 
-    __slots__ = ("_encoded", "_escapes", "_held", "_ttl", "body", "fields", "model", "stream")
+    `words` are those of _WORDS that stand anywhere in the body, `escapes` whether a character below 256 is written as
+    an escape, `caches` whether anything is to be kept in a cache, `cache_ttl` the longest lifetime asked for there (300
+    or 3600 seconds), `signed_thinking` whether the history holds thinking that its producer has signed. `encoded` says
+    where the long encoded parts of the body begin and end; `text_size` are the bytes by which its tokens may be
+    reckoned: encoded images and documents count little.
+    """
+
+    __slots__ = (
+        "body", "cache_ttl", "caches", "encoded", "escapes", "fields", "model", "signed_thinking", "stream",
+        "text_size", "words",
+    )  # fmt: skip
 
     def __init__(self, body: bytes, fields: dict[str, msgspec.Raw], model: str) -> None:
         self.body = body
         self.fields = fields
         self.model = model
-        self._ttl = 0
-        self._held: set[bytes] | None = None
-        self._escapes: bool | None = None
-        self._encoded: list[tuple[int, int]] | None = None
+        words = self.words = frozenset(_WORDS.findall(body))
+        self.escapes = b"\\u00" in body
+        self.caches = b'"cache_control"' in words
+        self.cache_ttl = 3600 if b'"1h"' in words and _ONE_HOUR.search(body) else 300
+        self.signed_thinking = b'"signature"' in words
+        self.encoded: list[tuple[int, int]] = []
+        self.text_size = len(body)
+        if len(body) > _LONG and SOURCE in words and b'"base64"' in words:
+            self.encoded = [match.span() for match in _ENCODED.finditer(body)]
+            self.text_size -= sum(max(0, end - begin - ENCODED_COUNTS) for begin, end in self.encoded)
         stream = fields.get("stream")
         self.stream = stream is not None and stream == _TRUE
-
-    def holds(self, word: bytes) -> bool:
-        """Whether a word, one of _WORDS, stands anywhere in the body."""
-        if self._held is None:
-            self._held = {match[0] for match in _WORDS.finditer(self.body)}
-        return word in self._held
-
-    @property
-    def escapes(self) -> bool:
-        """Whether a character below 256 is written as an escape."""
-        if self._escapes is None:
-            self._escapes = b"\\u00" in self.body
-        return self._escapes
 
     def value(self, name: str) -> Any:
         """The decoded value of a top-level field, or None where it is absent or cannot be decoded."""
@@ -83,40 +86,8 @@ class Peek:
         user_id = metadata.get("user_id") if isinstance(metadata, dict) else None
         return user_id if isinstance(user_id, str) else ""
 
-    @property
-    def cache_ttl(self) -> int:
-        """The longest cache lifetime the body asks for, in seconds: 300 or 3600."""
-        if not self._ttl:
-            self._ttl = 3600 if self.holds(b'"1h"') and _ONE_HOUR.search(self.body) else 300
-        return self._ttl
-
-    @property
-    def text_size(self) -> int:
-        """Bytes of the body by which its tokens may be reckoned: encoded images and documents count little."""
-        return len(self.body) - sum(max(0, end - begin - ENCODED_COUNTS) for begin, end in self.encoded)
-
-    @property
-    def encoded(self) -> list[tuple[int, int]]:
-        """Where the long encoded parts of the body begin and end."""
-        if self._encoded is None:
-            long = len(self.body) > _LONG and self.holds(SOURCE) and self.holds(b'"base64"')
-            self._encoded = [match.span() for match in _ENCODED.finditer(self.body)] if long else []
-        return self._encoded
-
-    @property
-    def signed_thinking(self) -> bool:
-        """Whether the history holds thinking that its producer has signed."""
-        return self.holds(b'"signature"')
-
-    @property
-    def caches(self) -> bool:
-        """Whether it asks for anything to be kept in a cache."""
-        return self.holds(b'"cache_control"')
-
     def forget(self) -> None:
         """Let go of the body; what was read of it stays, the other fields are gone."""
-        self._ttl = self.cache_ttl
-        self._encoded = self.encoded
         self.body = b""
         self.fields = {}
 

@@ -29,7 +29,7 @@ def references(peek: Peek) -> frozenset[str]:
     A body that has no such key costs a search for it.
     """
     fields, body = peek.fields, peek.body
-    named = "container" in fields or "thread" in fields or peek.holds(b'"file_id"')
+    named = "container" in fields or "thread" in fields or b'"file_id"' in peek.words
     if not named and not (peek.escapes and _ESCAPED.search(body)):
         return frozenset()
     values = {name: _decode(name, bytes(fields[name])) for name in _FIELDS if name in fields}

@@ -272,6 +272,11 @@ class Journey:
 
     def ask(self, account: Account, lease: Lease) -> None:
         """The next account is asked: what it answers is metered by itself."""
+        if not self.attempts:
+            self.attempt.account, self.attempt.lease = account, lease
+            self.attempt.renewed = self.attempt.patient_from = perf_counter()
+            self.attempts = 1
+            return
         ttl = self.attempt.meter.ttl
         meter = ChatMeter() if self.request.endpoint.chat else UsageMeter()
         meter.ttl = ttl

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic, perf_counter
-from typing import Any, TypeVar
 
 from gateway import log
 from gateway.core.spending.pricing import Bill, Catalogue
@@ -17,7 +16,6 @@ from gateway.worker.affinity.bindings import Admission
 from gateway.worker.callers.limits import Accounting
 from gateway.worker.request.journey import Journey
 
-_T = TypeVar("_T")
 _NOTHING = Bill(0, 0, False)
 _BYTES_A_TOKEN = 4  # of a request body, for an estimate
 
@@ -43,12 +41,28 @@ class Settlement:
 
     def settle(self, x: Journey) -> None:
         """Always, exactly once. A step that fails is logged, and costs no other one."""
-        now = perf_counter()
-        _surely(x, _let_go, x)
-        renewal = _surely(x, self._used, x, now)
-        record = _record(x, now, _surely(x, self._bill, x) or _NOTHING)
-        _surely(x, self._tell, x, record, renewal)
-        _surely(x, self._observe, record, x.times.admit)
+        now, renewal, bill = perf_counter(), None, _NOTHING
+        try:
+            _let_go(x)
+        except Exception:
+            _failed(x, "let go")
+        try:
+            renewal = self._used(x, now)
+        except Exception:
+            _failed(x, "used")
+        try:
+            bill = self._bill(x)
+        except Exception:
+            _failed(x, "bill")
+        record = _record(x, now, bill)
+        try:
+            self._tell(x, record, renewal)
+        except Exception:
+            _failed(x, "tell")
+        try:
+            self._observe(record, x.times.admit)
+        except Exception:
+            _failed(x, "observe")
 
     def _used(self, x: Journey, now: float) -> tuple[Arg, ...] | None:
         """What it has used, for its route and for the cache of its conversation."""
@@ -147,13 +161,8 @@ def _record(x: Journey, now: float, bill: Bill) -> Finished:
     )
 
 
-def _surely(x: Journey, step: Callable[..., _T], *args: Any) -> _T | None:
-    """What the step returns; None where it fails."""
-    try:
-        return step(*args)
-    except Exception:
-        log.exception("a request could not be settled whole", request_id=x.request.id, step=step.__name__)
-        return None
+def _failed(x: Journey, step: str) -> None:
+    log.exception("a request could not be settled whole", request_id=x.request.id, step=step)
 
 
 def _let_go(x: Journey) -> None:
