@@ -112,6 +112,11 @@ class Account(Frozen, frozen=True, kw_only=True):
     ] = None
     proxy: Annotated[str | None, Text(check.proxy_url, hide=check.without_password), "outbound proxy URL"] = None
     http2: Annotated[bool, Flag(), "speak HTTP/2 to the upstream"] = False
+    price_factor: Annotated[
+        float | None,
+        Number(above=0, most=100, decimals=3),
+        "times the list's price, such as 0.9 for a discount; default: 1, on clouds 1.1 where a region costs more",
+    ] = None
     region: Annotated[str, _REGION, "region; of vertex also global, us or eu"] = ""
     api: Annotated[str, Choice(APIS), "of bedrock: InvokeModel, or the Messages endpoint"] = "invoke"
     profile: Annotated[

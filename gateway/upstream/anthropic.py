@@ -41,6 +41,9 @@ class Anthropic:
     def serves(self, endpoint: str, model: str) -> bool:
         return True
 
+    def premium(self, model: str) -> float:
+        return 1.0
+
     def prepare(self, call: Call) -> Outgoing:
         headers = b"".join(call.lines) + (self._bearer if call.bearer else self._credential)
         if not call.version:

@@ -54,6 +54,9 @@ class AwsPlatform:
     def serves(self, endpoint: str, model: str) -> bool:
         return self.complete or endpoint in _SIGNED
 
+    def premium(self, model: str) -> float:
+        return 1.0
+
     def prepare(self, call: Call) -> Outgoing:
         body, lines, settings = call.body, call.lines, self._settings
         own = settings.names.own(call.model) if call.peek is not None else None

@@ -10,7 +10,7 @@ import msgspec
 from gateway.core.wire.event_stream import CONTENT_TYPE, ServerSentEvents, StreamException
 from gateway.errors import ApiError
 from gateway.upstream.aws_errors import aws_meaning
-from gateway.upstream.clouds import PROBE_LINES, TRANSLATED, beta_values, forwarded, refused, told, written
+from gateway.upstream.clouds import PROBE_LINES, REGIONAL, TRANSLATED, beta_values, forwarded, refused, told, written
 from gateway.upstream.clouds import Told as Said
 from gateway.upstream.clouds import returned as returned_headers
 from gateway.upstream.credential import Credential, Fixed
@@ -26,6 +26,8 @@ _CUT = frozenset({"model", "stream"})
 _COUNTED_WITH = b"1"  # max_tokens that a body needs to be counted
 _EVENTS = b"text/event-stream; charset=utf-8"
 _COUNT, _MESSAGES = "count_tokens", "messages"
+
+_PREMIUMS = {"global": 1.0, "none": 1.0, "us-gov": 1.2}
 
 # Where a region's inference profile computes, by how the region begins.
 _GEOGRAPHIES = (
@@ -113,6 +115,11 @@ class Bedrock:
                 self._paths.clear()
             path = self._paths[name] = b"/model/" + quote(name, safe=":;~").encode("ascii")
         return path
+
+    def premium(self, model: str) -> float:
+        if self._names.known(model).flat:
+            return 1.0
+        return _PREMIUMS.get(self._profile, REGIONAL)
 
     def prepare(self, call: Call) -> Outgoing:
         put = {"anthropic_version": VERSION}

@@ -18,6 +18,7 @@ from gateway.core.wire.members import edited
 from gateway.errors import TYPES, ApiError
 from gateway.upstream.provider import Call, Headers, Refusal
 
+REGIONAL = 1.1  # times the price where it is computed in one region or geography
 PROBE_LINES = b"accept: application/json\r\naccept-encoding: identity\r\n"
 VERSION = b"anthropic-version: 2023-06-01\r\n"
 

@@ -49,6 +49,9 @@ class Foundry:
     def serves(self, endpoint: str, model: str) -> bool:
         return endpoint in _SERVED and (not model or self.name(model) is not None)
 
+    def premium(self, model: str) -> float:
+        return 1.0
+
     def prepare(self, call: Call) -> Outgoing:
         body = written(call, (), {"model": msgspec.json.encode(self.name(call.model) or call.model)})
         settings = self._settings

@@ -8,6 +8,7 @@ from gateway.upstream.aws_errors import aws_meaning
 from gateway.upstream.clouds import (
     NATIVE,
     PROBE_LINES,
+    REGIONAL,
     VERSION,
     forwarded,
     refused,
@@ -57,6 +58,9 @@ class Mantle:
 
     def serves(self, endpoint: str, model: str) -> bool:
         return endpoint in _SERVED and (not model or self.name(model) is not None)
+
+    def premium(self, model: str) -> float:
+        return 1.0 if self._names.known(model).flat else REGIONAL
 
     def prepare(self, call: Call) -> Outgoing:
         cut = _NOT_COUNTED if call.endpoint == "count_tokens" else ()

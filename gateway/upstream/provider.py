@@ -96,6 +96,10 @@ class Provider(Protocol):
         """Whether this account can serve an endpoint, by its name in the path table, for a model ("" for any)."""
         ...
 
+    def premium(self, model: str) -> float:
+        """How many times Anthropic's price a model costs here."""
+        ...
+
     def prepare(self, call: Call) -> Outgoing:
         """The request as this provider wants it, signed for this one attempt. Raises NotReady without a credential."""
         ...

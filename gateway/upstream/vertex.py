@@ -16,6 +16,7 @@ from gateway.upstream.clouds import (
     LIMITED,
     OVERLOADED,
     PROBE_LINES,
+    REGIONAL,
     UNAUTHORIZED,
     UNKNOWN_MODEL,
     WITH_BETAS,
@@ -92,6 +93,9 @@ class Vertex:
 
     def serves(self, endpoint: str, model: str) -> bool:
         return endpoint in _SERVED and (not model or self.name(model) is not None)
+
+    def premium(self, model: str) -> float:
+        return 1.0 if self._settings.region == "global" or self._names.known(model).flat else REGIONAL
 
     def prepare(self, call: Call) -> Outgoing:
         name = self.name(call.model) or call.model

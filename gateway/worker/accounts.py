@@ -73,11 +73,17 @@ class Account:
         self.config = config
         self.workspace = config.workspace
         self.renames = config.provider != "anthropic"  # models may have other names there
+        self.list_prices = not self.renames and config.price_factor is None  # it costs what Anthropic's do
         self.provider = provider
         self.transport = transport
 
     def __repr__(self) -> str:
         return f"<Account {self.id} in_flight={self.in_flight} waiting={self._queue.size}>"
+
+    def factor(self, model: str) -> float:
+        """How many times the list's price a model costs here."""
+        own = self.config.price_factor
+        return self.provider.premium(model) if own is None else own
 
     def resize(self, slots: int | None) -> None:
         """Another number of slots; what is leased beyond it comes back in its own time."""

@@ -9,7 +9,7 @@ from gateway.core.wire.event_stream import chunk, encode, exception
 from tests.journeys.http import Answer, Asked
 from tests.journeys.journey import MODEL, as_json, good, stream, usual, whole_stream
 
-BEDROCK = {"provider": "bedrock", "region": "us-east-1", "aws_account": "123456789012"}
+BEDROCK = {"provider": "bedrock", "region": "us-east-1", "aws_account": "123456789012", "price_factor": 1}
 MANTLE = {**BEDROCK, "api": "mantle"}
 VERTEX = {"provider": "vertex", "region": "global", "project": "secret-project"}
 FOUNDRY = {"provider": "foundry"}

@@ -46,6 +46,10 @@ NAMES = [each.split(b"\n")[0].decode().removeprefix("event: ") for each in EVENT
 ARN = "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.x"
 
 
+# Of 200,000 nano-dollars: what a profile of a geography costs more, which is Bedrock's default.
+COSTS = {"bedrock": 220_000, "mantle": 220_000}
+
+
 def on(cloud: str, *others: str, **more: Any) -> dict[str, Any]:
     """A pool whose account a is on a cloud, as are others that are named so; b and c are Anthropic's."""
     pool: dict[str, Any] = {"a": EVERY[cloud], "b": {}, "c": {}}
@@ -54,7 +58,13 @@ def on(cloud: str, *others: str, **more: Any) -> dict[str, Any]:
 
 
 def served(by: str = "a", attempts: int = 1, **more: Any) -> Want:
-    return Want(by=by, attempts=attempts, used=(100, 20), money=200_000, **more)
+    return Want(by=by, attempts=attempts, used=(100, 20), **{"money": 200_000, **more})
+
+
+def at_its_price(cloud: str) -> dict[str, Any]:
+    pool = on(cloud)
+    pool["a"].pop("price_factor", None)
+    return pool
 
 
 WELL = [
@@ -63,15 +73,20 @@ WELL = [
     for each in (
         journey(
             f"{cloud} answers in JSON",
-            ask(want=served(route="new", content="Good evening.")),
-            pool=on(cloud),
+            ask(want=served(route="new", content="Good evening.", money=COSTS.get(cloud, 200_000))),
+            pool=at_its_price(cloud),
             asked="a",
             bound="a",
         ),
         journey(
             f"{cloud} answers in events",
-            ask(stream=True, want=served(events=" ".join(NAMES[:4] + NAMES[5:]), content="Good evening.")),
-            pool=on(cloud),
+            ask(
+                stream=True,
+                want=served(
+                    events=" ".join(NAMES[:4] + NAMES[5:]), content="Good evening.", money=COSTS.get(cloud, 200_000)
+                ),
+            ),
+            pool=at_its_price(cloud),
             asked="a",
             bound="a",
         ),
@@ -464,3 +479,10 @@ LACKING = [
 @pytest.mark.parametrize("journey", LACKING, ids=str)
 def test_what_an_account_lacks_it_is_not_asked(journey: Journey, rig: Rig):
     rig.play(journey)
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "bedrock"])
+def test_an_account_costs_what_its_operator_says(rig: Rig, provider: str):
+    pool = on("bedrock") if provider == "bedrock" else {"a": {}, "b": {}, "c": {}}
+    pool["a"] = {**pool["a"], "price_factor": 0.85}
+    rig.play(journey("a discount", ask(want=served(money=170_000)), pool=pool))

@@ -23,7 +23,7 @@ from gateway.upstream.settings import Settings
 from gateway.upstream.transport import Interrupted
 from tests.journeys.clouds import corrupt, fails, framed
 from tests.journeys.journey import whole_stream
-from tests.upstream.samples import AWS, AZURE, BEARER, GOOGLE, KEYS, SECRET, names, opened
+from tests.upstream.samples import AWS, AZURE, BEARER, GOOGLE, KEYS, SAMPLES, SECRET, names, opened
 
 MODEL = "claude-haiku-4-5"
 LINES = [
@@ -274,3 +274,24 @@ def test_a_limit_of_a_day_closes_for_hours():
     assert (found.outcome, found.status, found.retry_after) == (Outcome.LIMITED, 429, 3600.0)
     assert opened("vertex").refusal(429, [], b"", "r").retry_after is None
     assert GOOGLE.project == "project-1"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "model", "factor"),
+    [
+        ("bedrock", {}, MODEL, 1.1),
+        ("bedrock", {"profile": "global"}, MODEL, 1.0),
+        ("bedrock", {"profile": "none"}, MODEL, 1.0),
+        ("bedrock", {"region": "us-gov-west-1"}, "claude-opus-4-8", 1.2),
+        ("bedrock", {}, "claude-sonnet-4", 1.0),
+        ("bedrock/mantle", {}, MODEL, 1.1),
+        ("vertex", {"region": "global"}, MODEL, 1.0),
+        ("vertex", {"region": "eu"}, MODEL, 1.1),
+        ("vertex", {"region": "europe-west1"}, "claude-3-5-haiku", 1.0),
+        ("foundry", {}, MODEL, 1.0),
+        ("aws-platform", {}, MODEL, 1.0),
+    ],
+)
+def test_what_a_region_costs_more(name: str, changes: dict[str, Any], model: str, factor: float):
+    settings = msgspec.structs.replace(SAMPLES[name], **changes)
+    assert opened(name, settings).premium(model) == factor

@@ -18,11 +18,13 @@ _OWN = re.compile(r"claude-[a-z0-9-]{1,100}")  # what a client asks for may be a
 
 class Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One model at each provider, None where it is not. `bedrock` is the base id, to which one of `profiles` is put in
-    front (None: nobody knows which there are); `countable`: Bedrock counts tokens by the base id."""
+    front (None: nobody knows which there are); `countable`: Bedrock counts tokens by the base id; `flat`: it costs the
+    same in every region."""
 
     bedrock: str | None = None
     profiles: tuple[str, ...] | None = None
     countable: bool = False
+    flat: bool = False
     mantle: str | None = None
     vertex: str | None = None
     foundry: str | None = None
@@ -56,6 +58,6 @@ class ProviderNames(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return NOWHERE
         dated = _DATED.fullmatch(model)
         if dated is None:
-            return Names(f"anthropic.{model}", None, False, f"anthropic.{model}", model, model)
+            return Names(f"anthropic.{model}", mantle=f"anthropic.{model}", vertex=model, foundry=model)
         name, date = dated.groups()
-        return Names(f"anthropic.{model}-v1:0", None, False, f"anthropic.{name}", f"{name}@{date}", name)
+        return Names(f"anthropic.{model}-v1:0", mantle=f"anthropic.{name}", vertex=f"{name}@{date}", foundry=name)

@@ -131,6 +131,11 @@ class Bill(NamedTuple):
     savings: int
     by_default: bool
 
+    def times(self, factor: float) -> "Bill":
+        """The same where everything costs `factor` times as much, to the third decimal."""
+        parts = round(factor * 1000)
+        return Bill((self.cost * parts + 500) // 1000, (self.savings * parts + 500) // 1000, self.by_default)
+
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     as_of: str

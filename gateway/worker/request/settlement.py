@@ -109,7 +109,8 @@ class Settlement:
         model, account = meter.model or x.request.model, x.attempt.account
         if account is not None and account.renames and self._catalogue.find(model) is None:
             model = x.request.model
-        return self._catalogue.bill(model, meter.usage)
+        bill = self._catalogue.bill(model, meter.usage)
+        return bill if account is None or account.list_prices else bill.times(account.factor(x.request.model))
 
 
 def _record(x: Journey, now: float, bill: Bill) -> Finished:

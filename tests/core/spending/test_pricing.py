@@ -233,3 +233,10 @@ def test_fast_mode_has_a_price_of_its_own_where_it_is_known():
     assert fast is not None and slow is not None
     assert fast.cost(1000, 0, 0, 0, 100, fast=True) == 1000 * 8000 + 100 * 40000
     assert slow.cost(1000, 0, 0, 0, 100, fast=True) == slow.cost(1000, 0, 0, 0, 100)
+
+
+def test_a_bill_costs_so_many_times_the_list_s_price_in_whole_nano_dollars():
+    assert Bill(200_000, 1_001, False).times(1.1) == Bill(220_000, 1_101, False)
+    assert Bill(1, 0, True).times(0.5) == Bill(1, 0, True)
+    assert Bill(7, 7, False).times(1.0) == Bill(7, 7, False)
+    assert Bill(10**15, 0, False).times(0.999) == Bill(999 * 10**12, 0, False)
