@@ -5,7 +5,6 @@ A new key goes to stdout alone and is shown only this once; what is said about i
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, TypeVar
 from urllib.parse import quote
 
@@ -13,6 +12,22 @@ import typer
 
 from gateway.commands import completion
 from gateway.commands.client import ConfigOption, JsonOption, TokenFileOption, UrlOption, admin_of, fail, print_json
+from gateway.commands.limit_options import (
+    SHORT,
+    ConcurrencyOption,
+    DayOption,
+    ItpmOption,
+    ModelOption,
+    MonthOption,
+    OtpmOption,
+    RpmOption,
+    WeekOption,
+    clock,
+    given,
+    limits_of,
+    shown_limits,
+    warn,
+)
 from gateway.commands.terminal import duration, print_rows
 from gateway.config.file import load_default_path
 
@@ -23,12 +38,6 @@ app = typer.Typer(help="Make, list, rotate and revoke the keys of callers.", no_
 _COLUMNS = {
     "CALLER": 0, "TEAM": 6, "KEY": 0, "HINT": 0, "STATE": 0, "ENDS": 0, "MODELS": 8, "LIMITS": 8, "CREATED": 10,
 }  # fmt: skip
-_SHORT = {  # in the order of the options
-    "requests_per_minute": "rpm",
-    "input_tokens_per_minute": "itpm",
-    "output_tokens_per_minute": "otpm",
-    "concurrency": "concurrency",
-}
 
 
 @app.command()
@@ -50,10 +59,12 @@ def create(
     otpm: Annotated[int | None, typer.Option(metavar="N", help="Output tokens a minute.")] = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", help="Requests in flight.")] = None,
     day: Annotated[float | None, typer.Option(metavar="USD", help="Dollars a day.")] = None,
+    week: Annotated[float | None, typer.Option(metavar="USD", help="Dollars a week, from Monday.")] = None,
     month: Annotated[float | None, typer.Option(metavar="USD", help="Dollars a calendar month.")] = None,
     expires: Annotated[
         float | None, typer.Option(parser=duration, metavar="TIME", help="How long the key lives, as 30d; for ever.")
     ] = None,
+    label: Annotated[str | None, typer.Option(metavar="TEXT", help="What its keys are told apart by.")] = None,
     meta: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A note about a new caller; may be repeated.")
     ] = None,
@@ -63,18 +74,19 @@ def create(
     as_json: JsonOption = False,
 ) -> None:
     """Make a key, and the caller if it is new. The key is shown only this once."""
-    budget = _given({"day": day, "month": month})
+    budget = given({"day": day, "week": week, "month": month})
     limits = {**_amounts(rpm, itpm, otpm, concurrency), "budget_usd": budget or None}
     body = {
         "caller": caller,
         "team": team,
         "models": model or None,
-        "limits": _given(limits) or None,
+        "limits": given(limits) or None,
         "metadata": dict(_pair(each) for each in meta or ()) or None,
         "expires_in": expires,
+        "label": label,
     }
-    made = admin_of(config, url, token_file).ask("POST", "keys", _given(body))
-    _warn(made)
+    made = admin_of(config, url, token_file).ask("POST", "keys", given(body))
+    warn(made)
     _hand_out(made, f"{made['id']} of {made['caller']}", as_json)
 
 
@@ -83,52 +95,30 @@ def limit(
     caller: Annotated[
         str, typer.Argument(metavar="CALLER", help="Whose: one made at run time.", autocompletion=completion.callers)
     ],
-    rpm: Annotated[str | None, typer.Option(metavar="N|none", help="Requests a minute.")] = None,
-    itpm: Annotated[str | None, typer.Option(metavar="N|none", help="Uncached input tokens a minute.")] = None,
-    otpm: Annotated[str | None, typer.Option(metavar="N|none", help="Output tokens a minute.")] = None,
-    concurrency: Annotated[str | None, typer.Option(metavar="N|none", help="Requests in flight.")] = None,
-    day: Annotated[str | None, typer.Option(metavar="USD|none", help="Dollars a day.")] = None,
-    month: Annotated[str | None, typer.Option(metavar="USD|none", help="Dollars a calendar month.")] = None,
-    model: Annotated[
-        list[str] | None, typer.Option(metavar="MODEL", help="Model it may use instead; may be repeated.")
-    ] = None,
+    rpm: RpmOption = None,
+    itpm: ItpmOption = None,
+    otpm: OtpmOption = None,
+    concurrency: ConcurrencyOption = None,
+    day: DayOption = None,
+    week: WeekOption = None,
+    month: MonthOption = None,
+    model: ModelOption = None,
     config: ConfigOption = load_default_path,
     url: UrlOption = None,
     token_file: TokenFileOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Change what a caller may use, on all gateways; what is not named stays, `none` takes a limit away."""
-    amounts = _given(_amounts(rpm, itpm, otpm, concurrency))
-    budget = _given({"day": day, "month": month})
-    if not (amounts or budget or model):
-        fail("name a limit to change: --rpm, --itpm, --otpm, --concurrency, --day, --month or --model", 2)
-    limits: dict[str, Any] = {name: _amount(value) for name, value in amounts.items()}
-    if budget:
-        limits["budget_usd"] = {name: _amount(value) for name, value in budget.items()}
-    changes = _given({"limits": limits or None, "models": model})
+    limits = limits_of(rpm, itpm, otpm, concurrency, day, week, month)
+    if not (limits or model):
+        fail("name a limit to change: --rpm, --itpm, --otpm, --concurrency, --day, --week, --month or --model", 2)
+    changes = given({"limits": limits or None, "models": model})
     changed = admin_of(config, url, token_file).ask("PATCH", f"callers/{quote(caller, safe='')}", changes)
-    _warn(changed)
+    warn(changed)
     if as_json:
         print_json(changed)
     else:
         _print_table([changed])
-
-
-def _warn(answer: dict[str, Any]) -> None:
-    for warning in answer.get("warnings", ()):  # an older gateway gives none
-        typer.echo(f"warning: {warning}", err=True)
-
-
-def _amount(text: str) -> float | None:
-    if text == "none":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        fail(f"{text} is neither a number nor none", 2)
-    return int(value) if value.is_integer() else value
 
 
 @app.command("list")
@@ -170,7 +160,7 @@ def revoke(
     else:
         revoked = admin.ask("DELETE", f"callers/{quote(caller, safe='')}/keys")
         words = f"{revoked['revoked']} keys of {caller} are revoked"
-    _warn(revoked)
+    warn(revoked)
     if as_json:
         print_json(revoked)
     else:
@@ -196,7 +186,7 @@ def rotate(
     """Make a successor of a key, which itself ends after the overlap. The new key is shown only this once."""
     admin = admin_of(config, url, token_file)
     key_id = _key_of(key, admin.ask("GET", "keys")["data"])
-    made = admin.ask("POST", f"keys/{quote(key_id, safe='')}/rotate", _given({"overlap": overlap}))
+    made = admin.ask("POST", f"keys/{quote(key_id, safe='')}/rotate", given({"overlap": overlap}))
     _hand_out(made, f"{made['id']} of {made['caller']}; {key_id} ends at {made['replaces']['expires_at']}", as_json)
 
 
@@ -229,12 +219,8 @@ def _hand_out(made: dict[str, Any], words: str, as_json: bool) -> None:
 
 
 def _amounts(*amounts: T) -> dict[str, T]:
-    """Limits that are whole numbers, in the order of `_SHORT`."""
-    return dict(zip(_SHORT, amounts, strict=True))
-
-
-def _given(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+    """Limits that are whole numbers, in the order of `SHORT`."""
+    return dict(zip(SHORT, amounts, strict=True))
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -257,28 +243,17 @@ def _print_table(callers: list[dict[str, Any]]) -> None:
 
 
 def _row(caller: dict[str, Any], key: dict[str, Any] | None, first: bool) -> list[str]:
-    about = [",".join(caller["models"]), _limits(caller["limits"])] if first else ["", ""]
+    about = [",".join(caller["models"]), shown_limits(caller["limits"])] if first else ["", ""]
     who = [caller["caller"], (caller["team"] or "-") if first else ""]
     if key is None:
         return [*who, "-", "", "no key", "", *about, ""]
     name = key["id"] or f"file:{key['digest']}"
-    ends = _clock(key["revoked_at"] or key["expires_at"])
+    ends = clock(key["revoked_at"] or key["expires_at"])
     hint = f"…{key['hint']}" if key["hint"] else ""
-    return [*who, name, hint, key["state"], ends, *about, _clock(key["created_at"])]
+    return [*who, name, hint, key["state"], ends, *about, clock(key["created_at"])]
 
 
 def _note(key: dict[str, Any] | None) -> str:
     if key is not None and key["state"] == "unowned":
         return "its caller is no longer in the configuration file"
     return f"replaced by {key['replaced_by']}" if key is not None and key["replaced_by"] else ""
-
-
-def _limits(limits: dict[str, Any]) -> str:
-    shown = [f"{limits[name]:,} {short}" for name, short in _SHORT.items() if name in limits]
-    shown += [f"${amount:,g}/{period}" for period, amount in limits.get("budget_usd", {}).items()]
-    return ", ".join(shown)
-
-
-def _clock(moment: str | None) -> str:
-    """A time of the API to the minute, in UTC."""
-    return moment[:16].replace("T", " ") + "Z" if moment else ""

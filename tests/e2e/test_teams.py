@@ -12,7 +12,9 @@ from urllib.parse import quote
 
 import pytest
 import redis
+from typer.testing import CliRunner
 
+from gateway.cli import app
 from tests.e2e.rig import (
     ADMIN_TOKEN,
     WAIT_SECONDS,
@@ -314,3 +316,38 @@ async def test_any_key_sees_its_own_limits_and_spend_and_nothing_of_others(pair:
     assert (await ask(pair[0], None, method="GET", path="/v1/me", key="sk-nobody")).status == 401
     assert (await ask(pair[0], message(), path="/v1/me", key=keys["eve"])).status == 405
     assert one.ask("DELETE", "teams/own")[0] == 200 and one.ask("DELETE", "teams/next")[0] == 200
+
+
+def test_teams_callers_and_boosts_are_managed_from_the_command_line(pair: list[Gateway], sim: Simulator):
+    def run(*words: str, code: int = 0) -> str:
+        done = CliRunner().invoke(app, [*words, "--config", str(pair[0].folder / "gateway.yaml")])
+        assert done.exit_code == code, done.stderr
+        return done.stdout
+
+    made = json.loads(
+        run("teams", "create", "green", "--name", "Green", "--week", "9.5", "--soft", "0.8", "--message", "Ask Ann.",
+            "--rpm", "60", "--max-keys", "1", "--json")
+    )  # fmt: skip
+    budget = {"week": 9.5, "soft": [0.8], "message": "Ask Ann."}
+    assert (made["limits"], made["key_policy"]) == ({"requests_per_minute": 60, "budget_usd": budget}, {"max_keys": 1})
+    assert "$12/week, warns at 80%" in run(
+        "teams", "set", "green", "--week", "12", "--rpm", "none", "--model", "claude-*"
+    )
+    run("teams", "set", "green", code=2)
+    assert "person" in run("callers", "create", ADA, "--team", "green", "--person", "--label", "Ada L", "--email", ADA)
+    key = run("keys", "create", ADA, "--label", "laptop").strip()
+    assert asyncio.run(served(pair[0], key)).status == 200
+    assert ADA in run("callers", "list") and "members: " + ADA in run("teams", "show", "green")
+    assert "suspended" in run("callers", "suspend", ADA) and asyncio.run(served(pair[0], key)).status == 403
+    assert "active" in run("callers", "resume", ADA)
+    for group, whose in (("teams", "green"), ("callers", ADA)):
+        words = ("boost", whose, "--usd", "50", "--for", "2h", "--reason", "launch", "--json")
+        boost = json.loads(run(group, *words))
+        assert boost["id"] in run("teams", "boosts")
+        run("teams", "end-boost", boost["id"])
+    run("callers", "set", ADA, "--team", "nowhere")
+    assert json.loads(run("callers", "show", ADA, "--json"))["team"] == "nowhere"
+    run("callers", "delete", ADA)
+    run("teams", "delete", "green")
+    assert "green" not in run("teams", "list") and json.loads(run("teams", "list", "--json"))[0]["id"] == "filed"
+    run("teams", "delete", "filed", code=1)
