@@ -22,10 +22,10 @@ LATER_TOKENS = (200, 800)
 TURNS = (4, 8)
 STREAMED = 0.5  # the share of requests that stream
 # Input tokens a minute of an organization: so many, and so many more for each conversation. 200 conversations write
-# about 7,500 tokens each to caches if they stay, and 22,000 if they wander; three organizations with full buckets give
-# 16,200 each, and 270 more a second. That is twice what is needed, or too little. The first part is for the
+# about 7,500 tokens each to caches if they stay, and 22,000 if they wander; seven organizations with full buckets give
+# 17,500 each, and 290 more a second. That is twice what is needed, or too little. The first part is for the
 # system prompt, which every workspace writes, and for the uneven spread of few conversations.
-LIMIT, LIMIT_A_CONVERSATION = 40_000, 5_200
+LIMIT, LIMIT_A_CONVERSATION = 40_000, 2_300
 _LEXICON = """
     account answer balance branch buffer cache caller change client commit config deploy disk editor error event
     field file format function gateway header index input key latency limit list log memory merge message model

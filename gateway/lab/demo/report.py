@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.lab.demo.plan import TURNS, Plan
-from gateway.lab.demo.world import ACCOUNTS, ORGANIZATIONS, WORKSPACES
+from gateway.lab.demo.world import ACCOUNTS, POOL
 
 KEPT, RANDOM = "kept together", "at random"
 
@@ -52,7 +52,7 @@ class Comparison(msgspec.Struct, frozen=True):
     def of(cls, plan: Plan, affinity: Run, random: Run) -> Comparison:
         saved = random.input_usd - affinity.input_usd
         return cls(
-            plan.seed, len(plan.conversations), plan.model.id, ACCOUNTS, WORKSPACES, ORGANIZATIONS, plan.limit,
+            plan.seed, len(plan.conversations), plan.model.id, ACCOUNTS, ACCOUNTS, ACCOUNTS, plan.limit,
             affinity, random, round(saved, 4), round(saved / random.input_usd, 4),
         )  # fmt: skip
 
@@ -63,8 +63,8 @@ def introduce(console: Console, plan: Plan) -> None:
     fresh, written, read = (f"${nano / 1000:.2f}" for nano in (price.input, price.write_5m, price.read))
     rows = (
         ("Conversations", f"{len(plan.conversations):,} of {TURNS[0]} to {TURNS[1]} turns over HTTP, twice"),
-        ("Accounts", f"{ACCOUNTS} simulated, in {WORKSPACES} workspaces (caches) of {ORGANIZATIONS} organizations"),
-        ("Limit", f"{plan.limit:,} input tokens a minute an organization, reads excepted"),
+        ("Accounts", POOL),
+        ("Limit", f"{plan.limit:,} input tokens a minute for each, reads excepted"),
         ("Model", plan.model.id),
         ("Input prices", f"{fresh} a million tokens, {written} written to a cache, {read} read"),
         (KEPT.capitalize(), "one X-Conversation-Id for each conversation"),

@@ -19,9 +19,7 @@ from rich.text import Text
 
 from gateway.config.schema import Admin
 from gateway.lab.demo.world import (
-    ACCOUNTS,
-    ORGANIZATIONS,
-    WORKSPACES,
+    POOL,
     DemoError,
     check_store,
     demo_config,
@@ -139,7 +137,7 @@ def facts(welcome: Welcome) -> list[tuple[str, str]]:
         ("Key", welcome.key),
         ("Dashboard", welcome.admin_url),
         ("Admin token", welcome.token),
-        ("Accounts", f"{ACCOUNTS} simulated, in {WORKSPACES} workspaces of {ORGANIZATIONS} organizations"),
+        ("Accounts", POOL),
     ]
     if welcome.taken:
         ports = " and ".join(map(str, welcome.taken))

