@@ -34,7 +34,12 @@ NO_JSON = {"serve", "usage export", "import litellm", "import env"}  # what impo
 ONLINE: dict[str, list[str]] = {
     "accounts list": [], "accounts drain": ["a"], "accounts enable": ["a"], "accounts disable": ["a"],
     "accounts weight": ["a", "2"], "keys create": ["x"], "keys list": [], "keys revoke": ["k"], "keys rotate": ["k"],
-    "keys limit": ["x", "--rpm", "5"], "callers delete": ["x"],
+    "keys limit": ["x", "--rpm", "5"], "callers delete": ["x"], "callers list": [], "callers show": ["x"],
+    "callers create": ["x"], "callers set": ["x", "--team", "t"], "callers suspend": ["x"], "callers resume": ["x"],
+    "callers boost": ["x", "--usd", "5", "--for", "1h", "--reason", "launch"],
+    "teams list": [], "teams show": ["t"], "teams create": ["t"], "teams set": ["t", "--week", "5"],
+    "teams delete": ["t"], "teams boost": ["t", "--usd", "5", "--for", "1h", "--reason", "launch"], "teams boosts": [],
+    "teams end-boost": ["b"],
     "conversations show": ["alice", "c"], "conversations flush": ["alice", "c"], "usage": [],
     "usage export": ["--out", "records.jsonl"], "audit": [], "top": ["--once"],
 }  # fmt: skip
