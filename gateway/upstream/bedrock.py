@@ -10,12 +10,20 @@ import msgspec
 from gateway.core.wire.event_stream import CONTENT_TYPE, ServerSentEvents, StreamException
 from gateway.errors import ApiError
 from gateway.upstream.aws_errors import aws_meaning
-from gateway.upstream.clouds import PROBE_LINES, REGIONAL, TRANSLATED, beta_values, forwarded, refused, told, written
-from gateway.upstream.clouds import Told as Said
-from gateway.upstream.clouds import returned as returned_headers
+from gateway.upstream.clouds import (
+    COUNT,
+    REGIONAL,
+    TRANSLATED,
+    Cloud,
+    Meaning,
+    Told,
+    beta_values,
+    returned,
+    written,
+)
 from gateway.upstream.credential import Credential, Fixed
 from gateway.upstream.credentials.aws import AwsCredential
-from gateway.upstream.provider import Call, Decoder, Headers, Outgoing, Refusal
+from gateway.upstream.provider import Call, Decoder, Headers, Outgoing
 from gateway.upstream.settings import Settings
 from gateway.upstream.transport import Interrupted
 
@@ -25,7 +33,6 @@ _MANY = 1024  # models whose paths are kept
 _CUT = frozenset({"model", "stream"})
 _COUNTED_WITH = b"1"  # max_tokens that a body needs to be counted
 _EVENTS = b"text/event-stream; charset=utf-8"
-_COUNT, _MESSAGES = "count_tokens", "messages"
 
 _PREMIUMS = {"global": 1.0, "none": 1.0, "us-gov": 1.2}
 
@@ -74,39 +81,37 @@ class Frames:
 def _plain(exception: StreamException) -> bytes:
     """Anthropic's error of an exception in a stream."""
     name = exception.name[:1].upper() + exception.name[1:]
-    meaning = aws_meaning(500, [], Said(name, exception.message))
+    meaning = aws_meaning(500, [], Told(name, exception.message))
     error = ApiError(meaning.status, meaning.words or "The model's provider ended the stream with an error.")
     return msgspec.json.encode({"type": "error", "error": {"type": error.kind, "message": error.message}})
 
 
-class Bedrock:
+class Bedrock(Cloud):
     """The provider of one AWS account and region."""
 
-    complete = False
-    tells_limits = False
-    probe_proves = False
-
     def __init__(self, settings: Settings, credential: Credential) -> None:
-        self.secret = settings.api_key
-        self.credential = credential
-        self._settings = settings
-        self._names = settings.names
+        super().__init__(settings, credential)
         self._profile = settings.profile or geography(settings.region)
         self._paths: dict[str, bytes] = {}
 
     def name(self, model: str) -> str | None:
-        """What the account calls a model: an id under its profile, or what the operator says, which may be an ARN."""
-        return self._names.own(model) or self._names.known(model).on_bedrock(self._profile)
+        """An id under the account's profile, or what the operator says, which may be an ARN."""
+        return self.names.own(model) or self.names.known(model).on_bedrock(self._profile)
 
     def _base(self, model: str) -> str | None:
         """The base id by which tokens are counted, None where they cannot be."""
-        known = self._names.known(model)
+        known = self.names.known(model)
         return known.bedrock if known.countable else None
 
     def serves(self, endpoint: str, model: str) -> bool:
-        if endpoint == _COUNT:
-            return not model or (self._base(model) is not None and self.name(model) is not None)
-        return endpoint == _MESSAGES and (not model or self.name(model) is not None)
+        countable = endpoint != COUNT or not model or self._base(model) is not None
+        return countable and super().serves(endpoint, model)
+
+    def premium(self, model: str) -> float:
+        return 1.0 if self.names.known(model).flat else _PREMIUMS.get(self._profile, REGIONAL)
+
+    def meaning(self, status: int, headers: Headers, said: Told) -> Meaning:
+        return aws_meaning(status, headers, said)
 
     def _path(self, name: str) -> bytes:
         path = self._paths.get(name)
@@ -116,18 +121,13 @@ class Bedrock:
             path = self._paths[name] = b"/model/" + quote(name, safe=":;~").encode("ascii")
         return path
 
-    def premium(self, model: str) -> float:
-        if self._names.known(model).flat:
-            return 1.0
-        return _PREMIUMS.get(self._profile, REGIONAL)
-
     def prepare(self, call: Call) -> Outgoing:
         put = {"anthropic_version": VERSION}
         betas = beta_values(call.lines)
         if betas:
             put["anthropic_beta"] = msgspec.json.encode(betas)
         whole = None
-        if call.endpoint == _COUNT:
+        if call.endpoint == COUNT:
             if call.peek is not None and "max_tokens" not in call.peek.fields:
                 put["max_tokens"] = _COUNTED_WITH
             inner = b64encode(written(call, _CUT, put))
@@ -138,26 +138,17 @@ class Bedrock:
             body = written(call, _CUT, put)
             end = b"/invoke-with-response-stream" if call.stream else b"/invoke"
             path = self._path(self.name(call.model) or call.model) + end
-        settings = self._settings
-        proof = self.credential.lines(b"POST", settings.host, settings.prefix + path, body)
-        return Outgoing(b"POST", path, forwarded(call.lines, TRANSLATED) + proof, body, whole)
+        return Outgoing(call.method, path, self.lines(call, TRANSLATED, path, body), body, whole)
 
     @staticmethod
     def head(headers: Headers) -> Headers:
         return [
             (name, _EVENTS if name == b"content-type" and value.startswith(CONTENT_TYPE) else value)
-            for name, value in returned_headers(headers)
+            for name, value in returned(headers)
         ]
 
     def decoder(self, headers: Headers) -> Decoder | None:
         return Frames()
-
-    def refusal(self, status: int, headers: Headers, body: bytes | None, request_id: str) -> Refusal:
-        said = told(body)
-        return refused(aws_meaning(status, headers, said), said, self._settings.hidden, request_id)
-
-    def probe(self, most: int) -> Outgoing:
-        return Outgoing(b"GET", b"/", PROBE_LINES, b"")
 
 
 class _Counted(msgspec.Struct):

@@ -16,8 +16,11 @@ import msgspec
 from gateway.core.routing.outcomes import Outcome, judge
 from gateway.core.wire.members import edited
 from gateway.errors import TYPES, ApiError
-from gateway.upstream.provider import Call, Headers, Refusal
+from gateway.upstream.credential import Credential
+from gateway.upstream.provider import Call, Decoder, Headers, Outgoing, Refusal
+from gateway.upstream.settings import Settings
 
+MESSAGES, COUNT = "messages", "count_tokens"
 REGIONAL = 1.1  # times the price where it is computed in one region or geography
 PROBE_LINES = b"accept: application/json\r\naccept-encoding: identity\r\n"
 VERSION = b"anthropic-version: 2023-06-01\r\n"
@@ -42,6 +45,57 @@ _RETURNED = {
 }
 
 
+class Cloud:
+    """What providers of clouds are alike in; each says how models are called, how a call is written, and what its
+    errors mean."""
+
+    complete = False
+    tells_limits = False
+    probe_proves = False
+    served = frozenset({MESSAGES, COUNT})
+
+    def __init__(self, settings: Settings, credential: Credential) -> None:
+        self.secret = settings.api_key
+        self.credential = credential
+        self.settings = settings
+        self.names = settings.names
+
+    @staticmethod
+    def head(headers: Headers) -> Headers:
+        return returned(headers)
+
+    def name(self, model: str) -> str | None:
+        """What the account calls a model, None where it has no such model."""
+        raise NotImplementedError
+
+    def meaning(self, status: int, headers: Headers, said: Told) -> Meaning:
+        """What an error means."""
+        return meaning_of(status, said)
+
+    def serves(self, endpoint: str, model: str) -> bool:
+        return endpoint in self.served and (not model or self.name(model) is not None)
+
+    def premium(self, model: str) -> float:
+        return 1.0
+
+    def lines(self, call: Call, which: tuple[bytes, ...], path: bytes, body: bytes) -> bytes:
+        """The header lines of a call: those that go on, and what proves who calls."""
+        settings = self.settings
+        proof = self.credential.lines(call.method, settings.host, settings.prefix + path, body)
+        version = VERSION if which is NATIVE and not call.version else b""
+        return forwarded(call.lines, which) + version + proof
+
+    def decoder(self, headers: Headers) -> Decoder | None:
+        return None
+
+    def refusal(self, status: int, headers: Headers, body: bytes | None, request_id: str) -> Refusal:
+        said = told(body)
+        return refused(self.meaning(status, headers, said), said, self.settings.hidden, request_id)
+
+    def probe(self, most: int) -> Outgoing:
+        return Outgoing(b"GET", b"/", PROBE_LINES, b"")
+
+
 def forwarded(lines: list[bytes], which: tuple[bytes, ...]) -> bytes:
     """The lines that go on to a cloud, in one piece: those that begin as `which`."""
     return b"".join([line for line in lines if line.startswith(which)])
@@ -54,11 +108,6 @@ def returned(headers: Headers) -> Headers:
     if own is not None:
         found[b"request-id"] = own
     return [*found.items()]
-
-
-def request_id_of(headers: Headers) -> str:
-    """The id that a cloud's answer has, "" if none."""
-    return dict(returned(headers)).get(b"request-id", b"").decode("latin-1")
 
 
 def written(call: Call, cut: Container[str], put: Mapping[str, bytes]) -> bytes:

@@ -9,35 +9,30 @@ import msgspec
 
 from gateway.core.routing.outcomes import Outcome
 from gateway.upstream.clouds import (
+    COUNT,
     DECLINED,
     DENIED,
     FAILED,
     LATE,
     LIMITED,
     OVERLOADED,
-    PROBE_LINES,
     REGIONAL,
     UNAUTHORIZED,
     UNKNOWN_MODEL,
     WITH_BETAS,
+    Cloud,
     Meaning,
     Told,
-    forwarded,
     meaning_of,
-    refused,
-    returned,
-    told,
     written,
 )
 from gateway.upstream.credential import Credential, Fixed
 from gateway.upstream.credentials.google import GoogleCredential
-from gateway.upstream.provider import Call, Decoder, Headers, Outgoing, Refusal
+from gateway.upstream.provider import Call, Headers, Outgoing
 from gateway.upstream.settings import Settings
 
 VERSION = b'"vertex-2023-10-16"'
 _CUT = frozenset({"model"})
-_COUNT = "count_tokens"
-_SERVED = frozenset({"messages", _COUNT})
 
 # Status in Google's words, what the message says (a pattern) -> its meaning. The first that fits.
 _ROWS: list[tuple[str, str, Meaning]] = [
@@ -71,62 +66,34 @@ def credential(settings: Settings) -> Credential:
     return GoogleCredential(settings.google)
 
 
-class Vertex:
+class Vertex(Cloud):
     """The provider of one Google project and location."""
 
-    complete = False
-    tells_limits = False
-    probe_proves = False
-    head = staticmethod(returned)
-
     def __init__(self, settings: Settings, credential: Credential) -> None:
-        self.secret = settings.api_key
-        self.credential = credential
-        self._settings = settings
-        self._names = settings.names
+        super().__init__(settings, credential)
         where = f"/v1/projects/{settings.project}/locations/{settings.region}/publishers/anthropic/models/"
         self._models = where.encode("ascii")
 
     def name(self, model: str) -> str | None:
-        """What Google calls a model."""
-        return self._names.own(model) or self._names.known(model).vertex
-
-    def serves(self, endpoint: str, model: str) -> bool:
-        return endpoint in _SERVED and (not model or self.name(model) is not None)
+        return self.names.own(model) or self.names.known(model).vertex
 
     def premium(self, model: str) -> float:
-        return 1.0 if self._settings.region == "global" or self._names.known(model).flat else REGIONAL
+        return 1.0 if self.settings.region == "global" or self.names.known(model).flat else REGIONAL
+
+    def meaning(self, status: int, headers: Headers, said: Told) -> Meaning:
+        if not said.envelope:
+            for name, pattern, meaning in _TABLE:
+                if said.name == name and pattern.search(said.message):
+                    return meaning
+        return meaning_of(status, said)
 
     def prepare(self, call: Call) -> Outgoing:
         name = self.name(call.model) or call.model
-        if call.endpoint == _COUNT:
+        if call.endpoint == COUNT:
             body = written(call, (), {"anthropic_version": VERSION, "model": msgspec.json.encode(name)})
             path = self._models + b"count-tokens:rawPredict"
         else:
             body = written(call, _CUT, {"anthropic_version": VERSION})
-            path = (
-                self._models
-                + quote(name, safe="@").encode()
-                + (b":streamRawPredict" if call.stream else b":rawPredict")
-            )
-        settings = self._settings
-        proof = self.credential.lines(b"POST", settings.host, settings.prefix + path, body)
-        return Outgoing(b"POST", path, forwarded(call.lines, WITH_BETAS) + proof, body)
-
-    def decoder(self, headers: Headers) -> Decoder | None:
-        return None
-
-    def refusal(self, status: int, headers: Headers, body: bytes | None, request_id: str) -> Refusal:
-        said = told(body)
-        return refused(_meaning(status, said), said, self._settings.hidden, request_id)
-
-    def probe(self, most: int) -> Outgoing:
-        return Outgoing(b"GET", b"/", PROBE_LINES, b"")
-
-
-def _meaning(status: int, said: Told) -> Meaning:
-    if not said.envelope:
-        for name, pattern, meaning in _TABLE:
-            if said.name == name and pattern.search(said.message):
-                return meaning
-    return meaning_of(status, said)
+            end = b":streamRawPredict" if call.stream else b":rawPredict"
+            path = self._models + quote(name, safe="@").encode("ascii") + end
+        return Outgoing(call.method, path, self.lines(call, WITH_BETAS, path, body), body)
