@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from time import perf_counter
+from collections.abc import Callable, Iterable
+from time import monotonic, perf_counter
+from typing import NamedTuple
+
+from gateway import log
 
 EVERY = 0.25  # seconds
 
 
-class Lag:
-    """`observe` is told the seconds of each lateness, from `start` to `stop`; `beat` is called each time."""
+class Job(NamedTuple):
+    """`work` is done again `every` so many seconds after it was done, or as often as the timer fires."""
 
-    def __init__(self, observe: Callable[[float], None], beat: Callable[[], None] = lambda: None) -> None:
+    name: str
+    every: float
+    work: Callable[[], None]
+
+
+class Lag:
+    """`observe` is told the seconds of each lateness, from `start` to `stop`; the `jobs` are done when they are due."""
+
+    def __init__(self, observe: Callable[[float], None], jobs: Iterable[Job] = ()) -> None:
+        now = monotonic()
         self._observe = observe
-        self._beat = beat
+        self._jobs = {job: now + job.every for job in jobs}
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -33,4 +45,11 @@ class Lag:
     def _fired(self) -> None:
         self._observe(max(0.0, perf_counter() - self._due))
         self._again()
-        self._beat()
+        now = monotonic()
+        for job, due in self._jobs.items():
+            if now >= due:
+                self._jobs[job] = now + job.every
+                try:
+                    job.work()
+                except Exception:  # whatever it was, the others must be done
+                    log.exception("a job failed", job=job.name)

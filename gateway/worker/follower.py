@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 from gateway import log
 from gateway.config.schema import Config, Log, decode
+from gateway.core.routing.broadcast import encode
 from gateway.telemetry.logs import RequestLog
+from gateway.worker.above import Above
 from gateway.worker.app import Gateway
 from gateway.worker.control import (
     Broadcast,
@@ -31,9 +33,8 @@ async def begin(channel: Channel, request_log: Callable[[Log], RequestLog]) -> t
     if not isinstance(start, Start):
         return None
     config: Config = decode(start.config)
-    gateway = Gateway(config, start.document, start.keys, start.store, start.process, request_log(config.log))
-    gateway.tell = lambda data: channel.send(Broadcast(data))
-    gateway.store_returned = lambda since: channel.send(Returned(since))
+    above = Above(lambda fact: channel.send(Broadcast(encode(fact))), lambda since: channel.send(Returned(since)))
+    gateway = Gateway(config, start.document, start.keys, start.store, start.process, request_log(config.log), above)
     gateway.apply(start.document, start.processes)
     await gateway.start()
     return gateway, config
@@ -78,11 +79,10 @@ def _follow(message: Message, channel: Channel, gateway: Gateway, not_ready: Cal
 def numbers(gateway: Gateway, answers: int, whole: bool) -> Numbers:
     """What a worker tells of itself."""
     gateway.accounting.flush()
-    ended = list(gateway.ended)
-    gateway.ended.clear()
     in_flight = {account.id: account.in_flight for account in gateway.pool.accounts.values() if account.in_flight}
     metrics = gateway.metrics
-    return Numbers(metrics.sample(), metrics.snapshot() if whole else b"", answers, in_flight, ended)
+    whole_of_them = metrics.snapshot() if whole else b""
+    return Numbers(metrics.sample(), whole_of_them, answers, in_flight, gateway.observer.take())
 
 
 async def end(channel: Channel, gateway: Gateway) -> None:

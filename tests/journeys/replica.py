@@ -15,6 +15,7 @@ from typing import Any, cast
 import uvicorn
 
 from gateway.config.schema import Config
+from gateway.core.routing.broadcast import encode
 from gateway.core.routing.document import PoolDocument
 from gateway.core.spending.keyring import Stored
 from gateway.listen.server import Server
@@ -26,6 +27,7 @@ from gateway.store.owners import OwnersJournal
 from gateway.store.pool.keyring import encode as encode_keys
 from gateway.telemetry.counters import families_of
 from gateway.telemetry.logs import RequestLog
+from gateway.worker.above import Above
 from gateway.worker.app import Gateway
 from gateway.worker.request.journey import new_request_id
 from tests.journeys.world import World
@@ -48,9 +50,8 @@ class Replica:
         self.lines: list[bytes] = []  # of the log of requests
         self._folder = Path(config.data_dir)
         log = RequestLog(cast(Any, _Lines(self.lines)), human=False, least=logging.INFO)
-        self.gateway = Gateway(config, document, encode_keys(Stored()), config.redis, name, log)
-        self.gateway.tell = tell
-        self.gateway.store_returned = self.replay_soon
+        above = Above(lambda fact: tell(encode(fact)), self.replay_soon)
+        self.gateway = Gateway(config, document, encode_keys(Stored()), config.redis, name, log, above)
         self.gateway.apply(document, share)
         self._config = config
 
@@ -114,7 +115,7 @@ class Replica:
     @property
     def records(self) -> list[Finished]:
         """Of all requests that have ended."""
-        return list(self.gateway.ended)
+        return list(self.gateway.observer.ended)
 
     @property
     def journal(self) -> list[Entry]:
