@@ -13,6 +13,7 @@ from hashlib import blake2b
 from math import inf
 
 from gateway import log
+from gateway.config.rules import moment_text
 from gateway.config.schema import Account as AccountConfig
 from gateway.config.schema import Config, catalogue_of
 from gateway.core.routing.capabilities import Capabilities, Verdict
@@ -55,6 +56,7 @@ class Account:
         self.tag = config.id.encode()
         self.credential = ""  # what its key is called among processes
         self.access: tuple[object, ...] = ()  # what that is made of
+        self.standing: tuple[str, float | None] = "", None  # of its credential: trouble and expiry, as last seen
         self.slots: int | None = None
         self.in_flight = 0
         self.notes: dict[bytes, bytes] = {}
@@ -238,6 +240,22 @@ class Pool:
         self._keep_credentials()
         return renewed
 
+    def look(self) -> list[Account]:
+        """The accounts of whose credential there is news since it was last looked at; trouble is logged, once."""
+        found = []
+        for account in self.accounts.values():
+            credential = account.provider.credential
+            trouble, expires = credential.trouble, credential.expires_at
+            if (trouble, expires) == account.standing:
+                continue
+            if trouble and trouble != account.standing[0]:
+                log.warning("an account gets no new credential", account=account.id, reason=trouble)
+            elif account.standing[0] and not trouble:
+                log.info("an account has its credential", account=account.id)
+            account.standing = trouble, expires
+            found.append(account)
+        return found
+
     async def start(self) -> None:
         """Have the credentials that must be fetched, from now on and for what is configured later. Nobody waits for
         them here."""
@@ -394,5 +412,9 @@ def _capabilities(account: AccountConfig) -> Capabilities | None:
 
 
 def readable_notes(account: Account) -> dict[str, str]:
-    """An account's latest headers about its limits, as text."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in account.notes.items()}
+    """An account's latest headers about its limits, as text, and what is known of a credential that is fetched."""
+    trouble, expires = account.standing
+    known = {} if expires is None else {"credential-expires": moment_text(round(expires))}
+    if trouble:
+        known["credential-trouble"] = trouble
+    return known | {name.decode("latin-1"): value.decode("latin-1") for name, value in account.notes.items()}

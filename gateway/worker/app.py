@@ -32,7 +32,7 @@ from gateway.telemetry.logs import RequestLog
 from gateway.telemetry.metrics import OTHER, WorkerMetrics
 from gateway.telemetry.tracing import tracing_of
 from gateway.worker.above import Above
-from gateway.worker.accounts import Pool
+from gateway.worker.accounts import Pool, readable_notes
 from gateway.worker.affinity.bindings import Admission, renews
 from gateway.worker.callers.authenticate import Callers
 from gateway.worker.callers.limits import Accounting, usage_folder
@@ -51,6 +51,7 @@ from gateway.worker.upkeep import Upkeep
 
 TICK = 0.9  # seconds between looks at the requests on their way, at least
 REST_EVERY = 300.0  # seconds after which what was journaled may be compacted
+LOOK_EVERY = 5.0  # seconds between looks at what there is to say of credentials
 TELL_EVERY = 5.0  # seconds between two times that a store which refuses to count is to be told everything again
 STORE_WAIT = 1.0  # seconds a starting worker waits for the store
 
@@ -267,12 +268,17 @@ class Gateway:
             Job("the end of a boost", TICK, self._end_boosts),
             Job("compaction of journals", REST_EVERY, self._rest),
             Job("telling the store again", TELL_EVERY, self._tell_again),
+            Job("a look at credentials", LOOK_EVERY, self._look_at_credentials),
         ]
 
     def _report(self, process: str) -> None:
         report = self.router.report(process, monotonic())
         if report is not None:
             self._above.tell(report)
+
+    def _look_at_credentials(self) -> None:
+        for account in self.pool.look():
+            self._tell(broadcast.Noted(account.id, readable_notes(account)))
 
     def _end_boosts(self) -> None:
         if time() * 1000 >= self._enrol_at:

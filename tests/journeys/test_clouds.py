@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
+from gateway.upstream.credential import Fixed, NotReady
+from gateway.upstream.providers import PROVIDERS
 from tests.journeys.clouds import (
     BEDROCK,
     FOUNDRY,
@@ -486,3 +489,25 @@ def test_an_account_costs_what_its_operator_says(rig: Rig, provider: str):
     pool = on("bedrock") if provider == "bedrock" else {"a": {}, "b": {}, "c": {}}
     pool["a"] = {**pool["a"], "price_factor": 0.85}
     rig.play(journey("a discount", ask(want=served(money=170_000)), pool=pool))
+
+
+class Lacking(Fixed):
+    """A credential that cannot be had."""
+
+    trouble = "the role may not be assumed"
+
+    def lines(self, method: bytes, host: bytes, path: bytes, body: bytes) -> bytes:
+        raise NotReady(self.trouble)
+
+
+def test_an_account_without_a_credential_is_passed_over_and_is_not_to_blame(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    row = msgspec.structs.replace(PROVIDERS["bedrock"], credential=lambda settings: Lacking("x", "y"))
+    monkeypatch.setitem(PROVIDERS, "bedrock", row)
+    rig.play(
+        journey(
+            "no credential",
+            *(ask(want=Want(attempts=2), at=n * 1.0, conversation=f"a b c#{n}") for n in range(5)),
+            pool=on("bedrock"),
+            asked="[bc]( [bc]){4}",
+        )
+    )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from gateway.config.file import loads
 from gateway.config.schema import Account as AccountConfig
 from gateway.config.schema import Admin, Config, Timeouts
 from gateway.core.routing.document import Entry
 from gateway.core.spending.fair import FairQueue
 from gateway.log import captured
+from gateway.upstream.providers import PROVIDERS
 from gateway.worker import accounts as module
 from gateway.worker.accounts import QUANTUM, Account, Lease, Pool, entry_of, readable_notes
 
@@ -711,3 +715,87 @@ async def test_an_account_that_is_gone_is_compared_with_nobody(make):
     warnings(pool, ("a", identity("org-1")))
     pool.configure(configured(one("b")), ())
     assert warnings(pool, ("b", identity("org-1"))) == []
+
+
+# Credentials that are fetched.
+
+CLOUD = {"id": "a", "provider": "bedrock", "region": "us-east-1"}
+
+
+def sky(*accounts: dict[str, Any], **more: Any) -> Config:
+    settings = {"admin": {"token": "token-of-the-operator-of-tests"}, "secret": "0" * 40, "keys": [], **more}
+    return loads(json.dumps({**settings, "accounts": [*accounts]}), {})
+
+
+class Fetched:
+    """A credential that can be had or not, as a test says."""
+
+    def __init__(self) -> None:
+        self.trouble, self.expires_at = "", None
+        self.did: list[str] = []
+
+    def lines(self, method: bytes, host: bytes, path: bytes, body: bytes) -> bytes:
+        return b""
+
+    async def refresh(self) -> bool:
+        return False
+
+    async def start(self) -> None:
+        self.did.append("start")
+
+    async def close(self) -> None:
+        self.did.append("close")
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[Fetched]:
+    """Those that accounts on Bedrock get, in turn."""
+    made: list[Fetched] = []
+
+    def credential(settings: Any) -> Fetched:
+        made.append(Fetched())
+        return made[-1]
+
+    row = msgspec.structs.replace(PROVIDERS["bedrock"], credential=credential)
+    monkeypatch.setitem(PROVIDERS, "bedrock", row)
+    return made
+
+
+async def test_a_credential_is_kept_while_what_it_is_made_of_stays_and_given_up_with_its_account(fetched):
+    pool = Pool(sky({**CLOUD, "aws": {}}))
+    await pool.start()
+    await asyncio.sleep(0)
+    assert pool.configure(sky({**CLOUD, "aws": {}, "weight": 3}), ()) == []
+    assert cast(Any, pool.accounts["a"].provider.credential) is fetched[0]
+    assert fetched[0].did == ["start"]
+    named = pool.credentials["a"]
+    assert pool.configure(sky({**CLOUD, "aws": {"config_profile": "p"}}), ()) == ["a"]
+    await asyncio.sleep(0)
+    assert [each.did for each in fetched] == [["start", "close"], ["start"]]
+    assert pool.credentials["a"] != named
+    pool.configure(sky({"id": "b", "api_key": "sk-1"}), ())
+    await asyncio.sleep(0)
+    assert fetched[1].did == ["start", "close"]
+    await pool.aclose()
+
+
+async def test_trouble_with_a_credential_is_logged_once_and_noted_with_its_expiry(fetched):
+    pool = Pool(sky({**CLOUD, "aws": {}}, {"id": "b", "api_key": "sk-1"}))
+    with captured() as lines:
+        assert pool.look() == []
+        fetched[0].trouble = "the role may not be assumed"
+        (account,) = pool.look()
+        assert pool.look() == []
+        assert readable_notes(account) == {"credential-trouble": "the role may not be assumed"}
+        fetched[0].trouble, fetched[0].expires_at = "", 1_900_000_000.25
+        assert [each.id for each in pool.look()] == ["a"]
+    assert readable_notes(account) == {"credential-expires": "2030-03-17T17:46:40Z"}
+    told = [(line["log_level"], line["account"], line.get("reason")) for line in lines]
+    assert told == [("warning", "a", "the role may not be assumed"), ("info", "a", None)]
+    await pool.aclose()
+
+
+async def test_what_each_account_s_provider_serves_is_known_of_those_that_do_not_serve_everything():
+    pool = Pool(sky({**CLOUD, "api_key": "k"}, {"id": "b", "api_key": "sk-1"}))
+    assert set(pool.partial) == {"a"}
+    assert pool.partial["a"]("messages", "claude-haiku-4-5") and not pool.partial["a"]("chat", "claude-haiku-4-5")

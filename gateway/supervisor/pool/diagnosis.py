@@ -43,6 +43,7 @@ _FAULTS = {
     "500": "500: the upstream failed",
     "529": "529: the upstream is overloaded",
     "not_sent": "no connection could be had",
+    "no_credential": "no credential for it could be had",
     "timeout": "no answer in time",
     "upstream": "the connection was closed before an answer was complete",
 }

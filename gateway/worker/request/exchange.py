@@ -19,6 +19,7 @@ from gateway.core.routing.router import Router
 from gateway.core.wire.created_ids import CreatedId
 from gateway.errors import ApiError
 from gateway.listen.client import HeaderList
+from gateway.upstream.credential import NotReady
 from gateway.upstream.fitting import fitted
 from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError, Unable, Withdrawn
@@ -94,7 +95,8 @@ class Exchange:
                 if not renewed:
                     break
         except NotSent as error:
-            return Failure(Outcome.UNABLE if isinstance(error, Unable) else Outcome.UNSENT)
+            ours = isinstance(error, Unable | NotReady)
+            return Failure(Outcome.UNABLE if ours else Outcome.UNSENT)
         except TransportError as error:
             cause = x.cause = cause_of(error)
             self._close(x)
@@ -131,9 +133,9 @@ class Exchange:
         except Withdrawn:
             attempt.sent = False
             raise
-        except NotSent:
+        except NotSent as error:
             attempt.sent = False
-            self._answered(account.id, call.model, "not_sent")
+            self._answered(account.id, call.model, "no_credential" if isinstance(error, NotReady) else "not_sent")
             raise
         finally:
             attempt.response_began = perf_counter()
