@@ -21,10 +21,14 @@ class Client(Protocol):
     HTTP's, "1.1" for instance; `scope` is what ASGI says of the request."""
 
     method: str
-    path: bytes
-    query: bytes
     headers: HeaderList
     version: str
+
+    @property
+    def path(self) -> bytes: ...
+
+    @property
+    def query(self) -> bytes: ...
 
     @property
     def scope(self) -> Scope: ...

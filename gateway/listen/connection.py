@@ -11,14 +11,12 @@ import contextlib
 import resource
 from collections import deque
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
-
-import httptools
 
 from gateway.config.schema import Config
 from gateway.errors import ApiError
 from gateway.listen.cycle import STATUS_LINE, Cycle
+from gateway.listen.parser import Parser
 from gateway.listen.plain_head import PlainHead, read_plain
 
 if TYPE_CHECKING:
@@ -34,13 +32,7 @@ MAX_UNREAD_BODY = 64 * 1024  # bytes of body that nobody has asked for yet, besi
 OTHER_FILES = 64  # descriptors of a process that are no connection of a client's or to an account
 MAX_UNREAD = 192 * 1024  # bytes written and not yet taken by the client at which writing pauses
 
-_SHORT = 256  # bytes of a request target that is remembered
-
 Serve = Callable[[Cycle], Awaitable[None]]
-
-
-class _TooLarge(Exception):
-    """The request head is beyond its bound."""
 
 
 class Bounds:
@@ -57,15 +49,6 @@ class Bounds:
         self.write = config.timeouts.write
         self.request_id = request_id
         self.throttled = throttled
-
-
-@lru_cache(maxsize=256)
-def _split(url: bytes) -> tuple[bytes, bytes]:
-    """Path and query of a request target. Raises HttpParserInvalidURLError."""
-    path, _, query = url.partition(b"?")
-    if not path.startswith(b"/") or b"#" in url:
-        raise httptools.HttpParserInvalidURLError("origin-form expected")
-    return path, query
 
 
 class Connection(asyncio.Protocol):
@@ -86,18 +69,12 @@ class Connection(asyncio.Protocol):
         self.pipeline: deque[Cycle] = deque()
         self.phase = "head"
         self.deadline = self.write_deadline = FOREVER
-        self.unparsed = 0
-        self.wide = self.deaf = False
+        self.deaf = False
         self.discarded = 0
         self.body_began = 0.0
         self._state = state
-        self._parser = httptools.HttpRequestParser(self)
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._parsing = False  # the parser is inside a request
+        self._parser: Parser | None = None  # once something has come that is not plain
         self._left = 0  # bytes of body to come of a request that the parser has not seen
-        self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._expects_continue = False
         self._reading = True
 
     # Where it is, as ASGI has it.
@@ -124,7 +101,7 @@ class Connection(asyncio.Protocol):
         self.deadline = self.loop.time() + self.bounds.head
         if len(connections) > self.bounds.connections:
             self.bounds.throttled("gateway", "connections")
-            self._refuse(ApiError(529, "The gateway has too many open connections.", retry_after=1))
+            self.refuse(ApiError(529, "The gateway has too many open connections.", retry_after=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.connections.discard(cast(Any, self))
@@ -134,7 +111,7 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
         if exc is None:
             self.transport.close()
-        self._parser = cast(Any, None)  # it refers back to us
+        self._parser = None  # it refers back to us
         self.pipeline.clear()
         if self.serving is not None:
             self._abandon(self.serving)
@@ -168,7 +145,7 @@ class Connection(asyncio.Protocol):
             if not data:
                 return
         if self.phase == "idle" or self.phase == "head":
-            if not self._parsing:
+            if self._parser is None or not self._parser.within:
                 head = read_plain(data, self.bounds.head_bytes)
                 if head is not None:
                     self._begin_plain(head, data)
@@ -176,27 +153,9 @@ class Connection(asyncio.Protocol):
             if self.phase == "idle":
                 self.phase = "head"
                 self.deadline = self.loop.time() + self.bounds.head
-        self.wide = len(data) > self.bounds.head_bytes  # only then can one segment hold too large a head whole
-        self.unparsed += len(data)  # until a callback takes it back: the parser holds unfinished fields by itself
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            self._ignore_upgrade(data[offer.args[0] :])
-        except httptools.HttpParserCallbackError as error:
-            if isinstance(error.__context__, _TooLarge):
-                self._refuse(ApiError(431, f"The request head is larger than {self.bounds.head_bytes} bytes."))
-            elif isinstance(error.__context__, httptools.HttpParserError):
-                self._refuse(ApiError(400, "Invalid request target."))
-            else:
-                raise
-        except httptools.HttpParserError:
-            if self.phase == "busy":
-                self._ignore_rest()
-            else:
-                self._refuse(ApiError(400, "Invalid HTTP request."))
-        else:
-            if self.unparsed > self.bounds.head_bytes + 1024:
-                self._refuse(ApiError(431, f"The request head is larger than {self.bounds.head_bytes} bytes."))
+        if self._parser is None:
+            self._parser = Parser(self)
+        self._parser.feed(data)
 
     def _begin_plain(self, head: PlainHead, data: bytes) -> None:
         """A request whose head needs no parser; what follows it in `data` is of its body."""
@@ -217,8 +176,11 @@ class Connection(asyncio.Protocol):
             self.on_message_complete()
         return data[len(piece) :]
 
-    def _ignore_rest(self) -> None:
-        """What follows a request that is being answered is none: answer those that were whole, then close."""
+    def misunderstood(self) -> None:
+        """What has come is no HTTP. While a request is being answered, answer those that were whole, then close."""
+        if self.phase != "busy":
+            self.refuse(ApiError(400, "Invalid HTTP request."))
+            return
         self.deaf = True
         if self.pipeline and self.pipeline[0].more_body:
             self.pipeline.popleft()
@@ -226,44 +188,9 @@ class Connection(asyncio.Protocol):
         if last is not None:
             last.keep_alive = False
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """An offer to speak another protocol (h2c, mostly) may be ignored. The parser takes what follows the head for
-        that protocol, so another one reads the body, by the same framing; after it the connection closes."""
-        cycle = cast(Cycle, self.cycle)
-        cycle.keep_alive = False
-        framing = (b"content-length", b"transfer-encoding")
-        lines = [b"%b: %b\r\n" % header for header in cycle.headers if header[0] in framing]
-        self._parser = httptools.HttpRequestParser(_BodyOf(self))
-        self.data_received(b"POST / HTTP/1.1\r\n%b\r\n%b" % (b"".join(lines), rest))
-
-    def on_message_begin(self) -> None:
-        self._parsing = True
-        self._url = b""
-        self._expects_continue = False
-        self._headers = []
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        if name == b"expect" and value.lower() == b"100-continue":
-            self._expects_continue = True
-        self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        if self.wide and sum(len(name) + len(value) + 4 for name, value in self._headers) > self.bounds.head_bytes:
-            raise _TooLarge
-        url, parser = self._url, self._parser
-        target = _split(url) if len(url) <= _SHORT else _split.__wrapped__(url)
-        version = parser.get_http_version()
-        headers, self._headers = self._headers, []  # trailers end there, not among the headers
-        self.unparsed = 0
-        previous = self.cycle
-        keep_alive = version != "1.0" and parser.should_keep_alive()
-        expects = self._expects_continue and version == "1.1"
-        method = parser.get_method().decode("ascii")
-        cycle = self.cycle = Cycle(self, method, target, version, headers, keep_alive, expects)
+    def asked(self, cycle: Cycle) -> None:
+        """The head of a request is whole."""
+        previous, self.cycle = self.cycle, cycle
         if previous is None or previous.complete:
             self._begin(cycle)
         else:  # pipelined: its turn comes when the present answer is out
@@ -280,8 +207,8 @@ class Connection(asyncio.Protocol):
         self.tasks.add(task)
 
     def on_body(self, body: bytes) -> None:
+        """A piece of the body of the latest request."""
         cycle = cast(Cycle, self.cycle)
-        self.unparsed = 0
         size = len(body)
         cycle.received += size
         if self.phase == "body":
@@ -299,10 +226,7 @@ class Connection(asyncio.Protocol):
             cycle.wake()
 
     def on_message_complete(self) -> None:
-        self.unparsed = 0
-        if self._parsing and self._parser.should_upgrade():
-            return  # its body is still to come: see _ignore_upgrade
-        self._parsing = False
+        """The latest request is whole."""
         cycle = cast(Cycle, self.cycle)
         cycle.more_body = False
         if self.phase == "body":
@@ -392,9 +316,9 @@ class Connection(asyncio.Protocol):
         elif self.phase in ("idle", "linger"):
             self.finish()
         else:
-            self._refuse(ApiError(408, f"The request's {self.phase} took too long to arrive."))
+            self.refuse(ApiError(408, f"The request's {self.phase} took too long to arrive."))
 
-    def _refuse(self, error: ApiError) -> None:
+    def refuse(self, error: ApiError) -> None:
         """Answer what is no proper request, where an answer still can be given, and close."""
         cycle = self.serving
         if self.phase == "head" or (self.phase == "body" and cycle is not None and not cycle.started):
@@ -420,22 +344,6 @@ class Connection(asyncio.Protocol):
             for cycle in (self.serving, self.cycle):
                 if cycle is not None:
                     cycle.keep_alive = False
-
-
-class _BodyOf:
-    """Callbacks for a parser that reads only the body of a connection's request."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def on_body(self, body: bytes) -> None:
-        if not self._connection.deaf:
-            self._connection.on_body(body)
-
-    def on_message_complete(self) -> None:
-        if not self._connection.deaf:
-            self._connection.deaf = True  # to whatever follows
-            self._connection.on_message_complete()
 
 
 def _address(found: Any) -> tuple[str, int | None] | None:

@@ -54,14 +54,21 @@ class Cycle:
         expect_continue: bool = False,
     ) -> None:
         self.connection = connection
-        self.transport = connection.transport
         self.method = method
-        self.path, self.query = target
+        self.target = target  # path and query
         self.version = version
         self.headers = headers
         self.keep_alive = keep_alive
         self.waiting_for_100_continue = expect_continue
         self.chunks: list[bytes] = []  # of the body, arrived and not yet read
+
+    @property
+    def path(self) -> bytes:
+        return self.target[0]
+
+    @property
+    def query(self) -> bytes:
+        return self.target[1]
 
     @property
     def scope(self) -> Scope:
@@ -80,16 +87,16 @@ class Cycle:
         try:
             await serve(self)
         except asyncio.CancelledError:
-            self.transport.abort()  # the client has gone, or the process is ending
+            self.connection.transport.abort()  # the client has gone, or the process is ending
         except Exception:
             log.exception("unhandled error", request_path=self.path.decode("latin-1"))
             if self.started:
-                self.transport.abort()
+                self.connection.transport.abort()
             else:
                 await self.refuse(ApiError(500, "The gateway failed to handle this request."))
         else:
             if not self.complete and not self.disconnected:
-                self.transport.abort()  # an answer that cannot be ended properly must not look complete
+                self.connection.transport.abort()  # an answer that cannot be ended properly must not look complete
         finally:
             if self.task is not None:
                 self.connection.tasks.discard(self.task)
@@ -106,8 +113,8 @@ class Cycle:
     # The request's body.
 
     async def read(self) -> tuple[bytes, bool]:
-        if self.waiting_for_100_continue and not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self.waiting_for_100_continue and not self.connection.transport.is_closing():
+            self.connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self.waiting_for_100_continue = False
         while not self.chunks and (self.more_body or self.body_read) and not self.gone:
             self.connection.resume_reading()
@@ -159,7 +166,7 @@ class Cycle:
     def pass_chunks(self, segment: bytes) -> bool:
         if not self.chunked or self.head or self.complete or self.connection.writable is not None or self.disconnected:
             return False
-        self.transport.write(segment)
+        self.connection.transport.write(segment)
         return True
 
     def _start(self, status: int, headers: HeaderList) -> None:
@@ -211,7 +218,7 @@ class Cycle:
             body = self.head + body
             self.head = b""
         if body:
-            self.transport.write(body)
+            self.connection.transport.write(body)
         if not more:
             self.complete = True
             if self.waiter is not None:

@@ -32,6 +32,13 @@ MAX_HEAD = 256 * 1024  # bytes of response head beyond which the upstream is tak
 FOREVER = float("inf")
 
 
+class _Sending:
+    """An upload under way: whether `whole` it is written, whether the socket is `full`, and who waits for `room`."""
+
+    whole = full = False
+    room: asyncio.Future[None] | None = None
+
+
 class Connection(asyncio.Protocol):
     """One connection, and the response of the exchange it carries.
 
@@ -40,30 +47,25 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_between", "_chunk", "_chunks", "_error", "_framed", "_full", "_head_size", "_idle", "_incoming", "_lines",
-        "_origin_method", "_parser", "_paused", "_pool", "_room", "_size", "_time", "_transport", "_waiter", "_whole",
-        "deadline", "exchanges", "headers", "idle_since", "phase", "status",
+        "_between", "_chunk", "_chunks", "_error", "_framed", "_incoming", "_lines", "_origin_method", "_parser",
+        "_paused", "_pool", "_size", "_transport", "_upload", "_waiter", "deadline", "headers", "idle_since", "phase",
+        "status",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._time = pool.loop.time
-        self._idle = pool.timeouts.idle
         self._parser = httptools.HttpResponseParser(self)
         self._chunks: list[bytes] = []
-        self._size = 0
+        self._size = 0  # bytes of the head that have come, then of body that nobody has read
         self._waiter: asyncio.Future[None] | None = None
         self._error: TransportError | None = None
         self._paused = False
         self._chunk: Callable[[bytes], bool] | None = None
         self._between = False  # the parser stands between two chunks of the body
         self._framed = False
-        self._whole = True  # of the request, all is written
-        self._full = False  # the socket takes no more for now
+        self._upload: _Sending | None = None  # the latest
         self._incoming: select.poll | None = None
-        self._room: asyncio.Future[None] | None = None
         self.phase = "idle"
-        self.exchanges = 0
         self.idle_since = 0.0
         self.deadline = FOREVER
         self.status = 0
@@ -71,7 +73,7 @@ class Connection(asyncio.Protocol):
         self._lines = self.headers  # of a head that is not whole
 
     def __repr__(self) -> str:
-        return f"<Connection {self._pool.origin.host}:{self._pool.origin.port} {self.phase} exchanges={self.exchanges}>"
+        return f"<Connection {self._pool.origin.host}:{self._pool.origin.port} {self.phase}>"
 
     # The exchange, as the pool and the caller use it.
 
@@ -80,15 +82,14 @@ class Connection(asyncio.Protocol):
     ) -> None:
         """Write one request and wait for the final response head; an upload takes the place of the body."""
         self.phase = "head"
-        self.exchanges += 1
-        self.status = self._head_size = self._size = 0
+        self.status = self._size = 0
         self.headers = self._lines = []
         self._chunks = []
         self._error = None
         self._chunk = None
         self._between = self._framed = False
         self._origin_method = method
-        self.deadline = self._time() + first_byte
+        self.deadline = self._pool.loop.time() + first_byte
         self._pool.busy.add(self)
         transport = self._transport
         if len(body) < 65536:
@@ -110,7 +111,7 @@ class Connection(asyncio.Protocol):
     async def _send(self, upload: Upload, first_byte: float) -> None:
         """Write an upload as the socket takes it, until its end, or until there is an answer or no connection."""
         loop = self._pool.loop
-        self._whole = False
+        sending = self._upload = _Sending()
         self.deadline = FOREVER
         self._transport.set_write_buffer_limits(high=1)  # one piece at a time
         over = self._waiter = loop.create_future()
@@ -126,9 +127,9 @@ class Connection(asyncio.Protocol):
                     await self._hear()
                     if self.phase != "head":
                         break
-                    await self._put(piece)
+                    await self._put(sending, piece)
                 else:
-                    self._whole = True
+                    sending.whole = True
         except TimeoutError:
             if not over.done():  # it is the upload's own
                 raise
@@ -143,14 +144,14 @@ class Connection(asyncio.Protocol):
             if self.phase == "head" and self.unread:
                 await asyncio.sleep(0)
 
-    async def _put(self, piece: bytes) -> None:
+    async def _put(self, sending: _Sending, piece: bytes) -> None:
         """Write a piece, and wait until the socket has taken it."""
-        self.deadline = self._time() + self._idle
+        self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
         self._transport.write(piece)
         await asyncio.sleep(0)  # the client and the upstream may both be fast, but there are others
-        while self._full and self.phase == "head":
-            self._room = self._pool.loop.create_future()
-            await self._room
+        while sending.full and self.phase == "head":
+            sending.room = self._pool.loop.create_future()
+            await sending.room
         if self.phase == "head":
             self.deadline = FOREVER
 
@@ -174,7 +175,7 @@ class Connection(asyncio.Protocol):
                 if self._paused:
                     self._paused = False
                     if self.phase == "body":  # the upstream could not speak meanwhile
-                        self.deadline = self._time() + self._idle
+                        self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
                     if not self._transport.is_closing():
                         self._transport.resume_reading()
                 return data
@@ -228,13 +229,13 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed; called by the pool's ticker."""
-        if self.phase == "head" and not self._whole:
+        if self.phase == "head" and self._upload is not None and not self._upload.whole:
             self._fail(Unanswered("the upstream stopped taking the request"))
         elif self.phase == "head":
             self._fail(FirstByteTimeout("no response head in time"))
         elif self.phase == "body":
             if self._paused:  # the client is slow, not the upstream
-                self.deadline = self._time() + self._idle
+                self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
             else:
                 self._fail(IdleTimeout("the upstream fell silent inside its answer"))
 
@@ -249,14 +250,14 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         phase = self.phase
         if phase == "body":
-            self.deadline = self._time() + self._idle
+            self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
             if self._between:
                 waiter = self._waiter
                 if self._chunk is not None and waiter is not None and not waiter.done() and self._chunk(data):
                     return
                 self._between = False
         elif phase == "head":
-            self._head_size += len(data)
+            self._size += len(data)
         else:  # unasked-for bytes: this connection can no longer be trusted
             self._framed = False
             if phase == "idle":
@@ -267,7 +268,7 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._broken(f"the upstream does not speak HTTP/1.1: {type(error).__name__}")
         else:
-            if self.phase == "head" and self._head_size > MAX_HEAD:
+            if self.phase == "head" and self._size > MAX_HEAD:
                 self._broken("the upstream's response head is too large")
             elif self._between and not data.endswith(b"\r\n"):  # in the next one's size already
                 self._between = False
@@ -279,12 +280,15 @@ class Connection(asyncio.Protocol):
             self._fail(Interrupted(reason) if self.phase == "body" else Unanswered(reason))
 
     def pause_writing(self) -> None:
-        self._full = True
+        if self._upload is not None:
+            self._upload.full = True
 
     def resume_writing(self) -> None:
-        self._full = False
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        sending = self._upload
+        if sending is not None:
+            sending.full = False
+            if sending.room is not None and not sending.room.done():
+                sending.room.set_result(None)
 
     def eof_received(self) -> None:
         self._ended(None)
@@ -331,8 +335,9 @@ class Connection(asyncio.Protocol):
         if self._origin_method == b"HEAD" or status in (204, 304):
             self._framed = True
         self.status = status
+        self._size = 0
         self.phase = "body"
-        self.deadline = self._time() + self._idle
+        self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
         if self._origin_method == b"HEAD":
             self.phase = "done"  # whatever the head promises, no body follows
             self.deadline = FOREVER
@@ -371,7 +376,8 @@ class Connection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether another request may follow on this connection."""
-        return self._framed and self._whole and not self._transport.is_closing()
+        whole = self._upload is None or self._upload.whole
+        return self._framed and whole and not self._transport.is_closing()
 
     @property
     def unread(self) -> bool:
