@@ -17,7 +17,6 @@ LARGER = {  # those still to be cut, and what they have; none may grow
     "gateway.core.routing.router.Router": 24,
     "gateway.supervisor.supervisor.Supervisor": 38,
     "gateway.worker.app.Gateway": 33,
-    "gateway.worker.request.journey.Request": 22,
 }
 RECORDS = {"Struct", "NamedTuple", "Enum", "StrEnum", "IntEnum", "TypedDict"}
 

@@ -18,8 +18,8 @@ class AsgiClient:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.method: str = scope["method"]
-        self.path = cast(bytes, scope.get("raw_path") or scope["path"].encode())
-        self.query: bytes = scope.get("query_string", b"")
+        path = cast(bytes, scope.get("raw_path") or scope["path"].encode())
+        self.target: tuple[bytes, bytes] = path, scope.get("query_string", b"")
         self.headers: HeaderList = scope["headers"]
         self.version: str = scope.get("http_version", "1.1")
         self.gone = False

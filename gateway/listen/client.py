@@ -17,18 +17,13 @@ HeaderList = list[tuple[bytes, bytes]]
 
 
 class Client(Protocol):
-    """One request and its answer. Header names are in lower case; `path` and `query` are as they came; `version` is
-    HTTP's, "1.1" for instance; `scope` is what ASGI says of the request."""
+    """One request and its answer. Header names are in lower case; `target` are path and query as they came; `version`
+    is HTTP's, "1.1" for instance; `scope` is what ASGI says of the request."""
 
     method: str
+    target: tuple[bytes, bytes]
     headers: HeaderList
     version: str
-
-    @property
-    def path(self) -> bytes: ...
-
-    @property
-    def query(self) -> bytes: ...
 
     @property
     def scope(self) -> Scope: ...

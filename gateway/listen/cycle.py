@@ -63,23 +63,16 @@ class Cycle:
         self.chunks: list[bytes] = []  # of the body, arrived and not yet read
 
     @property
-    def path(self) -> bytes:
-        return self.target[0]
-
-    @property
-    def query(self) -> bytes:
-        return self.target[1]
-
-    @property
     def scope(self) -> Scope:
         """What ASGI says of the request."""
         connection = self.connection
-        path = self.path.decode("latin-1")
+        raw_path, query = self.target
+        path = raw_path.decode("latin-1")
         return {
             "type": "http", "asgi": _ASGI, "http_version": self.version, "server": connection.server,
             "client": connection.client, "scheme": connection.scheme, "root_path": "", "headers": self.headers,
-            "method": self.method, "path": unquote(path) if "%" in path else path, "raw_path": self.path,
-            "query_string": self.query,
+            "method": self.method, "path": unquote(path) if "%" in path else path, "raw_path": raw_path,
+            "query_string": query,
         }  # fmt: skip
 
     async def run(self, serve: Callable[[Cycle], Awaitable[None]]) -> None:
@@ -89,7 +82,7 @@ class Cycle:
         except asyncio.CancelledError:
             self.connection.transport.abort()  # the client has gone, or the process is ending
         except Exception:
-            log.exception("unhandled error", request_path=self.path.decode("latin-1"))
+            log.exception("unhandled error", request_path=self.target[0].decode("latin-1"))
             if self.started:
                 self.connection.transport.abort()
             else:

@@ -246,10 +246,10 @@ class Gateway:
 
     def _forward(self, client: Client) -> Awaitable[None] | None:
         """None for what is not forwarded."""
-        endpoint = HOT.get(client.path)
+        endpoint = HOT.get(client.target[0])
         if endpoint is not None:
             return self.proxy.handle(endpoint, client)
-        match = find(client.path, client.method)
+        match = find(client.target[0], client.method)
         return None if match is None else self.proxy.handle(match.endpoint, client, match.object)
 
     def _in_flight(self) -> dict[str, float]:

@@ -131,7 +131,7 @@ class Objects:
             await self._dispatch.serve(x, self._route(x, caller, workspace, "none"), call, self.take)
             return None if x.reply.kept is None else x.reply.kept.body
 
-        listing = Listing(caller, x.request.client.query, self._owners, fetch, self._secrets)
+        listing = Listing(caller, x.request.client.target[1], self._owners, fetch, self._secrets)
         body = await listing.page()
         if body is None:
             return
@@ -146,7 +146,7 @@ class Objects:
             return frozenset() if provided and x.request.client.method == "GET" else frozenset({x.request.object})
         if x.request.endpoint.kind:
             return frozenset()
-        text = unquote((x.request.client.path + b"?" + x.request.client.query).decode("latin-1"))
+        text = unquote(b"?".join(x.request.client.target).decode("latin-1"))
         return await self._owners.known(set(_WORD.findall(text)))
 
     # The body.
@@ -195,7 +195,7 @@ class Objects:
         method = client.method.encode("ascii")
         if query is None:
             return method, x.request.target
-        return method, client.path + b"?" + query if query else client.path
+        return method, client.target[0] + b"?" + query if query else client.target[0]
 
     def _route(self, x: Journey, caller: Caller, workspace: str, how: str) -> Route:
         deadline = monotonic() + self._total - (perf_counter() - x.request.t0)

@@ -85,7 +85,7 @@ class Dispatch:
             route.answer_began()
             return False
         request, features = x.request, NONE
-        if failure.outcome is Outcome.DECLINED and request.needs and self._unfit(x, route, entry, failure):
+        if failure.outcome is Outcome.DECLINED and request.needs.asked and self._unfit(x, route, entry, failure):
             return True
         if failure.disputed and request.peek is not None and request.head is not None:
             features = features_of(request.peek, request.head.betas)
@@ -105,10 +105,10 @@ class Dispatch:
         if known is None or request.peek is None:
             return False
         now, model, words = monotonic(), request.peek.model, (failure.body or b"").decode(errors="replace")
-        learned = known.refused(model, request.needs, words, request.peek.fields, now)
+        learned = known.refused(model, request.needs.asked, words, request.peek.fields, now)
         if learned:
             self._router.refused_need(entry.id, learned)
-            route.unfit(entry, not known.fit(model, request.needs, now).lacks, now)
+            route.unfit(entry, not known.fit(model, request.needs.asked, now).lacks, now)
         return bool(learned)
 
     async def _pause(self, x: Journey, seconds: float) -> None:

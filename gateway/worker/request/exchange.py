@@ -121,8 +121,8 @@ class Exchange:
         x.phase = Phase.SENT
         attempt.hurried = remaining < _PATIENT and remaining < self._timeouts.first_byte
         try:
-            if request.needs and account.capabilities is not None:
-                call = fitted(call, account.capabilities.fit(call.model, request.needs, monotonic()).drops)
+            if request.needs.asked and account.capabilities is not None:
+                call = fitted(call, account.capabilities.fit(call.model, request.needs.asked, monotonic()).drops)
             outgoing = account.provider.prepare(call)
             attempt.whole = outgoing.whole
             response = await account.transport.send(

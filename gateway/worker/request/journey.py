@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable
 from enum import IntEnum
 from time import perf_counter, time
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -64,6 +64,16 @@ class Kept(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class Needs(NamedTuple):
+    """What of a request some accounts may lack, and what of it some do."""
+
+    asked: frozenset[str]
+    lacking: tuple[str, ...]
+
+
+NO_NEEDS = Needs(frozenset(), ())
+
+
 class Holding:
     """Bytes of request bodies that this process holds for retries, over all requests; bounded by `most`."""
 
@@ -80,13 +90,11 @@ class Request:
     trace: Trace | None = None
     body = b""
     body_size = 0
-    text_size = 0  # of it, what counts for tokens
     held = 0  # bytes of it that this process keeps
     peek: Peek | None = None
     conversation = b""  # its key; empty for a request that has none
     threaded = False  # the answer's id will be asked for
-    needs: frozenset[str] = frozenset()  # what of it some accounts may lack
-    lacking: tuple[str, ...] = ()  # what of it some do
+    needs = NO_NEEDS
     names: frozenset[str] = frozenset()  # objects of its own that it names or has made
     home = ""  # the workspace where they are
     upload: Upload | None = None  # a body that passes through
@@ -107,8 +115,8 @@ class Request:
     @property
     def target(self) -> bytes:
         """Its path with its query."""
-        client = self.client
-        return client.path + b"?" + client.query if client.query else client.path
+        path, query = self.client.target
+        return path + b"?" + query if query else path
 
     def hold(self, size: int) -> None:
         """Keep so many bytes more, or fewer. Raises ApiError(529) where there is no room."""

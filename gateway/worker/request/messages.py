@@ -30,7 +30,7 @@ from gateway.worker.head import Head, without
 from gateway.worker.objects.owners import Owners
 from gateway.worker.request.dispatch import Dispatch
 from gateway.worker.request.home import Home
-from gateway.worker.request.journey import Journey, Phase, Request
+from gateway.worker.request.journey import Journey, Needs, Phase, Request
 from gateway.worker.request.upload import too_large
 
 _DECODED_AT_ONCE = 64 * 1024  # bytes of a compressed body that may be decoded while others wait
@@ -155,7 +155,7 @@ class Messages:
         if "messages" in peeked.fields:
             key = identify(self._secret, caller, head.conversation, head.session, head.agent, peeked)
         deadline = monotonic() + self._total - (perf_counter() - request.t0)
-        size = request.text_size = peeked.text_size
+        size = peeked.text_size
         own_limit = "" if request.endpoint.metered else request.endpoint.name
         request.conversation = key or b""
         route = Route(
@@ -176,11 +176,11 @@ class Messages:
 
     def _fit(self, request: Request, head: Head, peeked: Peek, route: Route) -> None:
         """Leave out the accounts that lack what the request needs. Raises ApiError where all do."""
-        needs = request.needs = needs_of(peeked, head.betas)
+        needs = needs_of(peeked, head.betas)
         unfit = self._router.unfit(peeked.model, needs, monotonic())
+        request.needs = Needs(needs, tuple(sorted(frozenset().union(*unfit.values()))))
         if not unfit:
             return
-        request.lacking = tuple(sorted(frozenset().union(*unfit.values())))
         everyone, model = route.lacking.union(unfit), peeked.model
         if not self._router.offers(model, everyone) and self._router.offers(model, route.lacking):
             raise _lacking(sorted(frozenset.intersection(*unfit.values()) or next(iter(unfit.values())))[0])

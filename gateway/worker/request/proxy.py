@@ -150,8 +150,8 @@ class Proxy:
     async def _here(self, x: Journey, caller: Caller) -> None:
         request = x.request
         if request.endpoint.name == "models":
-            body = self._rights.models(caller, request.object, request.client.query)
+            body = self._rights.models(caller, request.object, request.client.target[1])
         else:
-            body = await self._own_view.answer(caller, request.endpoint.name == "me_usage", request.client.query)
+            body = await self._own_view.answer(caller, request.endpoint.name == "me_usage", request.client.target[1])
         headers = [(b"content-type", b"application/json"), (b"request-id", request.id.encode())]
         await x.reply.answer(200, headers + x.gateway_headers(False), body)

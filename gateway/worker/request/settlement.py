@@ -97,7 +97,7 @@ class Settlement:
             return None
         ttl = 3600 if x.attempt.meter.usage.cache_write_1h else peeked.cache_ttl
         account_bound = x.route is not None and x.route.account_bound
-        size = x.request.text_size
+        size = peeked.text_size
         return self._admission.renewal(binding, account.workspace, age, ttl, tokens, size, account_bound)
 
     def _bill(self, x: Journey) -> Bill:
@@ -153,7 +153,7 @@ def _record(x: Journey, now: float, bill: Bill) -> Finished:
         priced_by_default=by_default,
         missed=missed,
         missed_reason=missed_reason,
-        lacking=request.lacking,
+        lacking=request.needs.lacking,
         duration=now - request.t0,
         ttft=first - request.t0 if reply.first_byte else 0.0,
         queued=times.queued,
