@@ -786,6 +786,72 @@ def test_limits_change_of_those_whom_no_file_defines_and_only_those_that_were_na
     expect(page.locator("#audit-table tbody tr").first).to_contain_text(re.compile("changed callers/erin.*done"))
 
 
+def test_a_teams_budget_is_raised_a_services_key_made_and_its_spend_seen(page: Page, watched: Gateway):
+    open_section(page, "keys")
+    dialog = page.get_by_role("dialog")
+    page.get_by_role("button", name="Create a team").click()
+    dialog.get_by_label("Team").fill("platform")
+    dialog.get_by_label("Dollars a week").fill("20")
+    dialog.get_by_label("A refusal also says").fill("Ask Ann.")
+    assert violations(page, of="dialog") == []
+    dialog.get_by_role("button", name="Create").click()
+    team = opened_row(page, "platform")
+    expect(team).to_contain_text("of $20.00")
+
+    # A service's key, and what it spends.
+    page.get_by_role("button", name="Create a key").click()
+    dialog.get_by_label("Key holder").fill("nightly-bot")
+    dialog.get_by_label("Team").fill("platform")
+    dialog.get_by_role("button", name="Create").click()
+    key = dialog.get_by_label("The key").input_value()
+    dialog.get_by_role("button", name="I have stored it").click()
+    until(lambda: ask_models(watched, key) == 200, "the new key")
+    send(watched, "nightly", key=key)
+    page.reload()
+    spent = row(page, "nightly-bot").locator("td.num").nth(1)
+    expect(spent).not_to_have_text(re.compile("^(–|\\$0.00)$"))
+
+    # Its team's budget is raised, for good and for a while.
+    team = opened_row(page, "platform")
+    team.get_by_role("button", name="Change budgets and limits").click()
+    expect(dialog.get_by_label("Dollars a week")).to_have_value("20")
+    expect(dialog.get_by_label("A refusal also says")).to_have_value("Ask Ann.")
+    dialog.get_by_label("Dollars a week").fill("30")
+    dialog.get_by_role("button", name="Change").click()
+    expect(team).to_contain_text("of $30.00")
+    team.get_by_role("button", name="Raise for a while").click()
+    dialog.get_by_label("Dollars more").fill("12.5")
+    dialog.get_by_label("Reason").fill("launch week")
+    assert violations(page, of="dialog") == []
+    page.set_viewport_size(NARROW)
+    assert violations(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
+    page.set_viewport_size(WIDE)
+    dialog.get_by_role("button", name="Raise", exact=True).click()
+    expect(team).to_contain_text("of $42.50")
+    expect(team).to_contain_text("Raised by $12.50 until")
+    expect(team).to_contain_text("by admin: launch week")
+    for size in (NARROW, WIDE):
+        page.set_viewport_size(size)
+        assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+
+    # The service is suspended, moved, and goes with its team.
+    more = opened_row(page, "nightly-bot")
+    more.get_by_role("button", name="Suspend").click()
+    dialog.get_by_role("button", name="Suspend").click()
+    expect(row(page, "nightly-bot")).to_contain_text("suspended")
+    until(lambda: ask_models(watched, key) == 403, "the suspension")
+    more.get_by_role("button", name="Resume").click()
+    dialog.get_by_role("button", name="Resume").click()
+    until(lambda: ask_models(watched, key) == 200, "its end")
+    team.get_by_role("button", name="Delete the team").click()
+    expect(dialog).to_contain_text("1 caller and all their keys end")
+    dialog.get_by_role("button", name="Delete").click()
+    expect(row(page, "platform")).to_have_count(0)
+    until(lambda: ask_models(watched, key) == 401, "the end of its key")
+
+
 def test_all_keys_of_somebody_end_and_then_the_holder_is_deleted(page: Page, watched: Gateway):
     name = "frida@acme.example"
     keys = [str(operate(watched, "POST", "keys", caller=name)["key"]) for _ in range(2)]

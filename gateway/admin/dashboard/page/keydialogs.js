@@ -6,12 +6,13 @@ import { ask, copier, tell, toast } from "./dialogs.js";
 import { h } from "./dom.js";
 import { plural } from "./format.js";
 import { changedLimits, field, limitFields } from "./limits.js";
+import { modelsOf } from "./teamdialogs.js";
 
 const days = { type: "number", min: "0.01", step: "any", placeholder: "never" };
 
 /** `present()` are all key holders as the API tells them; `made(caller)` and `changed()` hear of what was done. */
 export function actions({ present, made: told, changed }) {
-  return { create, rotate, revoke, changeLimits, revokeAll, deleteCaller };
+  return { create, rotate, revoke, changeLimits, move, suspend, revokeAll, deleteCaller };
 
   async function create() {
     const teams = h("datalist", { id: "dialog-teams" }, ...[...new Set(present().map((each) => each.team).filter(Boolean))].map((value) => h("option", { value })));
@@ -54,6 +55,33 @@ export function actions({ present, made: told, changed }) {
     });
     if (!done) return;
     toast("good", `The limits of ${caller} are changed`);
+    changed();
+  }
+
+  async function move(caller) {
+    const before = present().find((each) => each.caller === caller)?.team ?? "";
+    const done = await ask({
+      title: `Move ${caller} to another team`, action: "Move",
+      body: [h("p", {}, "What it has spent stays with its former team, and counts in its own budgets here as well. Its conversations begin anew."), field("Team", "team", { required: true, value: before })],
+      act: async ({ team }) => {
+        if (team.trim() === before) throw new Error("Nothing has been changed yet.");
+        return patch(`callers/${part(caller)}`, { team: team.trim() });
+      },
+    });
+    if (!done) return;
+    toast("good", `${caller} is in the team ${done.team}`);
+    changed();
+  }
+
+  async function suspend(caller) {
+    const resumes = present().find((each) => each.caller === caller)?.status === "suspended";
+    const done = await ask({
+      title: resumes ? `Let ${caller} in again?` : `Suspend ${caller}?`, action: resumes ? "Resume" : "Suspend", danger: !resumes,
+      body: [h("p", {}, resumes ? "Its keys count again, at every gateway within a second." : "It is refused at every gateway within a second, with words that say so. Its keys stay, and count again when it is resumed.")],
+      act: () => patch(`callers/${part(caller)}`, { status: resumes ? "active" : "suspended" }),
+    });
+    if (!done) return;
+    toast("good", `${caller} is ${done.status}`);
     changed();
   }
 
@@ -104,7 +132,7 @@ export function actions({ present, made: told, changed }) {
 function wantedKey(values) {
   const body = { caller: values.caller.trim() };
   if (values.team.trim()) body.team = values.team.trim();
-  const models = values.models.split(",").map((each) => each.trim()).filter(Boolean);
+  const models = modelsOf(values);
   if (models.length) body.models = models;
   if (values.days) body.expires_in = Number(values.days) * 86_400;
   const limits = changedLimits(values);

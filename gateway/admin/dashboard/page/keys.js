@@ -7,12 +7,13 @@ import { badge, byId, empty, failed, h, keyed, replace, setAttribute, setText } 
 import { count, dollars } from "./format.js";
 import { actions } from "./keydialogs.js";
 import { Listing } from "./listing.js";
+import { teamActions } from "./teamdialogs.js";
 import { modelWords } from "./words.js";
 
 const EVERY = 5000; // milliseconds from the end of a look to the next, while the page is shown
 const SUMS_EVERY = 60_000; // the same of what was used, which the store has to add up
 const KEY_STATES = { active: ["good", "active"], expired: ["off", "expired"], revoked: ["off", "revoked"], unowned: ["warn", "counts for nobody: no file defines its caller"] };
-let known = { callers: [], limits: [] };
+let known = { callers: [], limits: [], teams: [], boosts: [] };
 let sums = { used: null, teams: null }; // by key holder and by team; null while nobody knows
 let timer = 0;
 let looks = 0; // the number of the latest look: what an earlier one brings is old
@@ -27,7 +28,10 @@ const may = actions({
   },
 });
 
+const onTeams = teamActions(load);
+
 export function start() {
+  byId("team-create").addEventListener("click", onTeams.create);
   byId("key-create").addEventListener("click", may.create);
   byId("keys-filter").addEventListener("input", (event) => {
     filter = event.target.value.trim().toLowerCase();
@@ -36,7 +40,7 @@ export function start() {
 }
 
 export function show() {
-  byId("key-create").hidden = !mayOperate();
+  byId("team-create").hidden = byId("key-create").hidden = !mayOperate();
   load();
 }
 
@@ -50,11 +54,12 @@ async function load() {
   const look = (looks += 1);
   sum();
   // Keys are known without the store; what is left is not, and then the rest is shown all the same.
-  const [callers, limits] = await Promise.allSettled([get("keys"), get("limits")]);
+  const [callers, limits, teams, boosts] = await Promise.allSettled([get("keys"), get("limits"), get("teams"), get("boosts")]);
   if (look !== looks) return;
   if (!byId("at-keys").hidden) timer = setTimeout(again, EVERY);
   if (callers.status === "rejected") return replace(byId("callers-list"), failed(callers.reason, load));
-  known = { callers: callers.value.data, limits: limits.status === "fulfilled" ? limits.value.data : [] };
+  const found = (settled) => (settled.status === "fulfilled" ? settled.value.data : []);
+  known = { callers: callers.value.data, limits: found(limits), teams: found(teams), boosts: found(boosts).filter((each) => each.active) };
   draw();
 }
 
@@ -95,13 +100,15 @@ function tightest(kind, id) {
 const pressed = (level) => (level !== null && level.ratio <= NEAR ? level.ratio : 1);
 
 function drawTeams() {
-  const names = new Set([...known.callers.map((each) => each.team), ...known.limits.filter((each) => each.kind === "team").map((each) => each.id)].filter(Boolean));
+  const defined = new Map(known.teams.map((each) => [each.id, each]));
+  const names = new Set([...defined.keys(), ...known.callers.map((each) => each.team), ...known.limits.filter((each) => each.kind === "team").map((each) => each.id)].filter(Boolean));
   const found = [...names].sort().map((id) => {
     const used = usedOf(sums.teams, id);
-    return { id, holders: known.callers.filter((each) => each.team === id).length, spent: used?.cost_usd ?? null, saved: used?.savings_usd ?? null, tight: tightest("team", id) };
+    const { source = null, name = "", members = [], limits = {} } = defined.get(id) ?? {};
+    return { id, source, name, members, limits, holders: known.callers.filter((each) => each.team === id).length, spent: used?.cost_usd ?? null, saved: used?.savings_usd ?? null, tight: tightest("team", id) };
   });
   most = Math.max(...found.map((team) => team.spent ?? 0), 1e-12);
-  teams.set(found, empty("No key belongs to a team.", "Give keys a team: it shares limits and budgets under teams: in the configuration file."));
+  teams.set(found, empty("No key belongs to a team.", "Give keys a team: its callers share limits and budgets."));
 }
 
 let most = 1e-12; // what the team has spent that spent the most: the whole length of a bar
@@ -133,18 +140,37 @@ const teams = new Listing(byId("teams"), {
       },
     };
   },
-  more() {
+  more(first) {
+    let present = first;
     const levels = h("ul", { class: "levels" });
+    const raised = h("ul", { class: "plain" });
     const link = h("a", {}, "What its key holders have used");
+    const act = (words, run, kind = null) => h("button", { type: "button", class: kind, on: { click: () => run() } }, words, h("span", { class: "offscreen" }, ` of ${first.id}`));
+    const change = act("Change budgets and limits", () => onTeams.change(present));
+    const raise = act("Raise for a while", () => onTeams.raise("team", present.id));
+    const gone = act("Delete the team", () => onTeams.deleteTeam(present));
+    const source = h("span", { class: "muted" });
     return {
-      node: h("div", {}, levels, h("p", { class: "source" }, link)),
-      update(team) {
-        keyed(levels, limitsOf("team", team.id), (level) => level.key, levelRow);
-        setAttribute(link, "href", `#spending?by=key&team=${encodeURIComponent(team.id)}`);
+      node: h("div", {}, levels, raised, h("p", { class: "source" }, link), h("div", { class: "source" }, source, h("span", { class: "actions" }, change, raise, gone))),
+      update(next) {
+        present = next;
+        keyed(levels, limitsOf("team", next.id), (level) => level.key, levelRow);
+        keyed(raised, known.boosts.filter((each) => each.team === next.id), (each) => each.id, boostRow);
+        setAttribute(link, "href", `#spending?by=key&team=${encodeURIComponent(next.id)}`);
+        change.hidden = gone.hidden = !mayOperate() || next.source !== "store";
+        raise.hidden = !mayOperate() || next.source === null;
+        setText(source, next.source === "file" ? "Defined in the configuration file; its limits change there." : next.source === "store" ? next.name || "Made here." : "No file defines it, so that it has no limits.");
       },
     };
   },
 });
+
+function boostRow(boost) {
+  const until = moment(boost.until);
+  const end = h("button", { type: "button", on: { click: () => onTeams.endBoost(boost) } }, "End it", h("span", { class: "offscreen" }, ` ${boost.id}`));
+  end.hidden = !mayOperate();
+  return { node: h("li", {}, `Raised by ${dollars(boost.usd)} until `, until.node, ` by ${boost.by}: ${boost.reason} `, end) };
+}
 
 const kindOfLimit = ({ tight }) => (tight !== null && tight.ratio <= NEAR ? (tight.ratio <= LAST ? "bad" : "warn") : "");
 
@@ -184,9 +210,9 @@ const callers = new Listing(byId("callers-list"), {
     const bar = headroomBar();
     return {
       cells: [keys, team, models, spent, requests, bar.node, of],
-      kind: (each) => kindOfLimit(each) || (lost(each) ? "warn" : ""),
+      kind: (each) => kindOfLimit(each) || (lost(each) || each.status === "suspended" ? "warn" : ""),
       update(each) {
-        setText(keys, each.active === each.keys.length ? count(each.active) : `${count(each.active)} of ${count(each.keys.length)}`);
+        setText(keys, each.status === "suspended" ? "suspended" : each.active === each.keys.length ? count(each.active) : `${count(each.active)} of ${count(each.keys.length)}`);
         setText(team, each.team || "–");
         setText(models, modelWords(each.models));
         setAttribute(models, "title", each.models.join(", "));
@@ -201,15 +227,21 @@ const callers = new Listing(byId("callers-list"), {
     const keys = h("ul", { class: "keys" });
     const source = h("p", { class: "muted" });
     const act = (words, run, kind = null) => h("button", { type: "button", class: kind, on: { click: () => run(caller) } }, words, h("span", { class: "offscreen" }, ` of ${caller}`));
-    const [change, end, gone] = [act("Change limits", may.changeLimits), act("Revoke all keys", may.revokeAll), act("Delete the key holder", may.deleteCaller)];
+    const raised = h("ul", { class: "plain" });
+    const [change, move, end, gone] = [act("Change limits", may.changeLimits), act("Move", may.move), act("Revoke all keys", may.revokeAll), act("Delete the key holder", may.deleteCaller)];
+    const raise = act("Raise for a while", (name) => onTeams.raise("caller", name));
+    const suspendWords = h("span", {});
+    const suspend = h("button", { type: "button", on: { click: () => may.suspend(caller) } }, suspendWords, h("span", { class: "offscreen" }, ` ${caller}`));
     return {
-      node: h("div", {}, levels, keys, h("div", { class: "source" }, source, h("span", { class: "actions" }, change, end, gone))),
+      node: h("div", {}, levels, raised, keys, h("div", { class: "source" }, source, h("span", { class: "actions" }, change, raise, move, suspend, end, gone))),
       update(each) {
         keyed(levels, limitsOf("caller", caller), (level) => level.key, levelRow);
         keyed(keys, each.keys, (key) => key.id ?? key.digest, keyRow);
-        change.hidden = gone.hidden = !mayOperate() || each.source !== "store";
+        keyed(raised, known.boosts.filter((boost) => boost.caller === caller), (boost) => boost.id, boostRow);
+        for (const button of [change, raise, move, suspend, gone]) button.hidden = !mayOperate() || each.source !== "store";
+        setText(suspendWords, each.status === "suspended" ? "Resume" : "Suspend");
         end.hidden = !mayOperate() || !each.keys.some((key) => key.id && key.state === "active");
-        setText(source, each.source === "file" ? "Defined in the configuration file; its team, models and limits change there." : each.source === "store" ? "Made here; its limits may change, its team and models stay as they were set." : "No file defines it any more.");
+        setText(source, each.source === "file" ? "Defined in the configuration file; its team, models and limits change there." : each.source === "store" ? [each.status === "suspended" ? "Suspended: it is refused." : "Made here; its limits may change, and its team.", each.label, each.email].filter(Boolean).join(" ") : "No file defines it any more.");
       },
     };
   },

@@ -3,7 +3,7 @@
 import { h } from "./dom.js";
 
 const WHOLE = ["requests_per_minute", "concurrency", "input_tokens_per_minute", "output_tokens_per_minute"];
-const BUDGET = ["day", "month"];
+const BUDGET = ["day", "week", "month"];
 const whole = { type: "number", min: "1", step: "1", placeholder: "no limit" };
 const money = { type: "number", min: "0", step: "any", placeholder: "no limit" };
 
@@ -17,7 +17,8 @@ export function limitFields(present = {}) {
   return [
     h("div", { class: "pair" }, of("Requests a minute", "requests_per_minute"), of("At the same time", "concurrency")),
     h("div", { class: "pair" }, of("Input tokens a minute", "input_tokens_per_minute"), of("Output tokens a minute", "output_tokens_per_minute")),
-    h("div", { class: "pair" }, dollars("Dollars a day", "day"), dollars("Dollars a month", "month")),
+    h("div", { class: "pair" }, dollars("Dollars a day", "day"), dollars("Dollars a week", "week")),
+    h("div", { class: "pair" }, dollars("Dollars a month", "month"), field("A refusal also says", "message", { maxlength: "256", placeholder: "whom to ask", value: present.budget_usd?.message })),
   ];
 }
 
@@ -25,6 +26,8 @@ export function limitFields(present = {}) {
 export function changedLimits(values, present = {}) {
   const limits = changes(WHOLE, values, present);
   const budget = changes(BUDGET, values, present.budget_usd ?? {});
+  const message = values.message.trim();
+  if (message !== (present.budget_usd?.message ?? "")) budget.message = message || null;
   if (Object.keys(budget).length) limits.budget_usd = budget;
   return limits;
 }

@@ -100,6 +100,7 @@ export const REASONS = {
 export const DEGRADED = {
   store: "The store cannot be reached. Routing goes on by hash and from memory, limits by each process’s share, and usage waits in the journal; nothing is lost.",
   journal: "Usage cannot be written to data_dir, which is full or gone. Whatever the store does not hold is lost with it: make room, or bring the folder back.",
+  issuers: "The keys of an issuer of tokens cannot be fetched. Those that are known go on to count for a day; see the log for which issuer it is.",
   workers: "Some worker processes do not serve; they are started again.",
 };
 
@@ -111,6 +112,7 @@ const LIMITS = {
   output_tokens_per_minute: ["output tokens a minute", "count"],
   concurrency: ["at the same time", "count"],
   budget_usd_day: ["dollars a UTC day", "dollars"],
+  budget_usd_week: ["dollars a UTC week", "dollars"],
   budget_usd_month: ["dollars a UTC month", "dollars"],
 };
 
