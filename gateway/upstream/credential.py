@@ -6,6 +6,7 @@ says. It knows no account, no request but the one it signs, and no transport.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from gateway.upstream.transport import NotSent
@@ -13,6 +14,13 @@ from gateway.upstream.transport import NotSent
 
 class NotReady(NotSent):
     """No credential is at hand yet: nothing was sent."""
+
+
+Tell = Callable[[str], None]
+
+
+def silently(trouble: str) -> None:
+    """For those who do not want to hear of it."""
 
 
 class Credential(Protocol):
@@ -37,8 +45,8 @@ class Credential(Protocol):
         """After a refusal: fetch anew, single flight. True if what lines() gives has changed."""
         ...
 
-    async def start(self) -> None:
-        """Begin the first fetch and the refreshes in the background."""
+    async def start(self, tell: Tell = silently) -> None:
+        """Begin the first fetch and the refreshes in the background. `tell` hears `trouble` whenever it is another."""
         ...
 
     async def close(self) -> None:
@@ -61,7 +69,7 @@ class Fixed:
     async def refresh(self) -> bool:
         return False
 
-    async def start(self) -> None:
+    async def start(self, tell: Tell = silently) -> None:
         pass
 
     async def close(self) -> None:

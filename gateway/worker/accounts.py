@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
 from math import inf
 
@@ -267,13 +267,14 @@ class Pool:
         if not self._running:
             return
         wanted = {id(each.provider.credential): each.provider.credential for each in self.accounts.values()}
+        names = {id(each.provider.credential): each.id for each in self.accounts.values()}
         for known in [*self._credentials]:
             if known not in wanted:
                 self._later(self._credentials.pop(known).close())
         for known, credential in wanted.items():
             if known not in self._credentials and not isinstance(credential, Fixed):
                 self._credentials[known] = credential
-                self._later(credential.start())
+                self._later(credential.start(partial(_log_credential, names[known])))
 
     async def forget_credentials(self) -> None:
         """Fetch none any more."""
@@ -409,6 +410,13 @@ def _capabilities(account: AccountConfig) -> Capabilities | None:
         return None
     own = {need: Verdict(word) for need, word in account.capabilities.items()}
     return Capabilities(load_capabilities(), account.kind, own, account.betas == "strict")
+
+
+def _log_credential(account: str, trouble: str) -> None:
+    if trouble:
+        log.warning("a credential cannot be had anew", account=account, reason=trouble)
+    else:
+        log.info("a credential is at hand", account=account)
 
 
 def readable_notes(account: Account) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.upstream.credential import Tell, silently
 from gateway.upstream.credentials.refreshing import FetchError, Grant, Refreshing, in_thread, in_words, silence
 from gateway.upstream.sigv4 import Digests, Signer
 
@@ -83,9 +84,9 @@ class AwsCredential:
     async def refresh(self) -> bool:
         return False if self._fixed is not None else await self._fetched.refresh()
 
-    async def start(self) -> None:
+    async def start(self, tell: Tell = silently) -> None:
         if self._fixed is None:
-            await self._fetched.start()
+            await self._fetched.start(tell)
 
     async def close(self) -> None:
         await self._fetched.close()

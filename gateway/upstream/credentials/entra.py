@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.upstream.credential import Tell, silently
 from gateway.upstream.credentials.refreshing import FetchError, Grant, Refreshing, in_words
 
 SCOPE = "https://ai.azure.com/.default"
@@ -60,8 +61,8 @@ class EntraCredential:
     async def refresh(self) -> bool:
         return await self._fetched.refresh()
 
-    async def start(self) -> None:
-        await self._fetched.start()
+    async def start(self, tell: Tell = silently) -> None:
+        await self._fetched.start(tell)
 
     async def close(self) -> None:
         await self._fetched.close()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from gateway.upstream.credential import Tell, silently
 from gateway.upstream.credentials.refreshing import FetchError, Grant, Refreshing, in_thread, in_words, silence
 
 MISSING = "tokens that Google gives need google-auth: pip install 'conversation-gateway[google]'"
@@ -66,8 +67,8 @@ class GoogleCredential:
     async def refresh(self) -> bool:
         return await self._fetched.refresh()
 
-    async def start(self) -> None:
-        await self._fetched.start()
+    async def start(self, tell: Tell = silently) -> None:
+        await self._fetched.start(tell)
 
     async def close(self) -> None:
         await self._fetched.close()

@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, NamedTuple, TypeVar
 
-from gateway.upstream.credential import NotReady
+from gateway.upstream.credential import NotReady, Tell, silently
 
 EARLY = 900.0  # seconds before the expiry, at most
 LONGEST = 60.0  # seconds a fetch may take
@@ -62,6 +62,7 @@ class Refreshing(Generic[T]):
         self._asked = -math.inf
         self._changed = False
         self._failures = 0
+        self._tell: Tell = silently
 
     @property
     def expires_at(self) -> float | None:
@@ -77,8 +78,9 @@ class Refreshing(Generic[T]):
             raise NotReady(f"the credential has expired: {self.trouble or 'it is being refreshed'}")
         return grant.value
 
-    async def start(self) -> None:
-        """Begin the first fetch and the refreshes in the background."""
+    async def start(self, tell: Tell = silently) -> None:
+        """Begin the first fetch and the refreshes in the background. `tell` hears `trouble` whenever it is another."""
+        self._tell = tell
         if self._keeper is None:
             self._keeper = asyncio.create_task(self._keep())
 
@@ -115,7 +117,7 @@ class Refreshing(Generic[T]):
         await asyncio.shield(self._running)
 
     async def _ask(self) -> None:
-        before = self._grant
+        before, said = self._grant, self.trouble
         try:
             async with asyncio.timeout(LONGEST):
                 self._grant = await self._fetch()
@@ -130,6 +132,8 @@ class Refreshing(Generic[T]):
             self._running = None
             self._asked = self._clock()
             self._changed = self._grant is not None and (before is None or before.value != self._grant.value)
+            if self.trouble != said:
+                self._tell(self.trouble)
 
     def _failed(self, why: str) -> None:
         self._failures += 1

@@ -116,6 +116,19 @@ async def test_it_is_fetched_again_ahead_of_the_expiry_until_closed() -> None:
     assert source.asked == 3
 
 
+async def test_whoever_asks_hears_of_trouble_and_of_its_end_once_each() -> None:
+    source = Source()
+    credential = source.credential()
+    heard: list[str] = []
+    await credential.start(heard.append)
+    for gives in (Grant("a", 1e12), FetchError("away"), FetchError("away"), Grant("b", 1e12), Grant("c", 1e12)):
+        source.gives = gives
+        source.now += FRESH
+        await credential.refresh()
+    await credential.close()
+    assert heard == ["", "away", ""]
+
+
 @given(st.floats(0, 2e9), st.floats(-1e4, 1e5), st.floats(0, 1))
 def test_the_next_fetch_is_ahead_of_the_expiry_but_never_at_once(now: float, left: float, chance: float) -> None:
     wait = next_fetch(now, now + left, 0, chance)
