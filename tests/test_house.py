@@ -16,7 +16,6 @@ LARGER = {  # those still to be cut, and what they have; none may grow
     "gateway.core.routing.route.Route": 47,
     "gateway.core.routing.router.Router": 24,
     "gateway.supervisor.supervisor.Supervisor": 38,
-    "gateway.worker.app.Gateway": 33,
 }
 RECORDS = {"Struct", "NamedTuple", "Enum", "StrEnum", "IntEnum", "TypedDict"}
 

@@ -6,9 +6,8 @@ Forwarded endpoints go straight to the proxy; everything that is not hot goes th
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable
 from functools import partial
 from time import monotonic, time
 from typing import Any, cast
@@ -25,8 +24,6 @@ from gateway.listen.cycle import Cycle
 from gateway.store.client.client import StoreClient
 from gateway.store.ledger.ledger import UsageJournal
 from gateway.store.owners import OwnersJournal
-from gateway.store.pool.keyring import boosts_of, keyring_of, teams_of
-from gateway.store.pool.keyring import decode as decode_keys
 from gateway.telemetry.lag import Job, Lag
 from gateway.telemetry.logs import RequestLog
 from gateway.telemetry.metrics import OTHER, WorkerMetrics
@@ -47,6 +44,7 @@ from gateway.worker.request.journey import new_request_id
 from gateway.worker.request.proxy import Proxy
 from gateway.worker.request.settlement import Settlement
 from gateway.worker.revival import Revival
+from gateway.worker.roll import Roll
 from gateway.worker.upkeep import Upkeep
 
 TICK = 0.9  # seconds between looks at the requests on their way, at least
@@ -73,8 +71,6 @@ class Gateway:
         self.config = config
         self.draining = False
         self._above = above
-        self._made = decode_keys(keys)
-        self.keyring = keyring_of(config.keys, self._made)
         models = self._models = KnownModels(config, OTHER)
         metrics = WorkerMetrics(models.label, self._in_flight, self._degraded)
         self.observer = Observer(metrics, request_log, tracing_of(config, process))
@@ -97,16 +93,19 @@ class Gateway:
         )  # fmt: skip
         observe = self.observer.observe
         self._batch_usage = BatchUsageMeter(self.store, self.owners, self.accounting, models.catalogue, observe)
-        self._settlement = Settlement(self.admission, self.accounting, models.catalogue, observe)
-        self.own_view = OwnView(self.store, self.accounting.settling.flush)
-        self.callers = Callers(config, self.keyring, lambda: self.admission.store_up)
+        settlement = Settlement(self.admission, self.accounting, models.catalogue, observe)
+        models.followers = (settlement.configure, self._batch_usage.configure, lambda _: metrics.forget_models())
+        own_view = OwnView(self.store, self.accounting.settling.flush)
+        self.callers = Callers(config, lambda: self.admission.store_up)
         self.proxy = Proxy(
-            config, self.pool, self.router, self.admission, self.accounting, self._settlement, self.owners,
-            self._batch_usage, self.callers, self.own_view, metrics.upstream_answered, models.bound_thinking,
+            config, self.pool, self.router, self.admission, self.accounting, settlement, self.owners,
+            self._batch_usage, self.callers, own_view, metrics.upstream_answered, models.bound_thinking,
             self.observer.tracing.begin,
         )  # fmt: skip
-        self._enrol()
-        self.upkeep = Upkeep(config, self.proxy.live, self._settlement, self.accounting)
+        self.roll = Roll(
+            config, keys, self.callers, self.proxy, self.accounting, own_view, self.owners, metrics
+        )  # fmt: skip
+        self.upkeep = Upkeep(config, self.proxy.live, settlement, self.accounting)
         self._cold = Cold(self.readiness, new_request_id)
         self._cors = Cors(self, config)
         self._lag = Lag(metrics.lag, self._jobs(process))
@@ -135,9 +134,6 @@ class Gateway:
         """Follow a new configuration from the next request on."""
         if config.models != self.config.models:
             self._models.configure(config)
-            self._settlement.configure(self._models.catalogue)
-            self._batch_usage.configure(self._models.catalogue)
-            self.metrics.forget_models()
         self.config = config
         self._cors.configure(config)
         for account in self.pool.configure(config, self.router.ring.accounts):
@@ -149,36 +145,8 @@ class Gateway:
         self.owners.configure(config)
         self.proxy.configure(config)
         self.callers.configure(config)
-        self._enrol()
+        self.roll.configure(config)
         self.upkeep.configure(config)
-
-    def know(self, keys: bytes) -> None:
-        """These are the callers and keys made at run time (`SharedKeys.usable`'s)."""
-        before = self._made.present.keys() & self.keyring.callers.keys()
-        self._made = decode_keys(keys)
-        self._enrol()
-        self.proxy.end(before - self.keyring.callers.keys())
-
-    def _enrol(self) -> None:
-        now = time() * 1000
-        teams = teams_of(self.config.teams, self._made)
-        self.keyring = keyring_of(self.config.keys, self._made, self.config.teams, now)
-        self.callers.know(self.keyring, teams)
-        self.proxy.know(teams)
-        boosts = boosts_of(self._made, now)
-        self.accounting.know(teams, boosts, self.keyring.moved)
-        in_file = {caller.id for caller in self.config.keys}
-        made = {name: record for name, record in self._made.present.items() if name not in in_file}
-        self.own_view.know(teams, boosts, made)
-        self._enrol_at = min((each.until for each in self._made.boosts.values() if each.counts(now)), default=math.inf)
-        self._introduce(teams)
-
-    def _introduce(self, teams: Iterable[str]) -> None:
-        callers = self.keyring.callers
-        self.owners.know(callers)
-        self.metrics.know_teams(caller.team for caller in callers.values() if caller.team)
-        if self.config.issuers:
-            self.metrics.know_teams(teams)
 
     def heard(self, data: bytes) -> None:
         """A broadcast from another process."""
@@ -265,7 +233,7 @@ class Gateway:
         return [
             Job("a report to the other processes", 0.0, partial(self._report, process)),
             Job("upkeep", TICK, self.upkeep.tick),
-            Job("the end of a boost", TICK, self._end_boosts),
+            Job("the end of a boost", TICK, self.roll.look),
             Job("compaction of journals", REST_EVERY, self._rest),
             Job("telling the store again", TELL_EVERY, self._tell_again),
             Job("a look at credentials", LOOK_EVERY, self._look_at_credentials),
@@ -279,10 +247,6 @@ class Gateway:
     def _look_at_credentials(self) -> None:
         for account in self.pool.look():
             self._tell(broadcast.Noted(account.id, readable_notes(account)))
-
-    def _end_boosts(self) -> None:
-        if time() * 1000 >= self._enrol_at:
-            self._enrol()
 
     def _rest(self) -> None:
         self.owners.rest()
@@ -309,6 +273,6 @@ class Gateway:
             "ready": not self.draining,
             "draining": self.draining,
             "pool": {"epoch": self.router.ring.epoch, "accounts": len(self.router.ring.accounts)},
-            "keys": self.keyring.count(time()),
+            "keys": self.roll.count(),
             "store": "connected" if self.store.up else "away",
         }

@@ -63,7 +63,7 @@ def _follow(message: Message, channel: Channel, gateway: Gateway, not_ready: Cal
         case Document(document, processes):
             gateway.apply(document, processes)
         case Keys(keys):
-            gateway.know(keys)
+            gateway.roll.know(keys)
         case Reload(config):
             gateway.reload(decode(config))
         case Reseed():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from gateway.config.schema import Config, catalogue_of
@@ -16,6 +16,7 @@ class KnownModels:
 
     def __init__(self, config: Config, other: str) -> None:
         self.catalogue: Catalogue = catalogue_of(config)
+        self.followers: tuple[Callable[[Catalogue], None], ...] = ()  # told of another catalogue
         self._other = other
         self.bound_thinking = lru_cache(_REMEMBERED)(self._bound_thinking)
         self.limit_class = lru_cache(_REMEMBERED)(self._limit_class)
@@ -25,6 +26,8 @@ class KnownModels:
         self.catalogue = catalogue_of(config)
         self.bound_thinking.cache_clear()
         self.limit_class.cache_clear()
+        for follow in self.followers:
+            follow(self.catalogue)
 
     def label(self, model: str) -> str:
         """What metrics call it."""

@@ -8,7 +8,7 @@ from time import time
 from typing import TYPE_CHECKING
 
 from gateway.config.schema import Caller, Config
-from gateway.core.spending.keyring import Keyring
+from gateway.core.spending.keyring import Keyring, Stored
 from gateway.errors import ApiError
 from gateway.listen.addresses import Addresses
 from gateway.listen.client import Scope
@@ -25,8 +25,8 @@ class Callers:
     digest up takes no time that depends on a secret. While the table is not `complete()`, nobody is told that a key
     does not exist."""
 
-    def __init__(self, config: Config, keyring: Keyring[Caller], complete: Callable[[], bool] = lambda: True) -> None:
-        self._keyring = keyring
+    def __init__(self, config: Config, complete: Callable[[], bool] = lambda: True) -> None:
+        self._keyring: Keyring[Caller] = Keyring((), Stored(), lambda name, record: None)
         self._complete = complete
         self._tokens: Tokens | None = None
         self._started = False
@@ -39,14 +39,13 @@ class Callers:
         if self._tokens is not None:
             self._tokens.configure(config)
         elif config.issuers:
-            from gateway.worker.callers.tokens import (
-                Tokens,
-            )  # where it is wanted: it takes a tenth of a worker's memory
+            # Where it is wanted: it takes a tenth of a worker's memory.
+            from gateway.worker.callers.tokens import Tokens
 
             self._tokens = Tokens(config)
+            self._tokens.know(self._teams)
             if self._started:
                 self._tokens.start()
-        self.know(self._keyring, {*self._teams, *(team.id for team in config.teams)})
 
     def know(self, keyring: Keyring[Caller], teams: Collection[str]) -> None:
         """Recognise callers by this table from the next request on; these are the teams that there are."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import pytest
 
@@ -30,7 +31,15 @@ KEYRING = keyring_of(
     ),
     Stored(),
 )
-CALLERS = Callers(CONFIG, KEYRING)
+
+
+def knowing(config: Config, complete: Callable[[], bool] = lambda: True) -> Callers:
+    callers = Callers(config, complete)
+    callers.know(KEYRING, ())
+    return callers
+
+
+CALLERS = knowing(CONFIG)
 
 
 def head(*headers: tuple[bytes, bytes]) -> Head:
@@ -79,7 +88,7 @@ async def test_who_has_no_key_is_told_so(headers, words):
 
 
 async def test_while_not_all_keys_are_known_none_is_called_wrong():
-    callers = Callers(CONFIG, KEYRING, lambda: False)
+    callers = knowing(CONFIG, lambda: False)
     with pytest.raises(ApiError) as caught:
         await who((b"x-api-key", b"sk-other"), callers=callers)
     assert caught.value.status == 529
@@ -89,9 +98,7 @@ async def test_while_not_all_keys_are_known_none_is_called_wrong():
 async def federated(tmp_path):
     (tmp_path / "jwks.json").write_bytes(key_set(KEY))
     issuer = Issuer(id="k8s", issuer=ISSUER, audiences=(AUDIENCE,), jwks_file=str(tmp_path / "jwks.json"))
-    callers = Callers(
-        Config(admin=Admin(token="admin-token"), secret=("s" * 32,), accounts=(), issuers=(issuer,)), KEYRING
-    )
+    callers = knowing(Config(admin=Admin(token="admin-token"), secret=("s" * 32,), accounts=(), issuers=(issuer,)))
     yield callers
     await callers.close()
 
