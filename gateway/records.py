@@ -50,6 +50,7 @@ class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="reque
     `missed_reason` why it could not read them there. `lacking` is what of it some accounts could not serve.
     `cost_nano_usd` is integer nano-dollars, and `savings_nano_usd` what its cache reads would have cost more as fresh
     input; `priced_by_default`: nobody knows the price of its model.
+    `provider` is the account's, "" for Anthropic.
     `span_id` is its span's where one is recorded, `parent_id` that of the client's span.
     """
 
@@ -67,6 +68,7 @@ class Finished(msgspec.Struct, omit_defaults=True, tag_field="event", tag="reque
     stream: bool = False
     account: str = ""
     workspace: str = ""
+    provider: str = ""
     route: str = "none"
     reason: str = ""
     attempts: int = 0

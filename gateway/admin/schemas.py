@@ -247,6 +247,8 @@ HEALTH = record(
 )  # fmt: skip
 ACCOUNT = record(
     id=TEXT,
+    provider={**maybe(TEXT), "description": "who answers, as this gateway's own file says"},
+    region={**maybe(TEXT), "description": "where, on clouds"},
     workspace=TEXT,
     organization=TEXT,
     weight=NUMBER,

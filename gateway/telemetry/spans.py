@@ -149,11 +149,15 @@ def span_of(record: Finished, resource: Resource) -> ReadableSpan:
     )
 
 
+# As the conventions for generative AI call them.
+_PROVIDERS = {"bedrock": "aws.bedrock", "vertex": "gcp.vertex_ai", "foundry": "azure.ai.inference"}
+
+
 def _attributes(record: Finished, operation: str | None) -> dict[str, str | int | float | bool]:
     found: dict[str, str | int | float | bool] = {}
     if operation:
         found["gen_ai.operation.name"] = operation
-        found["gen_ai.provider.name"] = "anthropic"
+        found["gen_ai.provider.name"] = _PROVIDERS.get(record.provider, "anthropic")
     for name, read in ATTRIBUTES:
         value = read(record)
         if value:

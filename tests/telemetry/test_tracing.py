@@ -127,6 +127,15 @@ def attributes(**changes: Any) -> dict[str, Any]:
     return dict(span_of(msgspec.structs.replace(RECORD, **changes), Resource({})).attributes or {})
 
 
+@pytest.mark.parametrize(
+    ("provider", "name"),
+    [("bedrock", "aws.bedrock"), ("vertex", "gcp.vertex_ai"), ("foundry", "azure.ai.inference"), ("", "anthropic"),
+     ("aws-platform", "anthropic")],
+)  # fmt: skip
+def test_a_span_names_the_provider_as_the_conventions_do(provider: str, name: str):
+    assert attributes(provider=provider)["gen_ai.provider.name"] == name
+
+
 def test_a_span_says_what_the_conventions_for_generative_ai_say():
     span = span_of(RECORD, Resource({}))
     assert (span.name, span.kind) == ("chat claude-sonnet-4-5", SpanKind.CLIENT)

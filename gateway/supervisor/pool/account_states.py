@@ -315,7 +315,14 @@ class AccountStates:
         """What is known of an account beyond its configuration: nothing while it is not in the pool."""
         entry = self._router.ring.accounts.get(account)
         if entry is None:
-            return {"health": None, "last_error": None, "headroom": [], "limits": {}, "headers": {}}
+            return {
+                "health": None,
+                "last_error": None,
+                "headroom": [],
+                "limits": {},
+                "headers": {},
+                **self._where(account),
+            }
         now, wall = monotonic(), time()
         health = self._look_at(entry)
         closed = self._router.health(account)
@@ -344,4 +351,14 @@ class AccountStates:
             "headroom": headroom(self._router, entry.organization, now, wall),
             "limits": self._router.rate_limits(entry.organization, now),
             "headers": self._notes.get(account, {}),
+            **self._where(account),
+        }
+
+    def _where(self, account: str) -> dict[str, str | None]:
+        """Who answers for an account, as far as this gateway's own file tells."""
+        found = self._pool.accounts.get(account)
+        config = None if found is None else found.config
+        return {
+            "provider": None if config is None else config.provider,
+            "region": None if config is None else config.region or None,
         }

@@ -135,6 +135,7 @@ def _record(x: Journey, now: float, bill: Bill) -> Finished:
         stream=reply.stream,
         account=account.id if account is not None else "",
         workspace=account.workspace if account is not None else "",
+        provider=account.config.provider if account is not None and account.renames else "",
         route=route.how if route is not None else "none",
         reason=route.reason if route is not None else "",
         attempts=x.attempts,

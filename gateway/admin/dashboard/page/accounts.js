@@ -221,7 +221,7 @@ function factList() {
   const cells = {};
   const fact = (name, key) => h("div", {}, h("dt", {}, name), (cells[key] = h("dd", {})));
   const node = h("dl", { class: "facts" }, fact("In flight", "flight"), fact("Bindings", "bindings"), fact("Weight", "weight"),
-    fact("Workspace", "workspace"), fact("Organization", "organization"), fact("Models", "models"));
+    fact("Workspace", "workspace"), fact("Organization", "organization"), fact("Models", "models"), fact("Provider", "provider"));
   return {
     node,
     update(account) {
@@ -230,6 +230,7 @@ function factList() {
       setText(cells.weight, `${account.weight}${account.overridden?.weight === undefined ? "" : ` (file: ${account.configured?.weight ?? "none"})`}`);
       setText(cells.workspace, account.workspace);
       setText(cells.organization, account.organization);
+      setText(cells.provider, [account.provider ?? "unknown", account.region].filter(Boolean).join(", "));
       setText(cells.models, modelWords(account.models));
       setAttribute(cells.models, "title", (account.models ?? []).join(", "));
     },
