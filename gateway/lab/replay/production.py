@@ -177,7 +177,7 @@ class Production:
         """Find the binding, and wait if the same cold prefix is on its way."""
         self._bind(life, now)
         route = life.route
-        if life.record is not None and not route.warm:
+        if life.record is not None and not route.placement.warm:
             leader = life.process.leaders.setdefault(life.key, request.index)
             if leader != request.index:
                 life.held = True
@@ -205,10 +205,10 @@ class Production:
         created, record = self._store.admit(life.key, proposed, now_ms, IN_FLIGHT)
         life.record = process.memory[life.key] = record
         route.found(record, created and remembered is None, now_ms)
-        life.leads = route.created or record.is_cold(now_ms)
+        life.leads = route.placement.created or record.is_cold(now_ms)
         if life.leads:
             record.in_flight_until = now_ms + IN_FLIGHT
-        if route.created and record.workspace != process.router.ranked(life.key, MODEL):
+        if route.placement.created and record.workspace != process.router.ranked(life.key, MODEL):
             for other in process.others:
                 other.memory[life.key] = _copy(record)
         better = route.better(now)
@@ -224,11 +224,11 @@ class Production:
         else:
             done, life.record = True, moved(record, workspace, reason, int(now * 1000), IN_FLIGHT, reason == "home")
         life.leads = done
-        if done and not route.created:
+        if done and not route.placement.created:
             self.moves[reason] = self.moves.get(reason, 0) + 1
-        how = route.how
+        how = route.placement.how
         if how == "bound":
-            how = "new" if reason == "cold" or not route.warm else "moved"
+            how = "new" if reason == "cold" or not route.placement.warm else "moved"
         route.rebound(life.record, how, reason)
         life.process.memory[life.key] = life.record
         for other in life.process.others:
@@ -309,7 +309,7 @@ class Production:
 
     def decision(self, request: Request) -> tuple[str, str]:
         route = self._lives[request.index].route
-        return route.how, route.reason
+        return route.placement.how, route.placement.reason
 
     # What happens around.
 

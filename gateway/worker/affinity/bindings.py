@@ -131,13 +131,13 @@ class Admission:
         if created and not fresh:  # the store has lost what this process knows
             self.reseed()
         route.found(record, bool(created) and fresh, now_ms)
-        leads = bool(in_flight) and (route.created or record.is_cold(now_ms))
+        leads = bool(in_flight) and (route.placement.created or record.is_cold(now_ms))
         if leads:
             record.in_flight_until = now_ms + in_flight  # for others, as the store has noted it
             if not created:
                 packed = pack(record)
         binding = Binding(key, model, record, packed, leads)
-        if route.created:
+        if route.placement.created:
             self._spread(binding)
         better = route.better(monotonic())
         if better is not None:
@@ -183,11 +183,11 @@ class Admission:
         except (StoreDown, msgspec.MsgspecError):
             moved = False
             binding.record = turned(record, workspace, reason, self.now_ms, self._in_flight, voluntary)
-        how = route.how
+        how = route.placement.how
         if how == "bound":
-            how = "new" if reason == "cold" or not route.warm else "moved"
-        if moved and not route.created:
-            self._moved("account_bound" if record.account_bound and route.warm else reason)
+            how = "new" if reason == "cold" or not route.placement.warm else "moved"
+        if moved and not route.placement.created:
+            self._moved("account_bound" if record.account_bound and route.placement.warm else reason)
         route.rebound(binding.record, how, reason)
         binding.leads = bool(moved)
         self._keep(binding)

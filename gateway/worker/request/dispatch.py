@@ -13,7 +13,8 @@ from gateway.config.schema import Config
 from gateway.core.routing.document import Entry
 from gateway.core.routing.features import features_of
 from gateway.core.routing.outcomes import HIDDEN, Outcome, nameless, retry_after
-from gateway.core.routing.route import NONE, Refuse, Route, Wait
+from gateway.core.routing.placement import NONE
+from gateway.core.routing.route import Refuse, Route, Wait
 from gateway.core.routing.router import FULL, Router
 from gateway.errors import TYPES, ApiError
 from gateway.upstream.provider import Call
@@ -181,7 +182,7 @@ class Dispatch:
     def _nobody(self, x: Journey, outcome: Outcome | None, seconds: int) -> ApiError:
         """The refusal of a request that no account can serve now, `outcome` being that of the last exchange."""
         route = x.route
-        if route is not None and route.away == FULL:
+        if route is not None and route.placement.away == FULL:
             return ApiError(
                 529, NO_ACCOUNT.format(BUSY), retry_after=seconds, limit=("account", "concurrency"), cause="busy"
             )

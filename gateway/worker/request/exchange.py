@@ -282,7 +282,7 @@ class Exchange:
 
     def _observe(self, route: Route, account: Account, head: AnswerHead, limited: bool) -> None:
         """What an answer's head says of the account and its limits: read now and then, and whenever it is a refusal."""
-        domain, now = route.domain, monotonic()
+        domain, now = route.reserved.domain, monotonic()
         if domain is not None and (now >= domain.look_at or limited or head.retry_after is not None):
             domain.look_at = now + _LOOK_EVERY
             limits = head.rate_limits

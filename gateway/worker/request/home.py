@@ -34,7 +34,7 @@ class Home:
         if binding is None or not request.endpoint.metered:
             return
         place = binding.key, binding.model
-        if route.warm and not self.flights.leads(place):
+        if route.placement.warm and not self.flights.leads(place):
             return
         began = perf_counter()
         x.leader, waited = await self.flights.join(place, peeked)
@@ -56,7 +56,7 @@ class Home:
         """A message has begun: its prompt is in the account's cache, and those who wait for that may go."""
         attempt, binding = x.attempt, x.binding
         attempt.renewed = perf_counter()
-        if not route.warm or route.warm_for < _WARM_ENOUGH or x.leader is not None:
+        if not route.placement.warm or route.placement.warm_for < _WARM_ENOUGH or x.leader is not None:
             self._settlement.renew(x, 0.0, attempt.meter.usage.total_input)
         account = attempt.account
         if binding is not None and account is not None and binding.record.workspace == account.workspace:

@@ -314,7 +314,7 @@ class Journey:
         headers = [
             (b"x-gateway-request-id", self.request.id.encode()),
             (b"x-gateway-attempts", b"%d" % self.attempts),
-            (b"x-gateway-route", self.route.how.encode() if self.route is not None else b"none"),
+            (b"x-gateway-route", self.route.placement.how.encode() if self.route is not None else b"none"),
         ]
         if expose_account and account is not None:
             headers.append((b"x-gateway-account", account.tag))
@@ -328,13 +328,13 @@ class Journey:
     def remember_cache(self) -> None:
         """Note what caches have of the conversation, before this request changes that."""
         route = self.route
-        record = route.record if route is not None else None
+        record = route.placement.record if route is not None else None
         if route is None or record is None:
             return
         place, tokens, until = record.workspace, record.tokens, record.warm_until
         if not tokens:  # bound anew just now
             place, tokens, until = record.previous, record.previous_tokens, record.previous_warm_until
-        self.cached = tokens, place if until > route.now_ms else ""
+        self.cached = tokens, place if until > route.placement.now_ms else ""
 
     def missed(self) -> tuple[int, str]:
         """Tokens that the answer wrote into a cache though another had them or this one had had them, and why they
@@ -347,7 +347,7 @@ class Journey:
             return 0, ""
         if not where:
             return tokens, "expired"
-        return tokens, self.route.how if self.route.how in ("detour", "stateless") else "moved"
+        return tokens, self.route.placement.how if self.route.placement.how in ("detour", "stateless") else "moved"
 
     def forget_request(self) -> None:
         """Nobody will send it again."""

@@ -171,7 +171,7 @@ class Messages:
         if self._router.picky:
             route.bar(features_of(peeked, head.betas), monotonic())
         if key is not None:
-            route.account_bound = self._bound_thinking(peeked.model) and peeked.signed_thinking
+            route.placement.account_bound = self._bound_thinking(peeked.model) and peeked.signed_thinking
         return route
 
     def _fit(self, request: Request, head: Head, peeked: Peek, route: Route) -> None:

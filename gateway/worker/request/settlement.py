@@ -96,7 +96,7 @@ class Settlement:
         if binding is None or account is None or peeked is None:
             return None
         ttl = 3600 if x.attempt.meter.usage.cache_write_1h else peeked.cache_ttl
-        account_bound = x.route is not None and x.route.account_bound
+        account_bound = x.route is not None and x.route.placement.account_bound
         size = peeked.text_size
         return self._admission.renewal(binding, account.workspace, age, ttl, tokens, size, account_bound)
 
@@ -136,8 +136,8 @@ def _record(x: Journey, now: float, bill: Bill) -> Finished:
         account=account.id if account is not None else "",
         workspace=account.workspace if account is not None else "",
         provider=account.config.provider if account is not None and account.renames else "",
-        route=route.how if route is not None else "none",
-        reason=route.reason if route is not None else "",
+        route=route.placement.how if route is not None else "none",
+        reason=route.placement.reason if route is not None else "",
         attempts=x.attempts,
         conversation=request.conversation.hex()[:12],
         upstream_request_id=x.upstream_request_id,

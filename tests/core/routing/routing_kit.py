@@ -66,11 +66,11 @@ def record(
 def fresh_route(
     over: Router, tokens: float = 20_000, *, now: float = NOW, model: str = MODEL, **fields: object
 ) -> Route:
-    """A request that has no home yet; `fields` are the route's."""
+    """A request that has no home yet; `fields` are the route's, or its placement's."""
     over.bytes_a_token = 4.0
     route = Route(over, KEY, model, int(tokens * 4), TTL, now + 600.0)
     for name, value in fields.items():
-        setattr(route, name, value)
+        setattr(route.placement if hasattr(route.placement, name) else route, name, value)
     return route
 
 
@@ -116,7 +116,7 @@ def play(
             outcome, retry_after = answer if isinstance(answer, tuple) else (answer, None)
             if outcome is Outcome.SERVED:
                 reason = route.served(step.entry, now)
-                route.settle(route.tokens - route.cached, route.cached, 0, now)
+                route.settle(route.tokens - route.placement.cached, route.placement.cached, 0, now)
                 route.completed(step.entry, now)
                 return ", ".join(steps), reason
             if not route.answered(step.entry, outcome, retry_after, now, random):

@@ -225,7 +225,7 @@ def test_conversations_that_are_warm_stay_and_new_ones_go_elsewhere():
     over = router()
     fail(over, "home")
     assert play(known(over, record()), {}) == ("home", "")
-    assert new(over).workspace == "other"
+    assert new(over).placement.workspace == "other"
     assert known(over, record(warm=False)).better(NOW) == ("other", "failing")
 
 
@@ -245,7 +245,7 @@ def test_a_failing_account_counts_neither_in_the_mean_nor_as_having_room():
     over.loads.add("third", 60_000.0, NOW)
     fail(over, "home")
     assert over.within_cap("other", MODEL, NOW)  # 40,000 would be the mean of three
-    assert new(over).workspace == "other"
+    assert new(over).placement.workspace == "other"
 
 
 def test_refused_and_broken_requests_count_as_load():
@@ -307,12 +307,12 @@ def test_a_trial_that_must_be_granted_waits_for_that():
     asked: list[str] = []
     over.failing.due = asked.append
     now = NOW + FIRST_PAUSE
-    assert new(over, now=now).workspace == "other"
+    assert new(over, now=now).placement.workspace == "other"
     assert asked == ["home"]
     over.failing.grant("home", now)
-    assert new(over, now=now).workspace == "home"
+    assert new(over, now=now).placement.workspace == "home"
     over.failing.of("home").tried = (b"somebody else",)
-    assert new(over, now=now).workspace == "other"
+    assert new(over, now=now).placement.workspace == "other"
 
 
 def test_a_trial_that_takes_longer_than_others_wait_for_it_counts_all_the_same():

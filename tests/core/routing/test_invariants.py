@@ -226,8 +226,8 @@ def test_i4_concurrent_first_requests_on_any_replicas_end_in_one_workspace(data,
         if better is not None:
             _, record = store.rebind(key, record, better[0], better[1], int(now * 1000))
             route.rebound(record, "moved", better[1])
-        workspaces.add(route.workspace)
-        assert workspaces == {route.workspace}
+        workspaces.add(route.placement.workspace)
+        assert workspaces == {route.placement.workspace}
     assert store.admit(key, Record("unknown"), int(NOW * 1000), 0)[1].workspace in workspaces
 
 
@@ -323,7 +323,10 @@ def test_i5_nothing_is_sent_to_an_account_that_is_disabled_out_closed_or_of_anot
         if isinstance(step, Send):
             assert (
                 truth.forbids(
-                    process, step.entry.id, route.sticky and route.workspace == step.entry.workspace, clock[0]
+                    process,
+                    step.entry.id,
+                    route.placement.sticky and route.placement.workspace == step.entry.workspace,
+                    clock[0],
                 )
                 == ""
             )
@@ -343,7 +346,7 @@ def test_i5_nothing_is_sent_to_an_account_that_is_disabled_out_closed_or_of_anot
                 home = data.draw(st.sampled_from([entry.workspace for entry in accounts]))
                 record = warm_record(home, now - data.draw(st.sampled_from([0.0, 2 * TTL])))
                 record.account_bound = data.draw(st.integers(0, 1))
-                route.pinned = data.draw(st.sampled_from(["", home]))
+                route.placement.pinned = data.draw(st.sampled_from(["", home]))
                 route.found(record, False, int(now * 1000))
             elif (workspace := route.propose(now)) is not None:
                 route.found(Record(workspace, in_flight_until=int(now * 1000) + IN_FLIGHT), True, int(now * 1000))
@@ -560,7 +563,7 @@ def test_i9_a_conversation_moves_without_need_at_most_once_a_ttl(data, turns):
         route.found(record, False, int(now * 1000))
         better = route.better(now)
         if better is not None:
-            if route.warm:
+            if route.placement.warm:
                 assert better[1] == "home"
                 assert all(now - at >= TTL for at in voluntary)
                 voluntary.append(now)

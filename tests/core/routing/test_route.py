@@ -200,13 +200,13 @@ def test_the_header_says_how_a_request_found_its_way(sort, how, route_header):
     route = SORTS[sort](router())
     if how:
         route.found(record(), False, int(NOW * 1000), how)
-    assert route.how == route_header
+    assert route.placement.how == route_header
 
 
 def test_a_detour_is_named_so_with_its_reason():
     route = known(router(), record())
     play(route, {"home": [FAILED]})
-    assert (route.how, route.reason) == ("detour", "failed")
+    assert (route.placement.how, route.placement.reason) == ("detour", "failed")
 
 
 # Waiting.
@@ -289,7 +289,7 @@ def test_a_turn_shorter_than_the_one_before_has_been_rewritten_and_reads_nothing
     over = router()
     route = fresh_route(over, size / 4)
     route.found(record(tokens=20_000), False, int(NOW * 1000))
-    assert route.warm
+    assert route.placement.warm
     route.sent(HOME, NOW)
     assert over.domain("home", MODEL).reserved == fresh
 
@@ -639,7 +639,7 @@ def test_a_warm_conversation_waits_for_a_slot_of_its_account_and_then_takes_a_de
     assert route.next(NOW + 2, 0.0) == Send(OTHER)
     route.sent(OTHER, NOW + 2)
     assert route.served(OTHER, NOW + 3) == ""
-    assert (route.how, route.reason) == ("detour", "full")
+    assert (route.placement.how, route.placement.reason) == ("detour", "full")
 
 
 @pytest.mark.parametrize("sort", ["new", "cold"])
@@ -677,7 +677,7 @@ def test_a_draining_account_serves_the_warm_until_its_deadline_and_nobody_else()
     over = router(account("home", state="draining", drain_until=WALL + 100), OTHER)
     assert play(known(over, record()), {}) == ("home", "")
     assert known(over, record(warm=False)).better(NOW) == ("other", "draining")
-    assert new(over).workspace == "other"
+    assert new(over).placement.workspace == "other"
     assert play(known(over, record(now=NOW + 101), now=NOW + 101), {}, now=NOW + 101) == ("other", "draining")
 
 
@@ -700,7 +700,7 @@ def test_an_account_whose_credential_this_process_lacks_is_stood_in_for_and_neve
     route = known(over, record(warm=warm))
     assert route.better(NOW) is None
     assert play(route, {}) == ("other", "")
-    assert (route.how, route.reason) == ("detour", "credential")
+    assert (route.placement.how, route.placement.reason) == ("detour", "credential")
 
 
 @pytest.mark.parametrize("state", ["disabled", "draining"])
@@ -729,21 +729,21 @@ def test_another_account_of_the_same_workspace_is_no_move():
 def test_a_new_conversation_lives_where_the_object_is_that_it_names():
     over = router()
     route = new(over, pinned="other")
-    assert (route.workspace, route.how) == ("other", "pinned")
+    assert (route.placement.workspace, route.placement.how) == ("other", "pinned")
     assert play(route, {"other": [SPENT]}) == ("other, refuse 529 60", "")
 
 
 def test_a_known_conversation_is_rebound_to_the_object_that_it_names_and_served_there():
     route = known(router(), record(), pinned="other")
     assert route.better(NOW) == ("other", "object")
-    assert (route.warm, route.cached) == (False, 0.0)  # its cache is at home
+    assert (route.placement.warm, route.placement.cached) == (False, 0.0)  # its cache is at home
     assert play(route, {}) == ("other", "")
 
 
 def test_what_costs_nothing_follows_the_object_and_rebinds_nothing():
     over = router()
     route = Route(over, KEY, MODEL, 1000, TTL, NOW + 600.0, "count_tokens")
-    route.pinned = "other"
+    route.placement.pinned = "other"
     route.found(record(), False, int(NOW * 1000))
     assert route.better(NOW) is None
     assert play(route, {}) == ("other", "")
@@ -754,7 +754,7 @@ def test_an_object_without_a_conversation_is_served_by_a_draining_account_and_by
     route = Route(over, KEY, "", 0, TTL, NOW + 600.0, "files")
     route.pin("home")
     assert play(route, {}) == ("home", "")
-    assert route.how == "pinned"
+    assert route.placement.how == "pinned"
 
 
 def test_an_object_that_its_account_does_not_know_is_known_nowhere():
@@ -820,7 +820,7 @@ def test_load_never_moves_the_warm_nor_those_whose_first_answer_is_on_its_way():
     for of in (Record("home"), record(tokens=400_000, warm=False)):
         of.in_flight_until = int(NOW * 1000) + 1
         second = known(busy("home"), of)
-        assert second.better(NOW) is None and second.sticky and not second.warm
+        assert second.better(NOW) is None and second.placement.sticky and not second.placement.warm
         of.in_flight_until = int(NOW * 1000)
         assert known(busy("home"), of).better(NOW) == ("other", "cold")
     assert play(known(busy("home"), record()), {}) == ("home", "")
@@ -878,7 +878,12 @@ def test_a_binding_that_another_request_has_moved_is_followed():
     over = router(HOME, OTHER, THIRD)
     route = known(over, record())
     route.rebound(record("third", 5_000), "moved", "limited")
-    assert (route.workspace, route.cached, route.how, route.reason) == ("third", 5_000, "moved", "limited")
+    assert (route.placement.workspace, route.placement.cached, route.placement.how, route.placement.reason) == (
+        "third",
+        5_000,
+        "moved",
+        "limited",
+    )
     assert play(route, {}) == ("third", "")
 
 
@@ -887,9 +892,9 @@ def test_of_two_first_requests_the_second_follows_the_first_wherever_it_would_go
     two.loads.add("home", 1e6, NOW)
     first = new(one)
     second = fresh_route(two)
-    assert (first.workspace, second.propose(NOW)) == ("home", "other")
-    assert first.record is not None
-    second.found(first.record, False, int(NOW * 1000))
+    assert (first.placement.workspace, second.propose(NOW)) == ("home", "other")
+    assert first.placement.record is not None
+    second.found(first.placement.record, False, int(NOW * 1000))
     assert second.better(NOW) is None
     assert play(second, {}) == ("home", "")
 
@@ -964,7 +969,7 @@ def test_a_conversation_that_was_served_makes_its_groups_prefix_known():
     assert over.groups.shared("g", "other", NOW) == 0.0
     over.heard(broadcast.Back("home"), NOW)
     second = new(over, group="g")
-    assert second.workspace == "other"
+    assert second.placement.workspace == "other"
     second.next(NOW, 0.0)
     second.sent(OTHER, NOW)
     second.served(OTHER, NOW)
@@ -1002,7 +1007,7 @@ def test_a_request_never_goes_where_its_endpoint_is_not_served_and_its_conversat
     route = known(over, record())
     route.leave_out(over.lacking("chat", MODEL))
     assert play(route, {}) == ("other", "")
-    assert route.how == "detour" and route.reason == "lacking"
+    assert route.placement.how == "detour" and route.placement.reason == "lacking"
 
 
 def test_what_does_not_count_is_proposed_where_the_conversation_may_live_and_asked_where_it_is_served():

@@ -62,8 +62,8 @@ class Request:
     @property
     def place(self) -> tuple[str | None, str, int]:
         """Where its conversation lives, how that was found, and the binding's generation."""
-        assert self.route.workspace == self.record.workspace
-        return self.route.workspace, self.route.how, self.record.generation
+        assert self.route.placement.workspace == self.record.workspace
+        return self.route.placement.workspace, self.route.placement.how, self.record.generation
 
     @property
     def workspace(self) -> str:
@@ -188,7 +188,7 @@ async def test_any_number_of_first_requests_on_any_process_make_one_binding(star
     processes[1].states(a="disabled")  # not all of them would choose the same
     for key in KEYS[:5]:
         requests = await asyncio.gather(*(process.bind(key) for process in processes for _ in range(10)))
-        assert [request.route.how for request in requests].count("new") == 1
+        assert [request.route.placement.how for request in requests].count("new") == 1
         assert len({request.workspace for request in requests}) == 1
         assert {request.record.generation for request in requests} == {1}
 
@@ -196,7 +196,7 @@ async def test_any_number_of_first_requests_on_any_process_make_one_binding(star
 async def test_a_conversation_has_a_binding_for_each_model_in_one_place(start, admin):
     process = await start()
     requests = [await process.bind(model=model) for model in ("m1", "m2")]
-    assert [request.route.how for request in requests] == ["new", "new"]
+    assert [request.route.placement.how for request in requests] == ["new", "new"]
     assert requests[0].workspace == requests[1].workspace
     assert admin.keys() == [requests[0].binding.key.encode()]
     assert sorted(admin.hkeys(requests[0].binding.key)) == [b"m1", b"m2"]
@@ -204,10 +204,10 @@ async def test_a_conversation_has_a_binding_for_each_model_in_one_place(start, a
 
 async def test_one_conversation_of_two_tenants_is_two_bindings_in_their_own_slots(start, admin):
     process = await start()
-    assert (await process.bind(caller=ALICE)).route.how == "new"
-    assert (await process.bind(caller=BOB)).route.how == "new"
+    assert (await process.bind(caller=ALICE)).route.placement.how == "new"
+    assert (await process.bind(caller=BOB)).route.placement.how == "new"
     colleague = Caller(id="carol", team="research")
-    assert (await process.bind(caller=colleague)).route.how == "bound"
+    assert (await process.bind(caller=colleague)).route.placement.how == "bound"
     keys = sorted(key.decode() for key in admin.scan_iter())
     assert keys == [f"{{{tenant}}}:b:{KEYS[0].hex()}" for tenant in ("c:bob", "t:research")]
 
@@ -228,7 +228,7 @@ async def test_a_history_that_is_bound_to_its_account_is_remembered_for_a_month(
     again = await process.bind()
     assert 29 * DAY < admin.pttl(request.binding.key) <= 30 * DAY
     assert again.record.account_bound == 1
-    assert again.route.account_bound
+    assert again.route.placement.account_bound
     await process.move(again, others(again.workspace)[0])
     assert admin.pttl(request.binding.key) > 29 * DAY
 
@@ -245,9 +245,9 @@ async def test_another_configuration_remembers_for_another_time(start, admin):
 async def test_a_new_binding_counts_as_in_use_though_it_is_not_warm(start):
     process = await start()
     first, second = await process.bind(), await process.bind()
-    assert not first.route.sticky
-    assert second.route.sticky and not second.route.warm
-    assert second.route.warm_for < 0
+    assert not first.route.placement.sticky
+    assert second.route.placement.sticky and not second.route.placement.warm
+    assert second.route.placement.warm_for < 0
 
 
 def busy(process: Process, workspace: str) -> None:
@@ -259,12 +259,12 @@ async def test_a_cold_conversation_stays_where_its_request_is_on_its_way_whateve
     processes = [await start() for _ in range(replicas)]
     put(admin, Record("a", 3, warm_until=server_ms(admin) - 1, tokens=400_000, size=1_600_000))
     first = await processes[0].bind()
-    assert first.place == ("a", "bound", 3) and not first.route.sticky
+    assert first.place == ("a", "bound", 3) and not first.route.placement.sticky
     for process in processes:
         busy(process, "a")
     for process in processes * 2:
         again = await process.bind()
-        assert again.place == ("a", "bound", 3) and again.route.sticky and not again.route.warm
+        assert again.place == ("a", "bound", 3) and again.route.placement.sticky and not again.route.placement.warm
     processes[0].renew(first, age=400.0)  # answered so long ago that it is cold again
     await processes[0].recall()
     assert (await processes[-1].bind()).place[1:] == ("new", 4)
@@ -294,7 +294,7 @@ async def test_one_that_ends_without_an_answer_settles_nobody_any_longer(start, 
     assert stored(admin, first) == msgspec.structs.replace(before, in_flight_until=0)
     assert one.remembered(first).in_flight_until == 0
     busy(other, first.workspace)
-    assert (await other.bind()).route.how == "new"
+    assert (await other.bind()).route.placement.how == "new"
 
 
 async def test_a_request_for_a_count_is_no_answer_on_its_way(start, admin):
@@ -302,8 +302,8 @@ async def test_a_request_for_a_count_is_no_answer_on_its_way(start, admin):
     counted = await process.bind(own_limit="count_tokens")
     assert not counted.binding.leads and stored(admin, counted).in_flight_until == 0
     first = await process.bind()
-    assert first.binding.leads and not first.route.sticky
-    assert (await process.bind(own_limit="count_tokens")).route.sticky
+    assert first.binding.leads and not first.route.placement.sticky
+    assert (await process.bind(own_limit="count_tokens")).route.placement.sticky
 
 
 async def test_a_binding_says_how_long_its_cache_is_still_warm(start):
@@ -311,8 +311,8 @@ async def test_a_binding_says_how_long_its_cache_is_still_warm(start):
     request = await process.bind()
     process.renew(request, age=10.0, ttl=3600, tokens=500)
     again = await process.bind()
-    assert again.route.warm
-    assert 3_500_000 < again.route.warm_for <= 3_590_000
+    assert again.route.placement.warm
+    assert 3_500_000 < again.route.placement.warm_for <= 3_590_000
     assert (again.record.tokens, again.record.size) == (500, 2000)
 
 
@@ -335,10 +335,10 @@ async def test_what_another_process_moved_is_learned_with_the_next_request(start
     elsewhere = others(first.workspace)[0]
     one.renew(first)
     mine = await other.bind()
-    assert mine.route.warm
+    assert mine.route.placement.warm
     await other.move(mine, elsewhere)
     assert mine.place == (elsewhere, "moved", 2)
-    assert (mine.route.reason, other.moves) == ("limited", ["limited"])
+    assert (mine.route.placement.reason, other.moves) == ("limited", ["limited"])
     assert (await one.bind()).place == (elsewhere, "bound", 2)
     assert one.moves == []
 
@@ -371,7 +371,7 @@ async def test_a_conversation_nobody_may_serve_has_no_binding(start, admin):
     process.states(a="disabled", b="disabled", c="disabled")
     binding, route = await process.ask()
     assert binding is None
-    assert (route.workspace, route.how) == (None, "none")
+    assert (route.placement.workspace, route.placement.how) == (None, "none")
     assert admin.dbsize() == 0
 
 
@@ -426,7 +426,7 @@ async def test_a_warm_conversation_goes_home_once_where_that_relieves_its_worksp
     after = await process.bind()
     assert after.place == (home(process), "moved", 5)
     assert process.moves == ["home"]
-    assert after.route.warm and after.record.tokens == 990
+    assert after.route.placement.warm and after.record.tokens == 990
     assert abs(stored(admin, after).voluntary - now) < 60_000
 
 
@@ -446,7 +446,7 @@ async def test_while_secrets_change_a_conversation_that_nobody_knows_is_a_new_on
     process = await start()
     first = await process.bind(KEYS[2], former=KEYS[9])
     assert first.place == (home(process, KEYS[2]), "new", 1)
-    assert not first.route.sticky
+    assert not first.route.placement.sticky
     assert (await process.bind(KEYS[2], former=KEYS[9])).place == (home(process, KEYS[2]), "bound", 1)
 
 
@@ -578,7 +578,7 @@ async def test_without_the_store_a_conversation_nobody_is_meant_to_serve_has_no_
     process = await start(away=True)
     process.states(a="disabled", b="draining", c="gone")
     binding, route = await process.ask()
-    assert (binding, route.workspace, route.how) == (None, None, "none")
+    assert (binding, route.placement.workspace, route.placement.how) == (None, None, "none")
 
 
 async def test_without_the_store_a_process_keeps_to_what_it_remembers(start):
@@ -590,7 +590,7 @@ async def test_without_the_store_a_process_keeps_to_what_it_remembers(start):
     await process.store.close()
     away = await process.bind()
     assert away.place == (elsewhere, "stateless", 2)
-    assert away.route.warm
+    assert away.route.placement.warm
     process.renew(away, tokens=1500)
     await process.move(away, further)
     assert away.place == (further, "stateless", 3)
@@ -634,7 +634,7 @@ async def test_a_move_that_the_store_missed_is_told_to_it(start, admin):
     process.admission.heard(BoundConversations([BoundConversation(moving.binding.key, MODEL, pack(moving.record))]))
     assert (await process.bind()).place == (elsewhere, "bound", 2)
     assert (await other.bind()).place == (elsewhere, "bound", 2)
-    assert route.workspace != elsewhere
+    assert route.placement.workspace != elsewhere
 
 
 async def test_a_store_that_lost_everything_gets_the_bindings_that_were_answered(start, admin, monkeypatch):
