@@ -16,8 +16,8 @@ def numbers(kept: Mapping[bytes, bytes]) -> dict[str, float]:
     packed = kept.get(b"n", b"")
     read = struct.unpack(f"<{len(packed) // 8}d", packed)
     found = dict(zip(_MONEY, read, strict=False))
-    if b"w" in kept:
-        found |= zip(("week", "week_spent"), struct.unpack("<2d", kept[b"w"]), strict=True)
+    if len(read) == 15:
+        found |= zip(("week", "week_spent"), read[13:], strict=True)
     for kind in KINDS:
         if kind.form == BUCKET and len(read) > kind.place and read[kind.place]:
             found[kind.field] = read[kind.place - 1]
@@ -38,4 +38,5 @@ def filled_at(kept: Mapping[bytes, bytes], field: str) -> int:
 
 def packed(**money: int) -> bytes:
     """As the store keeps a subject's money."""
-    return struct.pack("<13d", *(money.get(name, 0) for name in _MONEY), *[0] * 8)
+    week = money.get("week", 0), money.get("week_spent", 0)
+    return struct.pack("<15d", *(money.get(name, 0) for name in _MONEY), *[0] * 8, *week)

@@ -43,8 +43,9 @@ _CURSOR = re.compile(r"[1-9]\d{0,18}-\d{1,19}", re.ASCII)
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt to change something. `id` is that of the request, `at` RFC 3339, `who` the id of a token, `by`
-    "token" or "session", `address` where it came from, `changes` each field before and after, `status` that of the
-    answer: what is 400 or more changed nothing, but for a 503, of which nobody knows."""
+    "token" or "session" (both are "gateway" for what nobody asked for), `address` where it came from, `changes` each
+    field before and after, `status` that of the answer: what is 400 or more changed nothing, but for a 503, of which
+    nobody knows."""
 
     id: str
     at: str

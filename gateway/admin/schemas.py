@@ -361,8 +361,8 @@ USAGE_RECORD = record(
     endpoint=TEXT, estimated=FLAG, provisional=FLAG, cache_creation=ANY_OBJECT,
 )  # fmt: skip
 AUDIT_ENTRY = record(
-    id=TEXT, at=TIME, who=TEXT, role=TEXT, by=choice("token", "session"), address=TEXT, action=TEXT, method=TEXT,
-    resource=TEXT, status={"type": "integer"},
+    id=TEXT, at=TIME, who=TEXT, role=TEXT, by=choice("token", "session", "gateway"), address=TEXT,
+    action=TEXT, method=TEXT, resource=TEXT, status={"type": "integer"},
     changes={"type": "object", "additionalProperties": {**many({}), "minItems": 2, "maxItems": 2}},
 )  # fmt: skip
 _SECONDS = maybe(NUMBER)

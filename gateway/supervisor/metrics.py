@@ -100,6 +100,7 @@ class Gauges(Collector):
         yield from self._limits()
         yield from self._use()
         yield self._budgets()
+        yield self._thresholds()
 
     def _states(self) -> Metric:
         family = GaugeMetricFamily(
@@ -156,9 +157,20 @@ class Gauges(Collector):
     def _budgets(self) -> Metric:
         family = GaugeMetricFamily(
             "gateway_team_budget_remaining_ratio",
-            "What is left of a team's budget of this UTC day or month (window), of which what runs is reserved; over "
-            "replicas take max.", labels=("team", "window"),
+            "What is left of a team's budget of this UTC day, week or month (window), of which what runs is reserved; "
+            "over replicas take max.", labels=("team", "window"),
         )  # fmt: skip
         for team, window, ratio in self._levels.budgets():
             family.add_metric((team, window), ratio)
+        return family
+
+    def _thresholds(self) -> Metric:
+        family = GaugeMetricFamily(
+            "gateway_team_budget_soft_threshold_ratio",
+            "The highest soft threshold that is passed of a team's budget of this UTC day, week or month (window); "
+            "over replicas take max.", labels=("team", "window"),
+        )  # fmt: skip
+        for passed in self._levels.thresholds():
+            if passed.kind == "team":
+                family.add_metric((passed.id, passed.window), passed.share)
         return family

@@ -54,11 +54,13 @@ from gateway.store.pool.binding_counts import BindingCounts
 from gateway.store.pool.key_file import KeyFile
 from gateway.store.pool.keyring import boosts_of, keyring_of, teams_of
 from gateway.store.pool.keys import KeyStore
+from gateway.store.pool.marks import Marks
 from gateway.store.pool.pool_store import PoolStore
 from gateway.store.pool.shared_keys import SharedKeys
 from gateway.supervisor.ledger.archive import Archive
 from gateway.supervisor.ledger.carrier import Carrier
 from gateway.supervisor.ledger.sweeper import Sweeper
+from gateway.supervisor.ledger.thresholds import Thresholds
 from gateway.supervisor.metrics import Exposition, Gauges
 from gateway.supervisor.overview import Watch
 from gateway.supervisor.pool.account_states import AccountStates
@@ -138,6 +140,8 @@ class Supervisor:
             self._level_reader, lambda: self._keyring().callers.values(), lambda: self._teams().values(), time.time,
             lambda: boosts_of(self.keys.stored, time.time() * 1000),
         )  # fmt: skip
+        self._marks = Marks(store_url)
+        self._thresholds = Thresholds(levels, self._marks, self._audit.record, new_request_id, time.time)
         watch = Watch(
             self._workers, self.account_states, self._binding_counts, workers, lambda: self.pool.up,
             lambda: self._accounts.all(),
@@ -198,6 +202,7 @@ class Supervisor:
                 self._archive.run(),
                 self._sweeper.run(),
                 self._carrier.run(),
+                self._thresholds.run(),
                 self._audit.run(),
                 self._binding_counts.run(),
                 self.live.run(),
@@ -422,6 +427,7 @@ class Supervisor:
         await self._admin.finish()
         await self._binding_counts.close()
         await self._level_reader.close()
+        await self._marks.close()
         await self._bindings.close()
         await self._usage.close()
         await self._audit.close()

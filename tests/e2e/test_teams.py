@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -32,6 +33,7 @@ from tests.e2e.rig import (
 )
 
 ADA = "ada@acme.example"
+WARNING = "x-gateway-budget-warning"
 FILE_TEAM = {"id": "filed", "limits": {"budget_usd": {"day": 100}}}
 
 
@@ -316,6 +318,36 @@ async def test_any_key_sees_its_own_limits_and_spend_and_nothing_of_others(pair:
     assert (await ask(pair[0], None, method="GET", path="/v1/me", key="sk-nobody")).status == 401
     assert (await ask(pair[0], message(), path="/v1/me", key=keys["eve"])).status == 405
     assert one.ask("DELETE", "teams/own")[0] == 200 and one.ask("DELETE", "teams/next")[0] == 200
+
+
+async def test_a_threshold_that_is_passed_is_told_to_the_caller_and_once_to_operators(
+    pair: list[Gateway], sim: Simulator
+):
+    one = Admin(pair[0])
+    limits = {"budget_usd": {"day": 0.05, "soft": [0.005, 0.9]}}
+    assert one.ask("POST", "teams", {"id": "warned", "limits": limits})[0] == 201
+    assert one.ask("POST", "callers", {"id": "wendy", "team": "warned"})[0] == 201
+    key = one.ask("POST", "callers/wendy/keys")[1]["key"]
+    first = await served(pair[0], key)
+    assert first.status == 200 and WARNING not in dict(first.headers)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while WARNING not in dict((answer := await served(pair[1], key)).headers):
+            assert answer.status == 200
+    words = dict(answer.headers)[WARNING]
+    assert re.match(r"\d+% of your team's budget of \$0.05 per day is used; it resets \d{4}-\d\d-\d\d 00:00 UTC", words)
+
+    def said() -> list[Any]:
+        return [each for each in one.get("audit?limit=50")["data"] if each["action"] == "budget.threshold"]
+
+    until(lambda: said() != [], "the audit log")
+
+    def seen() -> list[float]:
+        return [each.metrics().total("gateway_team_budget_soft_threshold_ratio", team="warned") for each in pair]
+
+    until(lambda: seen() == [0.005, 0.005], "the metric")
+    (entry,) = said()
+    assert (entry["resource"], entry["who"], list(entry["changes"])) == ("teams/warned", "gateway", ["budget_usd_day"])
+    assert one.ask("DELETE", "teams/warned")[0] == 200
 
 
 def test_teams_callers_and_boosts_are_managed_from_the_command_line(pair: list[Gateway], sim: Simulator):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from gateway.admin.desks.cached import Cached
 from gateway.config.schema import Caller, CallerLimits, Team
 from gateway.core.spending.keyring import CALLERS, TEAMS
@@ -23,6 +25,18 @@ class Reader(Protocol):
     """The store, as in store.ledger.levels. Raises StoreDown."""
 
     async def read(self, asked: Mapping[str, Sequence[SubjectBuckets]]) -> dict[str, Used]: ...
+
+
+class Passed(msgspec.Struct, frozen=True):
+    """A budget that is used beyond `share`, the highest of its soft thresholds that is passed: `used` of `usd` dollars
+    (0 to 1) in this `window`. `kind` is caller or team."""
+
+    kind: str
+    id: str
+    window: str
+    share: float
+    used: float
+    usd: float
 
 
 class Levels:
@@ -64,6 +78,27 @@ class Levels:
                 limit = round(dollars * _NANO)
                 left = max(0, left_of(found, window, limit, self._now()))
                 yield team, window, left / limit if limit else 0.0
+
+    async def passed(self) -> list[Passed]:
+        """The budgets that are used beyond a threshold, as of a look that is not old."""
+        if any(subject.limits.budget_usd.soft for subject in self._subjects()):
+            await self._used.get()
+        return list(self.thresholds())
+
+    def thresholds(self) -> Iterator[Passed]:
+        """The same, as of the last look."""
+        used = self._used.latest or {}
+        for subject in self._subjects():
+            soft, found = subject.limits.budget_usd.soft, used.get(subject.name)
+            for window in BUDGETS if soft and found is not None else ():
+                dollars = getattr(subject.limits.budget_usd, window)
+                if dollars is None or found is None:
+                    continue
+                limit = round((dollars + subject.boost) * _NANO)
+                share = 1 - left_of(found, window, limit, self._now()) / limit if limit else 1.0
+                reached = [each for each in soft if share >= each]
+                if reached:
+                    yield Passed(subject.kind, subject.id, window, reached[-1], share, dollars + subject.boost)
 
     def _budgets(self) -> Iterator[tuple[str, str, float]]:
         boosts = self._boosts()

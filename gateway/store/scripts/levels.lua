@@ -12,7 +12,7 @@ end
 local found = {now}
 for s = 1, #KEYS / 2 do
   local key = KEYS[2 * s - 1]
-  local buckets, numbers, row = cmsgpack.unpack(ARGV[1 + s]), numbers_of(key, true), {}
+  local buckets, numbers, row = cmsgpack.unpack(ARGV[1 + s]), numbers_of(key), {}
   for b = 1, #buckets, 2 do
     row[#row + 1] = math.floor(level_of(numbers, buckets[b], buckets[b + 1], now))
   end

@@ -1,10 +1,10 @@
 -- Put before scripts that read what subjects have left, or change it.
 --
--- A subject's money and buckets are 13 numbers of 8 bytes each, in field `n` of its hash: nano-dollars reserved, the day
+-- A subject's money and buckets are 15 numbers of 8 bytes each, in field `n` of its hash: nano-dollars reserved, the day
 -- (such as 20261122), what was spent in it, the month (such as 202611), what was spent in it; then at the places that
--- core/spending/quota.py gives it each bucket's level, and when it had that (ms, 0: it is full). Field `w` has two more,
--- at the places 14 and 15: the week (such as 2968, as from `week_of`) and what was spent in it.
-local FORMAT = '<ddddddddddddd'
+-- core/spending/quota.py gives it each bucket's level, and when it had that (ms, 0: it is full); at the last places the
+-- week (such as 2968, as from `week_of`) and what was spent in it.
+local FORMAT = '<ddddddddddddddd'
 
 -- The number of the week, Monday the first day, in which a day such as 20261122 lies.
 local function week_of(day)
@@ -17,46 +17,22 @@ local function week_of(day)
   return math.floor((days + 3) / 7)
 end
 
-local function week_in(packed)
-  if packed and #packed == 16 then
-    local week, spent = struct.unpack('<dd', packed)
-    return week, spent
+local function numbers_of(key)
+  local packed = redis.call('HGET', key, 'n')
+  if packed and #packed == 120 then
+    return {struct.unpack(FORMAT, packed)}
+  elseif packed and #packed == 104 then -- as once written, without the week
+    return {struct.unpack(FORMAT, packed .. string.rep('\0', 16))}
   end
-  return 0, 0
-end
-
--- Those of the week only where `weekly`.
-local function numbers_of(key, weekly)
-  local packed, week
-  if weekly then
-    local kept = redis.call('HMGET', key, 'n', 'w')
-    packed, week = kept[1], kept[2]
-  else
-    packed = redis.call('HGET', key, 'n')
-  end
-  local numbers
-  if packed and #packed == 104 then
-    numbers = {struct.unpack(FORMAT, packed)}
-  else
-    numbers = redis.call('HMGET', key, 'reserved', 'day', 'day_spent', 'month', 'month_spent') -- as once written
-    for place = 1, 13 do
-      numbers[place] = tonumber(numbers[place] or 0) or 0
-    end
-  end
-  if weekly then
-    numbers[14], numbers[15] = week_in(week)
+  local numbers = redis.call('HMGET', key, 'reserved', 'day', 'day_spent', 'month', 'month_spent') -- earlier still
+  for place = 1, 15 do
+    numbers[place] = tonumber(numbers[place] or 0) or 0
   end
   return numbers
 end
 
-local function keep(key, numbers, weekly)
-  if weekly then
-    redis.call(
-      'HSET', key, 'n', struct.pack(FORMAT, unpack(numbers, 1, 13)), 'w', struct.pack('<dd', numbers[14], numbers[15])
-    )
-  else
-    redis.call('HSET', key, 'n', struct.pack(FORMAT, unpack(numbers, 1, 13)))
-  end
+local function keep(key, numbers)
+  redis.call('HSET', key, 'n', struct.pack(FORMAT, unpack(numbers, 1, 15)))
 end
 
 -- What was spent in `period` under other tenants, to which the subject belonged before: field `c` has what they had, as

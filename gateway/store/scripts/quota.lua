@@ -66,7 +66,6 @@ local function reserve(now, k, a)
           period = day
         elseif place == 14 then
           period = week_of(day)
-          numbers[14], numbers[15] = week_in(redis.call('HGET', KEYS[hash], 'w'))
         end
         if numbers[place] >= period then
           left = left - numbers[place + 1]

@@ -30,10 +30,10 @@ if day[1] then
 end
 local today, month = tonumber(ARGV[1]), tonumber(ARGV[2])
 for key, amount in pairs(spent) do
-  local numbers = numbers_of(KEYS[key], true)
+  local numbers = numbers_of(KEYS[key])
   local earlier = numbers[2]
   if spend(numbers, today, week_of(today), month, amount) then
-    keep(KEYS[key], numbers, true)
+    keep(KEYS[key], numbers)
     if earlier ~= today then
       keep_for_long(KEYS[key])
     end

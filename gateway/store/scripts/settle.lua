@@ -114,7 +114,7 @@ local function settle(statuses)
   for s = 1, subjects do
     local amount, back, debits = spent[s] or 0, released[s] or 0, used[s] and ARGV[6 + s] or ''
     if amount ~= 0 or back ~= 0 or debits ~= '' then
-      local numbers = numbers_of(KEYS[4 + 2 * s], true)
+      local numbers = numbers_of(KEYS[4 + 2 * s])
       local earlier = numbers[2]
       local any = spend(numbers, day, week, month, amount) or back ~= 0
       numbers[1] = numbers[1] - back
@@ -167,7 +167,7 @@ local function settle(statuses)
   end
   for s = 1, subjects do
     if changed[s] then
-      keep(KEYS[4 + 2 * s], changed[s], true)
+      keep(KEYS[4 + 2 * s], changed[s])
       if begins[s] then
         keep_for_long(KEYS[4 + 2 * s])
       end

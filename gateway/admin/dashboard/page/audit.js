@@ -42,7 +42,7 @@ function row(entry) {
   const words = done ? "done" : unknown ? "503, perhaps done" : `refused, ${entry.status}`;
   return h("tr", {},
     h("td", {}, moment(entry.at).node),
-    h("td", {}, entry.who, h("span", { class: "muted" }, entry.by === "session" ? " · browser" : " · token")),
+    h("td", {}, entry.who, h("span", { class: "muted" }, entry.by === "session" ? " · browser" : entry.by === "gateway" ? " · itself" : " · token")),
     h("td", {}, whatOf(entry)),
     h("td", {}, changes(entry.changes ?? {})),
     h("td", {}, badge(done ? "good" : unknown ? "warn" : "bad", words).node),
@@ -53,7 +53,7 @@ function row(entry) {
 const ACTIONS = {
   "account.change": "changed", "account.flush": "forgot the bindings of", "conversation.flush": "forgot", "key.create": "made", "key.rotate": "rotated",
   "key.revoke": "revoked", "caller.change": "changed", "caller.revoke": "revoked all keys of", "caller.delete": "deleted", "session.begin": "signed in", "session.end": "signed out",
-  "team.create": "made", "team.change": "changed", "team.delete": "deleted", "caller.create": "made", "boost.create": "raised budgets by", "boost.delete": "ended",
+  "team.create": "made", "team.change": "changed", "team.delete": "deleted", "caller.create": "made", "boost.create": "raised budgets by", "boost.delete": "ended", "budget.threshold": "used beyond a threshold by",
 };
 
 function whatOf(entry) {
