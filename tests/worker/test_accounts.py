@@ -740,7 +740,7 @@ class Fetched:
     async def refresh(self) -> bool:
         return False
 
-    async def start(self) -> None:
+    async def start(self, tell: object = None) -> None:
         self.did.append("start")
 
     async def close(self) -> None:
