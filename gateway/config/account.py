@@ -18,6 +18,7 @@ from gateway.config.source import Node, join
 from gateway.core.routing.capabilities import Verdict
 from gateway.core.routing.document import STATES
 from gateway.core.routing.provider_names import PROFILES
+from gateway.core.routing.rate_limits import Stated
 from gateway.upstream.credentials import aws, google
 from gateway.upstream.credentials.aws import AwsKeys
 from gateway.upstream.credentials.entra import EntraApp
@@ -84,6 +85,35 @@ def _entra(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any
     return values
 
 
+class StatedLimits(Frozen, frozen=True, kw_only=True):
+    """What an account may use a minute, of models whose answers do not tell; None is not stated."""
+
+    models: Annotated[tuple[str, ...], _PATTERNS, "models, each class of them by itself: names, or patterns with *"] = (
+        "*",
+    )
+    requests_per_minute: Annotated[int | None, _COUNT, "requests a minute"] = None
+    input_tokens_per_minute: Annotated[int | None, _COUNT, "uncached input tokens a minute"] = None
+    output_tokens_per_minute: Annotated[int | None, _COUNT, "output tokens a minute"] = None
+    tokens_per_minute: Annotated[int | None, _COUNT, "uncached input and output tokens a minute, together"] = None
+    burndown: Annotated[
+        float, Number(least=1, most=100), "times that a token of output counts in tokens_per_minute"
+    ] = 1.0
+
+    def share(self, processes: int) -> Stated:
+        """What one of so many processes may use."""
+
+        def part(limit: int | None) -> float | None:
+            return None if limit is None else limit / processes
+
+        return Stated(
+            part(self.requests_per_minute),
+            part(self.input_tokens_per_minute),
+            part(self.output_tokens_per_minute),
+            part(self.tokens_per_minute),
+            self.burndown,
+        )
+
+
 class Account(Frozen, frozen=True, kw_only=True):
     """One upstream credential. `organization` and `workspace` are what its provider shares limits and caches within,
     where not given; `drain_until` is in Unix seconds."""
@@ -117,6 +147,11 @@ class Account(Frozen, frozen=True, kw_only=True):
         Number(above=0, most=100, decimals=3),
         "times the list's price, such as 0.9 for a discount; default: 1, on clouds 1.1 where a region costs more",
     ] = None
+    limits: Annotated[
+        tuple[StatedLimits, ...],
+        Many(Section(StatedLimits)),
+        "of clouds: what the account may use a minute, where its answers do not tell",
+    ] = ()
     region: Annotated[str, _REGION, "region; of vertex also global, us or eu"] = ""
     api: Annotated[str, Choice(APIS), "of bedrock: InvokeModel, or the Messages endpoint"] = "invoke"
     profile: Annotated[

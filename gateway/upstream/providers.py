@@ -28,7 +28,8 @@ class Row(msgspec.Struct, frozen=True):
 
 
 _AWS = ("api_key", "aws")
-_BEDROCK = frozenset({"region", "api", "aws_account", "model_names"})
+_CLOUD = frozenset({"model_names", "limits"})
+_BEDROCK = _CLOUD | {"region", "api", "aws_account"}
 
 PROVIDERS: dict[str, Row] = {
     "anthropic": Row(anthropic.opened, anthropic.credential, anthropic.base_url, frozenset(), (), ("api_key",)),
@@ -37,11 +38,11 @@ PROVIDERS: dict[str, Row] = {
     ),
     "bedrock/mantle": Row(mantle.Mantle, mantle.credential, mantle.base_url, _BEDROCK, ("region",), _AWS),
     "vertex": Row(
-        vertex.Vertex, vertex.credential, vertex.base_url, frozenset({"project", "region", "model_names"}),
+        vertex.Vertex, vertex.credential, vertex.base_url, _CLOUD | {"project", "region"},
         ("project", "region"), ("api_key", "credentials"), True,
     ),
     "foundry": Row(
-        foundry.Foundry, foundry.credential, None, frozenset({"model_names"}), ("base_url",), ("api_key", "entra")
+        foundry.Foundry, foundry.credential, None, _CLOUD, ("base_url",), ("api_key", "entra")
     ),
     "aws-platform": Row(
         aws_platform.AwsPlatform, aws_platform.credential, aws_platform.base_url,

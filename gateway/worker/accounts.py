@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
+from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from hashlib import blake2b
 from math import inf
@@ -19,6 +20,7 @@ from gateway.config.schema import Config, catalogue_of
 from gateway.core.routing.capabilities import Capabilities, Verdict
 from gateway.core.routing.document import Entry
 from gateway.core.routing.provider_names import ProviderNames
+from gateway.core.routing.rate_limits import Stated
 from gateway.core.spending.fair import FairQueue
 from gateway.core.spending.pricing import Catalogue
 from gateway.data import load_capabilities, load_provider_names
@@ -241,17 +243,13 @@ class Pool:
         return renewed
 
     def look(self) -> list[Account]:
-        """The accounts of whose credential there is news since it was last looked at; trouble is logged, once."""
+        """The accounts of whose credential there is news since it was last looked at."""
         found = []
         for account in self.accounts.values():
             credential = account.provider.credential
             trouble, expires = credential.trouble, credential.expires_at
             if (trouble, expires) == account.standing:
                 continue
-            if trouble and trouble != account.standing[0]:
-                log.warning("an account gets no new credential", account=account.id, reason=trouble)
-            elif account.standing[0] and not trouble:
-                log.info("an account has its credential", account=account.id)
             account.standing = trouble, expires
             found.append(account)
         return found
@@ -326,6 +324,18 @@ class Pool:
         """What accounts serve of a request, of those that may lack something."""
         accounts = self.accounts.items()
         return {name: account.capabilities for name, account in accounts if account.capabilities is not None}
+
+    def stated(self, catalogue: Catalogue) -> dict[tuple[str, str], Stated]:
+        """The limits that the configuration states, by organization and class of models: this process's share. The
+        first that names a class counts."""
+        found: dict[tuple[str, str], Stated] = {}
+        for account in self.accounts.values():
+            for row in account.config.limits:
+                share = row.share(self._processes)
+                for model in catalogue:
+                    if any(fnmatchcase(name, pattern) for name in model.names for pattern in row.models):
+                        found.setdefault((account.config.organization, model.limit_class), share)
+        return found
 
     def free(self, account: str) -> bool:
         """Whether an account has a slot now."""

@@ -129,6 +129,7 @@ class Gateway:
         """Let the router know what this process has of the accounts."""
         router, pool = self.router, self.pool
         router.held, router.partial, router.capabilities = pool.credentials, pool.partial, pool.capabilities
+        router.state_limits(pool.stated(self._models.catalogue), monotonic())
 
     def reload(self, config: Config) -> None:
         """Follow a new configuration from the next request on."""

@@ -10,6 +10,7 @@ import pytest
 from gateway.commands.checkup.finding import secrets_of
 from gateway.config.file import loads
 from gateway.config.schema import Account, ConfigError, decode, describe, encode
+from gateway.core.routing.rate_limits import Stated
 
 REST = {
     "admin": {"token": "token-of-the-operator-of-tests"},
@@ -113,6 +114,15 @@ def test_an_account_s_own_words_are_before_the_provider_s():
 def test_what_does_not_fit_the_provider_is_named(account: dict[str, object], problem: str):
     found = problems(**account)
     assert any(problem in each for each in found), found
+
+
+def test_limits_are_stated_by_models_and_shared_by_processes():
+    row = {"models": "claude-opus-*", "tokens_per_minute": 1000, "burndown": 5, "requests_per_minute": 30}
+    (found,) = read(**BEDROCK, api_key="k", limits=[row]).limits
+    assert found.models == ("claude-opus-*",)
+    assert found.share(4) == Stated(requests=7.5, tokens=250.0, burndown=5.0)
+    (problem,) = problems(api_key="k", limits=[row])
+    assert "limits: means nothing to the provider anthropic" in problem
 
 
 def test_no_keys_at_all_mean_the_default_chain():

@@ -511,3 +511,20 @@ def test_an_account_without_a_credential_is_passed_over_and_is_not_to_blame(rig:
             asked="[bc]( [bc]){4}",
         )
     )
+
+
+def test_a_stated_limit_steers_before_a_429(rig: Rig):
+    pool = on("bedrock")
+    pool["a"] = {**pool["a"], "limits": [{"models": ["claude-haiku-*"], "requests_per_minute": 2}]}
+    rig.play(
+        journey(
+            "a stated limit",
+            *(
+                ask(want=Want(by=by, attempts=1, route="new"), at=n * 1.0, conversation=f"a b c#{n}")
+                for n, by in enumerate("aabb")
+            ),
+            pool={name: row for name, row in pool.items() if name != "c"},
+            asked="a a b b",
+            accounts={"a": "limited"},
+        )
+    )

@@ -7,6 +7,8 @@ clock; amounts are tokens or requests.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from gateway.core.routing.outcomes import Outcome
 
 KINDS = ("requests", "input", "output")
@@ -52,16 +54,43 @@ class Bucket:
         self.at = now
 
 
+class Burning(Bucket):
+    """What is left for output, of which each token also counts `times` in the bucket of input."""
+
+    __slots__ = ("of", "times")
+
+    def __init__(self, limit: float, of: Bucket, times: float, at: float) -> None:
+        super().__init__(limit, limit, at)
+        self.of = of
+        self.times = times
+
+    def take(self, amount: float, now: float) -> None:
+        super().take(amount, now)
+        self.of.take(amount * self.times, now)
+
+
+class Stated(NamedTuple):
+    """Limits a minute as an operator states them, where no answer names any: this process's share of them. `tokens` are
+    of input and output together, one of output counting `burndown` times; None is no limit."""
+
+    requests: float | None = None
+    input: float | None = None
+    output: float | None = None
+    tokens: float | None = None
+    burndown: float = 1.0
+
+
 class Domain:
     """The limits of one organization for one class of models: three buckets, and a closure while a 429 lasts.
 
     `reserved` and `asked` are the fresh input tokens and the requests of this process that were sent and not answered
-    yet; `others` the same of other processes, by process, with the time they were told.
+    yet; `others` the same of other processes, by process, with the time they were told. Of `stated` limits nobody tells
+    what is left: what is sent is taken at once.
     """
 
     __slots__ = (
         "asked", "closed_until", "input", "large_from", "large_until", "look_at", "others", "output", "pause",
-        "requests", "reserved", "unexplained", "unreported",
+        "requests", "reserved", "stated", "unexplained", "unreported",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -78,6 +107,29 @@ class Domain:
         self.others: dict[str, tuple[float, int, float]] = {}
         self.unreported = False  # observed since it was last told to others
         self.look_at = 0.0  # when it is worth to look at an answer again
+        self.stated: Stated | None = None
+
+    def state(self, stated: Stated | None, now: float) -> None:
+        """These limits hold from now on. What was used of others still counts, as a part of them."""
+        if stated == self.stated:
+            return
+        before, self.stated = (self.requests, self.input, self.output), stated
+        self.requests = self.input = self.output = None
+        if stated is None:
+            return
+        least = [each for each in (stated.input, stated.tokens) if each is not None]
+        if least:
+            self.input = Bucket(min(least), min(least), now)
+        if stated.requests is not None:
+            self.requests = Bucket(stated.requests, stated.requests, now)
+        if self.input is not None and stated.tokens is not None:
+            limit = stated.tokens if stated.output is None else stated.output
+            self.output = Burning(limit, self.input, stated.burndown, now)
+        elif stated.output is not None:
+            self.output = Bucket(stated.output, stated.output, now)
+        for old, new in zip(before, (self.requests, self.input, self.output), strict=True):
+            if old is not None and new is not None:
+                new.level = old.left(now) / old.limit * new.limit
 
     def close(self, retry_after: float | None, now: float) -> float:
         """A 429 has come: closed for the seconds returned."""
@@ -120,12 +172,13 @@ class Domain:
         """Forget what answers have said; what is under way stays reserved."""
         self.closed_until = self.large_until = self.pause = 0.0
         self.unexplained.clear()
-        self.requests = self.input = self.output = None
+        if self.stated is None:
+            self.requests = self.input = self.output = None
 
     def observe(self, kind: str, limit: int, remaining: int, now: float) -> None:
         """What an answer said of the limit `kind`: requests, input or output."""
         bucket: Bucket | None = getattr(self, kind)
-        if limit <= 0:
+        if limit <= 0 or self.stated is not None:
             return
         if bucket is None:
             setattr(self, kind, Bucket(limit, min(remaining, limit), now))
@@ -136,8 +189,8 @@ class Domain:
 
     def heard(self, kind: str, limit: float, level: float, at: float) -> None:
         """What another process observed at `at`: counts if it is newer than what is known here."""
-        if kind not in KINDS:
-            return  # a newer version's
+        if kind not in KINDS or self.stated is not None:
+            return  # a newer version's, or another process's share
         bucket: Bucket | None = getattr(self, kind)
         if limit > 0 and (bucket is None or bucket.seen < at):
             setattr(self, kind, Bucket(limit, min(level, limit), at))
@@ -146,6 +199,12 @@ class Domain:
         """A request of so many fresh input tokens is sent; returns what of them the limit can have taken, for
         `answer_began`."""
         bucket = self.input
+        if self.stated is not None:
+            if bucket is not None:
+                bucket.take(min(fresh, bucket.limit), now)
+            if self.requests is not None:
+                self.requests.take(1.0, now)
+            return 0.0
         if bucket is not None:
             bucket.reckon(now, self.reserved)
             fresh = min(fresh, bucket.limit)
@@ -155,7 +214,8 @@ class Domain:
 
     def answer_began(self, reserved: float) -> None:
         """The answer to what was sent has begun, or will not."""
-        self.asked -= 1
+        if self.asked:  # else its limits were stated when it was sent
+            self.asked -= 1
         self.reserved = self.reserved - reserved if self.asked else 0.0
 
     def holds(self, fresh: float) -> bool:
@@ -175,7 +235,7 @@ class Domain:
         if self.input is None and self.requests is None and self.output is None:
             return wait
         reserved, asked = self.reserved, self.asked
-        if self.others:
+        if self.others and self.stated is None:
             more, also = self._of_others(now)
             reserved += more
             asked += also
@@ -207,7 +267,7 @@ class Domain:
             return self.closed_until * -1e6  # the one that opens first has most
         if self.input is None:
             return float("inf")
-        more, _ = self._of_others(now)
+        more, _ = self._of_others(now) if self.stated is None else (0.0, 0)
         return self.input.left(now, self.reserved) - self.reserved - more
 
     def _of_others(self, now: float) -> tuple[float, int]:

@@ -15,7 +15,7 @@ from gateway.core.routing.groups import Groups
 from gateway.core.routing.health import MODEL_PAUSE, PAUSES, TRIAL, Cause, Health, Outage, RetryBudget
 from gateway.core.routing.load import Loads
 from gateway.core.routing.outcomes import Outcome
-from gateway.core.routing.rate_limits import KINDS, Domain
+from gateway.core.routing.rate_limits import KINDS, Domain, Stated
 from gateway.core.routing.ring import Ring
 
 MANY = 4096  # entries of a table that clients' inventions may fill
@@ -70,12 +70,19 @@ class Standing:
             self._classes.setdefault(organization, {})[limit_class] = domain
         return domain
 
+    def state_limits(self, stated: Mapping[tuple[str, str], Stated], now: float) -> None:
+        """The limits that operators state, by organization and class of models: these, and no others."""
+        for place in stated:
+            self.domain(*place)
+        for place, domain in self._domains.items():
+            domain.state(stated.get(place), now)
+
     def _forget_one(self) -> None:
         """The oldest domain that nothing is known of."""
         idle = (
             place
             for place, domain in self._domains.items()
-            if not domain.asked and domain.input is None and domain.closed_until == 0.0
+            if not domain.asked and domain.input is None and domain.stated is None and domain.closed_until == 0.0
         )
         organization, limit_class = next(idle, None) or next(iter(self._domains))
         del self._domains[organization, limit_class]
