@@ -21,10 +21,10 @@ ANTHROPIC = "anthropic/"
 _URL = "https://example.com"
 _NO_ACCOUNT = "an account there has no counterpart"
 _OTHERS = {
-    "bedrock": "Claude on Amazon Bedrock",
-    "vertex_ai": "Claude on Google Cloud",
-    "azure_ai": "Claude in Microsoft Foundry",
-    "azure": "Azure OpenAI",
+    "bedrock": "Claude on Amazon Bedrock: write an account of the provider bedrock (docs/clouds.md)",
+    "vertex_ai": "Claude on Google Cloud: write an account of the provider vertex (docs/clouds.md)",
+    "azure_ai": "Claude in Microsoft Foundry: write an account of the provider foundry (docs/clouds.md)",
+    "azure": f"Azure OpenAI: {_NO_ACCOUNT}",
 }
 # Key of a price in LiteLLM, US dollars a token -> ours, per million; and the one of a catalogue's price.
 _PRICES = {
@@ -192,8 +192,7 @@ class _Accounts:
         params = _section(deployment, "litellm_params")
         provider, model = provider_of(params)
         if provider != "anthropic":
-            words = _OTHERS.get(provider, f"the provider {provider}")
-            draft.left("model_list", f"{words}: {_NO_ACCOUNT}", name)
+            draft.left("model_list", _OTHERS.get(provider, f"the provider {provider}: {_NO_ACCOUNT}"), name)
             return False
         for key in given(params, *_TAKEN):
             draft.left(f"litellm_params.{key}", _WHY.get(key, _REQUEST), name)

@@ -614,6 +614,8 @@ def config_warnings(config: Config, told: Collection[str] = ()) -> list[str]:
         parts = urlsplit(account.base_url)
         if parts.scheme == "http" and not check.loopback(parts.hostname):
             warnings.append(f"account {account.id}: its key is sent unencrypted, base_url is http")
+        if account.provider == "foundry" and not parts.path.endswith("/anthropic"):
+            warnings.append(f"account {account.id}: base_url of foundry ends in /anthropic as a rule")
         if account.drain_until is not None and account.state != "draining":
             warnings.append(f"account {account.id}: drain_until means nothing unless its state is draining")
         first = holders.setdefault(account.api_key, account.id)

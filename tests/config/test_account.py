@@ -9,7 +9,7 @@ import pytest
 
 from gateway.commands.checkup.finding import secrets_of
 from gateway.config.file import loads
-from gateway.config.schema import Account, ConfigError, decode, describe, encode
+from gateway.config.schema import Account, ConfigError, config_warnings, decode, describe, encode
 from gateway.core.routing.rate_limits import Stated
 
 REST = {
@@ -149,3 +149,10 @@ def test_no_secret_of_a_cloud_is_shown_and_all_are_known_to_be_secrets():
         assert canary not in shown
         assert any(canary in secret for secret in secrets_of(config))
     assert decode(encode(config)) == config
+
+
+@pytest.mark.parametrize(("url", "warns"), [("https://n.test/anthropic", False), ("https://n.test", True)])
+def test_a_foundry_address_without_its_path_is_warned_about(url: str, warns: bool):
+    account = {"id": "a", "provider": "foundry", "base_url": url, "api_key": "k"}
+    found = config_warnings(loads(json.dumps({**REST, "accounts": [account]}), {}))
+    assert any("/anthropic as a rule" in each for each in found) == warns
