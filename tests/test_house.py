@@ -14,7 +14,6 @@ MODULES = sorted((ROOT / "gateway").rglob("*.py"))
 MOST_ATTRIBUTES = 20
 LARGER = {  # those still to be cut, and what they have; none may grow
     "gateway.core.routing.router.Router": 24,
-    "gateway.supervisor.supervisor.Supervisor": 38,
 }
 RECORDS = {"Struct", "NamedTuple", "Enum", "StrEnum", "IntEnum", "TypedDict"}
 

@@ -126,6 +126,11 @@ class Reloader:
         self._good.set(1)
         self._good_at.set(time.time())
 
+    @property
+    def follows(self) -> bool:
+        """Whether there is a file to follow."""
+        return self._path is not None
+
     def ask(self) -> None:
         """Read the file now, changed or not."""
         self._asked = True

@@ -26,24 +26,24 @@ async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
     )
     made = Supervisor(config, f"unix://{tmp_path}/none", lambda: None)
     yield made
-    for listener in (*made.listeners, made._admin_socket):
+    for listener in (*made.listeners, made.admin.socket):
         listener.close()
 
 
 async def test_who_may_call_is_looked_up_once_until_the_file_or_the_store_says_otherwise(supervisor):
     """Anybody may ask about readiness."""
-    first = supervisor._keyring()
-    assert [supervisor._keyring() for _ in range(5)] == [first] * 5
+    first = supervisor._directory.keyring()
+    assert [supervisor._directory.keyring() for _ in range(5)] == [first] * 5
     supervisor.keys.stored = Stored("another")
-    second = supervisor._keyring()
-    assert second is not first and supervisor._keyring() is second
+    second = supervisor._directory.keyring()
+    assert second is not first and supervisor._directory.keyring() is second
     supervisor.config = msgspec.structs.replace(supervisor.config, keys=())
-    assert supervisor._keyring().callers == {}
+    assert supervisor._directory.keyring().callers == {}
 
 
 async def test_the_supervisors_own_lateness_is_among_that_of_the_loops(supervisor):
-    supervisor._lag._observe(0.3)
+    supervisor.admin.lag._observe(0.3)
     for _ in range(2):
-        lines = (await supervisor._exposition.encoded(generate_latest)).decode().splitlines()
+        lines = (await supervisor.admin.exposition.encoded(generate_latest)).decode().splitlines()
         assert "gateway_event_loop_lag_seconds_count 1.0" in lines
         assert 'gateway_event_loop_lag_seconds_bucket{le="0.25"} 0.0' in lines
