@@ -307,6 +307,23 @@ COUNTED = [
         given=(ask(caller="carol"),),
     ),
     journey(
+        "Claude Code is refused for money by a 402, whose words it shows, and warned no more",
+        ask(
+            headers=(("user-agent", "claude-cli/2.1.330 (external, cli)"),),
+            want=Want(
+                status=402,
+                error="billing_error",
+                says=OWN_WORDS.replace("0.0001", "0.0008"),
+                attempts=0,
+                headers={"x-should-retry": "false", WARNING: None, RATE + "unified-status": None},
+                record={"throttled": "caller", "limit": "budget_day", "status": 402},
+            ),
+        ),
+        pool=ONE,
+        config=limits_of("team", {"budget_usd": {"day": 0.0008, "message": "Ask Ann.", "soft": [0.1]}}),
+        given=(ask(caller="carol"),) * 2,
+    ),
+    journey(
         "a refusal ends with the company's own words",
         ask(want=refused(OWN_WORDS, "billing_error", "budget_day")),
         pool=ONE,

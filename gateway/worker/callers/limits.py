@@ -176,8 +176,9 @@ class Reservation:
         return self.limits.headers(self._levels, self._now) if self._levels else []
 
     def warnings(self, claude_code: bool) -> Headers:
-        """Of the budgets that are used beyond a soft threshold, as headers of an answer."""
-        warned = self.limits.warned(self._levels, self._at)
+        """Of the budgets that are used beyond a soft threshold, as headers of an answer; not of a refusal, which says
+        more, and which Claude Code would not show beside them."""
+        warned = self.limits.warned(self._levels, self._at) if self.taken else None
         return [] if warned is None else warned.headers(claude_code)
 
     @property

@@ -357,6 +357,9 @@ class Journey:
 
     async def refuse(self, error: ApiError, headers: HeaderList) -> None:
         """Answer with an error of the gateway's own."""
+        head = self.request.head
+        if error.kind == "billing_error" and head is not None and head.claude_code:
+            error.status = 402  # which it shows with our words; of a 429 it may say that it is no limit of one's own
         self.outcome = "error" if self.outcome == "ok" else self.outcome
         self.limit = error.limit
         self.cause = self.cause or error.cause
