@@ -128,7 +128,8 @@ class Gateway:
     def _lend(self) -> None:
         """Let the router know what this process has of the accounts."""
         router, pool = self.router, self.pool
-        router.held, router.partial, router.capabilities = pool.credentials, pool.partial, pool.capabilities
+        router.held = pool.credentials
+        router.offer.partial, router.offer.capabilities = pool.partial, pool.capabilities
         router.state_limits(pool.stated(self._models.catalogue), monotonic())
 
     def reload(self, config: Config) -> None:
@@ -140,7 +141,7 @@ class Gateway:
         for account in self.pool.configure(config, self.router.ring.accounts):
             self.router.heard(broadcast.Back(account, wholly=True), monotonic())
         self._lend()
-        self.router.forget_models()
+        self.router.offer.forget()
         self.admission.configure(config)
         self.accounting.configure(config, self._models.catalogue)
         self.owners.configure(config)

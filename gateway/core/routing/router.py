@@ -6,15 +6,15 @@ argument (seconds of one monotonic clock). What one request goes through is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Collection, Iterable
 from math import inf
 from typing import NamedTuple
 
 from gateway.core.routing import broadcast
-from gateway.core.routing.capabilities import LEARNED_FOR, Capabilities, Learned, Verdict
+from gateway.core.routing.capabilities import LEARNED_FOR, Learned
 from gateway.core.routing.document import Entry, PoolDocument
 from gateway.core.routing.health import Classify
+from gateway.core.routing.offers import Offers
 from gateway.core.routing.ring import Ring
 from gateway.core.routing.standing import MANY, Standing
 
@@ -39,9 +39,6 @@ MODEL = "model"
 CREDENTIAL = "credential"  # this process does not hold it (yet)
 FULL = "full"
 LACKING = "lacking"  # its provider does not serve what the request asks for
-MESSAGES = "messages"  # the endpoint that makes an account worth having a model
-
-Serves = Callable[[str, str], bool]  # an endpoint, by its name, for a model
 State = tuple[str, float]  # why not, seconds until it may be otherwise (infinity: nobody knows)
 _OPEN: State = (OPEN, 0.0)
 
@@ -70,19 +67,15 @@ class Router(Standing):
         super().__init__(tell, judges)
         self.classify = classify
         self.free = free
-        self.partial: Mapping[str, Serves] = {}  # accounts whose provider does not serve everything
-        self.capabilities: Mapping[str, Capabilities] = {}  # what those serve of a request
-        self._names = names
+        self.offer = Offers(names)
         self._wall = 0.0  # Unix seconds less this process's clock
-        self._serves: dict[tuple[str, str], bool] = {}
-        self._lacking: dict[tuple[str, str], frozenset[str]] = {}
         self._ramps: dict[str, list[tuple[float, float]]] = {}
         self._means: dict[str, _Mean] = {}
 
     def apply(self, document: PoolDocument, now: float, wall: float = 0.0) -> None:
         """Route over this document from now on; `wall` is `now` in Unix seconds, the document's clock."""
         self.ring = Ring(document)
-        self.forget_models()
+        self.offer.forget()
         self._means.clear()
         self._wall = wall - now
         self._ramps = {}
@@ -92,39 +85,7 @@ class Router(Standing):
                 for member in self.ring.members(entry.workspace, b"\0"):
                     self._ramps.setdefault(entry.workspace, []).append((member.weight, member.since))
 
-    def forget_models(self) -> None:
-        """The catalogue has changed, or what providers serve: ask anew."""
-        self._serves.clear()
-        self._lacking.clear()
-
     # Who may serve.
-
-    def serves(self, entry: Entry, model: str) -> bool:
-        """Whether the account is meant to serve `model` ("" for any)."""
-        known = self._serves.get((entry.id, model))
-        if known is None:
-            known = not model or any(fnmatchcase(name, each) for name in self._names(model) for each in entry.models)
-            if known and model and entry.id in self.partial:
-                known = self.partial[entry.id](MESSAGES, model)
-            if len(self._serves) >= MANY:
-                self._serves.clear()
-            self._serves[entry.id, model] = known
-        return known
-
-    def lacking(self, endpoint: str, model: str) -> frozenset[str]:
-        """The accounts whose provider does not serve an endpoint, by its name in the path table, for this model."""
-        known = self._lacking.get((endpoint, model))
-        if known is None:
-            known = frozenset(account for account, serves in self.partial.items() if not serves(endpoint, model))
-            if len(self._lacking) >= MANY:
-                self._lacking.clear()
-            self._lacking[endpoint, model] = known
-        return known
-
-    def unfit(self, model: str, needs: frozenset[str], now: float) -> dict[str, frozenset[str]]:
-        """The accounts that cannot serve a request of these needs, and which of them they lack."""
-        fits = {name: each.fit(model, needs, now).lacks for name, each in self.capabilities.items()}
-        return {name: lacks for name, lacks in fits.items() if lacks}
 
     def refused_need(self, account: str, learned: Iterable[Learned]) -> None:
         """An account has shown that it lacks these."""
@@ -134,20 +95,13 @@ class Router(Standing):
     def heard(self, fact: broadcast.Fact, now: float) -> None:
         """News of another process."""
         if isinstance(fact, broadcast.NeedRefused):
-            known = self.capabilities.get(fact.account)
-            if known is not None and fact.verdict in tuple(Verdict):
-                known.learn(Learned(fact.model, fact.need, Verdict(fact.verdict)), fact.seconds, now)
+            self.offer.heard(fact, now)
             return
         super().heard(fact, now)
 
     def picture(self, now: float) -> list[broadcast.Fact]:
         """Everything that is closed, out or lacking, as it would be told to a process that has just begun."""
-        lacking: list[broadcast.Fact] = [
-            broadcast.NeedRefused(name, each.model, each.need, each.verdict.value, seconds)
-            for name, known in self.capabilities.items()
-            for each, seconds in known.learned(now)
-        ]
-        return super().picture(now) + lacking
+        return super().picture(now) + self.offer.learned(now)
 
     def state(self, entry: Entry, model: str, limit_class: str, fresh: float, warm: bool, now: float) -> State:
         """Whether an account may get a request of `fresh` input tokens now; `warm` says that the conversation's cache
@@ -157,7 +111,7 @@ class Router(Standing):
                 return DISABLED, inf
             if not warm or 0.0 < entry.drain_until < now + self._wall:
                 return DRAINING, inf
-        if not self.serves(entry, model):
+        if not self.offer.serves(entry, model):
             return MODEL, inf
         if self.held is not None and entry.id not in self.held:
             return CREDENTIAL, inf
@@ -332,7 +286,7 @@ class Router(Standing):
         """Where a conversation goes by rank alone: the same on every replica that has seen the same pool."""
         for workspace in self.ring.rank(key):
             if any(
-                entry.state == "active" and entry.id not in without and self.serves(entry, model)
+                entry.state == "active" and entry.id not in without and self.offer.serves(entry, model)
                 for entry in self.ring.members(workspace, key)
             ):  # fmt: skip
                 return workspace
@@ -445,6 +399,6 @@ class Router(Standing):
     def offers(self, model: str, without: Collection[str] = ()) -> bool:
         """Whether any account of the pool but these is meant to serve `model` ("" for any)."""
         return any(
-            entry.state != "disabled" and entry.id not in without and self.serves(entry, model)
+            entry.state != "disabled" and entry.id not in without and self.offer.serves(entry, model)
             for entry in self.ring.accounts.values()
         )

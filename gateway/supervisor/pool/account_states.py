@@ -71,7 +71,8 @@ class AccountStates:
     def _lend(self) -> None:
         """Let the router know what this process has of the accounts."""
         router, pool = self._router, self._pool
-        router.held, router.partial, router.capabilities = pool.credentials, pool.partial, pool.capabilities
+        router.held = pool.credentials
+        router.offer.partial, router.offer.capabilities = pool.partial, pool.capabilities
 
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
@@ -79,7 +80,7 @@ class AccountStates:
         self._configured = [account.id for account in config.accounts]
         renewed = self._pool.configure(config, self._router.ring.accounts)
         self._lend()
-        self._router.forget_models()
+        self._router.offer.forget()
         for account in renewed:
             self._take(broadcast.Back(account, wholly=True))
 

@@ -193,7 +193,7 @@ class Owners:
     @property
     def _without(self) -> frozenset[str]:
         """Accounts whose provider has no objects."""
-        return self._router.lacking("batches", "") if self._router.partial else _ALL_SERVE
+        return self._router.offer.without("batches", "") if self._router.offer.partial else _ALL_SERVE
 
     # What changes.
 

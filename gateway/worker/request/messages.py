@@ -164,9 +164,9 @@ class Messages:
         if "speed" in peeked.fields and peeked.value("speed") == "fast":
             route.limit_class += ":fast"  # a bucket of its own
         route.caller = caller
-        if self._router.partial:
-            route.leave_out(self._router.lacking(request.endpoint.name, peeked.model))
-        if self._router.capabilities:
+        if self._router.offer.partial:
+            route.leave_out(self._router.offer.without(request.endpoint.name, peeked.model))
+        if self._router.offer.capabilities:
             self._fit(request, head, peeked, route)
         if self._router.picky:
             route.bar(features_of(peeked, head.betas), monotonic())
@@ -177,7 +177,7 @@ class Messages:
     def _fit(self, request: Request, head: Head, peeked: Peek, route: Route) -> None:
         """Leave out the accounts that lack what the request needs. Raises ApiError where all do."""
         needs = needs_of(peeked, head.betas)
-        unfit = self._router.unfit(peeked.model, needs, monotonic())
+        unfit = self._router.offer.unfit(peeked.model, needs, monotonic())
         request.needs = Needs(needs, tuple(sorted(frozenset().union(*unfit.values()))))
         if not unfit:
             return

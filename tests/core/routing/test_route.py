@@ -997,15 +997,15 @@ def test_no_wait_is_longer_than_its_own_bound():
 
 def partial(over: Router, *accounts: str, endpoints: tuple[str, ...] = ("messages",)) -> Router:
     """A router of whose accounts these serve these endpoints alone."""
-    over.partial = {name: lambda endpoint, model: endpoint in endpoints for name in accounts}
-    over.forget_models()
+    over.offer.partial = {name: lambda endpoint, model: endpoint in endpoints for name in accounts}
+    over.offer.forget()
     return over
 
 
 def test_a_request_never_goes_where_its_endpoint_is_not_served_and_its_conversation_stays():
     over = partial(router(HOME, OTHER, THIRD), "home", "third")
     route = known(over, record())
-    route.leave_out(over.lacking("chat", MODEL))
+    route.leave_out(over.offer.without("chat", MODEL))
     assert play(route, {}) == ("other", "")
     assert route.placement.how == "detour" and route.placement.reason == "lacking"
 
@@ -1014,7 +1014,7 @@ def test_what_does_not_count_is_proposed_where_the_conversation_may_live_and_ask
     over = partial(router(HOME, OTHER, THIRD), "home", "third")
     route = fresh_route(over)
     route.counts = False
-    route.leave_out(over.lacking("count_tokens", MODEL))
+    route.leave_out(over.offer.without("count_tokens", MODEL))
     home = route.propose(NOW)
     assert home == fresh_route(over).propose(NOW)
     assert play(route, {})[0] == "other"
@@ -1023,21 +1023,21 @@ def test_what_does_not_count_is_proposed_where_the_conversation_may_live_and_ask
 def test_where_no_account_serves_an_endpoint_nobody_is_meant_to():
     over = partial(router(HOME, OTHER), "home", "other")
     route = fresh_route(over)
-    route.leave_out(over.lacking("count_tokens", MODEL))
+    route.leave_out(over.offer.without("count_tokens", MODEL))
     assert route.next(NOW, 0.0) == Refuse(404, None)
     assert over.offers(MODEL)
 
 
 def test_a_model_that_a_provider_does_not_have_is_offered_by_those_that_have_it():
     over = router(HOME, OTHER)
-    over.partial = {"home": lambda endpoint, model: model != MODEL}
-    over.forget_models()
+    over.offer.partial = {"home": lambda endpoint, model: model != MODEL}
+    over.offer.forget()
     assert over.offers(MODEL)
-    assert not over.serves(over.ring.accounts["home"], MODEL)
-    assert over.serves(over.ring.accounts["home"], "claude-other")
+    assert not over.offer.serves(over.ring.accounts["home"], MODEL)
+    assert over.offer.serves(over.ring.accounts["home"], "claude-other")
     assert play(new(over), {})[0] == "other"
 
 
 def test_objects_live_where_they_are_served():
     over = partial(router(HOME, OTHER), "home")
-    assert over.working(KEY, NOW, over.lacking("batches", "")) == "other"
+    assert over.working(KEY, NOW, over.offer.without("batches", "")) == "other"
