@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.clients import rigs
+from tests.e2e.clients import claude_code
+from tests.e2e.clients.claude_code import Report, blocks, result
 from tests.e2e.rig import MODEL, Gateway, Simulator, until
 
-Say = Callable[..., list[dict[str, Any]]]
+Say = Callable[..., Report]
 
 
 @pytest.fixture(params=["ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY"])
@@ -22,42 +23,8 @@ def credential(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def say(gateway: Gateway, sim: Simulator, tmp_path: Path) -> Say:
-    """Says a prompt with further flags; returns the lines of the program's own report, the last one its result."""
-    program = rigs.claude()
-    work = tmp_path / "work"
-    work.mkdir()
-
-    def turn(prompt: str, *flags: str, credential: str = "ANTHROPIC_API_KEY") -> list[dict[str, Any]]:
-        env = {
-            "HOME": str(tmp_path),
-            "ANTHROPIC_BASE_URL": gateway.base_url,
-            credential: gateway.api_key,
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-            "CLAUDE_CODE_ENABLE_GATEWAY_MODEL_DISCOVERY": "1",
-            "DISABLE_AUTOUPDATER": "1",
-            "DISABLE_ERROR_REPORTING": "1",
-            "DISABLE_TELEMETRY": "1",
-        }
-        # One tool is offered, so that one is the first: it is the one that the simulated model calls.
-        options = ["--model", MODEL, "--tools", "Read", "--output-format", "stream-json", "--verbose", *flags]
-        printed = rigs.run([program, "-p", prompt, *options], gateway.base_url, gateway.api_key, env, cwd=work)
-        report: list[dict[str, Any]] = [json.loads(line) for line in printed.splitlines()]
-        return report
-
-    return turn
-
-
-def result(report: list[dict[str, Any]]) -> dict[str, Any]:
-    last = report[-1]
-    assert (last["type"], last["is_error"]) == ("result", False), last
-    assert last["result"].strip()
-    return last
-
-
-def blocks(report: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    """The content blocks of one kind that a turn went through."""
-    said = [line["message"]["content"] for line in report if line["type"] in ("assistant", "user")]
-    return [block for content in said if isinstance(content, list) for block in content if block["type"] == kind]
+    """Says a prompt with further flags."""
+    return partial(claude_code.say, gateway, tmp_path)
 
 
 def of_session(records: list[dict[str, Any]], session: str) -> list[dict[str, Any]]:

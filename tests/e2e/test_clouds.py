@@ -15,6 +15,7 @@ from typing import Any
 import anthropic
 import pytest
 
+from tests.e2e.clients import claude_code
 from tests.e2e.cloud_accounts import account_of, bedrock, foundry, mantle, platform, vertex
 from tests.e2e.rig import ADMIN_TOKEN, ALICE, ROOT, Gateway, Simulator, accounts_of, ask, assert_error, message, until
 
@@ -24,8 +25,8 @@ MODELS = {
     "bedrock": "claude-haiku-4-5",
     "mantle": "claude-opus-4-7",
     "vertex": "claude-sonnet-4-6",
-    "foundry": "claude-opus-4-8",
-    "platform": "claude-sonnet-5",
+    "foundry": "claude-opus-4-5",
+    "platform": "claude-opus-4-6",
 }
 UPSTREAM = {"bedrock": "sim-bedrock-1", "mantle": "sim-bedrock-1", "vertex": "sim-vertex-1",
             "foundry": "sim-foundry-1", "platform": "sim-aws-platform-1"}  # fmt: skip
@@ -73,9 +74,9 @@ def pool(sky: Simulator, together: Gateway) -> Iterator[Gateway]:
 
 
 def plain(value: Any) -> Any:
-    """Without ids, which differ, and with the model's name as the client wrote it, which Bedrock dates."""
+    """Without ids, which differ, and with the model's name as the client wrote it, which clouds date."""
     text = re.sub(r'"(msg|toolu|req)_[A-Za-z0-9_]+"', '"ID"', json.dumps(value))
-    return json.loads(re.sub(r'("model": "claude-haiku-4-5)-\d+', r"\1", text))
+    return json.loads(re.sub(r'("model": "claude-[a-z]+-\d-\d)-\d{8}', r"\1", text))
 
 
 def turns(client: anthropic.Anthropic, model: str, streamed: bool) -> list[Any]:
@@ -127,6 +128,18 @@ def test_a_conversation_is_answered_as_by_an_account_of_anthropics(
     sky.control("POST", "reset", {"records": False, "faults": False, "cache": True, "limits": False})
     with anthropic.Anthropic(base_url=sky.base_url, api_key=sky.accounts[0]["api_key"], max_retries=0) as native:
         assert answers == turns(native, MODELS[name], streamed)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_claude_code_uses_its_tools_at_every_cloud(apart: Gateway, sky: Simulator, name: str, tmp_path: Path) -> None:
+    mark = sky.mark()
+    first = claude_code.say(apart, tmp_path, "Please use the tool.", model=MODELS[name])
+    second = claude_code.say(apart, tmp_path, "A last word", "--continue", model=MODELS[name])
+    assert [block["name"] for block in claude_code.blocks(first, "tool_use")] == ["Read"]
+    assert claude_code.result(first)["session_id"] == claude_code.result(second)["session_id"]
+    records = [record for record in answered(sky, mark, 3) if record["usage"] is not None]
+    assert {(record["status"], record["account"]) for record in records} == {(200, UPSTREAM[name])}
+    assert all(record["usage"]["cache_read_input_tokens"] > 0 for record in records[1:])
 
 
 @pytest.mark.parametrize("name", MODELS)
