@@ -6,7 +6,7 @@ holds a key, user, conversation or request id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import cast
 
 from gateway.records import ITEMS, Finished
@@ -24,7 +24,6 @@ from gateway.telemetry.counters import (
 from gateway.telemetry.metric_table import Measure
 
 OTHER = "other"
-METERED = ("messages", "chat", "complete")  # endpoints whose answers are tokens
 MAX_TEAMS = 500
 _MAX_CHILDREN = 16_384  # label combinations kept at hand
 _MAX_NEEDS = 512  # needs by team that are told apart
@@ -78,16 +77,18 @@ def _family(row: Measure) -> Counters | Histograms:
 
 class WorkerMetrics:
     """What one worker counts. `normal(model)` names a model for labels; `in_flight()` says how many requests of each
-    endpoint run, `degraded()` which modes hold (1 or 0): both are asked at each snapshot. `lag` is told how
-    many seconds late the event loop was."""
+    endpoint run, `degraded()` which modes hold (1 or 0): both are asked at each snapshot. `metered` are the endpoints
+    whose answers are tokens. `lag` is told how many seconds late the event loop was."""
 
     def __init__(
         self,
         normal: Callable[[str], str],
         in_flight: Callable[[], Mapping[str, float]],
         degraded: Callable[[], Mapping[str, float]],
+        metered: Collection[str],
     ) -> None:
         self._normal = normal
+        self._metered = metered
         self._models: dict[str, str] = {}
         self._teams: frozenset[str] = frozenset()
         self._updates: dict[tuple[str | int | bool, ...], Update] = {}
@@ -174,7 +175,7 @@ class WorkerMetrics:
                 update = self._updates[key] = self._update_for(record, model)
             update(record)
             self._route(record.route).value += 1
-            if record.status == 200 and record.attempts and record.endpoint in METERED:
+            if record.status == 200 and record.attempts and record.endpoint in self._metered:
                 self._observe_overhead(record, admit_time)
         usage = record.usage
         if usage.output or usage.input or usage.cache_read or usage.cache_write_5m or usage.cache_write_1h:
@@ -197,7 +198,7 @@ class WorkerMetrics:
             requests.value += 1
             duration(record.duration)
 
-        if record.status != 200 or record.endpoint not in METERED:
+        if record.status != 200 or record.endpoint not in self._metered:
             return count_only
         ttft = self._of.distribution(measures.TTFT, model).observe
         hit, partial, miss, none = (

@@ -35,7 +35,7 @@ from gateway.worker.callers.authenticate import Callers
 from gateway.worker.callers.limits import Accounting, usage_folder
 from gateway.worker.callers.own_view import OwnView
 from gateway.worker.cold import Cold
-from gateway.worker.endpoints import HOT, find
+from gateway.worker.endpoints import HOT, METERED, find
 from gateway.worker.models import KnownModels
 from gateway.worker.objects.batch_usage import BatchUsageMeter
 from gateway.worker.objects.owners import Owners, objects_folder
@@ -72,7 +72,7 @@ class Gateway:
         self.draining = False
         self._above = above
         models = self._models = KnownModels(config, OTHER)
-        metrics = WorkerMetrics(models.label, self._in_flight, self._degraded)
+        metrics = WorkerMetrics(models.label, self._in_flight, self._degraded, METERED)
         self.observer = Observer(metrics, request_log, tracing_of(config, process))
         self.store = StoreClient(
             store_url, budget=config.timeouts.store, on_change=self._store_changed, watch=metrics.store

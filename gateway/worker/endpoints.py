@@ -156,6 +156,7 @@ _PROPER = re.compile(rb"/v1/(?!v1/)[a-z0-9_-]+(?:/" + _SEGMENT + rb")*\Z")
 
 _EXACT = {path.encode(): rows for path, rows in TABLE.items() if "{" not in path}
 HOT = {path: rows[0] for path, rows in _EXACT.items() if rows[0].peeks}
+METERED = frozenset(row.name for rows in TABLE.values() for row in rows if row.metered)
 
 
 def _pattern(path: str) -> re.Pattern[bytes]:

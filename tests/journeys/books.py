@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from gateway.records import ITEMS, Finished
 from gateway.store.ledger.ledger import Entry, sums_of
-
-METERED = ("messages", "chat", "complete")
+from gateway.worker.endpoints import METERED
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from gateway.telemetry import metric_table as measures
 from gateway.telemetry import metrics
 from gateway.telemetry.metrics import OTHER, WorkerMetrics
 from gateway.telemetry.totals import Totals
+from gateway.worker.endpoints import METERED
 
 CATALOGUE = load_catalogue()
 RUNS = settings(deadline=None, max_examples=40)
@@ -34,7 +35,7 @@ def known(model: str) -> str:
 
 
 def worker(in_flight: int = 0, store_away: bool = False) -> WorkerMetrics:
-    made = WorkerMetrics(known, lambda: {"messages": in_flight}, lambda: {"store": float(store_away)})
+    made = WorkerMetrics(known, lambda: {"messages": in_flight}, lambda: {"store": float(store_away)}, METERED)
     made.know_teams(["research", "blue", "red"])
     return made
 
@@ -146,7 +147,7 @@ def test_waits_for_limits_and_slots_are_seen_of_those_that_did_wait():
 
 def test_a_worker_without_its_store_is_degraded_while_that_lasts():
     away = False
-    of = WorkerMetrics(known, dict, lambda: {"store": float(away)})
+    of = WorkerMetrics(known, dict, lambda: {"store": float(away)}, METERED)
     assert value(of, "gateway_degraded", mode="store") == 0
     away = True
     assert value(of, "gateway_degraded", mode="store") == 1
@@ -297,7 +298,7 @@ def test_operations_of_the_store_and_the_loops_lateness_are_measured():
 
 def test_requests_in_flight_fall_back_to_nought_and_stay():
     running = {"messages": 3.0, "files": 1.0}
-    of = WorkerMetrics(known, lambda: running, dict)
+    of = WorkerMetrics(known, lambda: running, dict, METERED)
     assert counted(of, "gateway_requests_in_flight") == {("messages",): 3, ("files",): 1}
     running = {"messages": 0.0}
     assert value(of, "gateway_requests_in_flight", endpoint="files") == 0
@@ -371,7 +372,7 @@ def test_a_hundred_thousand_models_users_paths_and_conversations_make_no_more_se
 
 
 def test_teams_beyond_a_bound_are_other():
-    of, another = WorkerMetrics(known, dict, dict), WorkerMetrics(known, dict, dict)
+    of, another = WorkerMetrics(known, dict, dict, METERED), WorkerMetrics(known, dict, dict, METERED)
     names = [f"team-{number}" for number in range(metrics.MAX_TEAMS + 300)]
     of.know_teams(names)
     another.know_teams(reversed(names))
@@ -413,7 +414,7 @@ def test_nothing_of_a_request_but_its_kind_becomes_a_label():
 def busy(teams: int) -> WorkerMetrics:
     """A worker that has seen these many teams, and all that may go wrong."""
     rnd = random.Random(teams)
-    of = WorkerMetrics(known, lambda: {"messages": 3.0, "files": 0.0}, lambda: {"store": 1.0, "journal": 0.0})
+    of = WorkerMetrics(known, lambda: {"messages": 3.0, "files": 0.0}, lambda: {"store": 1.0, "journal": 0.0}, METERED)
     of.know_teams(f"team-{number}" for number in range(teams))
     for number in range(teams * 30):
         each = record(
