@@ -23,7 +23,7 @@ from gateway.admin.desks.callers import Callers
 from gateway.admin.desks.conversations import Conversations
 from gateway.admin.desks.keys import Keys
 from gateway.admin.desks.teams import Teams
-from gateway.admin.desks.usage import Usage
+from gateway.admin.desks.usage import NAMES, Usage
 from gateway.admin.management import account_routes, conversation_routes
 from gateway.admin.routes import OPEN, Call, Good, Param, Route, json, known_query, whole_number
 from gateway.admin.tenants import boost_routes, caller_routes, key_routes, team_routes
@@ -209,7 +209,7 @@ def _usage(desk: Usage) -> list[Route]:
         Param("from", f"{form}; without it, the start of the month", schemas.SPAN),
         Param("to", f"{form}; without it, now", schemas.SPAN),
     )
-    groups = Param("group_by", "one of them, or several with commas", schemas.groups(*GROUPS))
+    groups = Param("group_by", "one of them, or several with commas", schemas.groups(*NAMES))
     only = tuple(Param(name, f"only this {name}", schemas.TEXT, many=True) for name in GROUPS if name != "day")
     detail = Param("detail", "of cache writes, for how long", schemas.choice("true", "false", ""))
     return [

@@ -40,7 +40,7 @@ def show(
     start: FromOption = "",
     end: ToOption = "",
     group_by: Annotated[
-        str, typer.Option(metavar="NAMES", help=f"One or more of {', '.join(GROUPS)}, with commas.")
+        str, typer.Option(metavar="NAMES", help=f"One or more of {', '.join(GROUPS)}, provider, with commas.")
     ] = "key",
     key: Annotated[
         Names,

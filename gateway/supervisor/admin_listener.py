@@ -122,10 +122,15 @@ class AdminListener:
             scrape=self.exposition.encoded, readiness=self._readiness, pool=self._show_pool,
             accounts=accounts, conversations=conversations, callers=callers,
             keys=Keys(keys, callers, applied, time.time), teams=Teams(keys, callers, config, applied, time.time),
-            boosts=Boosts(keys, callers, applied, time.time), usage=Usage(self._usage, time.time, applied),
-            live=self.live, audit=self._audit, metrics_open=lambda: config().admin.metrics_open,
-            clients=self._for_clients,
+            boosts=Boosts(keys, callers, applied, time.time),
+            usage=Usage(self._usage, time.time, applied, self._provider), live=self.live, audit=self._audit,
+            metrics_open=lambda: config().admin.metrics_open, clients=self._for_clients,
         )  # fmt: skip
+
+    def _provider(self, account: str) -> str | None:
+        """Whose an account of the present configuration is."""
+        accounts = self._parts.config().accounts
+        return next((each.provider for each in accounts if each.id == account), None)
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run until it is cancelled, beside the listener itself."""

@@ -23,6 +23,8 @@ NANO = 1_000_000_000
 MOST_RECORDS = 1000  # in one answer
 _RECORDS = 100  # where nobody says how many
 _FILTERS = ("key", "team", "model", "account")
+PROVIDER = "provider"  # of the account
+NAMES = (*GROUPS, PROVIDER)  # by which usage is shown
 _TOTALS = ("group_by", "from", "to", "detail", *_FILTERS)
 _LISTED = ("key", "team", "from", "to", "limit", "before")
 _AWAY = "The store is away"
@@ -36,10 +38,18 @@ class Store(Protocol):
 
 
 class Usage:
-    """`now()` gives Unix seconds; `told()` has the store told of what has ended until then."""
+    """`now()` gives Unix seconds; `told()` has the store told of what has ended until then; `provider(account)` is
+    whose an account is, None for one that nobody knows any more."""
 
-    def __init__(self, store: Store, now: Callable[[], float], told: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        now: Callable[[], float],
+        told: Callable[[], Awaitable[None]],
+        provider: Callable[[str], str | None] = lambda account: None,
+    ) -> None:
         self._store = store
+        self._provider = provider
         self._now = now
         self._told = told
 
@@ -54,19 +64,33 @@ class Usage:
         only = {name: frozenset(filter(None, query.getlist(name))) for name in _FILTERS}
         span = self._span(query)
         await self._told()
+        stored = tuple(dict.fromkeys("account" if name == PROVIDER else name for name in groups))
         try:
-            sums = await self._store.sum(span, groups, {name: only[name] for name in only if only[name]})
+            sums = await self._store.sum(span, stored, {name: only[name] for name in only if only[name]})
         except StoreDown as error:
             raise ApiError(503, f"{_AWAY}: {error}") from None
         except TooManyRows as error:
             raise ApiError(400, f"That makes {error}") from None
+        rows = sums.rows if PROVIDER not in groups else self._by_provider(sums.rows, stored, groups)
         answer: dict[str, Any] = {
-            "data": [_row(groups, group, totals, detail == "true") for group, totals in _sorted(sums.rows, groups)]
+            "data": [_row(groups, group, totals, detail == "true") for group, totals in _sorted(rows, groups)]
         }
         if sums.unreadable:
             log.warning("usage unreadable", aggregates=sums.unreadable)
             answer["unreadable"] = sums.unreadable  # the numbers are too low
         return answer
+
+    def _by_provider(
+        self, rows: Mapping[Group, Totals], stored: tuple[str, ...], groups: tuple[str, ...]
+    ) -> dict[Group, Totals]:
+        """Rows of accounts, as rows of their providers."""
+        found: dict[Group, Totals] = {}
+        for group, totals in rows.items():
+            values = dict(zip(stored, group, strict=True))
+            account = values["account"]
+            values[PROVIDER] = self._provider(account) if account else None
+            found.setdefault(tuple(values[name] for name in groups), Totals()).add(totals)
+        return found
 
     async def records(self, query: QueryParams) -> dict[str, Any]:
         """Single requests of a team or of a caller without one, the latest settled first; `next` is what `before` must
@@ -132,8 +156,8 @@ def _one(query: QueryParams, name: str) -> str:
 
 def _groups(query: QueryParams) -> tuple[str, ...]:
     groups = tuple(name.strip() for each in query.getlist("group_by") for name in each.split(",") if name.strip())
-    if any(name not in GROUPS for name in groups) or len(set(groups)) < len(groups):
-        raise ApiError(400, f"group_by must be one of {', '.join(GROUPS)}, or several of them with commas")
+    if any(name not in NAMES for name in groups) or len(set(groups)) < len(groups):
+        raise ApiError(400, f"group_by must be one of {', '.join(NAMES)}, or several of them with commas")
     return groups or ("key",)
 
 

@@ -57,7 +57,9 @@ def store() -> Store:
 
 @pytest.fixture
 async def client(store: Store) -> AsyncIterator[httpx.AsyncClient]:
-    app = admin_app(usage=Usage(store, lambda: NOW, store.tell))
+    app = admin_app(
+        usage=Usage(store, lambda: NOW, store.tell, {"aws-1": "bedrock", "aws-2": "bedrock", "a": "anthropic"}.get)
+    )
     headers = {"authorization": f"Bearer {TOKEN}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://admin", headers=headers) as made:
@@ -228,3 +230,18 @@ async def test_a_place_to_go_on_that_was_never_given_is_refused(client, store):
     store.error = ValueError("before must be what `next` was")
     answer = await client.get("/admin/v1/usage/records?team=t&before=x")
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, "before must be what `next` was")
+
+
+async def test_usage_is_summed_by_provider(client, store):
+    store.rows = {
+        ("2026-11-22", "aws-1"): Totals(1, cost_nano=10),
+        ("2026-11-22", "aws-2"): Totals(2, cost_nano=20),
+        ("2026-11-22", "a"): Totals(4, cost_nano=50),
+        ("2026-11-22", "gone"): Totals(8, cost_nano=1),
+        ("2026-11-22", ""): Totals(16),
+    }
+    answer = await client.get("/admin/v1/usage?group_by=day,provider")
+    assert [(row["day"], row["provider"], row["requests"]) for row in answer.json()["data"]] == [
+        ("2026-11-22", "anthropic", 4), ("2026-11-22", "bedrock", 3), ("2026-11-22", None, 24)
+    ]  # fmt: skip
+    assert store.asked[1] == ("day", "account")
