@@ -20,6 +20,7 @@ class Directory:
         self._config = config
         self._keys = keys
         self._known: tuple[tuple[Caller, ...], Stored, Keyring[Caller]] | None = None  # of what, and the keyring
+        self._teams: tuple[tuple[Team, ...], Stored, dict[str, Team]] | None = None  # of what, and the teams
 
     def keyring(self) -> Keyring[Caller]:
         """Who may call now. Made again when the file or the store says otherwise, for anybody may ask about it."""
@@ -34,7 +35,10 @@ class Directory:
 
     def teams(self) -> dict[str, Team]:
         """All by id."""
-        return teams_of(self._config().teams, self._keys.stored)
+        configured, stored = self._config().teams, self._keys.stored
+        if self._teams is None or self._teams[0] is not configured or self._teams[1] is not stored:
+            self._teams = configured, stored, teams_of(configured, stored)
+        return self._teams[2]
 
     def boosts(self) -> dict[tuple[str, str], float]:
         """What counts now on top of budgets."""

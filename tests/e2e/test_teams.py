@@ -350,6 +350,30 @@ async def test_a_threshold_that_is_passed_is_told_to_the_caller_and_once_to_oper
     assert one.ask("DELETE", "teams/warned")[0] == 200
 
 
+async def test_what_is_being_answered_ends_with_its_caller(pair: list[Gateway], sim: Simulator):
+    one, other = map(Admin, pair)
+    assert one.ask("POST", "teams", {"id": "brief"})[0] == 201
+    streams = {}
+    for name, gateway in (("gone", pair[0]), ("dismissed", pair[1]), ("suspended", pair[0])):
+        assert one.ask("POST", "callers", {"id": name, "team": None if name == "gone" else "brief"})[0] == 201
+        key = one.ask("POST", f"callers/{name}/keys")[1]["key"]
+        await agree([gateway], key, 200)
+        fault = "slow=0.3" if name == "suspended" else "stall=4"
+        streams[name] = asyncio.create_task(
+            ask(gateway, message("Tell me", stream=True), conversation(), key=key, fault=fault)
+        )
+    await eventually(lambda: sum(each.metrics().total("gateway_requests_in_flight") for each in pair) == 3)
+    assert one.ask("PATCH", "callers/suspended", {"status": "suspended"})[0] == 200  # what runs goes on
+    assert other.ask("DELETE", "callers/gone")[0] == 200
+    cut = await asyncio.wait_for(streams["gone"], WAIT_SECONDS)
+    assert b"Your access to this gateway has ended" in cut.body and cut.ended
+    whole = await asyncio.wait_for(streams["suspended"], WAIT_SECONDS)
+    assert whole.events[-1][0] == "message_stop"
+    assert one.ask("DELETE", "teams/brief")[0] == 200
+    cut = await asyncio.wait_for(streams["dismissed"], WAIT_SECONDS)
+    assert b"Your access to this gateway has ended" in cut.body and cut.ended
+
+
 def test_teams_callers_and_boosts_are_managed_from_the_command_line(pair: list[Gateway], sim: Simulator):
     def run(*words: str, code: int = 0) -> str:
         done = CliRunner().invoke(app, [*words, "--config", str(pair[0].folder / "gateway.yaml")])

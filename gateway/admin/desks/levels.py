@@ -81,24 +81,34 @@ class Levels:
 
     async def passed(self) -> list[Passed]:
         """The budgets that are used beyond a threshold, as of a look that is not old."""
-        if any(subject.limits.budget_usd.soft for subject in self._subjects()):
+        if any(True for _ in self._soft()):
             await self._used.get()
         return list(self.thresholds())
 
     def thresholds(self) -> Iterator[Passed]:
         """The same, as of the last look."""
         used = self._used.latest or {}
-        for subject in self._subjects():
-            soft, found = subject.limits.budget_usd.soft, used.get(subject.name)
-            for window in BUDGETS if soft and found is not None else ():
-                dollars = getattr(subject.limits.budget_usd, window)
+        for subject in self._soft():
+            found, budget = used.get(subject.name), subject.limits.budget_usd
+            for window in BUDGETS if found is not None else ():
+                dollars = getattr(budget, window)
                 if dollars is None or found is None:
                     continue
                 limit = round((dollars + subject.boost) * _NANO)
                 share = 1 - left_of(found, window, limit, self._now()) / limit if limit else 1.0
-                reached = [each for each in soft if share >= each]
+                reached = [each for each in budget.soft if share >= each]
                 if reached:
                     yield Passed(subject.kind, subject.id, window, reached[-1], share, dollars + subject.boost)
+
+    def _soft(self) -> Iterator[Subject]:
+        """Those who have a threshold."""
+        boosts = self._boosts()
+        for team in self._teams():
+            if team.limits.budget_usd.soft:
+                yield Subject("team", team.id, team.id, team.limits, boosts.get((TEAMS, team.id), 0.0))
+        for each in self._callers():
+            if each.limits.budget_usd.soft:
+                yield Subject("caller", each.id, each.team, each.limits, boosts.get((CALLERS, each.id), 0.0))
 
     def _budgets(self) -> Iterator[tuple[str, str, float]]:
         boosts = self._boosts()

@@ -1,0 +1,237 @@
+"""Teams, callers and boosts as operators see and change them, over a table in memory."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.admin.desks.boosts import Boosts
+from gateway.admin.desks.records import ANY, Match, etag
+from gateway.admin.desks.teams import Teams
+from gateway.config.schema import Budget, Caller, CallerLimits, KeyPolicy, Team
+from gateway.core.spending.keyring import CARRIED_FOR, CallerRecord, TeamRecord
+from gateway.errors import ApiError
+from tests.admin.desks.test_keys import Desk
+
+FILED = Team(id="filed", limits=CallerLimits(budget_usd=Budget(day=5)), key_policy=KeyPolicy(max_keys=1))
+
+
+class House(Desk):
+    """A desk with the other desks beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = msgspec.structs.replace(self.config, teams=(FILED,))
+        clock = lambda: self.table.now / 1000  # noqa: E731
+        self.teams = Teams(self.table, self.callers, lambda: self.config, self._settle, clock)
+        self.boosts = Boosts(self.table, self.callers, self._settle, clock)
+
+    async def team(self, **fields: Any) -> dict[str, Any]:
+        return await self.teams.create(body(**fields))
+
+    async def caller(self, **fields: Any) -> dict[str, Any]:
+        return await self.callers.create(body(**fields))
+
+
+def body(**fields: Any) -> bytes:
+    return json.dumps(fields).encode()
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+async def refused(work: Any) -> tuple[int, str]:
+    with pytest.raises(ApiError) as error:
+        await work
+    return error.value.status, error.value.message
+
+
+async def test_a_team_is_made_changed_and_deleted_with_its_callers(house):
+    made = await house.team(id="blue", name="Blue", limits={"budget_usd": {"week": 20, "soft": 0.8}})
+    assert (made["source"], made["members"], made["key_policy"], made["models"]) == ("store", [], {}, ["*"])
+    assert made["limits"] == {"budget_usd": {"week": 20, "soft": [0.8]}}
+    await house.caller(id="ada@acme.example", team="blue")
+    changed = await house.teams.change(
+        "blue", body(limits={"budget_usd": {"soft": None, "day": 3}}, models=["claude-*"])
+    )
+    assert changed["limits"] == {"budget_usd": {"week": 20, "day": 3}} and changed["models"] == ["claude-*"]
+    assert changed["members"] == ["ada@acme.example"] and changed["name"] == "Blue"
+    assert (await house.teams.delete("blue"))["callers"] == ["ada@acme.example"]
+    assert [each["id"] for each in house.teams.all()] == ["filed"] and house.callers.find("ada@acme.example") is None
+    status, words = await refused(house.caller(id="bob", team="blue"))
+    assert status == 409 and "was deleted" in words
+    assert (await house.team(id="blue"))["limits"] == {}  # made anew, it has nothing of before
+    assert house.table.stored.teams["blue"].revision == 4
+
+
+async def test_what_says_what_is_so_changes_nothing(house):
+    await house.team(id="blue", limits={"concurrency": 3})
+    await house.caller(id="bob", team="blue")
+    before = house.table.stored
+    await house.teams.change("blue", body(limits={"concurrency": 3}, models=["*"]))
+    await house.callers.change("bob", body(team="blue", status="active"))
+    assert house.table.stored == before
+
+
+async def test_who_names_an_entity_tag_loses_a_race_and_who_names_none_changes_what_is_there(house):
+    await house.team(id="blue")
+    tag = Match(etag(house.teams.shown("blue")))
+    await house.teams.change("blue", body(name="first"), tag)
+    assert (await refused(house.teams.change("blue", body(name="second"), tag)))[0] == 412
+    assert (await refused(house.teams.delete("blue", tag)))[0] == 412
+
+    def quicker() -> None:
+        house.table.rival = lambda: None
+        record = house.table.stored.teams["blue"]
+        later = msgspec.structs.replace(record, name="rival", metadata={"by": "rival"}, revision=record.revision + 1)
+        house.table.stored = msgspec.structs.replace(house.table.stored, teams={"blue": later})
+
+    house.table.rival = quicker  # it changes between the look and the write
+    fresh = Match(etag(house.teams.shown("blue")))
+    assert (await refused(house.teams.change("blue", body(name="third"), fresh)))[0] == 412
+    house.table.rival = quicker
+    merged = await house.teams.change("blue", body(name="fourth"), ANY)
+    assert (merged["name"], merged["metadata"]) == ("fourth", {"by": "rival"})
+
+
+async def test_several_entity_tags_and_any_may_be_named(house):
+    await house.team(id="blue")
+    tag = etag(house.teams.shown("blue"))
+    await house.teams.change("blue", body(name="a"), Match(f'"other", {tag}'))
+    await house.teams.change("blue", body(name="b"), Match("*"))
+    assert (await refused(house.teams.change("blue", body(name="c"), Match(f"W/{tag}"))))[0] == 412
+
+
+async def test_what_the_file_defines_hides_what_was_made_and_is_told_so(house):
+    await house.team(id="later")
+    await house.caller(id="later")
+    assert house.teams.one("later")["shadows_stored"] is False
+    config = house.config
+    house.config = msgspec.structs.replace(
+        config, teams=(*config.teams, Team(id="later", name="of the file")), keys=(*config.keys, Caller(id="later"))
+    )
+    for desk in (house.teams, house.callers):
+        shown = desk.one("later")
+        assert (shown["source"], shown["shadows_stored"]) == ("file", True)
+        status, words = await refused(desk.change("later", body(models=["claude-*"])))
+        assert status == 409 and "in the configuration file, at " in words and "[1]" in words
+        assert (await refused(desk.delete("later")))[0] == 409
+    house.config = config
+    assert house.teams.one("later")["source"] == "store"
+
+
+async def test_a_team_in_which_the_file_has_callers_stays(house):
+    await house.team(id="research")  # alice's, of the file
+    status, words = await refused(house.teams.delete("research"))
+    assert status == 409 and words.startswith("alice of the configuration file is in the team research")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"name": "x"}, "Give the id"), ({"id": "a/b"}, "id must be"), ({"id": "x", "hue": "blue"}, "Unknown fields"),
+        ({"id": "x", "key_policy": {"max_keys": 0}}, "key_policy.max_keys"),
+        ({"id": "x", "limits": {"budget_usd": {"soft": [1.5]}}}, "soft"),
+    ],
+)  # fmt: skip
+async def test_a_team_that_makes_no_sense_is_refused(house, fields, words):
+    status, said = await refused(house.team(**fields))
+    assert status == 400 and words in said
+
+
+async def test_a_policy_gives_its_bounds_to_who_asks_for_nothing_and_refuses_more(house):
+    policy = {"max_lifetime_days": 1, "max_budget_usd": {"day": 2}, "models": ["claude-haiku-*"]}
+    await house.team(id="tight", key_policy=policy)
+    made = await house.caller(id="bob", team="tight", models=["claude-haiku-4-5"], limits={"budget_usd": {"month": 9}})
+    assert made["models"] == ["claude-haiku-4-5"] and made["limits"] == {"budget_usd": {"month": 9, "day": 2}}
+    key = await house.create(caller="bob")
+    assert key["expires_at"] == "2027-01-16T08:00:00Z"
+    for work in (
+        house.caller(id="eve", team="tight", models=["claude-*"]),
+        house.callers.change("bob", body(limits={"budget_usd": {"day": 2.5}})),
+        house.create(caller="bob", expires_in=90_000),
+    ):
+        status, said = await refused(work)
+        assert status == 400 and "key_policy allows" in said
+    # It binds who is moved there, too.
+    await house.caller(id="carl")
+    assert (await house.callers.change("carl", body(team="tight")))["limits"] == {"budget_usd": {"day": 2}}
+
+
+async def test_keys_of_the_files_callers_are_bounded_by_the_files_policy(house):
+    house.config = msgspec.structs.replace(house.config, keys=(Caller(id="alice", team="filed"),))
+    await house.create(caller="alice", label="laptop")
+    status, said = await refused(house.create(caller="alice", label="laptop"))
+    assert status == 409 and "labelled laptop" in said
+    assert (await refused(house.create(caller="alice")))[0] == 409
+
+
+async def test_who_moves_remembers_where_it_was_for_as_long_as_that_counts(house):
+    for team in ("blue", "red"):
+        await house.team(id=team)
+    await house.caller(id="bob")
+    carried: list[tuple[str, dict[str, int]]] = []
+
+    async def carry(name: str, record: CallerRecord) -> None:
+        carried.append((record.team or "", dict(record.former)))
+
+    house.callers._carry = carry
+    now = house.table.now
+    await house.callers.change("bob", body(team="blue"))
+    await house.callers.change("bob", body(team="red"))
+    await house.callers.change("bob", body(team="blue"))
+    assert house.table.stored.callers["bob"].former == {"": now, "red": now}
+    assert [team for team, _ in carried] == ["blue", "blue", "red", "red", "blue", "blue"]  # before each move and after
+    await house.callers.change("bob", body(label="Bob"))
+    assert len(carried) == 6
+    await house.callers.delete("bob")
+    await house.caller(id="bob", team="red")  # made anew elsewhere: it is the same caller to the ledger
+    assert house.table.stored.callers["bob"].former == {"": now, "blue": now}
+    house.table.now += CARRIED_FOR
+    await house.callers.change("bob", body(team="blue"))
+    assert set(house.table.stored.callers["bob"].former) == {"red"}
+
+
+async def test_a_boost_names_whom_how_much_until_when_and_why(house):
+    until = "2027-01-16T08:00:00Z"
+    made = await house.boosts.create(body(id="b1", team="filed", usd=5, until=until, reason="launch"), "ops")
+    assert made == {
+        "id": "b1", "team": "filed", "caller": None, "usd": 5, "until": until, "reason": "launch", "by": "ops",
+        "active": True, "created_at": "2027-01-15T08:00:00Z",
+    }  # fmt: skip
+    await house.boosts.create(body(caller="alice", usd=1.5, seconds=60, reason="a try"), "ops")
+    assert [each["caller"] for each in house.boosts.all()] == [None, "alice"] or len(house.boosts.all()) == 2
+    house.table.now += 61_000
+    assert [each["active"] for each in house.boosts.all() if each["caller"]] == [False]
+    gone = await house.boosts.delete("b1")
+    assert gone["active"] is False and (await refused(house.boosts.delete("b1")))[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"usd": 5, "seconds": 60, "reason": "x"}, 400),
+        ({"team": "filed", "caller": "alice", "usd": 5, "seconds": 60, "reason": "x"}, 400),
+        ({"team": "filed", "seconds": 60, "reason": "x"}, 400),
+        ({"team": "filed", "usd": 5, "seconds": 60}, 400),
+        ({"team": "filed", "usd": 5, "reason": "x"}, 400),
+        ({"team": "filed", "usd": 5, "until": "2027-01-15T07:59:59Z", "reason": "x"}, 400),
+        ({"team": "nobody", "usd": 5, "seconds": 60, "reason": "x"}, 404),
+    ],
+)
+async def test_a_boost_that_makes_no_sense_is_refused(house, fields, status):
+    assert (await refused(house.boosts.create(body(**fields), "ops")))[0] == status
+    assert house.boosts.all() == []
+
+
+async def test_a_record_that_this_version_does_not_understand_lets_nobody_spend(house):
+    house.table.stored = msgspec.structs.replace(
+        house.table.stored, teams={"odd": TeamRecord(limits={"watts": 5}, key_policy={"max_keys": "many"})}
+    )
+    shown = house.teams.one("odd")
+    assert shown["limits"] == {"budget_usd": {"day": 0}} and shown["key_policy"] == {"max_keys": 1}
