@@ -50,7 +50,6 @@ class GoogleCredential:
 
     def __init__(self, text: str = "", clock: Callable[[], float] = time.time) -> None:
         self._text = text
-        self._source: Any = None
         self._fetched = Refreshing(self._fetch, clock)
 
     @property
@@ -84,9 +83,8 @@ class GoogleCredential:
             raise FetchError(MISSING) from None
         silence("google", "urllib3")
         try:
-            if self._source is None:
-                self._source = _source(self._text)
-            source = self._source
+            # Made anew: what is configured is read as it is now, and no other thread has it, not even one that is late.
+            source = _source(self._text)
             source.refresh(Request())
         except GoogleAuthError as error:
             raise FetchError(f"Google gives no token: {in_words(str(error.args[0]) if error.args else '')}") from None

@@ -125,6 +125,20 @@ async def test_without_a_key_file_the_environment_names_one(
         assert TOKEN.encode() in await had(GoogleCredential())
 
 
+async def test_a_key_file_that_the_environment_names_is_read_anew_at_each_refresh(
+    key: rsa.RSAPrivateKey, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async with Authority(lambda asked: (200, token(value=asked.path[1:]))) as google:
+        file = tmp_path / "sa.json"
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(file))
+        one = GoogleCredential()
+        for name in ("first", "second"):
+            file.write_text(key_file(key, f"{google.url}/{name}"))
+            one._fetched._asked = 0.0
+            assert await one.refresh()
+            assert one.lines(b"POST", b"host", b"/path", b"") == f"authorization: Bearer {name}\r\n".encode()
+
+
 async def test_a_token_that_is_to_expire_is_fetched_anew_ahead_of_it(key: rsa.RSAPrivateKey) -> None:
     async with Authority(lambda asked: (200, token(3))) as google:
         one = GoogleCredential(key_file(key, f"{google.url}/token"))
