@@ -134,6 +134,12 @@ JSON = dashboard(
                 "Each move writes a whole history anew. home: it went back to where its cache is still warm.",
                 "ops", Query(rate("conversation_moves_total", "reason"), "{{reason}}"), stacked=True,
             ),
+            timeseries(
+                "Requests that some account cannot serve",
+                "For what they ask, by that need: an account that lacks it is not asked.",
+                "reqps", Query(f"{rate('lacking_requests_total', 'need')} or vector(0)", "{{need}}"),
+                width=24, height=6,
+            ),
         ),
     ),
 )  # fmt: skip

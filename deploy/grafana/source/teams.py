@@ -71,7 +71,7 @@ JSON = dashboard(
         (
             bars(
                 "Left of each budget",
-                "Of each team's dollars for this UTC day and month. At nothing its requests are refused until the"
+                "Of each team's dollars for this UTC day, week and month. At nothing its requests are refused until the"
                 " period ends.",
                 "percentunit",
                 Query(shared("team_budget_remaining_ratio", "team, window", TEAM), "{{team}} {{window}}"),
@@ -81,6 +81,14 @@ JSON = dashboard(
                 "Left of each budget over time", "A steeper fall than the days before is worth a question.",
                 "percentunit",
                 Query(shared("team_budget_remaining_ratio", "team, window", TEAM), "{{team}} {{window}}"), whole=True,
+            ),
+            timeseries(
+                "Soft thresholds passed",
+                "The highest share of a budget that is passed of those in soft: its callers have been warned.",
+                "percentunit",
+                Query(f'{shared("team_budget_soft_threshold_ratio", "team, window", TEAM)} or vector(0)',
+                      "{{team}} {{window}}"),
+                whole=True, width=24, height=6,
             ),
         ),
     ),
