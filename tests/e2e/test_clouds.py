@@ -17,7 +17,21 @@ import pytest
 
 from tests.e2e.clients import claude_code
 from tests.e2e.cloud_accounts import account_of, bedrock, foundry, mantle, platform, vertex
-from tests.e2e.rig import ADMIN_TOKEN, ALICE, ROOT, Gateway, Simulator, accounts_of, ask, assert_error, message, until
+from tests.e2e.rig import (
+    ADMIN_TOKEN,
+    ALICE,
+    ROOT,
+    Answer,
+    Gateway,
+    Simulator,
+    accounts_of,
+    ask,
+    assert_error,
+    at_once,
+    conversation,
+    message,
+    until,
+)
 
 MODEL = "claude-haiku-4-5"
 # Each account serves a model of its own, so that a test chooses by model who answers.
@@ -264,6 +278,44 @@ async def test_credentials_that_expire_under_load_are_never_noticed(sky: Simulat
             answer = await ask(apart, message(f"expiry {time.monotonic_ns()}", model=MODELS[name]))
             assert (answer.status, answer.account) == (200, name)
     assert all(record["status"] == 200 for record in sky.records(mark))
+
+
+async def test_a_flag_that_bedrock_refuses_is_left_out_and_remembered(sky: Simulator, apart: Gateway) -> None:
+    mark = sky.mark()
+    flags = {"anthropic-beta": "nobody-knows-2026-01-01,interleaved-thinking-2025-05-14,oauth-2025-04-20"}
+    for number in range(3):
+        answer = await ask(apart, message(f"flags {number}", model=MODELS["bedrock"]), flags)
+        assert (answer.status, answer.account) == (200, "bedrock"), answer.body
+    records = sky.records(mark, bodies=True)
+    sent = [json.loads(record["body"]).get("anthropic_beta", []) for record in records if "/model/" in record["path"]]
+    assert [record["status"] for record in records if "/model/" in record["path"]] == [400, 200, 200, 200]
+    assert not [each for each in sent if "oauth-2025-04-20" in each]
+    assert all(flags == ["interleaved-thinking-2025-05-14"] for flags in sent[1:])
+
+
+async def test_clients_notice_nothing_while_clouds_fail_in_every_way_at_once(sky: Simulator, pool: Gateway) -> None:
+    """Of one Bedrock limited, a Google that refuses its token, a Foundry away for a while and a platform that fails its
+    model, and of flags that some of them refuse, while conversations go on."""
+    sky.fault("status", 429, account=UPSTREAM["bedrock"], times=6)
+    sky.fault("status", 401, account=UPSTREAM["vertex"], times=2)
+    sky.fault("status", 503, account=UPSTREAM["foundry"], times=3)
+    sky.fault("status", 403, account=UPSTREAM["platform"], times=3)
+    flags = {"anthropic-beta": "nobody-knows-2026-01-02"}
+
+    async def talk(name: str) -> list[Answer]:
+        said, found = [f"all at once {name}"], []
+        headers = {**conversation(), **(flags if int(name) % 3 == 0 else {})}
+        for turn in range(4):
+            stream = (int(name) + turn) % 2 == 0
+            answer = await ask(pool, message(*said, model=MODEL, stream=stream), headers)
+            found.append(answer)
+            said += [f"answer {turn}", f"turn {turn}"]
+        return found
+
+    for answers in await at_once((talk(str(number)) for number in range(30)), 10):
+        for answer in answers:
+            assert answer.status == 200, answer.body
+            assert answer["content-type"].startswith("application/json") or answer.events[-1][0] == "message_stop"
 
 
 @pytest.mark.parametrize(("name", "status"), [("vertex", 401), ("foundry", 401)])
