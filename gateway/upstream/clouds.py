@@ -17,6 +17,7 @@ from gateway.core.routing.outcomes import Outcome, judge
 from gateway.core.wire.members import edited
 from gateway.errors import TYPES, ApiError
 from gateway.upstream.credential import Credential
+from gateway.upstream.credentials.refreshing import in_words
 from gateway.upstream.provider import Call, Decoder, Headers, Outgoing, Refusal
 from gateway.upstream.settings import Settings
 
@@ -90,7 +91,11 @@ class Cloud:
 
     def refusal(self, status: int, headers: Headers, body: bytes | None, request_id: str) -> Refusal:
         said = told(body)
-        return refused(self.meaning(status, headers, said), said, self.settings.hidden, request_id)
+        meaning = self.meaning(status, headers, said)
+        found = refused(meaning, said, self.settings.hidden, request_id)
+        if meaning.words and said.message:  # the client does not see it
+            found.reason = f"{said.name}: {_without(said.message, self.settings.secrets)}".removeprefix(": ")
+        return found
 
     def probe(self, most: int) -> Outgoing:
         return Outgoing(b"GET", b"/", PROBE_LINES, b"")
@@ -232,6 +237,12 @@ def nameless(message: str, hidden: tuple[str, ...]) -> str:
     for word in hidden:
         message = message.replace(word, "…")
     return message[:_SHOWN]
+
+
+def _without(message: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        message = message.replace(secret, "***")
+    return in_words(message)
 
 
 def refused(meaning: Meaning, said: Told, hidden: tuple[str, ...], request_id: str) -> Refusal:

@@ -62,12 +62,14 @@ class Decoder(Protocol):
 
 class Refusal(msgspec.Struct):
     """An answer that is not good: what it means for the account, and what a client may see of it. `retry_after` are
-    seconds that it names otherwise than in its head."""
+    seconds that it names otherwise than in its head; `reason` is what operators are told where the client is not:
+    the upstream's own words, without secrets."""
 
     outcome: Outcome
     status: int
     body: bytes | None
     retry_after: float | None = None
+    reason: str = ""
 
 
 class Provider(Protocol):

@@ -60,9 +60,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def hidden(self) -> tuple[str, ...]:
         """Words that no client may see."""
         host = self.host.decode("latin-1")
-        keys = self.aws or _NO_KEYS
-        words = (
-            self.api_key, keys.access_key_id, keys.secret_access_key, keys.session_token, self.aws_account,
-            self.project, self.workspace_id, host,
-        )  # fmt: skip
+        words = (*self.secrets, self.aws_account, self.project, self.workspace_id, host)
         return tuple(word for word in words if len(word) > 3)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Words that nobody may see."""
+        keys = self.aws or _NO_KEYS
+        words = (self.api_key, keys.access_key_id, keys.secret_access_key, keys.session_token)
+        return tuple(word for word in words if word)

@@ -34,6 +34,7 @@ from gateway.upstream.transport import Origin, Timeouts, Transport
 SLOT_WAIT = 2.0  # seconds a request waits for a slot of its account
 QUANTUM = 16_000.0  # tokens that a tenant's turn in an account's queue is worth
 _MAX_NOTES = 64
+_TELL_AGAIN = 60.0  # seconds between two lines in the log about refusals of one status
 _IDENTITY = (b"anthropic-organization-id", b"anthropic-workspace-id")
 
 _NO_NAMES = AccountNames(ProviderNames("", (), {}), lambda model: model, {})
@@ -58,6 +59,7 @@ class Account:
         self.tag = config.id.encode()
         self.credential = ""  # what its key is called among processes
         self.access: tuple[object, ...] = ()  # what that is made of
+        self.refused_at: dict[int, float] = {}  # by status: when a refusal is logged again
         self.standing: tuple[str, float | None] = "", None  # of its credential: trouble and expiry, as last seen
         self.slots: int | None = None
         self.in_flight = 0
@@ -88,6 +90,12 @@ class Account:
         """How many times the list's price a model costs here."""
         own = self.config.price_factor
         return self.provider.premium(model) if own is None else own
+
+    def tell_refusal(self, model: str, status: int, reason: str, now: float) -> None:
+        """Log why a cloud refuses what was asked, which no client sees; of each reason by status once in a while."""
+        if now >= self.refused_at.get(status, 0.0):
+            self.refused_at[status] = now + _TELL_AGAIN
+            log.warning("a cloud refuses", account=self.id, model=model, status=status, reason=reason)
 
     def resize(self, slots: int | None) -> None:
         """Another number of slots; what is leased beyond it comes back in its own time."""

@@ -295,3 +295,14 @@ def test_a_limit_of_a_day_closes_for_hours():
 def test_what_a_region_costs_more(name: str, changes: dict[str, Any], model: str, factor: float):
     settings = msgspec.structs.replace(SAMPLES[name], **changes)
     assert opened(name, settings).premium(model) == factor
+
+
+def test_operators_are_told_what_a_client_does_not_see_without_secrets():
+    body = json.dumps({"message": f"User: {ARN} with {KEYS.secret_access_key} and\n{'k' * 40} may not"}).encode()
+    headers = [(b"x-amzn-errortype", b"AccessDeniedException")]
+    found = opened("bedrock").refusal(403, headers, body, "r")
+    assert found.reason.startswith("User: arn:aws:bedrock")
+    assert KEYS.secret_access_key not in found.reason and "kkk" not in found.reason and "\n" not in found.reason
+    assert b"arn:aws" not in (found.body or b"")
+    shown = opened("bedrock").refusal(400, [], b'{"message":"messages.0: wrong"}', "r")
+    assert (shown.reason, b"messages.0: wrong" in (shown.body or b"")) == ("", True)

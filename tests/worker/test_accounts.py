@@ -796,3 +796,13 @@ async def test_what_each_account_s_provider_serves_is_known_of_those_that_do_not
     pool = Pool(sky({**CLOUD, "api_key": "k"}, {"id": "b", "api_key": "sk-1"}))
     assert set(pool.partial) == {"a"}
     assert pool.partial["a"]("messages", "claude-haiku-4-5") and not pool.partial["a"]("chat", "claude-haiku-4-5")
+
+
+def test_why_a_cloud_refuses_is_logged_by_status_once_in_a_while():
+    made = account(None)
+    with captured() as lines:
+        for now, status in ((0.0, 403), (1.0, 403), (2.0, 404), (59.0, 403), (61.0, 403)):
+            made.tell_refusal("claude-opus-5", status, "may not", now)
+    assert [(each["account"], each["status"], each["reason"]) for each in lines] == [
+        ("a", 403, "may not"), ("a", 404, "may not"), ("a", 403, "may not")
+    ]  # fmt: skip

@@ -255,6 +255,8 @@ class Exchange:
         refusal = provider.refusal(status, headers, body, head.request_id.decode("latin-1") or x.request.id)
         if refusal.body is not body and provider.head is not None:
             head.is_json()
+        if refusal.reason:
+            account.tell_refusal(x.request.model, status, refusal.reason, monotonic())
         if refusal.retry_after is not None:
             head.retry_after = refusal.retry_after
         outcome = refusal.outcome
