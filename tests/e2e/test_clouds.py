@@ -51,7 +51,7 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwG
 @pytest.fixture(scope="module")
 def sky(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
     """Anthropic and all clouds; what they give lasts for seconds."""
-    simulator = Simulator(tmp_path_factory.mktemp("sky"), 2, "--clouds", "1", "--token-seconds", "4")
+    simulator = Simulator(tmp_path_factory.mktemp("sky"), 2, "--clouds", "1", "--token-seconds", "10")
     yield simulator
     assert simulator.end() == 0
 
@@ -271,7 +271,7 @@ async def test_a_stream_that_breaks_later_ends_in_one_error_event(
 
 
 async def test_credentials_that_expire_under_load_are_never_noticed(sky: Simulator, apart: Gateway) -> None:
-    """Tokens last 4 s; these requests go on until there have been others."""
+    """Tokens last 10 s; these requests go on until there have been others."""
     mark = sky.mark()
     while len([record for record in sky.records(mark) if record["path"].endswith("/token")]) < 4:
         for name in ("vertex", "foundry"):
@@ -347,7 +347,7 @@ async def test_what_clouds_say_of_accounts_reaches_no_client(sky: Simulator, apa
 async def test_keys_of_a_role_expire_under_load_and_are_never_missed(
     sky: Simulator, launch: Callable[..., Gateway], tmp_path: Path, web: bool
 ) -> None:
-    """As a pod has them or as others assume them; they last 4 s, and requests go on until there have been more."""
+    """As a pod has them or as others assume them; they last 10 s, and requests go on until there have been more."""
     cloud = account_of(sky, "bedrock")["cloud"]
     named = {name: cloud[name] for name in ("access_key_id", "secret_access_key", "role_arn")}
     environment = [f"AWS_ENDPOINT_URL_STS={sky.base_url}", "AWS_EC2_METADATA_DISABLED=true"]
