@@ -73,7 +73,11 @@ async def _elsewhere(config: Config) -> list[Finding]:
     from gateway.commands.checkup.store import check_embedded, check_store
 
     store = check_store(config.redis) if config.redis else check_embedded(config.data_dir)
-    found = await asyncio.gather(store, check_accounts(config))
+    found = list(await asyncio.gather(store, check_accounts(config)))
+    if config.issuers:
+        from gateway.commands.checkup.issuers import check_issuers
+
+        found.append(await check_issuers(config))
     return [each for findings in found for each in findings]
 
 

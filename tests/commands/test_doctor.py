@@ -28,6 +28,7 @@ from gateway.core.routing.outcomes import Outcome
 from gateway.data import load_catalogue
 from tests.commands.conftest import Run
 from tests.e2e.rig import ADMIN_TOKEN, ALICE, SECRET, Gateway, Simulator, Store, accounts_of, free_port, message, until
+from tests.minting import key_set, rsa
 
 HAIKU = "claude-haiku-4-5"
 Findings = dict[tuple[str, str], dict[str, Any]]
@@ -489,3 +490,24 @@ async def test_an_account_on_a_cloud_is_asked_to_count_tokens_which_is_free():
     ]  # fmt: skip
     path = b"/v1/projects/my-project/locations/eu/publishers/anthropic/models/count-tokens:rawPredict"
     assert asked == [b"POST %b HTTP/1.1" % path] * 2
+
+
+# -- Issuers ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_keys_of_issuers_are_fetched(examine, tmp_path: Path):
+    (tmp_path / "keys.json").write_bytes(key_set(rsa()))
+    (tmp_path / "none.json").write_text("{}")
+    entry = {"audiences": ["gateway"], "require": {"sub": "a"}}
+    good = {**entry, "id": "good", "issuer": "https://a.example", "jwks_file": str(tmp_path / "keys.json")}
+    other = {**good, "id": "other", "algorithms": ["RS256", "ES256"]}
+    broken = {**good, "id": "broken", "jwks_file": str(tmp_path / "none.json")}
+    proxy = "http://me:hidden-word@127.0.0.1:1"
+    away = {**entry, "id": "away", "issuer": "https://b.example", "jwks_uri": "https://b.example/jwks", "proxy": proxy}
+    code, found = examine(issuers=[good, other, broken, away])
+    assert code == 1
+    assert {name: found[f"issuer {name}", "keys"]["level"] for name in ("good", "other", "broken", "away")} == {
+        "good": "ok", "other": "warning", "broken": "failed", "away": "failed",
+    }  # fmt: skip
+    assert "no key for ES256" in found["issuer other", "keys"]["message"]
+    assert "hidden-word" not in str(found)

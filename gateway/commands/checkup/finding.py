@@ -57,7 +57,8 @@ def caused(cause: str, finding: Finding) -> Finding:
 
 def secrets_of(config: Config) -> list[str]:
     """Every secret that the configuration holds, the longest first: no finding may show one, whoever worded it."""
-    urls = [config.redis, *(account.proxy or "" for account in config.accounts)]
+    proxies = [*(each.proxy for each in config.accounts), *(each.proxy for each in config.issuers)]
+    urls = [config.redis, *(proxy or "" for proxy in proxies)]
     found = [config.admin.token, *config.secret, *(each for account in config.accounts for each in account.secrets)]
     found += config.tracing.headers.values()
     for url in urls:

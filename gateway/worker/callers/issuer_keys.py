@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from gateway import log
+from gateway.config.schema import Issuer
 from gateway.upstream.registry import open_transport
 from gateway.upstream.transport import Origin, Timeouts, Transport, TransportError
 from gateway.worker.callers.signatures import MOST_BYTES, KeySet, PublicKey, parse_keys
@@ -54,6 +55,11 @@ class Source(msgspec.Struct, frozen=True):
     def open(self) -> KeyServer:
         """Who has it."""
         return KeyUrl(self) if self.file is None else KeyFile(self.file)
+
+
+def source_of(issuer: Issuer) -> Source:
+    """Where the configuration says that an issuer's keys are."""
+    return Source(issuer.jwks_uri, issuer.jwks_file, issuer.ca_file, issuer.proxy, issuer.jwks_token_file)
 
 
 class KeyFile:

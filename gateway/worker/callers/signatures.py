@@ -67,6 +67,10 @@ class KeySet:
     def _ids(self) -> set[tuple[str | None, str]]:
         return {(key.id, key.key.thumbprint()) for key in self._keys}
 
+    def any_for(self, algorithm: str) -> bool:
+        """Whether a signature by this algorithm could be right."""
+        return any(key.fits(algorithm) for key in self._keys)
+
     def find(self, key_id: str | None, algorithm: str) -> PublicKey | None:
         """The key of that id, if the algorithm fits it; without an id the only one that fits."""
         fitting = [key for key in self._keys if key_id in (None, key.id) and key.fits(algorithm)]

@@ -19,7 +19,7 @@ from gateway.core.identity.token import Token, WrongToken, check_claims, looks_l
 from gateway.errors import ApiError
 from gateway.listen.addresses import network_of
 from gateway.telemetry.repeats import Repeats
-from gateway.worker.callers.issuer_keys import IssuerKeys, NoKeys, Source
+from gateway.worker.callers.issuer_keys import IssuerKeys, NoKeys, Source, source_of
 
 MOST_CALLERS = 10_000  # of an issuer at a time
 MOST_KNOWN = 20_000  # tokens
@@ -92,7 +92,7 @@ class Tokens:
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
         self._secrets = [gateway_token.key_of(secret) for secret in config.secret]
-        wanted = {_source(issuer): issuer.id for issuer in config.issuers}
+        wanted = {source_of(issuer): issuer.id for issuer in config.issuers}
         for source in self._sources.keys() - wanted.keys():
             task = asyncio.create_task(self._sources.pop(source).close())
             self._leaving.add(task)
@@ -106,7 +106,7 @@ class Tokens:
         self._rules = {
             issuer.id: before[issuer.id]
             if issuer.id in before and before[issuer.id].issuer == issuer
-            else Rule(issuer, self._sources[_source(issuer)])
+            else Rule(issuer, self._sources[source_of(issuer)])
             for issuer in config.issuers
         }
         self.forget()
@@ -220,7 +220,3 @@ class Tokens:
 
 # Of several rules for one issuer the last of these is what the bearer is told.
 _MEANING = [WrongToken, NoKeys, NotAdmitted, WithoutTeam]
-
-
-def _source(issuer: Issuer) -> Source:
-    return Source(issuer.jwks_uri, issuer.jwks_file, issuer.ca_file, issuer.proxy, issuer.jwks_token_file)
