@@ -163,16 +163,17 @@ _OF_CALLER: dict[str, Schema] = {
 CALLER_CREATE = _closed(("id",), id=_WHO, **_OF_CALLER)
 
 
-def _some(fields: Mapping[str, Schema]) -> Schema:
-    """One of them at least, and not null."""
-    return {
-        **_closed((), **fields),
-        "anyOf": [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in fields],
-    }
+def _some(fields: Mapping[str, Schema], nullable: tuple[str, ...] = ()) -> Schema:
+    """One of them at least, and not null unless that means something."""
+    any_of: list[Schema] = [
+        {"required": [name], **({} if name in nullable else {"properties": {name: {"not": {"type": "null"}}}})}
+        for name in fields
+    ]
+    return {**_closed((), **fields), "anyOf": any_of}
 
 
 # Models and notes take the place of all that was there; of limits, those not named stay, and those that are null go.
-CALLER_CHANGE = _some(_OF_CALLER)
+CALLER_CHANGE = _some(_OF_CALLER, ("team",))
 _POLICY = maybe(
     _closed(
         (),

@@ -35,7 +35,7 @@ _COLUMNS = {"CALLER": 0, "TEAM": 6, "KIND": 0, "STATUS": 0, "FROM": 0, "LABEL": 
 CallerArgument = Annotated[
     str, typer.Argument(metavar="CALLER", help="The caller's id.", autocompletion=completion.callers)
 ]
-TeamOption = Annotated[str | None, typer.Option(metavar="TEAM", help="Its team.", autocompletion=completion.teams)]
+TeamOption = Annotated[str | None, typer.Option(metavar="TEAM|none", help="Its team.", autocompletion=completion.teams)]
 PersonOption = Annotated[bool | None, typer.Option("--person/--service", help="What it is.")]
 LabelOption = Annotated[str | None, typer.Option(metavar="TEXT", help="What people call it.")]
 EmailOption = Annotated[str | None, typer.Option(metavar="ADDRESS", help="A label; it changes no rights.")]
@@ -195,8 +195,9 @@ def _body(
     limits: dict[str, Any],
 ) -> dict[str, Any]:
     kind = None if person is None else "person" if person else "service"
-    fields = {"team": team, "kind": kind, "label": label, "email": email, "models": model or None}
-    return given({**fields, "limits": limits or None})
+    fields = {"kind": kind, "label": label, "email": email, "models": model or None}
+    body = given({**fields, "limits": limits or None})
+    return body if team is None else {**body, "team": None if team == "none" else team}
 
 
 def _done(caller: dict[str, Any], as_json: bool) -> None:

@@ -403,6 +403,8 @@ def test_teams_callers_and_boosts_are_managed_from_the_command_line(pair: list[G
         run("teams", "end-boost", boost["id"])
     run("callers", "set", ADA, "--team", "nowhere")
     assert json.loads(run("callers", "show", ADA, "--json"))["team"] == "nowhere"
+    run("callers", "set", ADA, "--team", "none")
+    assert json.loads(run("callers", "show", ADA, "--json"))["team"] is None
     run("callers", "delete", ADA)
     run("teams", "delete", "green")
     assert "green" not in run("teams", "list") and json.loads(run("teams", "list", "--json"))[0]["id"] == "filed"

@@ -181,11 +181,11 @@ class Callers:
         return {**shown, "warnings": self.warnings(shown)}
 
     async def change(self, name: str, body: bytes, match: Match = ANY) -> dict[str, Any]:
-        """Give a caller that was made at run time another team, other models, notes or another status, which take the
-        place of what was there, or other limits, of which those that are not named stay and those that are null go.
-        Raises ApiError: 400 for a body that makes no sense, 404 for an unknown caller, 409 for one that the file
-        defines, 412 where it is not as it was known, 503 while the store is away."""
-        wanted, parts = changed(body, CHANGE, ("limits",))
+        """Give a caller that was made at run time another team (null: none), other models, notes or another status,
+        which take the place of what was there, or other limits, of which those that are not named stay and those that
+        are null go. Raises ApiError: 400 for a body that makes no sense, 404 for an unknown caller, 409 for one that
+        the file defines, 412 where it is not as it was known, 503 while the store is away."""
+        wanted, parts = changed(body, CHANGE, ("limits",), ("team",))
         if not wanted and not parts:
             raise ApiError(400, f"Nothing to change; give one of {', '.join(CHANGE)}")
         self.not_in_file(name)

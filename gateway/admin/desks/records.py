@@ -152,11 +152,14 @@ def merged(present: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return sparse(after)
 
 
-def changed(body: bytes, rules: Mapping[str, Rule], parts: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def changed(
+    body: bytes, rules: Mapping[str, Rule], parts: tuple[str, ...], nullable: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a body changes: fields that take the place of all that was there, and of `parts`, which are structs, what of
-    each it names, None for what is to go. Raises ApiError 400."""
+    each it names, None for what is to go. Of `nullable` fields null is a value. Raises ApiError 400."""
     wanted = given_of(body, rules)
     raw = msgspec.json.decode(body)
+    wanted |= {name: None for name in nullable if name in raw and raw[name] is None}
     of_parts = {
         part: named(msgspec.to_builtins(wanted.pop(part)), raw[part]) for part in parts if wanted.get(part) is not None
     }

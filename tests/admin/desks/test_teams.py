@@ -189,6 +189,8 @@ async def test_who_moves_remembers_where_it_was_for_as_long_as_that_counts(house
     assert [team for team, _ in carried] == ["blue", "blue", "red", "red", "blue", "blue"]  # before each move and after
     await house.callers.change("bob", body(label="Bob"))
     assert len(carried) == 6
+    assert (await house.callers.change("bob", body(team=None)))["team"] is None  # to no team
+    await house.callers.change("bob", body(team="blue"))
     await house.callers.delete("bob")
     await house.caller(id="bob", team="red")  # made anew elsewhere: it is the same caller to the ledger
     assert house.table.stored.callers["bob"].former == {"": now, "blue": now}

@@ -62,14 +62,14 @@ export function actions({ present, made: told, changed }) {
     const before = present().find((each) => each.caller === caller)?.team ?? "";
     const done = await ask({
       title: `Move ${caller} to another team`, action: "Move",
-      body: [h("p", {}, "What it has spent stays with its former team, and counts in its own budgets here as well. Its conversations begin anew."), field("Team", "team", { required: true, value: before })],
+      body: [h("p", {}, "What it has spent stays with its former team, and counts in its own budgets here as well. Its conversations begin anew."), field("Team", "team", { placeholder: "none", value: before })],
       act: async ({ team }) => {
         if (team.trim() === before) throw new Error("Nothing has been changed yet.");
-        return patch(`callers/${part(caller)}`, { team: team.trim() });
+        return patch(`callers/${part(caller)}`, { team: team.trim() || null });
       },
     });
     if (!done) return;
-    toast("good", `${caller} is in the team ${done.team}`);
+    toast("good", done.team ? `${caller} is in the team ${done.team}` : `${caller} is in no team`);
     changed();
   }
 
