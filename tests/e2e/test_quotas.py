@@ -410,7 +410,8 @@ async def test_a_strict_budget_is_never_promised_twice_and_what_is_not_used_is_t
     for answer in answers:
         if answer.status == 429:
             said = assert_error(answer, 429, "billing_error")
-            assert said == "This request would exceed your budget of $0.05 per day."
+            when = f"{midnight:%Y-%m-%d} 00:00 UTC"
+            assert said == f"This request would exceed your budget of $0.05 per day, which resets {when}."
             assert answer["x-should-retry"] == "false"
             assert -5 <= int(answer["retry-after"]) - (midnight - now).total_seconds() <= 20
     await eventually(lambda: money(kept, "strict")["reserved"] == 0, "settlements")
@@ -447,9 +448,10 @@ async def test_a_monthly_budget_is_refused_until_the_month_ends(replicas: list[G
     await not_across_midnight()
     answer = await ask(replicas[0], message(max_tokens=100), key=key_of("monthly"))
     said = assert_error(answer, 429, "billing_error")
-    assert said == "This request would exceed your budget of $0.0004 per month."
     now = datetime.now(UTC)
     end = (now.replace(day=28) + timedelta(days=4)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    words = f"This request would exceed your budget of $0.0004 per month, which resets {end:%Y-%m-%d} 00:00 UTC."
+    assert said == words
     assert abs(int(answer["retry-after"]) - (end - now).total_seconds()) <= 5
     assert answer["x-should-retry"] == "false"
     assert (await ask(replicas[0], message(max_tokens=10), key=key_of("monthly"))).status == 200
