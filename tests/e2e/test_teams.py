@@ -105,7 +105,7 @@ class Script:
 @pytest.fixture(scope="module")
 def pair(simulator: Simulator, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Gateway]]:
     config = {
-        "redis": f"{store.url}/5", "accounts": accounts_of(simulator, 2), "workers": 1, "teams": [FILE_TEAM],
+        "redis": f"{store.url}/15", "accounts": accounts_of(simulator, 2), "workers": 1, "teams": [FILE_TEAM],
     }  # fmt: skip
     gateways = [Gateway(tmp_path_factory.mktemp(f"teams{number}"), config).launch() for number in range(2)]
     for gateway in gateways:
@@ -240,7 +240,7 @@ async def test_a_program_manages_teams_callers_and_keys_from_first_to_last(
 
 def database(store: Store) -> redis.Redis:
     """That of the pair."""
-    return redis.Redis.from_url(f"{store.url}/5", decode_responses=True, socket_timeout=WAIT_SECONDS)
+    return redis.Redis.from_url(f"{store.url}/15", decode_responses=True, socket_timeout=WAIT_SECONDS)
 
 
 def spent_by(admin: Admin, caller: str) -> float:
