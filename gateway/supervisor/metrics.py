@@ -105,11 +105,12 @@ class Gauges(Collector):
     def _states(self) -> Metric:
         family = GaugeMetricFamily(
             "gateway_account_state", "1 for the state that an account is in; over replicas take max.",
-            labels=("account", "state"),
+            labels=("account", "provider", "state"),
         )  # fmt: skip
         for account, present in self._account_states.states().items():
+            provider = self._account_states.provider(account)
             for state in STATES:
-                family.add_metric((account, state), float(state == present))
+                family.add_metric((account, provider, state), float(state == present))
         return family
 
     def _limits(self) -> Iterator[Metric]:

@@ -146,7 +146,7 @@ LACKING = Measure(
 UPSTREAM = Measure(
     "gateway_upstream_requests",
     "Exchanges with accounts by status, or by what went wrong before one came.",
-    ("account", "model", "code"),
+    ("account", "provider", "model", "code"),
 )
 FAILOVERS = Measure(
     "gateway_failovers",

@@ -94,7 +94,7 @@ class WorkerMetrics:
         self._updates: dict[tuple[str | int | bool, ...], Update] = {}
         self._by_account: dict[tuple[str, str], Update] = {}
         self._by_team: dict[tuple[str, str], Update] = {}
-        self._exchanges: dict[tuple[str, str, str], Count] = {}
+        self._exchanges: dict[tuple[str, str, str, str], Count] = {}
         of = self._of = Measured(measures.ALL)
         self.lag = of.distribution(measures.LAG).observe
         now = (
@@ -145,9 +145,9 @@ class WorkerMetrics:
         """Count a conversation that was bound to another workspace."""
         self._of.count(measures.MOVES, reason).inc()
 
-    def upstream_answered(self, account: str, model: str, code: str) -> None:
+    def upstream_answered(self, account: str, provider: str, model: str, code: str) -> None:
         """Count one exchange with an account."""
-        key = (account, self.model(model), code)
+        key = (account, provider, self.model(model), code)
         count = self._exchanges.get(key)
         if count is None:
             count = self._exchanges[key] = self._of.count(measures.UPSTREAM, *key)

@@ -171,6 +171,18 @@ def usage(gateway: Gateway, by: str) -> dict[str, Any]:
     return {row[by]: row for row in answer.json()["data"]}
 
 
+async def test_exchanges_and_states_say_at_which_provider(apart: Gateway) -> None:
+    for name, model in MODELS.items():
+        answer = await ask(apart, message(f"where {name}", model=model))
+        assert (answer.status, answer.account) == (200, name)
+    metrics = apart.metrics()
+    for account in apart.config["accounts"]:
+        labels = {"account": account["id"], "provider": account["provider"]}
+        assert metrics.total("gateway_upstream_requests_total", **labels, code="200") > 0
+        assert metrics.total("gateway_account_state", **labels) == 1
+    assert metrics.total("gateway_upstream_requests_total", provider="anthropic") == 0
+
+
 async def test_usage_is_what_the_clouds_have_counted(sky: Simulator, apart: Gateway) -> None:
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens")
     before = usage(apart, "account")

@@ -111,7 +111,7 @@ async def account_states():
         "accounts:\n"
         "  - {id: a, api_key: sk-ant-one, workspace: w}\n"
         "  - {id: b, api_key: sk-ant-two, workspace: w}\n"
-        "  - {id: c, api_key: sk-ant-three, workspace: v}\n",
+        "  - {id: c, api_key: sk-ant-three, workspace: v, provider: bedrock, region: us-east-1}\n",
         {},
     )
     made = AccountStates(config, lambda data: None)
@@ -136,6 +136,13 @@ async def test_accounts_of_the_pool_and_no_others_have_requests_and_bindings(acc
     assert not [
         place for place in values(gauges(account_states, None).collect()) if place[0] == "gateway_account_bindings"
     ]
+
+
+async def test_states_say_whose_an_account_is(account_states):
+    found = values(gauges(account_states, {}).collect())
+    states = {place[1:3] for place in found if place[0] == "gateway_account_state"}
+    assert states == {("a", "anthropic"), ("b", "anthropic"), ("c", "bedrock")}
+    assert found["gateway_account_state", "c", "bedrock", "available"] == 1.0
 
 
 async def test_limits_say_what_is_left_and_when_all_is_back(account_states):

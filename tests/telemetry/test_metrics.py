@@ -321,12 +321,12 @@ def test_children_at_hand_count_the_same_as_those_that_had_to_be_found(monkeypat
     cached = worker()
     for each in records:
         cached.observe(each, 0.001)
-        cached.upstream_answered(each.account, each.model, str(each.status))
+        cached.upstream_answered(each.account, "anthropic", each.model, str(each.status))
     monkeypatch.setattr(metrics, "_MAX_CHILDREN", 0)
     uncached = worker()
     for each in records:
         uncached.observe(each, 0.001)
-        uncached.upstream_answered(each.account, each.model, str(each.status))
+        uncached.upstream_answered(each.account, "anthropic", each.model, str(each.status))
     assert msgspec.msgpack.decode(cached.snapshot()) == msgspec.msgpack.decode(uncached.snapshot())
 
 
@@ -358,7 +358,7 @@ def test_a_hundred_thousand_models_users_paths_and_conversations_make_no_more_se
         of.observe(record(model=f"model-{number}", status=404, attempts=0, **own), 0.0)
         of.observe(record(model=f"claude-opus-4-5-20{number:06d}", **own), 0.0)
         of.observe(record(model="", endpoint="other", stream=False, usage=Usage(), **own), 0.0)
-        of.upstream_answered("team-a", f"model-{number}", "404")
+        of.upstream_answered("team-a", "bedrock", f"model-{number}", "404")
 
     meet(0)
     before, size = series(of), len(of.snapshot())
@@ -425,7 +425,7 @@ def busy(teams: int) -> WorkerMetrics:
             usage=Usage(rnd.randint(0, 9), rnd.randint(0, 9), rnd.randint(0, 9), rnd.randint(0, 9), rnd.randint(0, 9)),
         )  # fmt: skip
         of.observe(each, 0.0001)
-        of.upstream_answered(each.account, each.model, str(each.status))
+        of.upstream_answered(each.account, "anthropic", each.model, str(each.status))
     return of
 
 
@@ -440,7 +440,7 @@ def test_a_sample_says_all_of_now_that_the_whole_does():
         assert sample_of(small.families(), 1.0) == expected
         assert all(msgspec.structs.astuple(expected))
         workers[2].observe(record(team="late", status=502, account="late"), 0.0)
-        workers[2].upstream_answered("late", "unknown", "502")
+        workers[2].upstream_answered("late", "vertex", "unknown", "502")
 
 
 def test_a_sample_is_small_however_many_teams_there_are():

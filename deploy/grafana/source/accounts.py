@@ -117,6 +117,11 @@ JSON = dashboard(
                 " account's line falls.",
                 "short", Query(BINDINGS, "{{account}}"),
             ),
+            timeseries(
+                "Requests by provider", "Exchanges with accounts by who operates them.", "reqps",
+                Query(rate("upstream_requests_total", "provider", MINE), "{{provider}}"), stacked=True,
+                width=24, height=6,
+            ),
         ),
     ),
     Row(

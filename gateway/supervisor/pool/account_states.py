@@ -355,6 +355,10 @@ class AccountStates:
             **self._where(account),
         }
 
+    def provider(self, account: str) -> str:
+        """The provider of an account, as far as this gateway's own file tells; else ""."""
+        return self._where(account)["provider"] or ""
+
     def _where(self, account: str) -> dict[str, str | None]:
         """Who answers for an account, as far as this gateway's own file tells."""
         found = self._pool.accounts.get(account)

@@ -56,7 +56,7 @@ Take = Callable[[Journey, Response, AnswerHead], Awaitable[None]]
 
 
 class Exchange:
-    """Exchanges of one process. `answered(account, model, code)` is told of each."""
+    """Exchanges of one process. `answered(account, provider, model, code)` is told of each."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Exchange:
         router: Router,
         owners: Owners,
         home: Home,
-        answered: Callable[[str, str, str], None],
+        answered: Callable[[str, str, str, str], None],
     ) -> None:
         self._pool = pool
         self._router = router
@@ -87,7 +87,7 @@ class Exchange:
             renewed = False
             while True:
                 response = attempt.response = await self._send(x, account, call)
-                self._answered(account.id, call.model, str(response.status))
+                self._answered(account.id, account.config.provider, call.model, str(response.status))
                 failure = await self._answer(x, route, entry, account, response, take)
                 if failure is None or failure.outcome is not Outcome.UNAUTHORIZED or renewed:
                     break
@@ -101,7 +101,7 @@ class Exchange:
             cause = x.cause = cause_of(error)
             self._close(x)
             x.reached = True
-            self._answered(account.id, call.model, cause)
+            self._answered(account.id, account.config.provider, call.model, cause)
             status, words = words_for(cause)
             ours = cause == "drain" or (cause == "timeout" and attempt.hurried)
             return Failure(Outcome.BROKEN, status, words=words, ours=ours)
@@ -135,7 +135,8 @@ class Exchange:
             raise
         except NotSent as error:
             attempt.sent = False
-            self._answered(account.id, call.model, "no_credential" if isinstance(error, NotReady) else "not_sent")
+            cause = "no_credential" if isinstance(error, NotReady) else "not_sent"
+            self._answered(account.id, account.config.provider, call.model, cause)
             raise
         finally:
             attempt.response_began = perf_counter()

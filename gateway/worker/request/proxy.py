@@ -39,9 +39,9 @@ from gateway.worker.request.token_exchange import exchange
 
 class Proxy:
     """The journeys of one process, over what it is made of. `live` are the requests on their way;
-    `upstream_answered(account, model, code)` is told of each exchange with an account; `bound_thinking(model)` says
-    whether only the account that produced a model's thinking reads it; `trace(traceparent)` is the trace of a request
-    whose client says that."""
+    `upstream_answered(account, provider, model, code)` is told of each exchange with an account;
+    `bound_thinking(model)` says whether only the account that produced a model's thinking reads it;
+    `trace(traceparent)` is the trace of a request whose client says that."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Proxy:
         batch_usage: BatchUsageMeter,
         callers: Callers,
         own_view: OwnView,
-        upstream_answered: Callable[[str, str, str], None],
+        upstream_answered: Callable[[str, str, str, str], None],
         bound_thinking: Callable[[str], bool],
         trace: Callable[[bytes], Trace],
     ) -> None:

@@ -36,8 +36,8 @@ def test_families_are_summed_over_their_labels_and_missing_ones_are_nothing():
             (("total",), [2, 0, 0.1]), (("admit",), [7, 0, 0.1]),
         ], (0.1,)),
         Family("gateway_requests_in_flight", "gauge", "", ("endpoint",), [(("messages",), [3]), (("chat",), [1])]),
-        Family("gateway_upstream_requests", "counter", "", ("account", "model", "code"), [
-            (("x", "a", "200"), [4]), (("x", "b", "200"), [1]), (("y", "a", "529"), [1]),
+        Family("gateway_upstream_requests", "counter", "", ("account", "provider", "model", "code"), [
+            (("x", "p", "a", "200"), [4]), (("x", "p", "b", "200"), [1]), (("y", "q", "a", "529"), [1]),
         ]),
         Family("gateway_degraded", "gauge", "", ("mode",), [(("store",), [2])]),
         Family("gateway_of_the_future", "counter", "", ("code",), [(("500",), [9])]),
