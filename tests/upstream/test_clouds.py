@@ -16,6 +16,8 @@ from botocore.credentials import Credentials
 
 from gateway.core.routing.outcomes import Outcome
 from gateway.core.wire.peek import peek
+from gateway.data import load_catalogue
+from gateway.records import Usage
 from gateway.upstream.bedrock import Frames, geography
 from gateway.upstream.clouds import nameless
 from gateway.upstream.provider import Call, Outgoing
@@ -295,6 +297,15 @@ def test_a_limit_of_a_day_closes_for_hours():
 def test_what_a_region_costs_more(name: str, changes: dict[str, Any], model: str, factor: float):
     settings = msgspec.structs.replace(SAMPLES[name], **changes)
     assert opened(name, settings).premium(model) == factor
+
+
+def test_the_step_in_the_price_of_long_prompts_is_met_at_bedrock_with_its_factor():
+    catalogue, model = load_catalogue(), "claude-haiku-5-5"
+    factor = opened("bedrock").premium(model)
+    short, long = (catalogue.bill(model, Usage(input=each, output=10)).times(factor) for each in (100_000, 100_001))
+    assert short.cost == (100_000 * 100 + 10 * 500) * 11 // 10
+    assert long.cost == (100_001 * 500 + 10 * 2_500) * 11 // 10
+    assert not short.by_default and not long.by_default
 
 
 def test_operators_are_told_what_a_client_does_not_see_without_secrets():
