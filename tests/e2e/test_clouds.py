@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anthropic
 import pytest
 
-from tests.e2e.clients import claude_code
+from tests.e2e.clients import claude_code, rigs
 from tests.e2e.cloud_accounts import account_of, bedrock, foundry, mantle, platform, vertex
 from tests.e2e.rig import (
     ADMIN_TOKEN,
@@ -44,6 +45,7 @@ MODELS = {
 }
 UPSTREAM = {"bedrock": "sim-bedrock-1", "mantle": "sim-bedrock-1", "vertex": "sim-vertex-1",
             "foundry": "sim-foundry-1", "platform": "sim-aws-platform-1"}  # fmt: skip
+TYPESCRIPT = ("@anthropic-ai/sdk", "sdk-old")  # of both generations
 TOOLS: Any = [{"name": "look", "input_schema": {"type": "object", "properties": {"at": {"type": "string"}}}}]
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
 
@@ -154,6 +156,35 @@ def test_claude_code_uses_its_tools_at_every_cloud(apart: Gateway, sky: Simulato
     records = [record for record in answered(sky, mark, 3) if record["usage"] is not None]
     assert {(record["status"], record["account"]) for record in records} == {(200, UPSTREAM[name])}
     assert all(record["usage"]["cache_read_input_tokens"] > 0 for record in records[1:])
+
+
+def talk(gateway: Gateway, package: str, models: list[str], words: int) -> list[list[dict[str, Any]]]:
+    """What the TypeScript SDK saw of conversations with these models, turn by turn."""
+    asked = [{"id": uuid4().hex, "model": model, "words": words} for model in models]
+    command: list[str | Path] = ["node", rigs.node() / "conversations.mjs", package]
+    printed = rigs.run(command, gateway.base_url, ALICE, {"CONVERSATIONS": json.dumps(asked)})
+    found: list[list[dict[str, Any]]] = json.loads(printed)
+    for turns in found:
+        assert [turn["calls"] for turn in turns] == [["look"], [], [], []]
+        assert turns[0]["stop_reason"] == "tool_use" and all(turn["text"] for turn in turns[1:])
+        assert all(turn["pieces"] in (None, turn["text"]) for turn in turns)
+    return found
+
+
+@pytest.mark.parametrize("package", TYPESCRIPT)
+def test_the_typescript_sdk_talks_to_every_cloud(apart: Gateway, package: str) -> None:
+    found = talk(apart, package, [*MODELS.values()], 4000)
+    for name, turns in zip(MODELS, found, strict=True):
+        assert [turn["account"] for turn in turns] == [name] * 4
+        assert all(turn["read"] > 0 for turn in turns[1:]), name
+
+
+@pytest.mark.parametrize("package", TYPESCRIPT)
+def test_conversations_of_the_typescript_sdk_keep_their_accounts_over_clouds(pool: Gateway, package: str) -> None:
+    found = talk(pool, package, [MODEL] * 12, 1)
+    accounts = [{turn["account"] for turn in turns} for turns in found]
+    assert all(len(each) == 1 for each in accounts)
+    assert len(set.union(*accounts)) > 1
 
 
 @pytest.mark.parametrize("name", MODELS)
