@@ -29,10 +29,20 @@ def doctor(
     offline: Annotated[
         bool, typer.Option("--offline", help="Look at this machine alone: ask neither the store nor the accounts.")
     ] = False,
+    paid: Annotated[
+        bool,
+        typer.Option(
+            "--paid",
+            help="Ask accounts for one token of their cheapest model where no free call proves credential and model: "
+            "about ten tokens each. It says what that cost.",
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check configuration, store, accounts, machine and the running gateway, and say what to do. Exit code 1: something
     failed."""
+    if offline and paid:
+        raise typer.BadParameter("--paid asks accounts, --offline nobody: choose one", param_hint="--paid")
     loaded = read_config(config)
     from gateway.commands.checkup.causes import once
     from gateway.commands.checkup.finding import Level, secrets_of, without
@@ -40,7 +50,7 @@ def doctor(
     secrets = secrets_of(loaded)
     findings = [
         type(each)(each.level, each.about, each.check, without(secrets, each.message), without(secrets, each.advice))
-        for each in once(_look(config, loaded, offline))
+        for each in once(_look(config, loaded, offline, paid))
     ]
     counts = {level.value: sum(each.level is level for each in findings) for level in Level}
     if as_json:
@@ -54,26 +64,26 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _look(path: Path, config: Config, offline: bool) -> Iterator[Finding]:
+def _look(path: Path, config: Config, offline: bool, paid: bool) -> Iterator[Finding]:
     """Every finding, from the nearest to the farthest."""
     # Here, because `gateway serve` loads this module too and should be ready soon.
     from gateway.commands.checkup.causes import accounts_told
     from gateway.commands.checkup.machine import check_machine
     from gateway.commands.checkup.running import check_running
 
-    elsewhere = [] if offline else asyncio.run(_elsewhere(config))
+    elsewhere = [] if offline else asyncio.run(_elsewhere(config, paid))
     yield from _file(path, config, accounts_told(elsewhere))
     yield from check_machine(config)
     yield from check_running(config)
     yield from elsewhere
 
 
-async def _elsewhere(config: Config) -> list[Finding]:
+async def _elsewhere(config: Config, paid: bool) -> list[Finding]:
     from gateway.commands.checkup.accounts import check_accounts
     from gateway.commands.checkup.store import check_embedded, check_store
 
     store = check_store(config.redis) if config.redis else check_embedded(config.data_dir)
-    found = list(await asyncio.gather(store, check_accounts(config)))
+    found = list(await asyncio.gather(store, check_accounts(config, paid)))
     if config.issuers:
         from gateway.commands.checkup.issuers import check_issuers
 

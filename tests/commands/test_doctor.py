@@ -26,7 +26,9 @@ from gateway.config.file import loads
 from gateway.config.schema import Account
 from gateway.core.routing.outcomes import Outcome
 from gateway.data import load_catalogue
+from gateway.records import Usage
 from tests.commands.conftest import Run
+from tests.e2e.cloud_accounts import bedrock, foundry, vertex
 from tests.e2e.rig import ADMIN_TOKEN, ALICE, SECRET, Gateway, Simulator, Store, accounts_of, free_port, message, until
 from tests.minting import key_set, rsa
 
@@ -443,6 +445,9 @@ def test_a_gateway_that_could_not_use_its_file_is_told(run: Run, gateway: Gatewa
         (Answer(429, cloud=True, counted=HAIKU, outcome=Outcome.LIMITED), Level.warning, "later"),
         (Answer(503, cloud=True, counted=HAIKU, outcome=Outcome.OVERLOADED), Level.warning, "later"),
         (Answer(400, cloud=True, counted=HAIKU, outcome=Outcome.DECLINED), Level.warning, "model_names"),
+        (Answer(200, cloud=True, asked=HAIKU, usd=1e-6, outcome=Outcome.SERVED), Level.ok, "cost $0.0000010"),
+        (Answer(403, cloud=True, asked=HAIKU, outcome=Outcome.DENIED), Level.failed, "may not use"),
+        (Answer(400, cloud=True, asked=HAIKU, outcome=Outcome.DECLINED), Level.warning, "cannot serve"),
     ],
 )
 def test_what_an_account_on_a_cloud_answers_means(answer: Answer, level: Level, word: str):
@@ -490,6 +495,49 @@ async def test_an_account_on_a_cloud_is_asked_to_count_tokens_which_is_free():
     ]  # fmt: skip
     path = b"/v1/projects/my-project/locations/eu/publishers/anthropic/models/count-tokens:rawPredict"
     assert asked == [b"POST %b HTTP/1.1" % path] * 2
+
+
+@pytest.fixture
+def sky(tmp_path: Path) -> Iterator[Simulator]:
+    """An account at each cloud."""
+    simulator = Simulator(tmp_path, 1, "--clouds", "1")
+    yield simulator
+    assert simulator.end() == 0
+
+
+def inferences(sky: Simulator, since: int) -> list[dict[str, Any]]:
+    return [each for each in sky.records(since, bodies=True) if each["usage"] is not None]
+
+
+def test_a_token_is_paid_for_only_where_it_is_wished_and_nothing_free_shows_as_much(examine: Any, sky: Simulator):
+    uncounted = bedrock(sky, id="uncounted", models=["claude-opus-4-7"])
+    rows = [uncounted, bedrock(sky), vertex(sky), foundry(sky), *accounts_of(sky, 1)]
+    since = sky.mark()
+    code, found = examine(accounts=rows)
+    assert (code, bad(found), inferences(sky, since)) == (0, {}, [])
+    assert "--paid" in found["account uncounted", "reachable"]["message"]
+    code, found = examine("--paid", accounts=rows)
+    assert (code, bad(found)) == (0, {})
+    (paid,) = inferences(sky, since)
+    assert paid["model"].startswith("claude-opus-4-7") and json.loads(paid["body"])["max_tokens"] == 1
+    usage = Usage(input=paid["usage"]["input_tokens"], output=1)
+    usd = load_catalogue().bill("claude-opus-4-7", usage).times(1.1).cost / 1e9
+    said = found["account uncounted", "credential"]["message"]
+    assert usd > 0 and said == f"accepted; claude-opus-4-7 answers (that cost ${usd:.7f})"
+
+
+def test_a_credential_that_nothing_free_would_prove_is_found_wrong_for_nothing(examine: Any, sky: Simulator):
+    wrong = bedrock(sky, models=["claude-opus-4-7"])
+    wrong["aws"]["secret_access_key"] = "another-one-entirely"
+    since = sky.mark()
+    code, found = examine("--paid", accounts=[wrong])
+    assert (code, found["account bedrock", "credential"]["level"]) == (1, "failed")
+    assert inferences(sky, since) == []
+
+
+def test_to_ask_accounts_and_nobody_is_wrong_use(run: Run, file: Path):
+    code, out, err = run("doctor", "--paid", "--offline", "--config", file)
+    assert (code, out) == (2, "") and "choose one" in err
 
 
 # -- Issuers ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-"""The accounts as `gateway doctor` finds them: one free request to each, the way the gateway would send it."""
+"""The accounts as `gateway doctor` finds them: one free request to each, the way the gateway would send it;
+where that proves too little and is wished, a paid one."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
 from time import time
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,7 +21,8 @@ from gateway.core.routing.outcomes import Outcome, judge_body
 from gateway.core.routing.outcomes import judge as judge_status
 from gateway.core.spending.pricing import Catalogue
 from gateway.core.wire.peek import peek
-from gateway.upstream.provider import Call
+from gateway.core.wire.usage_meter import UsageMeter
+from gateway.upstream.provider import Call, Headers, Outgoing
 from gateway.upstream.transport import Interrupted, NotSent, TransportError
 from gateway.worker.accounts import Account, Pool
 
@@ -27,6 +30,7 @@ SECONDS = 15.0  # for an account's whole answer
 AT_ONCE = 8
 MOST_BYTES = 4 * 1024 * 1024
 _LINES = [b"content-type: application/json\r\n", b"accept-encoding: identity\r\n"]
+_HELLO = [{"role": "user", "content": "Hello"}]
 _MODELS = 1000  # entries of an account's list of models
 _IDENTITY = (("organization", b"anthropic-organization-id"), ("workspace", b"anthropic-workspace-id"))
 
@@ -44,7 +48,8 @@ class Answer(msgspec.Struct):
     """What one account said. `status` 0: nothing, and `problem` says why; `spent`: it was about the organization's
     money; `skew` is how many seconds its clock is ahead, within a second, None where it sent no time; `lacking`:
     there is no credential, for that `problem`. At a `cloud` `counted` is the model whose tokens were asked for ("" for
-    none), which is free, and `outcome` what the answer to that means."""
+    none), which is free, `asked` the one that was asked for a token, which cost so many `usd`, and `outcome` what the
+    answer to that means."""
 
     status: int = 0
     problem: str = ""
@@ -55,17 +60,27 @@ class Answer(msgspec.Struct):
     lacking: bool = False
     cloud: bool = False
     counted: str = ""
+    asked: str = ""
+    usd: float = 0.0
     outcome: Outcome | None = None
 
 
-async def check_accounts(config: Config) -> list[Finding]:
-    """What is to say of every account, in the order of the file."""
+class _Heard(NamedTuple):
+    status: int
+    headers: Headers
+    body: bytes
+    skew: float | None
+
+
+async def check_accounts(config: Config, paid: bool = False) -> list[Finding]:
+    """What is to say of every account, in the order of the file. With `paid`, those of which no free call proves
+    credential and model are asked for one token."""
     pool, catalogue = Pool(config), catalogue_of(config)
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def one(account: AccountConfig) -> Answer:
         async with turns:
-            return await _ask(pool.accounts[account.id], catalogue)
+            return await _ask(pool.accounts[account.id], catalogue, paid)
 
     try:
         answers = await asyncio.gather(*(one(account) for account in config.accounts))
@@ -76,67 +91,96 @@ async def check_accounts(config: Config) -> list[Finding]:
     return [*findings, *identities(told)]
 
 
-async def _ask(account: Account, catalogue: Catalogue) -> Answer:
-    provider, model = account.provider, ""
+async def _ask(account: Account, catalogue: Catalogue, paid: bool) -> Answer:
     try:
-        async with asyncio.timeout(SECONDS):
-            await provider.credential.refresh()
-        if provider.credential.trouble:
-            return Answer(problem=provider.credential.trouble, lacking=True)
-        if provider.probe_proves:
-            outgoing = provider.probe(_MODELS)
-        else:
-            model = _countable(account, catalogue)
-            outgoing = provider.prepare(_count(model)) if model else provider.probe(_MODELS)
-        async with asyncio.timeout(SECONDS):
-            began = time()
-            response = await account.transport.send(
-                outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=SECONDS
-            )
-            answered = time()
-            try:
-                body = b""
-                while (piece := await response.read()) and len(body) < MOST_BYTES:
-                    body += piece
-            finally:
-                response.close()
+        return await _answer(account, catalogue, paid)
     except TimeoutError:
         return Answer(problem=f"no answer within {SECONDS:g} s")
     except NotSent as error:
         return Answer(problem=f"cannot be reached ({error})")
     except (Interrupted, TransportError) as error:
         return Answer(problem=f"gave no whole answer ({error})")
-    headers = dict(response.headers)
-    identity = {what: headers[name].decode("latin-1") for what, name in _IDENTITY if name in headers}
-    skew = _skew(headers.get(b"date", b""), (began + answered) / 2)
-    if not provider.probe_proves:
-        outcome = None
-        if model and response.status >= 300:
-            outcome = provider.refusal(response.status, response.headers, body, "").outcome
-        elif model:
-            outcome = Outcome.SERVED
-        return Answer(response.status, skew=skew, cloud=True, counted=model, outcome=outcome)
-    spent = judge_body(judge_status(response.status), body) is Outcome.SPENT
-    return Answer(response.status, "", _models(body), identity, skew, spent)
 
 
-def _countable(account: Account, catalogue: Catalogue) -> str:
-    """A model of which the account is meant to count tokens, which is free: the cheapest, "" if there is none."""
+async def _answer(account: Account, catalogue: Catalogue, paid: bool) -> Answer:
+    provider = account.provider
+    async with asyncio.timeout(SECONDS):
+        await provider.credential.refresh()
+    if provider.credential.trouble:
+        return Answer(problem=provider.credential.trouble, lacking=True)
+    if provider.probe_proves:
+        heard = await _exchange(account, provider.probe(_MODELS))
+        headers = dict(heard.headers)
+        identity = {what: headers[name].decode("latin-1") for what, name in _IDENTITY if name in headers}
+        spent = judge_body(judge_status(heard.status), heard.body) is Outcome.SPENT
+        return Answer(heard.status, "", _models(heard.body), identity, heard.skew, spent)
+    model = _cheapest(account, catalogue, "count_tokens")
+    heard = await _exchange(account, provider.prepare(_count(model)) if model else provider.probe(_MODELS))
+    outcome = _outcome(account, heard) if model else None
+    if paid and outcome not in (Outcome.SERVED, Outcome.UNAUTHORIZED):
+        asked = _cheapest(account, catalogue, "messages")
+        if asked:
+            return await _pay(account, catalogue, asked)
+    return Answer(heard.status, skew=heard.skew, cloud=True, counted=model, outcome=outcome)
+
+
+async def _pay(account: Account, catalogue: Catalogue, model: str) -> Answer:
+    """The least that an inference can be: a word in, a token out."""
+    heard = await _exchange(account, account.provider.prepare(_inference(model)))
+    outcome, meter = _outcome(account, heard), UsageMeter()
+    meter.read_json(heard.body)
+    usd = catalogue.bill(model, meter.usage).times(account.factor(model)).cost / 1e9
+    return Answer(heard.status, skew=heard.skew, cloud=True, asked=model, usd=usd, outcome=outcome)
+
+
+async def _exchange(account: Account, outgoing: Outgoing) -> _Heard:
+    async with asyncio.timeout(SECONDS):
+        began = time()
+        response = await account.transport.send(
+            outgoing.method, outgoing.path, outgoing.headers, outgoing.body, first_byte=SECONDS
+        )
+        answered = time()
+        try:
+            body = b""
+            while (piece := await response.read()) and len(body) < MOST_BYTES:
+                body += piece
+        finally:
+            response.close()
+    date = next((value for name, value in reversed(response.headers) if name == b"date"), b"")
+    return _Heard(response.status, response.headers, body, _skew(date, (began + answered) / 2))
+
+
+def _outcome(account: Account, heard: _Heard) -> Outcome:
+    """What an answer of a cloud means."""
+    if heard.status < 300:
+        return Outcome.SERVED
+    return account.provider.refusal(heard.status, heard.headers, heard.body, "").outcome
+
+
+def _cheapest(account: Account, catalogue: Catalogue, endpoint: str) -> str:
+    """The cheapest model that the account is meant to serve at an endpoint, "" if there is none."""
     found = [
         model
         for model in catalogue
         if not model.retired
         and any(fnmatchcase(name, pattern) for name in model.names for pattern in account.config.models)
-        and account.provider.serves("count_tokens", model.id)
+        and account.provider.serves(endpoint, model.id)
     ]
     return min(found, key=lambda model: model.price.input).id if found else ""
 
 
 def _count(model: str) -> Call:
-    body = msgspec.json.encode({"model": model, "messages": [{"role": "user", "content": "Hello"}]})
-    path = b"/v1/messages/count_tokens"
+    return _call("count_tokens", b"/v1/messages/count_tokens", {"model": model, "messages": _HELLO})
+
+
+def _inference(model: str) -> Call:
+    return _call("messages", b"/v1/messages", {"model": model, "max_tokens": 1, "messages": _HELLO})
+
+
+def _call(endpoint: str, path: bytes, asked: dict[str, Any]) -> Call:
+    peeked = peek(msgspec.json.encode(asked))
     return Call(
-        b"POST", path, [*_LINES], body, model, version=False, endpoint="count_tokens", peek=peek(body)
+        b"POST", path, [*_LINES], peeked.body, asked["model"], version=False, endpoint=endpoint, peek=peeked
     )  # fmt: skip
 
 
@@ -185,22 +229,28 @@ def judge(account: AccountConfig, answer: Answer, catalogue: Catalogue) -> Itera
 
 
 def _of_cloud(about: str, answer: Answer) -> Finding:
-    """What the answer to a count of tokens says, or that somebody is there."""
-    model, status = answer.counted, answer.status
+    """What the answer to a count of tokens or to an inference says, or that somebody is there."""
+    model, status = answer.asked or answer.counted, answer.status
     if not model:
-        return ok(about, "reachable", "somebody answers; no call there is free that would show more")
+        return ok(about, "reachable", "somebody answers; no call there is free that would show more (--paid makes one)")
+    if answer.outcome is Outcome.SERVED and answer.asked:
+        return ok(about, "credential", f"accepted; {model} answers (that cost ${answer.usd:.7f})")
     if answer.outcome is Outcome.SERVED:
         return ok(about, "credential", f"accepted; counts tokens of {model}")
     if answer.outcome is Outcome.UNAUTHORIZED:
         return failed(about, "credential", f"refused ({status})", "check the credential and its region")
     if answer.outcome is Outcome.DENIED:
+        if answer.asked:
+            advice = "ask for access to it, grant the permission, or correct models"
+            return failed(about, "models", f"may not use {model} ({status})", advice)
         what = f"may not use {model}, or not count its tokens ({status})"
         return warning(about, "models", what, "ask for access to it, grant the permission, or correct models")
     if answer.outcome is Outcome.LIMITED:
         return warning(about, "credential", f"limited just now ({status})", "it was not refused; try again later")
     if status >= 500:
         return warning(about, "credential", f"the upstream fails ({status})", "see its status page; try again later")
-    return warning(about, "models", f"cannot count tokens of {model} ({status})", "check model_names and profile")
+    what = f"cannot serve {model} ({status})" if answer.asked else f"cannot count tokens of {model} ({status})"
+    return warning(about, "models", what, "check model_names and profile")
 
 
 def _refused(account: AccountConfig, about: str, answer: Answer) -> Finding:
