@@ -30,6 +30,9 @@ def replay(
     ] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Made-up agents instead of a trace.")] = False,
     accounts: Annotated[int | None, typer.Option(help="How many. Default: 10, synthetic 8.")] = None,
+    clouds: Annotated[
+        int, typer.Option(help="So many more at each cloud, most of which do not say what is left of limits.")
+    ] = 0,
     ttl: Annotated[float, typer.Option(help="Seconds a cached prefix lives.")] = 300.0,
     seed: Annotated[int, typer.Option(help="Of placements and synthetic agents.")] = 1,
     seeds: Annotated[int, typer.Option(help="Replay so many seeds, and show the worst of each figure too.")] = 1,
@@ -61,6 +64,7 @@ def replay(
         settings = Settings(
             trace=_source(trace, synthetic),
             accounts=_at_least(1, "--accounts", accounts if accounts is not None else 8 if synthetic else 10),
+            clouds=_at_least(0, "--clouds", clouds),
             ttl=_above_zero("--ttl", ttl),
             seed=_at_least(0, "--seed", seed),
             seeds=_at_least(1, "--seeds", seeds),

@@ -11,18 +11,33 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from gateway.core.routing.document import Entry
 from gateway.lab.replay.events import Event
 
 BLOCK = 512  # tokens
+ANTHROPIC = "anthropic"
+SILENT = ("bedrock", "vertex", "foundry")
 
 
 class Account(NamedTuple):
-    """One upstream credential; accounts of one workspace share its cache, those of one organization its limits."""
+    """One upstream credential; accounts of one workspace share its cache, those of one organization its limits. Those
+    at one of SILENT do not say what is left of limits, nor for how long they refuse."""
 
     id: str
     workspace: str
     organization: str
     weight: float = 1.0
+    provider: str = ANTHROPIC
+
+    @property
+    def entry(self) -> Entry:
+        """The account as the pool sees it."""
+        return Entry(self.id, self.workspace, self.organization, self.weight)
+
+    @classmethod
+    def at(cls, provider: str, number: int) -> Account:
+        """An account at a cloud."""
+        return cls.alone(f"{provider}-{number}")._replace(provider=provider)
 
     @classmethod
     def alone(cls, name: str, weight: float = 1.0) -> Account:

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.lab.replay.cache import BlockCache
 from gateway.lab.replay.events import Event
-from gateway.lab.replay.policy import Account, Answer, Request
+from gateway.lab.replay.policy import SILENT, Account, Answer, Request
 from gateway.lab.simulator.limits import Bucket
 
 
@@ -56,6 +56,12 @@ class Pool:
 
         Raises PolicyError for an account that is not in the pool or disabled.
         """
+        answer = self._answer(name, request, now)
+        if self.accounts[name].provider in SILENT:
+            return msgspec.structs.replace(answer, retry_after=None, limit=None, remaining=None)
+        return answer
+
+    def _answer(self, name: str, request: Request, now: float) -> Answer:
         account = self.accounts.get(name)
         if account is None or name in self._disabled:
             state = "disabled" if account is not None else "not in the pool"

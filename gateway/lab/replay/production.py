@@ -22,7 +22,7 @@ from gateway.core.routing.route import Send as CoreSend
 from gateway.core.routing.route import Wait as CoreWait
 from gateway.core.routing.router import Router
 from gateway.lab.replay.events import Event
-from gateway.lab.replay.policy import Account, Answer, Refuse, Request, Send, Step, Wait
+from gateway.lab.replay.policy import SILENT, Account, Answer, Refuse, Request, Send, Step, Wait
 
 PROCESSES = 2
 MODEL = "claude-sonnet-5"
@@ -131,7 +131,8 @@ class Production:
         self._key = seed.to_bytes(8, "big", signed=True)
         self._random = random.Random(seed)
         self._store = Store()
-        self._entries = {account.id: Entry(*account) for account in accounts}
+        self._silent = {account.id for account in accounts if account.provider in SILENT}
+        self._entries = {account.id: account.entry for account in accounts}
         self._epoch = 0
         self._lives: dict[int, Life] = {}
         self._told = 0.0
@@ -264,7 +265,9 @@ class Production:
             domain = life.process.router.domain(entry.organization, route.limit_class)
             domain.observe("input", answer.limit, answer.remaining, now)
         if answer.status != 200:
-            outcome = route.means(_OUTCOMES[answer.status], answer.retry_after, now, answer.limit is not None)
+            outcome = _OUTCOMES[answer.status]
+            if account not in self._silent:
+                outcome = route.means(outcome, answer.retry_after, now, answer.limit is not None)
             random, kind = self._random.random(), str(answer.status)
             if route.answered(entry, outcome, answer.retry_after, now, random, kind=kind):
                 return self._step(request, life, now)
@@ -318,7 +321,7 @@ class Production:
         name = event.account or ""
         match event.event:
             case "add":
-                self._entries[name] = Entry(*Account.added(event), since=_WALL + now)
+                self._entries[name] = msgspec.structs.replace(Account.added(event).entry, since=_WALL + now)
                 self._publish(now)
             case "remove":
                 del self._entries[name]

@@ -51,6 +51,16 @@ def show(report: Report, console: Console) -> None:
             moves = ", ".join(f"{reason} {count:,}" for reason, count in sorted(run.moves.items()))
             console.print(f"moves of {name}: {moves}", highlight=False, markup=False, soft_wrap=True)
     name = PRODUCTION if PRODUCTION in first.runs else next(iter(first.runs))
+    if report.settings.clouds:
+        console.print(f"\n{name} by provider:", highlight=False, markup=False)
+        accounts = report.parameters()["providers"]
+        for provider, found in report.by_provider(name).items():
+            console.print(
+                f"{provider:>14}  {accounts.get(provider, 0)} accounts  {found['requests']:,} requests  "
+                f"{found['cache_read_tokens']:,} tokens read, {found['new_tokens']:,} new",
+                highlight=False,
+                markup=False,
+            )
     after = first.after(name)
     if after:
         console.print(f"\n{name} in the {report.settings.ttl:g} s after each event:", highlight=False, markup=False)

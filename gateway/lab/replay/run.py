@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from math import ceil
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 from gateway import __version__
 from gateway.lab.replay import agents, events, trace
 from gateway.lab.replay.agents import Agents
-from gateway.lab.replay.engine import Run, replay
+from gateway.lab.replay.engine import Run, Served, replay
 from gateway.lab.replay.events import Event
 from gateway.lab.replay.figures import (
     FRESH_COST,
@@ -20,24 +21,27 @@ from gateway.lab.replay.figures import (
     WINDOW,
     WRITE_COST,
     After,
+    Totals,
     Yardstick,
     after_events,
     duration,
     figures,
 )  # fmt: skip
-from gateway.lab.replay.policy import Account, Factory, Request
+from gateway.lab.replay.policy import ANTHROPIC, Account, Factory, Request
 from gateway.lab.replay.pool import Pace, Pool
 from gateway.lab.replay.strawmen import Hash
+from gateway.lab.simulator.world import PROVIDERS
 
 TIGHTNESS = 1.3  # times what the oracle needs
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What to replay. Without `trace` the stream is synthetic. `events`: None for the built-in ones of a synthetic
-    stream, and none for a trace."""
+    """What to replay. Without `trace` the stream is synthetic. `accounts` are Anthropic's, `clouds` those at each
+    cloud. `events`: None for the built-in ones of a synthetic stream, and none for a trace."""
 
     trace: Path | None = None
     accounts: int = 10
+    clouds: int = 0
     ttl: float = 300.0
     seed: int = 1
     seeds: int = 1
@@ -89,7 +93,8 @@ class Report(msgspec.Struct):
             "requests": len(requests),
             "conversations": len({request.conversation for request in requests}),
             "duration_s": duration(requests),
-            "accounts": settings.accounts,
+            "accounts": len(_accounts(settings)),
+            "providers": dict(Counter(account.provider for account in _accounts(settings))),
             "ttl_s": settings.ttl,
             "seed": settings.seed,
             "seeds": settings.seeds,
@@ -118,7 +123,11 @@ class Report(msgspec.Struct):
             "parameters": self.parameters(),
             "oracle": first.yard.figures(),
             "policies": {
-                name: {**figures, "after_events": msgspec.to_builtins(first.after(name))}
+                name: {
+                    **figures,
+                    "by_provider": self.by_provider(name),
+                    "after_events": msgspec.to_builtins(first.after(name)),
+                }
                 for name, figures in first.figures().items()
             },
         }
@@ -137,6 +146,19 @@ class Report(msgspec.Struct):
                 figure: _worst(figure, [figures[name][figure] for figures in by_seed]) for figure in by_seed[0][name]
             }
             for name in by_seed[0]
+        }
+
+    def by_provider(self, name: str) -> dict[str, dict[str, int]]:
+        """Requests and input tokens of a policy's first run at each provider; accounts that events add are
+        Anthropic's."""
+        whose = {account.id: account.provider for account in _accounts(self.settings)}
+        served: dict[str, list[Served]] = {provider: [] for provider in whose.values()}
+        for each in self.outcomes[0].runs[name].served:
+            served.setdefault(whose.get(each.account, ANTHROPIC), []).append(each)
+        return {
+            provider: {"requests": len(some), "cache_read_tokens": totals.read, "new_tokens": totals.new}
+            for provider, some in served.items()
+            for totals in [Totals.of(some)]
         }
 
     def decisions(self, name: str) -> list[dict[str, Any]]:
@@ -166,7 +188,7 @@ def run(
 ) -> Report:
     """Replay the stream through every policy. Raises TraceError, EventsError or PolicyError."""
     recorded = trace.load(settings.trace) if settings.trace is not None else None
-    accounts = [Account.alone(f"account-{number}") for number in range(1, settings.accounts + 1)]
+    accounts = _accounts(settings)
     outcomes: list[Outcome] = []
     for seed in range(settings.seed, settings.seed + settings.seeds):
         if recorded is not None:
@@ -188,6 +210,11 @@ def run(
             runs[name] = replay(policy, pool, settings.pace, stream.requests, happens, stream.turns)
         outcomes.append(Outcome(seed, stream, happens, yard, limit, runs))
     return Report(settings, outcomes)
+
+
+def _accounts(settings: Settings) -> list[Account]:
+    own = [Account.alone(f"account-{number}") for number in range(1, settings.accounts + 1)]
+    return own + [Account.at(each, number) for each in PROVIDERS for number in range(1, settings.clouds + 1)]
 
 
 def oracle(stream: Stream, ttl: float, pace: Pace) -> Yardstick:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from gateway.core.routing.document import Entry, PoolDocument
+from gateway.core.routing.document import PoolDocument
 from gateway.core.routing.ring import Ring
 from gateway.lab.replay.events import Event
 from gateway.lab.replay.policy import Account, Answer, Refuse, Request, Send, Step
@@ -161,7 +161,7 @@ class Hash(Strawman):
             self._orders.clear()
 
     def _made(self) -> Ring:
-        return Ring(PoolDocument(1, tuple(Entry(*account) for account in self.accounts.values())))
+        return Ring(PoolDocument(1, tuple(account.entry for account in self.accounts.values())))
 
 
 class StickyCooldown(Strawman):

@@ -97,6 +97,24 @@ def test_r_and_balance_can_be_recomputed_from_the_decisions(rows, trace, tmp_pat
     assert peak == pytest.approx(found["policies"]["sticky_cooldown"]["peak_to_mean"])
 
 
+def test_accounts_at_clouds_count_by_provider_and_share_no_cache(rows, trace, tmp_path):
+    path = tmp_path / "decisions.jsonl"
+    found = figures(trace, "--accounts", 2, "--clouds", 1, "--policy", "gateway", "--decisions", path, "--tight")
+    clouds = ("bedrock", "vertex", "foundry", "aws-platform")
+    assert found["parameters"]["accounts"] == 6
+    assert found["parameters"]["providers"] == {"anthropic": 2, **dict.fromkeys(clouds, 1)}
+    decisions = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({(each["account"], each["workspace"]) for each in decisions}) == 6
+    cached, new = recomputed(rows, decisions, 300.0)
+    figure = found["policies"]["gateway"]["by_provider"]
+    assert sum(each["cache_read_tokens"] for each in figure.values()) == cached
+    assert sum(each["requests"] for each in figure.values()) == 300
+    for cloud in clouds:
+        assert figure[cloud]["new_tokens"] == new[f"ws-{cloud}-1"]
+    done = gateway_replay(trace, "--accounts", 2, "--clouds", 1, "--policy", "gateway")
+    assert "gateway by provider:" in done.stdout and "aws-platform  1 accounts" in done.stdout
+
+
 def test_several_seeds_show_the_worst_of_each_figure_too(trace):
     found = figures(trace, "--accounts", 4, "--policy", "hash", "--seeds", 3, "--seed", 5)
     assert [each["seed"] for each in found["runs"]] == [5, 6, 7]

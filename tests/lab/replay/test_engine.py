@@ -230,6 +230,15 @@ def test_organizations_hold_the_limits_not_accounts():
     assert [served.limited for served in run.served] == [0, 1]
 
 
+def test_a_cloud_does_not_say_what_is_left_of_limits_nor_when_to_come_back():
+    silent, telling = Account.at("bedrock", 1), Account.at("aws-platform", 1)
+    pool = Pool([silent, telling], 300.0, 1000)
+    large, small = request(0, 0, [1, 2]), request(1, 1, [3])
+    assert [pool.send(each.id, large, 0.0).limit for each in (silent, telling)] == [None, 1000]
+    refused = [pool.send(each.id, small, 1.0) for each in (silent, telling)]
+    assert refused[0] == Answer(429) and refused[1].retry_after and refused[1].limit == 1000
+
+
 def test_a_burst_closes_the_organization_and_an_overload_the_account_or_all():
     pool = Pool([Account("a", "w", "o"), Account("b", "w", "o"), Account("c", "x", "p")], 300.0)
     pool.happened(Event(10.0, "burst", account="a", seconds=4.5), 10.0)
