@@ -18,7 +18,7 @@ from gateway.config.source import Node, join
 from gateway.core.routing.capabilities import Verdict
 from gateway.core.routing.document import STATES
 from gateway.core.routing.provider_names import PROFILES
-from gateway.core.routing.rate_limits import Stated
+from gateway.core.routing.stated_limits import Stated
 from gateway.upstream.credentials import aws, google
 from gateway.upstream.credentials.aws import AwsKeys
 from gateway.upstream.credentials.entra import EntraApp
@@ -86,7 +86,7 @@ def _entra(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> Any
 
 
 class StatedLimits(Frozen, frozen=True, kw_only=True):
-    """What an account may use a minute, of models whose answers do not tell; None is not stated."""
+    """What an account may use a minute or a day, of models whose answers do not tell; None is not stated."""
 
     models: Annotated[tuple[str, ...], _PATTERNS, "models, each class of them by itself: names, or patterns with *"] = (
         "*",
@@ -95,12 +95,14 @@ class StatedLimits(Frozen, frozen=True, kw_only=True):
     input_tokens_per_minute: Annotated[int | None, _COUNT, "uncached input tokens a minute"] = None
     output_tokens_per_minute: Annotated[int | None, _COUNT, "output tokens a minute"] = None
     tokens_per_minute: Annotated[int | None, _COUNT, "uncached input and output tokens a minute, together"] = None
+    tokens_per_day: Annotated[int | None, _COUNT, "uncached input and output tokens a day, together"] = None
     burndown: Annotated[
-        float, Number(least=1, most=100), "times that a token of output counts in tokens_per_minute"
+        float, Number(least=1, most=100), "times that a token of output counts in limits of both together"
     ] = 1.0
+    shared: Annotated[bool, Flag(), "all these models share the limits, instead of each class having its own"] = False
 
-    def share(self, processes: int) -> Stated:
-        """What one of so many processes may use."""
+    def share(self, processes: int, reserves: bool = False) -> Stated:
+        """What one of so many processes may use of an account, which `reserves` output at sending or not."""
 
         def part(limit: int | None) -> float | None:
             return None if limit is None else limit / processes
@@ -110,7 +112,10 @@ class StatedLimits(Frozen, frozen=True, kw_only=True):
             part(self.input_tokens_per_minute),
             part(self.output_tokens_per_minute),
             part(self.tokens_per_minute),
+            part(self.tokens_per_day),
             self.burndown,
+            reserves,
+            " ".join(self.models) if self.shared else "",
         )
 
 
@@ -150,7 +155,7 @@ class Account(Frozen, frozen=True, kw_only=True):
     limits: Annotated[
         tuple[StatedLimits, ...],
         Many(Section(StatedLimits)),
-        "of clouds: what the account may use a minute, where its answers do not tell",
+        "of clouds: what the account may use a minute or a day, where its answers do not tell",
     ] = ()
     region: Annotated[str, _REGION, "region; of vertex also global, us or eu"] = ""
     api: Annotated[str, Choice(APIS), "of bedrock: InvokeModel, or the Messages endpoint"] = "invoke"

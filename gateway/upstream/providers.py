@@ -16,7 +16,7 @@ class Row(msgspec.Struct, frozen=True):
     """How an account of a provider comes to be. `base_url` is where it is in a region, None where only the operator can
     tell; `keys` are those of the configuration that it knows beside every account's, `needs` those of them that must be
     given, `proofs` those of which at most one is, and one must be unless it can do `without`: they are what proves who
-    calls."""
+    calls. It `reserves` if its limits of tokens take max_tokens of output at sending."""
 
     open: Callable[[Settings, Credential], Provider]
     credential: Callable[[Settings], Credential]
@@ -25,6 +25,7 @@ class Row(msgspec.Struct, frozen=True):
     needs: tuple[str, ...]
     proofs: tuple[str, ...]
     without: bool = False
+    reserves: bool = False
 
 
 _AWS = ("api_key", "aws")
@@ -34,7 +35,8 @@ _BEDROCK = _CLOUD | {"region", "api", "aws_account"}
 PROVIDERS: dict[str, Row] = {
     "anthropic": Row(anthropic.opened, anthropic.credential, anthropic.base_url, frozenset(), (), ("api_key",)),
     "bedrock": Row(
-        bedrock.Bedrock, bedrock.credential, bedrock.base_url, _BEDROCK | {"profile"}, ("region",), _AWS
+        bedrock.Bedrock, bedrock.credential, bedrock.base_url, _BEDROCK | {"profile"}, ("region",), _AWS,
+        reserves=True,
     ),
     "bedrock/mantle": Row(mantle.Mantle, mantle.credential, mantle.base_url, _BEDROCK, ("region",), _AWS),
     "vertex": Row(

@@ -20,7 +20,7 @@ from gateway.config.schema import Config, catalogue_of
 from gateway.core.routing.capabilities import Capabilities, Verdict
 from gateway.core.routing.document import Entry
 from gateway.core.routing.provider_names import ProviderNames
-from gateway.core.routing.rate_limits import Stated
+from gateway.core.routing.stated_limits import Stated
 from gateway.core.spending.fair import FairQueue
 from gateway.core.spending.pricing import Catalogue
 from gateway.data import load_capabilities, load_provider_names
@@ -339,7 +339,7 @@ class Pool:
         found: dict[tuple[str, str], Stated] = {}
         for account in self.accounts.values():
             for row in account.config.limits:
-                share = row.share(self._processes)
+                share = row.share(self._processes, account.config.row.reserves)
                 for model in catalogue:
                     if any(fnmatchcase(name, pattern) for name in model.names for pattern in row.models):
                         found.setdefault((account.config.organization, model.limit_class), share)

@@ -10,7 +10,7 @@ import pytest
 from gateway.commands.checkup.finding import secrets_of
 from gateway.config.file import loads
 from gateway.config.schema import Account, ConfigError, config_warnings, decode, describe, encode
-from gateway.core.routing.rate_limits import Stated
+from gateway.core.routing.stated_limits import Stated
 
 REST = {
     "admin": {"token": "token-of-the-operator-of-tests"},
@@ -121,6 +121,8 @@ def test_limits_are_stated_by_models_and_shared_by_processes():
     (found,) = read(**BEDROCK, api_key="k", limits=[row]).limits
     assert found.models == ("claude-opus-*",)
     assert found.share(4) == Stated(requests=7.5, tokens=250.0, burndown=5.0)
+    (more,) = read(**BEDROCK, api_key="k", limits=[{**row, "tokens_per_day": 8000, "shared": True}]).limits
+    assert more.share(4, True) == Stated(7.5, None, None, 250.0, 2000.0, 5.0, True, "claude-opus-*")
     (problem,) = problems(api_key="k", limits=[row])
     assert "limits: means nothing to the provider anthropic" in problem
 

@@ -28,6 +28,7 @@ from tests.journeys.http import Answer
 from tests.journeys.journey import (
     BLOCK,
     PING,
+    THINKER,
     Ask,
     Journey,
     Want,
@@ -513,18 +514,73 @@ def test_an_account_without_a_credential_is_passed_over_and_is_not_to_blame(rig:
     )
 
 
-def test_a_stated_limit_steers_before_a_429(rig: Rig):
+MUCH = 600  # tokens of output that a request may have
+
+
+def limits(row: dict[str, Any]) -> dict[str, Any]:
+    """A pool of two whose account a, on Bedrock, states limits."""
     pool = on("bedrock")
-    pool["a"] = {**pool["a"], "limits": [{"models": ["claude-haiku-*"], "requests_per_minute": 2}]}
-    rig.play(
-        journey(
-            "a stated limit",
-            *(
-                ask(want=Want(by=by, attempts=1, route="new"), at=n * 1.0, conversation=f"a b c#{n}")
-                for n, by in enumerate("aabb")
-            ),
-            pool={name: row for name, row in pool.items() if name != "c"},
-            asked="a a b b",
-            accounts={"a": "limited"},
-        )
-    )
+    return {"a": {**pool["a"], "limits": [row]}, "b": pool["b"]}
+
+
+def nth(n: int, by: str, at: float, **more: Any) -> Ask:
+    """The first request of another conversation."""
+    return ask(want=more.pop("want", None) or Want(by=by, attempts=1), at=at, conversation=f"a b c#{n}", **more)
+
+
+STATED = [
+    journey(
+        "requests of a minute",
+        *(nth(n, by, n * 1.0) for n, by in enumerate("aabb")),
+        pool=limits({"models": ["claude-haiku-*"], "requests_per_minute": 2}),
+        asked="a a b b",
+        accounts={"a": "limited"},
+    ),
+    journey(
+        "tokens of a day",
+        *(nth(n, by, n * 60.0) for n, by in enumerate("aab")),
+        pool=limits({"models": ["claude-haiku-*"], "tokens_per_day": 300}),
+        asked="a a b",
+    ),
+    journey(
+        "requests of a minute that all models share",
+        nth(1, "a", 0.0),
+        nth(2, "a", 1.0, model=THINKER),
+        nth(3, "b", 2.0),
+        nth(4, "b", 3.0, model=THINKER),
+        pool=limits({"models": ["claude-*"], "requests_per_minute": 2, "shared": True}),
+        asked="a a b b",
+        accounts={"a": "limited"},
+    ),
+    journey(
+        "what is reserved for output is there again when the answer has ended",
+        nth(0, "a", 0.0),
+        nth(1, "a", 1.0, max_tokens=MUCH),
+        nth(2, "b", 2.0, max_tokens=MUCH),
+        nth(3, "a", 10.0, max_tokens=MUCH),
+        pool=limits({"models": ["claude-haiku-*"], "tokens_per_minute": 1000}),
+        upstream={"a": [good(), good(after=5.0)]},
+        asked="a a b a",
+    ),
+    journey(
+        "what is reserved for output is given back by a client that hangs up",
+        nth(1, "a", 0.0, max_tokens=MUCH, gone=1.0, want=Want(status=0)),
+        nth(2, "a", 2.0, max_tokens=MUCH),
+        pool=limits({"models": ["claude-haiku-*"], "tokens_per_minute": 1000}),
+        upstream={"a": [good(after=60.0)]},
+        asked="a a",
+    ),
+    journey(
+        "what is reserved for output is given back by an account that fails",
+        nth(1, "b", 0.0, max_tokens=MUCH, want=Want(by="b", attempts=2)),
+        nth(2, "a", 1.0, max_tokens=MUCH),
+        pool=limits({"models": ["claude-haiku-*"], "tokens_per_minute": 1000}),
+        upstream={"a": [error(500, "api_error")]},
+        asked="a b a",
+    ),
+]
+
+
+@pytest.mark.parametrize("journey", STATED, ids=str)
+def test_a_stated_limit_steers_before_a_429(journey: Journey, rig: Rig):
+    rig.play(journey)

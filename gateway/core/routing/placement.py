@@ -10,6 +10,7 @@ from gateway.core.routing.load import Loads
 from gateway.core.routing.outcomes import Outcome
 from gateway.core.routing.rate_limits import Domain
 from gateway.core.routing.standing import Trial
+from gateway.core.routing.stated_limits import Hold
 
 LEAST_LOAD = 100.0  # tokens that a served request counts for at least, however much it reads from a cache
 NONE: frozenset[str] = frozenset()
@@ -78,9 +79,10 @@ class Past:
 class Reserved:
     """What a request has taken: of the load of the `workspace` it goes to, and of the limits of the account that was
     asked last, whose `domain` they are. `fresh` input tokens has that account to compute, `tokens` of them are reserved
-    for its limit while the answer is `pending`."""
+    for its limit while the answer is `pending`, and it has a `hold` of limits that are stated until that has ended."""
 
     domain: Domain | None = None
+    hold: Hold | None = None
     pending = False
     fresh = 0.0
     tokens = 0.0
@@ -101,3 +103,9 @@ class Reserved:
         """Its load goes nowhere."""
         loads.correct(self.workspace, -self.load, self.load_at)
         self.workspace = ""
+
+    def settle_hold(self, fresh: float, output: float, now: float) -> None:
+        """Of stated limits it has used so many tokens of uncached input, and of output."""
+        hold, self.hold = self.hold, None
+        if hold is not None:
+            hold.settle(fresh, output, now)

@@ -7,9 +7,9 @@ clock; amounts are tokens or requests.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from gateway.core.routing.buckets import Bucket
 from gateway.core.routing.outcomes import Outcome
+from gateway.core.routing.stated_limits import Allowance
 
 KINDS = ("requests", "input", "output")
 FIRST_PAUSE = 5.0  # seconds that a 429 without retry-after closes for
@@ -21,71 +21,12 @@ _TELLING = 1.0  # seconds between what processes tell each other of limits
 _STALE = 3.0  # seconds after which another process's reservations no longer count
 
 
-class Bucket:
-    """What is left of one limit. `level` was true at `at`, reckoned from what an answer said at `seen`; it may fall
-    below zero."""
-
-    __slots__ = ("at", "level", "limit", "seen")
-
-    def __init__(self, limit: float, level: float, at: float) -> None:
-        self.limit = limit
-        self.level = level
-        self.at = self.seen = at
-
-    def __repr__(self) -> str:
-        return f"<Bucket {self.level:.0f} of {self.limit:.0f}>"
-
-    def left(self, now: float, beyond: float = 0.0) -> float:
-        """What is there at `now`; it may be so much `beyond` the limit, as that is spoken for."""
-        level, most = self.level + (now - self.at) * self.limit / 60.0, self.limit + beyond
-        return level if level < most else most
-
-    def reckon(self, now: float, beyond: float) -> None:
-        """Something is sent: what has been there until now must not refill beyond the limit with it."""
-        self.level, self.at = self.left(now, beyond), now
-
-    def wait(self, need: float, now: float) -> float:
-        """Seconds until `need` is there (or the bucket is full, if it cannot hold as much); 0 if it is now."""
-        missing = (need if need < self.limit else self.limit) - self.left(now)
-        return missing * 60.0 / self.limit if missing > 0 else 0.0
-
-    def take(self, amount: float, now: float) -> None:
-        self.level = self.left(now) - amount
-        self.at = now
-
-
-class Burning(Bucket):
-    """What is left for output, of which each token also counts `times` in the bucket of input."""
-
-    __slots__ = ("of", "times")
-
-    def __init__(self, limit: float, of: Bucket, times: float, at: float) -> None:
-        super().__init__(limit, limit, at)
-        self.of = of
-        self.times = times
-
-    def take(self, amount: float, now: float) -> None:
-        super().take(amount, now)
-        self.of.take(amount * self.times, now)
-
-
-class Stated(NamedTuple):
-    """Limits a minute as an operator states them, where no answer names any: this process's share of them. `tokens` are
-    of input and output together, one of output counting `burndown` times; None is no limit."""
-
-    requests: float | None = None
-    input: float | None = None
-    output: float | None = None
-    tokens: float | None = None
-    burndown: float = 1.0
-
-
 class Domain:
     """The limits of one organization for one class of models: three buckets, and a closure while a 429 lasts.
 
     `reserved` and `asked` are the fresh input tokens and the requests of this process that were sent and not answered
-    yet; `others` the same of other processes, by process, with the time they were told. Of `stated` limits nobody tells
-    what is left: what is sent is taken at once.
+    yet; `others` the same of other processes, by process, with the time they were told. Where limits are `stated`,
+    they hold instead of what answers say.
     """
 
     __slots__ = (
@@ -107,29 +48,7 @@ class Domain:
         self.others: dict[str, tuple[float, int, float]] = {}
         self.unreported = False  # observed since it was last told to others
         self.look_at = 0.0  # when it is worth to look at an answer again
-        self.stated: Stated | None = None
-
-    def state(self, stated: Stated | None, now: float) -> None:
-        """These limits hold from now on. What was used of others still counts, as a part of them."""
-        if stated == self.stated:
-            return
-        before, self.stated = (self.requests, self.input, self.output), stated
-        self.requests = self.input = self.output = None
-        if stated is None:
-            return
-        least = [each for each in (stated.input, stated.tokens) if each is not None]
-        if least:
-            self.input = Bucket(min(least), min(least), now)
-        if stated.requests is not None:
-            self.requests = Bucket(stated.requests, stated.requests, now)
-        if self.input is not None and stated.tokens is not None:
-            limit = stated.tokens if stated.output is None else stated.output
-            self.output = Burning(limit, self.input, stated.burndown, now)
-        elif stated.output is not None:
-            self.output = Bucket(stated.output, stated.output, now)
-        for old, new in zip(before, (self.requests, self.input, self.output), strict=True):
-            if old is not None and new is not None:
-                new.level = old.left(now) / old.limit * new.limit
+        self.stated: Allowance | None = None
 
     def close(self, retry_after: float | None, now: float) -> float:
         """A 429 has come: closed for the seconds returned."""
@@ -161,6 +80,8 @@ class Domain:
 
     def lacks(self, fresh: float, now: float) -> bool:
         """Whether a known limit has no room for a request of so many fresh tokens (or of all it can hold)."""
+        if self.stated is not None:
+            return self.stated.wait(fresh, 0.0, now) > 0.0
         requests, tokens, output = self.requests, self.input, self.output
         if requests is not None and requests.left(now) < 1.0:
             return True
@@ -172,13 +93,12 @@ class Domain:
         """Forget what answers have said; what is under way stays reserved."""
         self.closed_until = self.large_until = self.pause = 0.0
         self.unexplained.clear()
-        if self.stated is None:
-            self.requests = self.input = self.output = None
+        self.requests = self.input = self.output = None
 
     def observe(self, kind: str, limit: int, remaining: int, now: float) -> None:
         """What an answer said of the limit `kind`: requests, input or output."""
         bucket: Bucket | None = getattr(self, kind)
-        if limit <= 0 or self.stated is not None:
+        if limit <= 0:
             return
         if bucket is None:
             setattr(self, kind, Bucket(limit, min(remaining, limit), now))
@@ -189,8 +109,8 @@ class Domain:
 
     def heard(self, kind: str, limit: float, level: float, at: float) -> None:
         """What another process observed at `at`: counts if it is newer than what is known here."""
-        if kind not in KINDS or self.stated is not None:
-            return  # a newer version's, or another process's share
+        if kind not in KINDS:
+            return  # a newer version's
         bucket: Bucket | None = getattr(self, kind)
         if limit > 0 and (bucket is None or bucket.seen < at):
             setattr(self, kind, Bucket(limit, min(level, limit), at))
@@ -199,12 +119,6 @@ class Domain:
         """A request of so many fresh input tokens is sent; returns what of them the limit can have taken, for
         `answer_began`."""
         bucket = self.input
-        if self.stated is not None:
-            if bucket is not None:
-                bucket.take(min(fresh, bucket.limit), now)
-            if self.requests is not None:
-                self.requests.take(1.0, now)
-            return 0.0
         if bucket is not None:
             bucket.reckon(now, self.reserved)
             fresh = min(fresh, bucket.limit)
@@ -214,28 +128,31 @@ class Domain:
 
     def answer_began(self, reserved: float) -> None:
         """The answer to what was sent has begun, or will not."""
-        if self.asked:  # else its limits were stated when it was sent
-            self.asked -= 1
+        self.asked -= 1
         self.reserved = self.reserved - reserved if self.asked else 0.0
 
     def holds(self, fresh: float) -> bool:
         """Whether the limit is as large as so many input tokens, as far as it is known."""
-        return self.input is None or fresh <= self.input.limit
+        bucket = self.input if self.stated is None else self.stated.input
+        return bucket is None or fresh <= bucket.limit
 
     def takes_much(self, fresh: float) -> bool:
         """Whether so many input tokens are much of the limit, so that others should know at once."""
         return self.input is not None and fresh >= _LARGE * self.input.limit
 
-    def wait(self, fresh: float, now: float) -> float:
+    def wait(self, fresh: float, now: float, claim: float = 0.0) -> float:
         """Seconds until this domain may serve a request of `fresh` input tokens; 0 if it may now. What is as large as
-        the limit waits until others would have told that they have taken of it."""
+        the limit waits until others would have told that they have taken of it. `claim` are the tokens that stated
+        limits reserve."""
         wait = self.closed_until - now if self.closed_until > now else 0.0
         if self.large_until > now and fresh >= self.large_from:
             wait = max(wait, self.large_until - now)
+        if self.stated is not None:
+            return max(wait, self.stated.wait(fresh, claim, now))
         if self.input is None and self.requests is None and self.output is None:
             return wait
         reserved, asked = self.reserved, self.asked
-        if self.others and self.stated is None:
+        if self.others:
             more, also = self._of_others(now)
             reserved += more
             asked += also
@@ -265,9 +182,11 @@ class Domain:
         """Fresh input tokens that may be sent now, as far as it is known; infinity where no limit is known."""
         if self.closed_until > now:
             return self.closed_until * -1e6  # the one that opens first has most
+        if self.stated is not None:
+            return self.stated.headroom(now)
         if self.input is None:
             return float("inf")
-        more, _ = self._of_others(now) if self.stated is None else (0.0, 0)
+        more, _ = self._of_others(now)
         return self.input.left(now, self.reserved) - self.reserved - more
 
     def _of_others(self, now: float) -> tuple[float, int]:

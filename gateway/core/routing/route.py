@@ -55,7 +55,8 @@ class Route:
     """`conversation` is the ranking's key; `size` bytes of body; `ttl` the cache lifetime in seconds that the request
     asks for; `deadline` the time by which it must be answered; `own_limit` names the limit of an endpoint whose
     requests do not count against the model's; `group` names those that share its prefix, as far as it is known;
-    `caller` is whose it is.
+    `caller` is whose it is, `claim` the tokens that some accounts reserve for it: all of its input, and as much output
+    as the answer may have.
 
     What is done `once` is not repeated after a failure. `placement` says where it lives, `past` what has come of it so
     far, `reserved` what it has taken of an account's limits and load.
@@ -63,6 +64,7 @@ class Route:
 
     group = ""
     caller = ""
+    claim = 0.0
     once = False
     tried = NONE
     barred = NONE  # accounts that have lately refused what it asks for
@@ -145,6 +147,7 @@ class Route:
             tried=self.tried if self.counts else self.tried - self.lacking,  # others of it may well go there
             avoid=avoid,
             trial=self.counts,
+            claim=self.claim,
         )
 
     def _follow(self, workspace: str) -> None:
@@ -167,7 +170,9 @@ class Route:
             more = self.size - record.size
             place.rewritten = more < -record.size * _SHORTER
             if not place.rewritten:
-                self.tokens = max(1.0, record.tokens + more / self.router.bytes_a_token)
+                before, self.tokens = self.tokens, max(1.0, record.tokens + more / self.router.bytes_a_token)
+                if self.claim:
+                    self.claim += self.tokens - before
         self._warmth(record)
         self.group = self.group or record.group
         if not created:
@@ -227,7 +232,7 @@ class Route:
         """Whether a workspace would serve it by a failing account, or not at all."""
         key, model, limit_class = self.conversation, self.model, self.limit_class
         fresh = self._fresh(workspace, now)
-        entry, _ = self.router.pick(workspace, key, model, limit_class, fresh, False, now, self.tried)
+        entry, _ = self.router.pick(workspace, key, model, limit_class, fresh, False, now, self.tried, claim=self.claim)
         return entry is None or self.router.failing.avoids(entry.id, key, now)
 
     def _leaves(self, workspace: str, now: float) -> bool:
@@ -245,12 +250,15 @@ class Route:
         """Whether an account of this workspace may take the conversation now, whatever its load."""
         fresh = self._fresh(workspace, now)
         key, model, limit_class = self.conversation, self.model, self.limit_class
-        return self.router.pick(workspace, key, model, limit_class, fresh, False, now, self.tried)[1][0] == OPEN
+        _, (why, _) = self.router.pick(
+            workspace, key, model, limit_class, fresh, False, now, self.tried, claim=self.claim
+        )
+        return why == OPEN
 
     def _why_not(self, workspace: str, now: float) -> str:
         fresh = self._fresh(workspace, now)
         entry, (why, _) = self.router.pick(
-            workspace, self.conversation, self.model, self.limit_class, fresh, False, now
+            workspace, self.conversation, self.model, self.limit_class, fresh, False, now, claim=self.claim
         )
         if why == OPEN and entry is not None and self.router.over_its_share(workspace, self.model, now):
             return "load"
@@ -299,14 +307,15 @@ class Route:
             again = router.ring.accounts.get(again.id)  # as it is by now
         if again is not None:
             fresh = self._fresh(again.workspace, now)
-            if router.state(again, self.model, self.limit_class, fresh, place.sticky, now)[0] == OPEN:
+            if router.state(again, self.model, self.limit_class, fresh, place.sticky, now, self.claim)[0] == OPEN:
                 return Send(again)
         home, short, full = place.workspace, None, None
         if home is not None:
             fresh = self._fresh(home, now)
             entry, (why, wait) = router.pick(
-                home, self.conversation, self.model, self.limit_class, fresh, place.sticky, now, self.tried
-            )
+                home, self.conversation, self.model, self.limit_class, fresh, place.sticky, now, self.tried,
+                claim=self.claim,
+            )  # fmt: skip
             if entry is not None and (why == OPEN or place.sticky or place.pinned):
                 well = self._well(now) if entry.id in router.failing.marked and not place.sticky else None
                 if well is not None:
@@ -335,11 +344,12 @@ class Route:
         if not router.fails(home, key, now):
             return None
         target, _ = router.place(
-            key, model, limit_class, self.tokens, now, group=self.group, tried=self.tried, avoid=home
+            key, model, limit_class, self.tokens, now, group=self.group, tried=self.tried, avoid=home, claim=self.claim
         )
         if target is None:
             return None
-        entry, (why, _) = router.pick(target, key, model, limit_class, self._fresh(target, now), False, now, self.tried)
+        fresh = self._fresh(target, now)
+        entry, (why, _) = router.pick(target, key, model, limit_class, fresh, False, now, self.tried, claim=self.claim)
         return entry if entry is not None and why == OPEN and entry.id not in router.failing.marked else None
 
     def _elsewhere(self, now: float, short: float | None, full: Entry | None) -> Step:
@@ -351,14 +361,16 @@ class Route:
         avoid = "" if self.placement.chosen and not self.placement.away else home
         target, _ = router.place(
             key, model, limit_class, self.tokens, now, group=self.group, cached=cached, tried=self.tried, avoid=avoid,
-            level=self.placement.away == LIMITED,
+            level=self.placement.away == LIMITED, claim=self.claim,
         )  # fmt: skip
         entry, why, wait = None, OPEN, 0.0
         if target is not None and short is not None and self._worth_more(target, short, cached, now):
             return Refuse(429, short)
         if target is not None:
             fresh = self._fresh(target, now, cached)
-            entry, (why, wait) = router.pick(target, key, model, limit_class, fresh, False, now, self.tried)
+            entry, (why, wait) = router.pick(
+                target, key, model, limit_class, fresh, False, now, self.tried, claim=self.claim
+            )
             if entry is not None and why == OPEN:
                 return Send(entry)
         if full is not None:
@@ -388,7 +400,7 @@ class Route:
         """By reckoning the account lacks room for so many seconds. What is reckoned may be a little wrong; a refusal of
         the upstream's, though, would close the account to everybody."""
         if short > HOPE:
-            least, _ = self.router.opens_in(self.model, self.limit_class, now, self.tokens)
+            least, _ = self.router.opens_in(self.model, self.limit_class, now, self.tokens, self.claim)
             return self.refuse(now, min(short, least))
         if entry.workspace == self.placement.workspace:
             self.placement.away = ""
@@ -451,6 +463,9 @@ class Route:
         domain = router.domain(entry.organization, self.limit_class)
         taken.domain, taken.fresh, taken.pending = domain, fresh, True
         taken.tokens = domain.send(fresh, now)
+        if domain.stated is not None:
+            taken.settle_hold(0.0, 0.0, now)
+            taken.hold = domain.stated.send(fresh, self.claim, now)
         if self.counts:
             taken.sent_at = now
             taken.take_load(self.router.loads, entry.workspace, fresh, now)
@@ -465,7 +480,7 @@ class Route:
             return False
         fresh = self._fresh(entry.workspace, now)
         sticky = self.placement.sticky and entry.workspace == self.placement.workspace
-        why, wait = self.router.state(present, self.model, self.limit_class, fresh, sticky, now)
+        why, wait = self.router.state(present, self.model, self.limit_class, fresh, sticky, now, self.claim)
         return why == OPEN or (why == LIMITED and wait <= HOPE)
 
     def no_slot(self, entry: Entry) -> None:
@@ -495,6 +510,8 @@ class Route:
         estimate. Counts once for each time it was sent."""
         router, taken = self.router, self.reserved
         workspace = taken.workspace
+        if taken.hold is not None:
+            taken.settle_hold(fresh, output, now)
         if not workspace:
             return
         taken.workspace = ""
@@ -533,6 +550,7 @@ class Route:
         self.past.trials = ()
         if outcome in _LOAD:
             self.reserved.workspace = ""  # it stays: an account that only refuses or breaks is not idle
+            self.reserved.settle_hold(self.reserved.fresh if outcome in FAULTS else 0.0, 0.0, now)
         else:
             self.settle(0.0, 0.0, 0, now)
         home = entry.workspace == self.placement.workspace

@@ -103,9 +103,11 @@ class Router(Standing):
         """Everything that is closed, out or lacking, as it would be told to a process that has just begun."""
         return super().picture(now) + self.offer.learned(now)
 
-    def state(self, entry: Entry, model: str, limit_class: str, fresh: float, warm: bool, now: float) -> State:
+    def state(
+        self, entry: Entry, model: str, limit_class: str, fresh: float, warm: bool, now: float, claim: float = 0.0
+    ) -> State:
         """Whether an account may get a request of `fresh` input tokens now; `warm` says that the conversation's cache
-        is there, which a draining account still serves."""
+        is there, which a draining account still serves. `claim` are the tokens that some accounts reserve for it."""
         if entry.state != "active":
             if entry.state != "draining":
                 return DISABLED, inf
@@ -126,7 +128,7 @@ class Router(Standing):
             return OUT, outage.until - now
         domain = self._domains.get((entry.organization, limit_class))
         if domain is not None:
-            wait = domain.wait(fresh, now)
+            wait = domain.wait(fresh, now, claim)
             if wait > 0.0:
                 return LIMITED, wait
         return _OPEN
@@ -142,6 +144,7 @@ class Router(Standing):
         now: float,
         tried: Iterable[str] = (),
         trial: bool = False,
+        claim: float = 0.0,
     ) -> tuple[Entry | None, State]:
         """The account of `workspace` to ask: the first by rank that may serve, has a slot and is not failing, else one
         that is; (None, why) if none may. `full` comes with the account whose slot to wait for. The conversation may
@@ -155,7 +158,7 @@ class Router(Standing):
         for entry in members:
             if entry.id in tried:
                 continue
-            state = self.state(entry, model, limit_class, fresh, warm, now)
+            state = self.state(entry, model, limit_class, fresh, warm, now, claim)
             if state is not _OPEN:
                 unheld = unheld or state[0] == CREDENTIAL
                 # What will pass, soonest first; else rather that only this process cannot.
@@ -306,6 +309,7 @@ class Router(Standing):
         avoid: str = "",
         trial: bool = False,
         level: bool = False,
+        claim: float = 0.0,
     ) -> tuple[str | None, bool]:
         """The workspace for a conversation that has to go somewhere, None if nobody may serve it, and whether it has
         room.
@@ -331,7 +335,9 @@ class Router(Standing):
             shared = self.groups.shared(group, workspace, now) if group else None
             fresh = max(0.0, tokens - max(own, shared or 0.0))
             room = own > 0.0 or self.within_cap(workspace, model, now)
-            entry, (why, _) = self.pick(workspace, key, model, limit_class, fresh, False, now, tried, trial and room)
+            entry, (why, _) = self.pick(
+                workspace, key, model, limit_class, fresh, False, now, tried, trial and room, claim
+            )
             avoided = entry is not None and entry.id in marked and self.failing.avoids(entry.id, key, now)
             if room and entry is not None and why == OPEN and not avoided:
                 if own > 0.0 or not (group or level) or entry.id in marked:
@@ -368,13 +374,15 @@ class Router(Standing):
                     return entry
         return None
 
-    def opens_in(self, model: str, limit_class: str, now: float, fresh: float = 0.0) -> tuple[float, bool]:
+    def opens_in(
+        self, model: str, limit_class: str, now: float, fresh: float = 0.0, claim: float = 0.0
+    ) -> tuple[float, bool]:
         """Seconds until any account may serve `model` again, with `fresh` tokens of input, and whether a limit is what
         keeps that one closed."""
         limited = out = inf
         for workspace in self.ring:
             for entry in self.ring.members(workspace, b"\0"):
-                why, wait = self.state(entry, model, limit_class, fresh, False, now)
+                why, wait = self.state(entry, model, limit_class, fresh, False, now, claim)
                 if why == LIMITED:
                     limited = min(limited, wait)
                 elif why == OUT:

@@ -15,8 +15,9 @@ from gateway.core.routing.groups import Groups
 from gateway.core.routing.health import MODEL_PAUSE, PAUSES, TRIAL, Cause, Health, Outage, RetryBudget
 from gateway.core.routing.load import Loads
 from gateway.core.routing.outcomes import Outcome
-from gateway.core.routing.rate_limits import KINDS, Domain, Stated
+from gateway.core.routing.rate_limits import KINDS, Domain
 from gateway.core.routing.ring import Ring
+from gateway.core.routing.stated_limits import Allowance, Stated
 
 MANY = 4096  # entries of a table that clients' inventions may fill
 FEATURES = 256  # sets of features remembered for an account
@@ -72,10 +73,18 @@ class Standing:
 
     def state_limits(self, stated: Mapping[tuple[str, str], Stated], now: float) -> None:
         """The limits that operators state, by organization and class of models: these, and no others."""
-        for place in stated:
-            self.domain(*place)
+        allowances: dict[tuple[str, str, bool], Allowance] = {}
+        for (organization, limit_class), limits in stated.items():
+            domain = self.domain(organization, limit_class)
+            whose = organization, limits.group or limit_class, bool(limits.group)
+            if whose not in allowances:
+                before = domain.stated
+                same = before is not None and before.stated == limits
+                allowances[whose] = before if before is not None and same else Allowance(limits, now, before)
+            domain.stated = allowances[whose]
         for place, domain in self._domains.items():
-            domain.state(stated.get(place), now)
+            if place not in stated:
+                domain.stated = None
 
     def _forget_one(self) -> None:
         """The oldest domain that nothing is known of."""

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.routing.rate_limits import LONGEST_PAUSE, Bucket, Domain, Stated
-from gateway.core.routing.router import Router
+from gateway.core.routing.buckets import Bucket, DailyBucket
+from gateway.core.routing.rate_limits import LONGEST_PAUSE, Domain
 
 RUNS = settings(deadline=None, max_examples=100)
 NOW = 1000.0
@@ -40,6 +40,12 @@ def test_a_bucket_says_how_long_until_it_holds_enough():
     assert bucket.wait(1_000, NOW) == 0.0
     assert bucket.wait(6_000, NOW) == 5.0
     assert bucket.wait(6_000, NOW + 2.0) == 3.0
+
+
+def test_a_bucket_of_a_day_refills_in_a_day():
+    bucket = DailyBucket(86_400, 0, NOW)
+    assert bucket.left(NOW + 60.0) == 60
+    assert bucket.wait(3_600, NOW + 60.0) == 3_540.0
 
 
 def test_what_no_bucket_can_hold_waits_for_a_full_one():
@@ -268,63 +274,3 @@ def test_no_more_is_left_than_the_limit_whatever_an_answer_says():
     assert domain.requests is not None and domain.requests.level == 10
     domain.asked = 20
     assert domain.wait(0.0, 0.0) > 0.0
-
-
-# Limits that operators state, where no answer tells what is left.
-
-
-def stated(**limits: float) -> Domain:
-    domain = Domain()
-    domain.state(Stated(**limits), 0.0)
-    return domain
-
-
-def test_of_stated_limits_what_is_sent_is_taken_at_once_and_comes_back_in_a_minute():
-    domain = stated(requests=2.0, input=6000.0)
-    for _ in range(2):
-        assert domain.wait(1000.0, 0.0) == 0.0
-        domain.answer_began(domain.send(1000.0, 0.0))
-    assert domain.wait(100.0, 0.0) == pytest.approx(30.0), "a request is there in half a minute"
-    assert domain.headroom(0.0) == pytest.approx(4000.0)
-    assert domain.wait(100.0, 31.0) == 0.0
-    domain.answer_began(domain.send(5000.0, 31.0))
-    assert domain.headroom(31.0) == pytest.approx(1000.0)
-
-
-def test_output_burns_what_input_and_output_share():
-    domain = stated(tokens=10_000.0, burndown=5.0)
-    domain.send(1000.0, 0.0)
-    assert domain.output is not None
-    domain.output.take(1000, 0.0)
-    assert domain.headroom(0.0) == pytest.approx(4000.0)
-    domain.output.take(1000, 0.0)
-    assert domain.wait(10.0, 0.0) > 0.0
-
-
-def test_nothing_that_is_observed_or_heard_overrules_what_is_stated_and_a_reset_keeps_it():
-    domain = stated(input=6000.0)
-    domain.observe("input", 100, 0, 0.0)
-    domain.heard("input", 100.0, 0.0, 5.0)
-    domain.others["p2"] = (5000.0, 3, 0.0)
-    assert domain.wait(5000.0, 0.0) == 0.0 and domain.headroom(0.0) == 6000.0
-    domain.reset()
-    assert domain.input is not None and domain.input.limit == 6000.0
-
-
-def test_another_share_keeps_what_was_used_and_none_forgets_it():
-    domain = stated(input=6000.0)
-    domain.send(3000.0, 0.0)
-    domain.state(Stated(input=3000.0), 0.0)
-    assert domain.headroom(0.0) == pytest.approx(1500.0)
-    domain.state(None, 0.0)
-    assert domain.headroom(0.0) == float("inf") and domain.wait(1e9, 0.0) == 0.0
-
-
-def test_a_router_s_domains_have_what_is_stated_of_them_and_no_others():
-    over = Router(lambda model: model)
-    over.state_limits({("o", "m"): Stated(input=600.0)}, 0.0)
-    over.domain("o", "other").observe("input", 100, 50, 0.0)
-    over.state_limits({("o", "n"): Stated(requests=1.0)}, 0.0)
-    assert over.domain("o", "m").stated is None and over.domain("o", "m").input is None
-    assert over.domain("o", "n").requests is not None
-    assert over.domain("o", "other").input is not None, "what answers have told stays"
