@@ -196,7 +196,7 @@ class Account(Frozen, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, "base_url", self.row.base_url(self.region))
         for name in ("organization", "workspace"):
             if not getattr(self, name):
-                msgspec.structs.force_setattr(self, name, self._domain())
+                msgspec.structs.force_setattr(self, name, self.domain or self.id)
 
     @property
     def row(self) -> Row:
@@ -218,8 +218,9 @@ class Account(Frozen, frozen=True, kw_only=True):
             own.append(self.entra.client_secret)
         return tuple(each for each in own if each)
 
-    def _domain(self) -> str:
-        """What limits and caches are shared within, as far as the file tells."""
+    @property
+    def domain(self) -> str:
+        """What limits and caches are shared within, as far as its row tells; "" if that tells nothing."""
         domain = ""
         if self.provider == "bedrock" and self.aws_account:
             domain = ".".join((self.aws_account, self.region, *(() if self.api == "invoke" else (self.api,))))
@@ -229,7 +230,7 @@ class Account(Frozen, frozen=True, kw_only=True):
             domain = urlsplit(self.base_url).hostname or ""
         elif self.provider == "aws-platform":
             domain = self.workspace_id
-        return re.sub("[^A-Za-z0-9._-]", "-", domain)[:64] or self.id
+        return re.sub("[^A-Za-z0-9._-]", "-", domain)[:64]
 
 
 _OWN = frozenset().union(*(row.keys for row in PROVIDERS.values()), *(row.proofs for row in PROVIDERS.values()))

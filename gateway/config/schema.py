@@ -21,6 +21,7 @@ import msgspec
 from gateway.config import checks as check
 from gateway.config.account import ACCOUNTS, Account
 from gateway.config.catalogue import MODELS, ModelEntry, Models, listed, merged, model_warnings, pattern_warnings
+from gateway.config.domains import domain_warnings
 from gateway.config.rules import BAD, Choice, Flag, Many, Moment, Number, Reader, Table, Text
 from gateway.config.sections import Derived, Expression, Field, Frozen, Section, nearest, redacted
 from gateway.config.source import ConfigError, Node
@@ -591,6 +592,7 @@ def config_warnings(config: Config, told: Collection[str] = ()) -> list[str]:
         told,
     )
     warnings += _path_warnings(config, told)
+    warnings += domain_warnings(config.accounts)
     if any(ipaddress.ip_network(each).prefixlen == 0 for each in config.trusted_proxies):
         warnings.append("trusted_proxies: anybody is believed, so that callers can choose the address that is logged")
     if config.tracing.endpoint.endswith(":4317"):

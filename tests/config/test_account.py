@@ -158,3 +158,63 @@ def test_a_foundry_address_without_its_path_is_warned_about(url: str, warns: boo
     account = {"id": "a", "provider": "foundry", "base_url": url, "api_key": "k"}
     found = config_warnings(loads(json.dumps({**REST, "accounts": [account]}), {}))
     assert any("/anthropic as a rule" in each for each in found) == warns
+
+
+# Caches that accounts share, as the file tells.
+
+AWS_1 = {**BEDROCK, "aws_account": "123456789012"}
+
+
+def domain_warnings(one: dict[str, object], other: dict[str, object]) -> list[str]:
+    rows = [{"id": "a", "api_key": "k1", **one}, {"id": "b", "api_key": "k2", **other}]
+    found = config_warnings(loads(json.dumps({**REST, "accounts": rows}), {}))
+    return [each for each in found if each.startswith("account b: it has the work") or "shares the cache" in each]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        ({**AWS_1, "workspace": "x"}, AWS_1, "both are of 123456789012.us-east-1, and yet their workspaces differ"),
+        ({**VERTEX, "workspace": "x"}, {**VERTEX, "workspace": "y"}, "both are of my-project.global"),
+        (FOUNDRY, {**FOUNDRY, "workspace": "y"}, "both are of name.services.ai.azure.com"),
+        ({**PLATFORM, "workspace": "x"}, PLATFORM, "both are of wrkspc_01"),
+        ({"workspace": "w"}, {**BEDROCK, "workspace": "w"}, "they are of anthropic and bedrock, which share no cache"),
+        (
+            {**BEDROCK, "workspace": "w"},
+            {**BEDROCK, "region": "us-west-2", "workspace": "w"},
+            "they are of the regions us-east-1 and us-west-2",
+        ),
+        (
+            {**AWS_1, "workspace": "w"},
+            {**AWS_1, "aws_account": "210987654321", "workspace": "w"},
+            "they are of 123456789012.us-east-1 and 210987654321.us-east-1",
+        ),
+        (
+            {**FOUNDRY, "workspace": "w"},
+            {"provider": "foundry", "base_url": "https://other.test/anthropic", "workspace": "w"},
+            "they are of name.services.ai.azure.com and other.test",
+        ),
+    ],
+)
+def test_accounts_that_share_a_cache_and_are_configured_apart_are_warned_about_and_the_reverse(one, other, said):
+    (found,) = domain_warnings(one, other)
+    assert said in found
+    assert found.startswith("account b: ") and "account a, " in found
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {}),
+        ({"workspace": "w"}, {"workspace": "w"}),
+        (BEDROCK, BEDROCK),
+        ({**BEDROCK, "workspace": "w"}, {**AWS_1, "workspace": "w"}),
+        (AWS_1, AWS_1),
+        (AWS_1, {**AWS_1, "region": "us-west-2"}),
+        (AWS_1, {**AWS_1, "api": "mantle"}),
+        ({"workspace": "w"}, {**PLATFORM, "workspace": "w"}),
+        (VERTEX, VERTEX),
+    ],
+)
+def test_what_may_well_be_meant_is_not_warned_about(one, other):
+    assert domain_warnings(one, other) == []
