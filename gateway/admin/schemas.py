@@ -381,6 +381,11 @@ OVERVIEW = record(
     cache_hit_rate=maybe(NUMBER),
     spent={"type": "object", "additionalProperties": maybe(NUMBER)},
     degraded=many(TEXT),
+    lacking={
+        "type": "object",
+        "additionalProperties": NUMBER,
+        "description": "what more than 1 % of the last minutes' requests ask for and some account cannot serve",
+    },
     accounts={"type": "object", "additionalProperties": COUNT},
     history=many(ANY_OBJECT),
 )

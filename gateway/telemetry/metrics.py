@@ -105,6 +105,7 @@ class WorkerMetrics:
         self._looked_at = (  # what admin.dashboard.rates reads
             Summed(of.counters(measures.REQUESTS), "code"), Summed(of.counters(measures.TOKENS), "type"),
             Summed(of.counters(measures.UPSTREAM), "account", "code"), of.counters(measures.INTERRUPTED),
+            Summed(of.counters(measures.LACKING), "need"),
             of.histograms(measures.TTFT), of.histograms(measures.OVERHEAD), *now,
         )  # fmt: skip
         self._route = of.counters(measures.ROUTES).labels

@@ -423,6 +423,7 @@ def busy(teams: int) -> WorkerMetrics:
             overhead=rnd.expovariate(100.0), outcome=rnd.choice(["ok", "interrupted", "client_gone"]),
             cause=rnd.choice(["upstream", "client", "drain"]), stream=rnd.random() < 0.8,
             usage=Usage(rnd.randint(0, 9), rnd.randint(0, 9), rnd.randint(0, 9), rnd.randint(0, 9), rnd.randint(0, 9)),
+            lacking=rnd.choice([(), ("url",), ("mcp", "url")]),
         )  # fmt: skip
         of.observe(each, 0.0001)
         of.upstream_answered(each.account, "anthropic", each.model, str(each.status))

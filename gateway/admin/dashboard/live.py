@@ -151,6 +151,7 @@ class Live:
             "cache_hit_rate": _short(numbers.cache_hit_rate),
             "spent": cost or _UNKNOWN,
             "degraded": sorted({name for modes in (own, of_workers) for name, count in modes.items() if count}),
+            "lacking": {need: round(share, 3) for need, share in numbers.lacking.items()},
             "accounts": dict(self._gateway.states()),
         }
         return {**answer, "history": list(self._history)} if history else answer

@@ -17,7 +17,9 @@ from gateway.telemetry.counters import Family
 
 RATE = 10.0  # seconds over which rates are taken
 LATENCY = 60.0  # of percentiles
-SHARE = 300.0  # of the cache hit rate
+SHARE = 300.0  # of the cache hit rate, and of what accounts lack
+_WORTH_SAYING = 0.01  # of all requests that ask for what some account lacks
+_MOST_NEEDS = 5
 _KINDS = {
     "input": "input",
     "cache_read": "cache_read",
@@ -48,6 +50,7 @@ class Sample(msgspec.Struct, frozen=True):
     exchanges: Failures = {}
     degraded: Counts[str] = {}
     refused: float = 0.0
+    lacking: Counts[str] = {}
 
 
 def sample_of(families: Iterable[Family], at: float) -> Sample:
@@ -77,6 +80,7 @@ def sample_of(families: Iterable[Family], at: float) -> Sample:
         exchanges,
         _by(found.get("gateway_degraded"), "mode"),
         sum(count for code, count in requests.items() if code.startswith("4") and code != _LEFT),
+        _by(found.get("gateway_lacking_requests"), "need"),
     )
 
 
@@ -99,7 +103,8 @@ def _buckets(family: Family | None, only: str = "") -> Counts[float]:
 
 
 class Numbers(msgspec.Struct, frozen=True):
-    """Rates are a second's; percentiles in seconds, None where there was nothing to measure."""
+    """Rates are a second's; percentiles in seconds, None where there was nothing to measure. `lacking` are the needs
+    that some account lacks, with the share of requests that have them, the largest first."""
 
     requests: float
     errors: float
@@ -111,6 +116,7 @@ class Numbers(msgspec.Struct, frozen=True):
     overhead_p99: float | None
     cache_hit_rate: float | None
     refused: float = 0.0
+    lacking: Mapping[str, float] = {}
 
 
 class Rates:
@@ -154,7 +160,16 @@ class Rates:
             quantile(0.99, overhead),
             used.get("cache_read", 0.0) / whole if whole else None,
             max(0.0, now.refused - lately.refused) / seconds,
+            self._lacking(minutes),
         )
+
+    def _lacking(self, before: Sample) -> dict[str, float]:
+        """What is lacking to more than a few requests since then."""
+        now = self.latest
+        requests = max(1.0, now.requests - before.requests)
+        shares = {need: count / requests for need, count in _more(now.lacking, before.lacking).items()}
+        largest = sorted((need for need in shares if shares[need] > _WORTH_SAYING), key=lambda need: -shares[need])
+        return {need: min(1.0, shares[need]) for need in largest[:_MOST_NEEDS]}
 
     def _before(self, seconds: float) -> Sample:
         """The latest sample that is at least so old, or the oldest."""

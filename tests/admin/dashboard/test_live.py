@@ -110,6 +110,7 @@ async def test_an_overview_is_whole_though_nothing_happened_and_the_store_is_awa
     assert overview["ttft_seconds"] == {"p50": None, "p95": None}
     assert overview["cache_hit_rate"] is None
     assert overview["degraded"] == ["store"]
+    assert overview["lacking"] == {}
     assert overview["history"] == []
     json.dumps(overview)
 

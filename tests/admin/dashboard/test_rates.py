@@ -40,6 +40,9 @@ def test_families_are_summed_over_their_labels_and_missing_ones_are_nothing():
             (("x", "p", "a", "200"), [4]), (("x", "p", "b", "200"), [1]), (("y", "q", "a", "529"), [1]),
         ]),
         Family("gateway_degraded", "gauge", "", ("mode",), [(("store",), [2])]),
+        Family("gateway_lacking_requests", "counter", "", ("need", "team"), [
+            (("url", "a"), [2]), (("url", "b"), [1]), (("mcp", ""), [5]),
+        ]),
         Family("gateway_of_the_future", "counter", "", ("code",), [(("500",), [9])]),
     ]  # fmt: skip
     sample = sample_of(families, 7.0)
@@ -50,6 +53,7 @@ def test_families_are_summed_over_their_labels_and_missing_ones_are_nothing():
     assert sample.overhead == {0.1: 2, inf: 2}
     assert sample.exchanges == {("x", "200"): 5, ("y", "529"): 1}
     assert sample.degraded == {"store": 2}
+    assert sample.lacking == {"url": 3, "mcp": 5}
     assert sample_of([Family("gateway_requests", "counter", "", (), [((), [3])])], 7.0).requests == 3
     assert sample_of([Family("gateway_overhead_seconds", "histogram", "", ("phase",), [], (1.0,))], 7.0).overhead == {}
     assert sample_of([], 7.0) == Sample(7.0)
@@ -67,6 +71,16 @@ def test_rates_are_of_the_last_seconds_and_shares_of_the_last_minutes():
     assert numbers.tokens == {"input": 0.0, "cache_read": 30.0, "cache_write": 0.0, "output": 0.0}
     assert numbers.cache_hit_rate == 0.75
     assert (numbers.ttft_p50, numbers.overhead_p99) == (None, None)
+
+
+def test_what_more_than_one_in_a_hundred_requests_cannot_have_everywhere_is_named_the_largest_first():
+    before = {"mcp": 50.0, "old": 900.0}
+    now = {"mcp": 52.0, "old": 900.0, "url": 30.0, "beta:rare": 1.0}
+    rates = rates_of(
+        Sample(10.0, requests=1000.0, lacking=before), Sample(320.0, requests=1100.0, lacking=now)
+    )  # fmt: skip
+    assert rates.numbers().lacking == {"url": 0.3, "mcp": 0.02}
+    assert rates_of(Sample(10.0, requests=0.0, lacking={"mcp": 9.0})).numbers().lacking == {"mcp": 1.0}
 
 
 def test_before_anything_happened_nothing_is_known():

@@ -72,6 +72,9 @@ function banners() {
   const all = available + limited + draining + (rest.disabled ?? 0) + (rest.out ?? 0);
   if (now?.accounts && all > 0 && available + limited + draining === 0) found.push(["none", "bad", "No account can serve: every request is refused. See under Accounts why."]);
   if (few) found.push(["workers", "warn", `${now.workers.alive} of ${now.workers.configured} worker processes are alive; the others are started again.`]);
+  for (const [need, share] of Object.entries(now?.lacking ?? {})) {
+    found.push([`lacking ${need}`, "warn", `${Math.round(share * 100)} % of the last minutes' requests ask for ${need}, which some account cannot serve: other accounts serve them.`]);
+  }
   keyed(byId("banners"), found, ([key]) => key, ([, kind]) => {
     const words = h("span");
     return { node: h("p", { class: `banner ${kind}`, role: "status" }, icon(kind), words), update: ([, , text]) => setText(words, text) };
