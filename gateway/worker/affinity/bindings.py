@@ -30,6 +30,7 @@ MEMORY = 100_000  # conversations a process remembers
 ACCOUNT_BOUND_FOR = 30 * 86_400  # seconds that a conversation is remembered whose history is bound to its account
 _LONG_AGO = 1 << 52  # ms: a cache of then is warm no longer
 _SPREAD_EVERY = 0.05  # seconds
+_LATE = 1.0  # seconds for which what another process spreads of a flushed binding may be of before
 _RESEED_AT_ONCE = 200
 _RESEED_PAUSE = 0.02  # seconds between these
 
@@ -60,6 +61,7 @@ class Admission:
         self._skew = (time() - monotonic()) * 1000  # ms from this process's clock to the store's
         self._reseeding: asyncio.Task[None] | None = None
         self._unspread: list[BoundConversation] = []  # not yet spread
+        self._flushed: list[tuple[Forget, float]] = []  # lately, and until when that is looked at
         self._reseed_again = False  # asked for while one was under way
         # What was never answered is not worth remembering for long: settlement extends the record's life.
         self._in_flight = int(config.timeouts.total * 1000)  # ms that a request may be on its way
@@ -205,8 +207,13 @@ class Admission:
 
     def heard(self, fact: BoundConversations) -> None:
         """Another process has bound conversations."""
+        if self._flushed:
+            now = monotonic()
+            self._flushed = [(flushed, until) for flushed, until in self._flushed if until > now]
         for each in fact.bound:
             known, record = self._memory.get((each.key, each.model)), unpack(each.record)
+            if any(_is_of(flushed, each.key, record.workspace) for flushed, _ in self._flushed):
+                continue  # told before that process had heard of it
             if known is None or known.generation < record.generation:
                 self._keep(Binding(each.key, each.model, record))
 
@@ -263,12 +270,9 @@ class Admission:
 
     def forget(self, fact: Forget) -> None:
         """Bindings were flushed from the store."""
-        gone = [
-            place
-            for place, record in self._memory.items()
-            if (fact.key and place[0] == fact.key) or (fact.workspace and record.workspace == fact.workspace)
-        ]
-        for place in gone:
+        self._flushed.append((fact, monotonic() + _LATE))
+        self._unspread = [each for each in self._unspread if not _is_of(fact, each.key, unpack(each.record).workspace)]
+        for place in [place for place, record in self._memory.items() if _is_of(fact, place[0], record.workspace)]:
             del self._memory[place]
 
     def reseed(self) -> None:
@@ -304,6 +308,11 @@ def _renewal(binding: Binding, lifetime: int, told: tuple[str | int, ...]) -> Re
     one that has another by now."""
     before, binding.stored = binding.stored, pack(binding.record)
     return binding.key, binding.model, lifetime, before, binding.stored, pack_renewal(told)
+
+
+def _is_of(fact: Forget, key: str, workspace: str) -> bool:
+    """Whether a binding is one of those that were flushed."""
+    return (bool(fact.key) and key == fact.key) or (bool(fact.workspace) and workspace == fact.workspace)
 
 
 def renews(fact: Forget, renewal: Renewal) -> bool:

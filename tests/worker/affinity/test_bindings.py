@@ -744,6 +744,29 @@ async def test_a_conversation_that_was_flushed_is_forgotten(start, admin):
     assert (await process.bind(KEYS[1])).place == (others(home(process, KEYS[1]))[0], "bound", 2)
 
 
+@pytest.mark.parametrize(("later", "back"), [(0, False), (0.9, False), (1.1, True)])
+async def test_a_flushed_conversation_does_not_come_back_by_news_of_before(start, monkeypatch, later, back):
+    """What another process spread before it heard of the flush; what it binds afterwards is believed."""
+    process, other = await start(), await start()
+    request = await other.bind()
+    other.admission._spread_all()
+    process.admission.forget(Forget(key=request.binding.key))
+    now = monotonic()
+    monkeypatch.setattr(module, "monotonic", lambda: now + later)
+    process.admission.heard(other.told[-1])
+    assert ((request.binding.key, MODEL) in process.admission._memory) is back
+
+
+@pytest.mark.parametrize("by", ["key", "workspace"])
+async def test_what_was_flushed_is_not_spread_any_more(start, by):
+    process = await start()
+    request = await process.bind()
+    gone = Forget(key=request.binding.key) if by == "key" else Forget(workspace=request.workspace)
+    process.admission.forget(gone)
+    process.admission._spread_all()
+    assert all(fact == BoundConversations([]) for fact in process.told)
+
+
 async def test_the_conversations_of_a_workspace_that_was_flushed_are_forgotten(start):
     process = await start(away=True)
     requests = [await process.bind(key) for key in KEYS]
