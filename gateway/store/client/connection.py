@@ -44,7 +44,7 @@ class Call:
     is told the error with which the server answers."""
 
     __slots__ = ("args", "future", "refused", "script", "watch")
-    by_text = False  # sent with the script's text, for a server that does not know it
+    by_text = False  # sent with the script's text once more, to a server that has forgotten it
     asking = False  # sent after ASKING, for a server that is about to receive the slot
     redirections = 0
 
@@ -127,6 +127,7 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._reader = hiredis.Reader()
         self._out: list[bytes] = []
+        self._sent_by_text: set[str] = set()  # digests of scripts that the server has had by this connection
         self._armed = False
         self._watching = False
         # How late a reply is, without a clock a call: (questions written so far, time) of each write of calls.
@@ -144,7 +145,9 @@ class Connection(asyncio.Protocol):
         if self.closed or len(waiting) > MAX_WAITING:
             raise StoreDown("the store is away" if self.closed else "the store is overloaded")
         script = call.script
-        if call.by_text:
+        if call.by_text or script.sha not in self._sent_by_text:
+            # The first time by text: a repeat of what the server does not know would run after calls that came later.
+            self._sent_by_text.add(script.sha)
             packed = _pack(("EVAL", script.text, *call.args))
         else:
             packed = _pack(("EVALSHA", script.sha, *call.args))

@@ -124,7 +124,8 @@ async def test_all_calls_of_one_tick_leave_in_one_write(client):
     client.post(COUNT, (1, "{t}:posted", 1))
     assert recorder.writes == []
     assert await asyncio.gather(*calls) == [b"%d" % number for number in range(50)]
-    assert len(recorder.writes) == 2  # the scripts were unknown: once by digest, once by text
+    assert len(recorder.writes) == 1
+    assert [recorder.writes[0].count(word) for word in (b"EVAL\r\n", b"EVALSHA\r\n")] == [2, 49]  # once each by text
     del recorder.writes[:]
     await asyncio.gather(*(client.call(ECHO, (0, str(number))) for number in range(50)))
     assert len(recorder.writes) == 1
@@ -144,6 +145,13 @@ async def test_posted_calls_run_in_the_order_of_all_calls(client):
     client.post(COUNT, (1, "{t}:n", 10))
     assert await first == 6
     assert await client.call(COUNT, (1, "{t}:n", 0)) == 16
+
+
+async def test_a_script_that_the_server_has_never_had_runs_before_a_known_one_that_was_called_later(client):
+    read = script("return redis.call('GET', KEYS[1])")
+    await client.call(read, (1, "{t}:first"))
+    client.post(COUNT, (1, "{t}:first", 5))
+    assert await client.call(read, (1, "{t}:first")) == b"5"
 
 
 # Scripts that the server has forgotten.
@@ -677,7 +685,7 @@ async def pretender(directory: Any, answer: Answer) -> AsyncIterator[str]:
 
 async def test_a_reply_in_pieces_is_one_reply(tmp_path, connect):
     async def answer(data: bytes, writer: asyncio.StreamWriter) -> None:
-        for byte in b"$5\r\nhello\r\n" * data.count(b"EVALSHA"):
+        for byte in b"$5\r\nhello\r\n" * data.count(b"EVAL"):  # and EVALSHA
             writer.write(bytes([byte]))
             await writer.drain()
             await asyncio.sleep(0)
