@@ -404,7 +404,7 @@ async def test_each_call_is_told_to_its_watch_once_however_it_ends(own_server, c
     watches: dict[str, Seen] = {}
     client = connect(server.url, watch=lambda name: watches.setdefault(name, Seen()))
     assert await client.start()
-    await asyncio.gather(*(client.call(ECHO, (0, "x")) for _ in range(8)))  # the first ones are sent again, by text
+    await asyncio.gather(*(client.call(ECHO, (0, "x")) for _ in range(8)))
     [seen] = watches.values()
     assert len(seen.took) == 8 and min(seen.took) >= 0.0 and seen.failures == 0
     server.pause()
