@@ -208,8 +208,7 @@ class Admission:
     def heard(self, fact: BoundConversations) -> None:
         """Another process has bound conversations."""
         if self._flushed:
-            now = monotonic()
-            self._flushed = [(flushed, until) for flushed, until in self._flushed if until > now]
+            self._flushed = _lately(self._flushed)
         for each in fact.bound:
             known, record = self._memory.get((each.key, each.model)), unpack(each.record)
             if any(_is_of(flushed, each.key, record.workspace) for flushed, _ in self._flushed):
@@ -270,7 +269,7 @@ class Admission:
 
     def forget(self, fact: Forget) -> None:
         """Bindings were flushed from the store."""
-        self._flushed.append((fact, monotonic() + _LATE))
+        self._flushed = [*_lately(self._flushed), (fact, monotonic() + _LATE)]
         self._unspread = [each for each in self._unspread if not _is_of(fact, each.key, unpack(each.record).workspace)]
         for place in [place for place, record in self._memory.items() if _is_of(fact, place[0], record.workspace)]:
             del self._memory[place]
@@ -308,6 +307,11 @@ def _renewal(binding: Binding, lifetime: int, told: tuple[str | int, ...]) -> Re
     one that has another by now."""
     before, binding.stored = binding.stored, pack(binding.record)
     return binding.key, binding.model, lifetime, before, binding.stored, pack_renewal(told)
+
+
+def _lately(flushed: list[tuple[Forget, float]]) -> list[tuple[Forget, float]]:
+    now = monotonic()
+    return [(fact, until) for fact, until in flushed if until > now]
 
 
 def _is_of(fact: Forget, key: str, workspace: str) -> bool:

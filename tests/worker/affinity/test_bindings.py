@@ -757,6 +757,15 @@ async def test_a_flushed_conversation_does_not_come_back_by_news_of_before(start
     assert ((request.binding.key, MODEL) in process.admission._memory) is back
 
 
+async def test_flushes_of_long_ago_are_not_kept_where_no_other_worker_tells_anything(start, monkeypatch):
+    process = await start()
+    now = monotonic()
+    for number in range(50):
+        monkeypatch.setattr(module, "monotonic", lambda number=number: now + number)
+        process.admission.forget(Forget(key=f"k{number}"))
+    assert len(process.admission._flushed) <= 2
+
+
 @pytest.mark.parametrize("by", ["key", "workspace"])
 async def test_what_was_flushed_is_not_spread_any_more(start, by):
     process = await start()
