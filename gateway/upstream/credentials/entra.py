@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.upstream.credential import Tell, silently
 from gateway.upstream.credentials.refreshing import FetchError, Grant, Refreshing, in_words
 
 SCOPE = "https://ai.azure.com/.default"
@@ -39,35 +38,17 @@ class _Given(msgspec.Struct):
 _given = msgspec.json.Decoder(_Given, strict=False).decode
 
 
-class EntraCredential:
+class EntraCredential(Refreshing[bytes]):
     """The credential of an account at Azure."""
 
     def __init__(self, app: EntraApp, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(self._token, clock)
         self._app = app
-        self._clock = clock
-        self._fetched = Refreshing(self._fetch, clock)
-
-    @property
-    def expires_at(self) -> float | None:
-        return self._fetched.expires_at
-
-    @property
-    def trouble(self) -> str:
-        return self._fetched.trouble
 
     def lines(self, method: bytes, host: bytes, path: bytes, body: bytes) -> bytes:
-        return self._fetched.current()
+        return self.current()
 
-    async def refresh(self) -> bool:
-        return await self._fetched.refresh()
-
-    async def start(self, tell: Tell = silently) -> None:
-        await self._fetched.start(tell)
-
-    async def close(self) -> None:
-        await self._fetched.close()
-
-    async def _fetch(self) -> Grant[bytes]:
+    async def _token(self) -> Grant[bytes]:
         import httpx  # where an account needs it: it is a tenth of a worker's memory
 
         app = self._app

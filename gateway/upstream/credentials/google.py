@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.upstream.credential import Tell, silently
 from gateway.upstream.credentials.refreshing import FetchError, Grant, Refreshing, in_thread, in_words, silence
 
 MISSING = "tokens that Google gives need google-auth: pip install 'conversation-gateway[google]'"
@@ -44,38 +43,21 @@ def missing() -> str:
     return "" if found else MISSING
 
 
-class GoogleCredential:
+class GoogleCredential(Refreshing[_Token]):
     """The credential of an account at Google. `text` is that of a key file: a service account's, or a configuration of
     workload identity federation; empty for the default credentials of the environment or the machine."""
 
     def __init__(self, text: str = "", clock: Callable[[], float] = time.time) -> None:
+        super().__init__(self._token, clock)
         self._text = text
-        self._fetched = Refreshing(self._fetch, clock)
-
-    @property
-    def expires_at(self) -> float | None:
-        return self._fetched.expires_at
-
-    @property
-    def trouble(self) -> str:
-        return self._fetched.trouble
 
     def lines(self, method: bytes, host: bytes, path: bytes, body: bytes) -> bytes:
-        return self._fetched.current().lines
+        return self.current().lines
 
-    async def refresh(self) -> bool:
-        return await self._fetched.refresh()
+    async def _token(self) -> Grant[_Token]:
+        return await in_thread(self._blocking)
 
-    async def start(self, tell: Tell = silently) -> None:
-        await self._fetched.start(tell)
-
-    async def close(self) -> None:
-        await self._fetched.close()
-
-    async def _fetch(self) -> Grant[_Token]:
-        return await in_thread(self._ask)
-
-    def _ask(self) -> Grant[_Token]:
+    def _blocking(self) -> Grant[_Token]:
         try:
             from google.auth.exceptions import GoogleAuthError
             from google.auth.transport.requests import Request

@@ -45,7 +45,7 @@ async def test_a_federated_token_is_read_anew_at_each_refresh(tmp_path: Path) ->
         assert await one.refresh()
         assert one.lines(b"POST", b"h", b"/", b"") == b"authorization: Bearer for-jwt-1\r\n"
         file.write_text("jwt-2")
-        one._fetched._asked = 0.0
+        one._asked = 0.0
         assert await one.refresh()
         assert one.lines(b"POST", b"h", b"/", b"") == b"authorization: Bearer for-jwt-2\r\n"
     assert entra.asked[0].form["client_assertion_type"] == "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"

@@ -134,7 +134,7 @@ async def test_a_key_file_that_the_environment_names_is_read_anew_at_each_refres
         one = GoogleCredential()
         for name in ("first", "second"):
             file.write_text(key_file(key, f"{google.url}/{name}"))
-            one._fetched._asked = 0.0
+            one._asked = 0.0
             assert await one.refresh()
             assert one.lines(b"POST", b"host", b"/path", b"") == f"authorization: Bearer {name}\r\n".encode()
 
