@@ -169,6 +169,26 @@ CHAINS = [
         ask(want=Want(status=403, error="permission_error", says="Not this model.", used=(0, 0))),
         upstream={"a": [DENIED], "b": [BAD_KEY], "c": [BAD_KEY]},
     ),
+    *(
+        journey(
+            f"what one account {one} and another {other} the third serves",
+            ask(want=served("c", 3, "new", failover)),
+            upstream={"a": [first], "b": [second]},
+            asked="a b c",
+            bound="c",
+            accounts={"a": "out 600"} if first is DENIED else {},
+        )
+        for one, first, failover in (
+            ("denies", DENIED, "denied"),
+            ("declines", error(400, "invalid_request_error"), "declined"),
+        )
+        for other, second in (
+            ("fails", FAILED),
+            ("declines", error(400, "invalid_request_error")),
+            ("is too busy for", OVERLOADED),
+        )
+        if first.status != second.status
+    ),
     journey(
         "a mistake of the client's is its own once a second account says so, and is asked once after that",
         ask(

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
 FAULTS = {Outcome.FAILED: Fault.ERROR, Outcome.IMPROPER: Fault.ERROR, Outcome.BROKEN: Fault.CUT}
 
 
-def is_disputed(route: Route) -> bool:
-    """Whether an account has refused it as the client's mistake, perhaps."""
-    return any(each.outcome in DISPUTED for each in route.past.suspicions)
-
-
 def blame(route: Route, account: str, fault: Fault, now: float) -> None:
     """What is pinned has no other account that could excuse this one: then a caller counts once."""
     if route.counts:
@@ -38,9 +33,10 @@ def suspect(route: Route, entry: Entry, outcome: Outcome, features: frozenset[st
 
 
 def disputes(route: Route, entry: Entry, outcome: Outcome, kind: str, features: frozenset[str], now: float) -> bool:
-    """Whether another account is to be asked whether it refuses the request as well."""
+    """Whether another account is to be asked whether it refuses the request as well. Two that refuse it in unlike ways
+    may do so each for a reason of its own: neither confirms the other."""
     failing = route.router.failing
-    if is_disputed(route):
+    if any(each.outcome is outcome for each in route.past.suspicions):
         failing.confirmed(route.caller, kind, now)
         unexplained(route, entry, outcome, now)
         confirm(route, entry, outcome, now)

@@ -11,7 +11,7 @@ from math import inf
 import msgspec
 
 from gateway.core.routing.binding import Record
-from gateway.core.routing.blame import FAULTS, blame, conclude, confirm, convict, disputes, is_disputed, suspect
+from gateway.core.routing.blame import FAULTS, blame, conclude, confirm, convict, disputes, suspect
 from gateway.core.routing.conduct import Fault
 from gateway.core.routing.document import Entry
 from gateway.core.routing.outcomes import DISPUTED, Outcome
@@ -589,7 +589,7 @@ class Route:
     def _may_repeat(self, now: float) -> bool:
         """Whether it may be sent again after a failure. The budget is of requests that are repeated: one whose account
         was asked twice has paid for another account."""
-        if self.past.repeated or is_disputed(self):
+        if self.past.repeated:
             return False
         return self.past.insisted or self.router.retries.take(now)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from gateway.core.routing import broadcast
 from gateway.core.routing.binding import Record
 from gateway.core.routing.conduct import FIRST_PAUSE, Fault
-from gateway.core.routing.outcomes import Outcome
+from gateway.core.routing.outcomes import DISPUTED, Outcome
 from gateway.core.routing.route import Refuse, Route, Send, Wait
 from gateway.core.routing.router import Router
 from tests.core.routing.routing_kit import (
@@ -219,6 +220,27 @@ def test_what_a_second_account_confirms_counts_against_neither_and_is_not_asked_
     assert not over.failing.marked
     another = known(over, record(), caller="another")
     assert play(another, {"home": [Outcome.DECLINED]})[0].startswith("home, ")
+
+
+@pytest.mark.parametrize(("first", "second"), [*itertools.product(sorted(DISPUTED), repeat=2)])
+def test_two_refusals_confirm_each_other_only_where_they_are_alike(first: Outcome, second: Outcome):
+    over = router(HOME, OTHER, THIRD)
+    steps, _ = play(known(over, record()), {"home": [first], "other": [second]})
+    assert steps == ("home, other, pass" if first is second else "home, other, third")
+    assert over.failing.is_confirmed("", "", NOW) == (first is second)
+
+
+@pytest.mark.parametrize("refusal", sorted(DISPUTED))
+@pytest.mark.parametrize("failure", [Outcome.FAILED, Outcome.IMPROPER, Outcome.OVERLOADED])
+@pytest.mark.parametrize("refused_first", [True, False])
+def test_a_failure_beside_a_refusal_ends_no_request_that_another_account_serves(
+    refusal: Outcome, failure: Outcome, refused_first: bool
+):
+    over = router(HOME, OTHER, THIRD)
+    one, other = (refusal, failure) if refused_first else (failure, refusal)
+    in_place = [failure] if failure is Outcome.OVERLOADED else []
+    answers = {"home": [one, *in_place], "other": [other, *in_place]}
+    assert play(known(over, record()), answers)[0].endswith("other, third")
 
 
 def test_conversations_that_are_warm_stay_and_new_ones_go_elsewhere():
