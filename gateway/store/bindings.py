@@ -16,6 +16,7 @@ from gateway.store.scripts import FLUSH, INSPECT
 
 ALL = "{*}:b:*"  # the keys of all conversations: see core.routing.binding
 BATCH = 500  # conversations that one script goes through at most
+STAYS_FLUSHED = 900_000  # ms for which requests that were on their way bring nothing back, longer than most take
 PATIENCE = 2.0  # seconds for one conversation
 
 
@@ -41,16 +42,16 @@ class Bindings:
                 flat, left, now = await run(self._redis, INSPECT, (1, key, 0))
         except TimeoutError:
             raise StoreDown("no answer in time") from None
-        if not flat:
+        records = {flat[i].decode(errors="replace"): unpack(flat[i + 1]) for i in range(0, len(flat), 2) if flat[i + 1]}
+        if not records:
             return None
-        records = {flat[i].decode(errors="replace"): unpack(flat[i + 1]) for i in range(0, len(flat), 2)}
         return Stored(records, now + left if left >= 0 else None, now)
 
     async def flush(self, key: str) -> int:
         """Remove one conversation's bindings; how many there were. Raises StoreDown."""
         try:
             async with asyncio.timeout(PATIENCE):
-                return int(await run(self._redis, FLUSH, (1, key, "")))
+                return int(await run(self._redis, FLUSH, (1, key, "", STAYS_FLUSHED)))
         except TimeoutError:
             raise StoreDown("no answer in time") from None
 
@@ -72,7 +73,7 @@ class Bindings:
         for key in keys:
             tenants.setdefault(key[: key.index(b"}")], []).append(key)
         for each in tenants.values():
-            gone += await run(self._redis, FLUSH, (len(each), *each, workspace))
+            gone += await run(self._redis, FLUSH, (len(each), *each, workspace, STAYS_FLUSHED))
         return gone
 
     async def close(self) -> None:

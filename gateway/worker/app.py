@@ -30,7 +30,7 @@ from gateway.telemetry.metrics import OTHER, WorkerMetrics
 from gateway.telemetry.tracing import tracing_of
 from gateway.worker.above import Above
 from gateway.worker.accounts import Pool, readable_notes
-from gateway.worker.affinity.bindings import Admission, renews
+from gateway.worker.affinity.bindings import Admission
 from gateway.worker.callers.authenticate import Callers
 from gateway.worker.callers.limits import Accounting, usage_folder
 from gateway.worker.callers.own_view import OwnView
@@ -155,7 +155,6 @@ class Gateway:
         heard = broadcast.decode(data)
         if isinstance(heard, broadcast.Forget):
             self.admission.forget(heard)
-            self.accounting.settling.forget(partial(renews, heard))
         elif isinstance(heard, broadcast.BoundConversations):
             self.admission.heard(heard)
         elif isinstance(heard, broadcast.Owned):

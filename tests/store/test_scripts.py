@@ -12,6 +12,7 @@ from redis.crc import key_slot
 
 from gateway.core.routing.binding import Move, Record, pack, unpack
 from gateway.store import scripts
+from gateway.store.bindings import STAYS_FLUSHED
 from gateway.store.ledger.ledger import pack_renewal, to_renew_binding
 from gateway.store.pool import pool_store
 from gateway.store.scripts import ADMIT, ANNOUNCE, FLUSH, INSPECT, PUBLISH, REBIND, RECALL, Script
@@ -43,11 +44,11 @@ class Store:
 
     def settle(
         self, served: str, read: Record, *, model: str = MODEL, now: int = NOW, age: int = 0, ttl: int = 300_000,
-        tokens: int = 0, size: int = 0, account_bound: int = 0, remember: int = DAY,
+        tokens: int = 0, size: int = 0, account_bound: int = 0, remember: int = DAY, before: bytes = b"",
     ) -> bool:  # fmt: skip
         """Whether the binding was renewed; `read` is the one that the request knew."""
         told = (served, read.generation, read.workspace, age, ttl, tokens, size, account_bound)
-        script, args = to_renew_binding((KEY, model, remember, b"", b"", pack_renewal(told)), now)
+        script, args = to_renew_binding((KEY, model, remember, before, before, pack_renewal(told)), now)
         counted, (renewed,) = self.run(script, [KEY], *args[2:])
         assert counted == []
         return bool(renewed)
@@ -475,13 +476,19 @@ def test_everything_kept_of_a_conversation_can_be_seen_without_changing_it(store
     assert before <= store.run(INSPECT, [KEY], 0)[2] <= clock(store)
 
 
+def flush(store, *keys, workspace=""):
+    return store.run(FLUSH, keys, workspace, STAYS_FLUSHED)
+
+
 def test_a_conversation_is_flushed_with_all_its_models(store):
     store.admit(Record("w1"))
     store.admit(Record("w2"), model="claude-y")
     store.admit(Record("w1"), key="{t:team}:b:01")
-    assert store.run(FLUSH, [KEY], "") == 2
-    assert store.run(FLUSH, [KEY], "") == 0
-    assert store.admin.keys() == [b"{t:team}:b:01"]
+    assert flush(store, KEY) == 2
+    assert flush(store, KEY) == 0
+    assert store.admin.hvals(KEY) == [b"", b""]
+    assert 0 < store.admin.pttl(KEY) <= STAYS_FLUSHED
+    assert store.record(key="{t:team}:b:01") == Record("w1")
 
 
 def test_of_many_conversations_those_of_one_workspace_are_flushed(store):
@@ -490,11 +497,29 @@ def test_of_many_conversations_those_of_one_workspace_are_flushed(store):
         store.admit(Record(f"w{number % 2}"), key=key)
     store.admit(Record("w1"), key=keys[0], model="claude-y")
     store.admin.hset(keys[2], "claude-z", "no record")
-    assert store.run(FLUSH, keys, "w0") == 2
-    assert sorted(store.admin.keys()) == [key.encode() for key in keys[:3]]
+    assert flush(store, *keys, workspace="w0") == 2
+    assert flush(store, *keys, workspace="w0") == 0
     assert store.record("claude-y", keys[0]).workspace == "w1" == store.record(MODEL, keys[1]).workspace
-    assert store.admin.hkeys(keys[2]) == [b"claude-z"]
-    assert store.run(FLUSH, keys, "unknown") == 0
+    assert store.admin.hget(keys[0], MODEL) == b"" == store.admin.hget(keys[2], MODEL)
+    assert store.admin.hget(keys[2], "claude-z") == b"no record"
+    assert store.admin.pttl(keys[0]) > STAYS_FLUSHED  # as long as what is left
+    assert not store.admin.exists(keys[3])
+    assert flush(store, *keys, workspace="unknown") == 0
+
+
+@pytest.mark.parametrize("workspace", ["", "w1"])
+@pytest.mark.parametrize("served", ["w1", "w2"])
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_told_after_a_flush_does_not_bring_the_binding_back(store, workspace, served, known):
+    """Of a request that ended before, perhaps in a process that has not asked the store."""
+    bound = store.bind("w1")
+    before = pack(bound) if known else b""
+    flush(store, KEY, workspace=workspace)
+    assert not store.settle(served, bound, before=before)
+    assert store.admin.hvals(KEY) == [b""]
+    assert store.admit(Record("w3")) == (True, Record("w3"), NOW)
+    assert store.settle("w3", Record("w3"))
+    assert store.life > STAYS_FLUSHED
 
 
 # Announcements.

@@ -141,7 +141,8 @@ class Conversations:
 
     async def flush(self, wanted: Wanted) -> dict[str, Any]:
         """Forget the conversation everywhere: its next request is placed as if it were its first. One that is on its
-        way may bring the binding back when it ends. Raises ApiError as `show` does."""
+        way brings the binding back only where that had moved and the next request has begun. Raises
+        ApiError as `show` does."""
         gone, found = 0, None
         try:
             for caller, place in self._places(wanted):

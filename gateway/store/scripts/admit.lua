@@ -23,7 +23,7 @@ if #KEYS > 1 then
   end
 end
 local bound = redis.call('HGET', KEYS[1], ARGV[2])
-if bound then
+if bound and bound ~= '' then
   local known = ARGV[4] == '1'
   if not known then
     local ok, b = pcall(cmsgpack.unpack, bound)

@@ -8,11 +8,14 @@
 -- binding, ms since the response began, cache lifetime (ms), tokens of the conversation (0 = not known yet), bytes of
 -- the body, 1 if its history is bound to the account. The record of the binding lives for `lifetime` ms more.
 --
--- A binding that is gone (expired, flushed, or never written while the store was away) is created from what the
--- process knows, and so is one older than what it knows; a newer one belongs to a later decision and stays as it is.
--- Returns 1 if the binding was renewed or created, 0 if it belongs to another generation.
+-- A binding that is gone (expired, or never written while the store was away) is created from what the process knows,
+-- and so is one older than what it knows; a newer one belongs to a later decision and stays as it is, and one that was
+-- flushed ('') stays so. Returns 1 if the binding was renewed or created, 0 if it was flushed or is of another generation.
 local function renew(key, model, lifetime, before, after, packed, now)
   local stored = redis.call('HGET', key, model)
+  if stored == '' then
+    return 0
+  end
   if stored == before then
     redis.call('HSET', key, model, after)
     redis.call('PEXPIRE', key, lifetime, 'GT')

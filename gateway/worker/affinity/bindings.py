@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import monotonic, time
-from typing import cast
 
 import msgspec
 
@@ -317,10 +316,3 @@ def _lately(flushed: list[tuple[Forget, float]]) -> list[tuple[Forget, float]]:
 def _is_of(fact: Forget, key: str, workspace: str) -> bool:
     """Whether a binding is one of those that were flushed."""
     return (bool(fact.key) and key == fact.key) or (bool(fact.workspace) and workspace == fact.workspace)
-
-
-def renews(fact: Forget, renewal: Renewal) -> bool:
-    """Whether it would renew a binding that was flushed."""
-    if fact.key:
-        return renewal[0] == fact.key
-    return bool(fact.workspace) and msgspec.msgpack.decode(cast(bytes, renewal[-1]))[2] == fact.workspace

@@ -14,7 +14,7 @@ from functools import partial
 from gateway import log
 from gateway.store.client.client import StoreClient, StoreDown
 from gateway.store.client.replies import Meaning, meaning
-from gateway.store.ledger.ledger import Ended, Place, Renewal, place_of, to_settle
+from gateway.store.ledger.ledger import Ended, Place, place_of, to_settle
 
 WAIT = 0.02  # seconds that what has ended waits for more
 MOST = 64  # requests of a tenant that wait
@@ -58,13 +58,6 @@ class Settling:
         waiting, self._waiting = self._waiting, {}
         for each in waiting.values():
             self.tell(each)
-
-    def forget(self, gone: Callable[[Renewal], bool]) -> None:
-        """Bindings were flushed from the store: what waits must not bring them back."""
-        for waiting in self._waiting.values():
-            for place, ended in enumerate(waiting):
-                if ended.renewal is not None and gone(ended.renewal):
-                    waiting[place] = ended._replace(renewal=None)
 
     def _end_of_tick(self) -> None:
         urgent, self._urgent = self._urgent, set()

@@ -24,7 +24,7 @@ from gateway.store.client.client import StoreClient
 from gateway.store.client.topology import Access
 from gateway.store.embedded import EmbeddedServer
 from gateway.worker.affinity import bindings as module
-from gateway.worker.affinity.bindings import Admission, Binding, renews
+from gateway.worker.affinity.bindings import Admission, Binding
 
 MODEL = "claude-sonnet-4-5"
 ALICE = Caller(id="alice", team="research")
@@ -503,16 +503,6 @@ async def test_requests_of_one_conversation_renew_it_together_whoever_ends_first
     record = stored(admin, requests[0])
     assert (record.workspace, record.tokens, record.detour) == (requests[0].workspace, 700, elsewhere)
     assert min(record.warm_until, record.detour_warm_until) > server_ms(admin)
-
-
-async def test_a_renewal_is_known_to_be_of_a_binding_that_was_flushed(start):
-    process = await start()
-    request = await process.bind()
-    renewal = process.admission.renewal(request.binding, "elsewhere", 1.0, 300, 5, 20, False)
-    key, workspace = request.binding.key, request.workspace
-    flushed = {Forget(key=key): True, Forget(key="other"): False, Forget(workspace=workspace): True}
-    flushed |= {Forget(workspace="elsewhere"): False, Forget(): False}
-    assert {fact: renews(fact, renewal) for fact in flushed} == flushed
 
 
 async def test_what_is_not_known_yet_keeps_what_is(start, admin):

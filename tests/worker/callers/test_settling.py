@@ -11,7 +11,7 @@ import pytest
 
 from gateway.core.spending.quota import labels
 from gateway.store.client.client import StoreClient, StoreDown
-from gateway.store.ledger.ledger import Ended, Entry, Renewal, pack, unpack
+from gateway.store.ledger.ledger import Ended, Entry, pack, unpack
 from gateway.store.scripts import RECALL, Script
 from gateway.worker.callers import settling
 from gateway.worker.callers.settling import Settling
@@ -108,16 +108,6 @@ async def test_whoever_is_told_at_once_is_told_at_the_end_of_the_tick(desk):
     assert desk.told == []
     await asyncio.sleep(0)
     assert desk.told == [["r1", "r2", "r3"]]
-
-
-async def test_what_waits_does_not_bring_back_a_binding_that_was_flushed(desk):
-    for name, key in (("r1", "gone"), ("r2", "stays"), ("r3", None)):
-        renewal: Renewal | None = (key, "m", 1, b"", b"", b"") if key else None
-        desk.settling.add("t:research", ended(name)._replace(renewal=renewal))
-    desk.settling.forget(lambda renewal: renewal[0] == "gone")
-    desk.settling.flush_all()
-    assert desk.told == [["r1", "r2", "r3"]]
-    assert desk.store.keys == [["stays"]]
 
 
 async def test_no_more_wait_than_one_script_should_count(desk):
