@@ -8,9 +8,9 @@ stays.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from gateway import log
 from gateway.config.file import load
 from gateway.config.schema import Config, ConfigError, config_warnings
+from gateway.every import every
 
 LOOK_EVERY = 0.5  # seconds
 _QUIET = 0.25  # seconds without a change before the file is read: its writer is done
@@ -140,19 +141,18 @@ class Reloader:
         """Follow the file until cancelled."""
         if self._path is None:
             return
-        while True:
-            asked, self._asked = self._asked, False
-            try:
-                if asked or await self._rested():
-                    await self.reload(self._path, asked)
-            except Exception:  # whatever it was, the next change may be better
-                self._failed = True
-                self._good.set(0)
-                log.exception("config reload failed")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY):
-                    await self._due.wait()
-            self._due.clear()
+        follow = partial(self._follow, self._path)
+        await every(LOOK_EVERY, follow, "config reload failed", at_once=True, poked=self._due)
+
+    async def _follow(self, path: Path) -> None:
+        asked, self._asked = self._asked, False
+        try:
+            if asked or await self._rested():
+                await self.reload(path, asked)
+        except Exception:
+            self._failed = True
+            self._good.set(0)
+            raise
 
     async def reload(self, path: Path, asked: bool = True) -> None:
         """Read the file and apply what changed, if it can be used. Nobody is told that nothing changed, unless

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 import msgspec
 
-from gateway import log
 from gateway.admin.dashboard.rates import Numbers, Rates, sample_of
 from gateway.admin.dashboard.viewers import Viewers, event
 from gateway.admin.desks.cached import Cached
 from gateway.admin.desks.cost_to_date import EVERY, CostToDate
 from gateway.admin.desks.levels import Levels
 from gateway.config.rules import instant_text
+from gateway.every import every
 from gateway.records import Finished
 from gateway.telemetry.counters import Family
 from gateway.telemetry.recent import MOST, Recent
@@ -67,6 +67,7 @@ class Live:
         self._gateway = gateway
         self._cost_to_date = Cached(cost_to_date.look, EVERY)
         self._levels = levels
+        self._levels_at = 0.0  # when to look at them
         self._began = monotonic()
         self._rates = Rates(self._began)
         self._history: deque[dict[str, Any]] = deque(maxlen=int(HISTORY / POINT))
@@ -99,17 +100,14 @@ class Live:
 
     async def run(self) -> None:
         """Tell those who watch, and keep the metrics' copy of what the store knows, until cancelled."""
-        levels_at = 0.0
-        while True:
-            try:
-                if self._viewers:
-                    await self._tell()
-                if monotonic() >= levels_at:
-                    levels_at = monotonic() + _LEVELS_EVERY
-                    await self._levels.look()
-            except Exception:  # whatever it was, the next look must come
-                log.exception("telling those who watch failed")
-            await asyncio.sleep(_TICK)
+        await every(_TICK, self._look, "telling those who watch failed", at_once=True)
+
+    async def _look(self) -> None:
+        if self._viewers:
+            await self._tell()
+        if monotonic() >= self._levels_at:
+            self._levels_at = monotonic() + _LEVELS_EVERY
+            await self._levels.look()
 
     async def _tell(self) -> None:
         self._viewers.forget_idle()

@@ -5,7 +5,6 @@ Nothing keeps this number, for bindings expire by themselves. It changes nothing
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -14,9 +13,9 @@ from typing import Any, cast
 import msgspec
 import redis.asyncio as redis
 
-from gateway import log
 from gateway.core.routing.binding import unpack
 from gateway.core.routing.broadcast import Forget
+from gateway.every import every
 from gateway.store.client.connection import StoreDown
 from gateway.store.client.redis_py import FAILURES, open_redis
 
@@ -49,16 +48,7 @@ class BindingCounts:
 
     async def run(self) -> None:
         """Look every EVERY seconds until cancelled."""
-        while True:
-            try:
-                await self.look()
-            except StoreDown:
-                self.counts, self._whole = None, False
-                self._begin()
-            except Exception:  # whatever it was, the next look must come
-                log.exception("counting conversations failed")
-                self._begin()
-            await asyncio.sleep(EVERY)
+        await every(EVERY, self.look, "counting conversations failed", at_once=True, quiet=StoreDown)
 
     async def look(self) -> None:
         """Go on with the round. Raises StoreDown."""
@@ -74,7 +64,12 @@ class BindingCounts:
                 if not nodes:
                     break
         except FAILURES as error:
+            self.counts, self._whole = None, False
+            self._begin()
             raise StoreDown(str(error) or type(error).__name__) from None
+        except Exception:
+            self._begin()
+            raise
         if not nodes:
             self.counts, self._whole = self._found, True
             self._begin()

@@ -7,13 +7,13 @@ It decides nothing: `core.spending.keyring` does. What the store has lost it giv
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from gateway import log
 from gateway.core.spending.keyring import RECORDS, CallerRecord, KeyRecord, Record, Stored, missing, stale, usable
+from gateway.every import every
 from gateway.store.client.connection import StoreDown
 from gateway.store.pool.key_file import KeyFile
 from gateway.store.pool.keyring import encode
@@ -59,15 +59,7 @@ class SharedKeys:
 
     async def keep(self) -> None:
         """Look every LOOK_EVERY and when poked, until cancelled."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY):
-                    await self._poked.wait()
-            self._poked.clear()
-            try:
-                await self.look()
-            except Exception:  # whatever it was, the next look must come
-                log.exception("looking for keys failed")
+        await every(LOOK_EVERY, self.look, "looking for keys failed", poked=self._poked)
 
     async def look(self, wait: float = _WAIT) -> bool:
         """Follow the store, and give it back what it has lost; False if it is away."""

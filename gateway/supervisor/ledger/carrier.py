@@ -7,12 +7,11 @@ gateway does that; it does not matter who is first.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from time import time
 
-from gateway import log
 from gateway.core.spending.keyring import CallerRecord, Stored
+from gateway.every import every
 from gateway.store.client.connection import StoreDown
 from gateway.store.ledger.ledger import tenant_of
 from gateway.store.ledger.level_reader import LevelReader
@@ -31,14 +30,7 @@ class Carrier:
 
     async def run(self) -> None:
         """Look every now and then, until cancelled."""
-        while True:
-            await asyncio.sleep(EVERY)
-            try:
-                await self.look()
-            except StoreDown:
-                continue
-            except Exception:  # whatever it was, the next look must come
-                log.exception("carrying over what callers have spent failed")
+        await every(EVERY, self.look, "carrying over what callers have spent failed", quiet=StoreDown)
 
     async def look(self) -> None:
         """All of them once. Raises StoreDown."""

@@ -5,13 +5,13 @@ It does not know how requests are reserved or settled.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 
 import msgspec
 
 from gateway import log
+from gateway.every import every
 from gateway.store.client.client import StoreDown
 from gateway.store.client.redis_py import open_redis, run
 from gateway.store.ledger.ledger import (
@@ -45,14 +45,7 @@ class Sweeper:
 
     async def run(self) -> None:
         """Sweep until cancelled."""
-        while True:
-            try:
-                await self.sweep()
-            except StoreDown:
-                pass
-            except Exception:  # whatever it was, the next round must come
-                log.exception("sweep failed")
-            await asyncio.sleep(EVERY)
+        await every(EVERY, self.sweep, "sweep failed", at_once=True, quiet=StoreDown)
 
     async def sweep(self) -> int:
         """Once through all tenants; how many estimates were made. Raises StoreDown."""

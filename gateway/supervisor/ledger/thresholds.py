@@ -5,7 +5,6 @@ It is written into the audit log and the log; what a caller is told is the worke
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -14,6 +13,7 @@ from gateway.admin.audit import Entry
 from gateway.admin.desks.levels import Levels, Passed
 from gateway.config.rules import instant_text
 from gateway.core.spending.quota import labels
+from gateway.every import every
 from gateway.store.client.connection import StoreDown
 
 EVERY = 5.0  # seconds
@@ -47,14 +47,7 @@ class Thresholds:
 
     async def run(self) -> None:
         """Look every now and then, until cancelled."""
-        while True:
-            await asyncio.sleep(EVERY)
-            try:
-                await self.look()
-            except StoreDown:
-                continue
-            except Exception:  # whatever it was, the next look must come
-                log.exception("looking at budgets failed")
+        await every(EVERY, self.look, "looking at budgets failed", quiet=StoreDown)
 
     async def look(self) -> None:
         """Once. Raises StoreDown."""

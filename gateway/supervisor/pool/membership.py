@@ -13,6 +13,7 @@ import msgspec
 
 from gateway import log
 from gateway.core.routing.document import Announcement, Entry, Overrides, definitions, reconcile, resume
+from gateway.every import every
 from gateway.listen.bind import Unstartable
 from gateway.store.client.client import StoreDown
 from gateway.store.pool.pool_store import NewerSchema, PoolStore
@@ -104,18 +105,12 @@ class Membership:
 
     async def keep(self, revive: Callable[[], object]) -> None:
         """Agree every HEARTBEAT and when poked, until cancelled; `revive` is called first."""
-        while True:
-            try:
-                async with asyncio.timeout(HEARTBEAT):
-                    await self._poked.wait()
-            except TimeoutError:
-                pass
-            self._poked.clear()
-            try:
-                revive()
-                await self.agree()
-            except Exception:  # whatever it was, the next beat must come
-                log.exception("heartbeat failed")
+
+        async def beat() -> None:
+            revive()
+            await self.agree()
+
+        await every(HEARTBEAT, beat, "heartbeat failed", poked=self._poked)
 
     async def override(self, account: str, values: Mapping[str, object]) -> None:
         """Override fields of an account for all gateways, None undoing one, and agree. Raises StoreDown."""

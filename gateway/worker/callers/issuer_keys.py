@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import time
 from typing import Protocol
@@ -16,6 +17,7 @@ import msgspec
 
 from gateway import log
 from gateway.config.schema import Issuer
+from gateway.every import every
 from gateway.upstream.registry import open_transport
 from gateway.upstream.transport import Origin, Timeouts, Transport, TransportError
 from gateway.worker.callers.signatures import MOST_BYTES, KeySet, PublicKey, parse_keys
@@ -152,6 +154,7 @@ class IssuerKeys:
         self._fresh = 0.0  # seconds that they were said to be
         self._got_at = 0.0
         self._asked_at = 0.0
+        self._retry = _FIRST_RETRY
         self._flight: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -205,21 +208,16 @@ class IssuerKeys:
 
     def start(self) -> None:
         """Fetch them now, and from time to time."""
-        self._keeper = asyncio.create_task(self._keep())
+        work = every(self._pause, partial(self._ask, 0.0), "fetching keys failed", at_once=True)
+        self._keeper = asyncio.create_task(work)
 
-    async def _keep(self) -> None:
-        retry = _FIRST_RETRY
-        while True:
-            try:
-                await self._ask(0.0)
-            except Exception:  # whatever it was, the next fetch must come
-                log.exception("fetching keys failed")
-            if self.failing:
-                await asyncio.sleep(retry)
-                retry = min(2 * retry, _LAST_RETRY)
-            else:
-                retry = _FIRST_RETRY
-                await asyncio.sleep(self._fresh / 2)
+    def _pause(self) -> float:
+        """Seconds until they are fetched again."""
+        if not self.failing:
+            self._retry = _FIRST_RETRY
+            return self._fresh / 2
+        retry, self._retry = self._retry, min(2 * self._retry, _LAST_RETRY)
+        return retry
 
     async def close(self) -> None:
         tasks = [task for task in (self._keeper, self._flight) if task is not None]

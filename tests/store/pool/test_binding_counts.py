@@ -126,6 +126,8 @@ async def test_a_store_that_went_away_leaves_no_number_and_comes_back(own_server
     server.kill()
     with pytest.raises(StoreDown):
         await counted.look()
+    assert counted.counts is None
+    counted.counts = {"w1": 4}
     running = asyncio.create_task(counted.run())
     await eventually(lambda: counted.counts is None)
     server.start()

@@ -350,10 +350,11 @@ async def test_a_message_brings_the_change_and_without_one_the_next_look_does(se
             new = await one.keys.create("bob", BOB)
             while new.id not in (await other.changes.get()).keys:
                 pass
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            for task in (following, keeping):
+                task.cancel()
+            await asyncio.gather(following, keeping, return_exceptions=True)
             monkeypatch.setattr("gateway.store.pool.shared_keys.LOOK_EVERY", 0.01)
-            other.keys.poke()  # begins to look that often
+            keeping = asyncio.create_task(other.keys.keep())
             await one.keys.revoke(new.id)
             while not (await other.changes.get()).keys[new.id].revoked_at:
                 pass

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 import pytest
 
 from gateway.upstream.transport import NotSent
 from gateway.worker.callers.issuer_keys import ASK_AGAIN, STALE, IssuerKeys, NoKeys, Source
+from tests.journeys.world import World
 from tests.minting import key_set, rsa
 
 ONE, TWO = rsa("one"), rsa("two")
@@ -193,3 +195,30 @@ async def test_freshness_is_bounded(said, fresh):
 async def test_nothing_is_followed_and_nothing_endless_read(answer):
     with pytest.raises(ValueError):
         await fetched(answer)
+
+
+def test_they_are_fetched_anew_in_half_their_time_and_ever_less_often_while_that_fails():
+    away, good = NotSent("cannot connect"), key_set(ONE)
+    answers: list[bytes | Exception] = [good, *[away] * 8, good, away, good]
+    times = []
+
+    class Changing(Issuer):
+        async def fetch(self) -> tuple[bytes, float]:
+            times.append(asyncio.get_running_loop().time())
+            self.answer = answers.pop(0)
+            if not answers:
+                done.set()
+            return await super().fetch()
+
+    done = asyncio.Event()
+
+    async def main() -> None:
+        issuer = Changing()
+        issuer.keys.start()
+        await done.wait()
+        await issuer.keys.close()
+
+    with asyncio.Runner(loop_factory=World) as runner:
+        runner.run(main())
+    pauses = [after - before for before, after in pairwise(times)]
+    assert pauses == [300, 1, 2, 4, 8, 16, 32, 60, 60, 300, 1]
