@@ -121,9 +121,27 @@ def test_what_makes_no_sense_is_refused_with_the_reason(body, words):
     assert caught.value.status == 400
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"state":"active"', b"[" * 100_000, b'{"weight":NaN}'])
-def test_what_is_no_json_is_refused(body):
-    with pytest.raises(ApiError) as caught:
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"{", "not valid JSON: Input data was truncated"),
+        (b'{"state":"active"', "not valid JSON: Input data was truncated"),
+        (b'{"weight":NaN}', "not valid JSON: invalid character"),
+        (b'{"weight":1,}', "not valid JSON: trailing comma in object"),
+        (b'{"weight":1e400}', "not valid JSON: Number out of range$"),
+        (b'{"weight":%s}' % (b"1" * 5000), "not valid JSON: Integer value out of range$"),
+        (b'{"state":"\\ud800"}', "not valid JSON: unexpected end of escaped utf-16 surrogate pair"),
+        (b'{"state":"\\udc00 at the end"}', "not valid JSON: invalid utf-16 surrogate pair"),
+        (b'{"state":"\xff"}', "not valid JSON: it is not UTF-8$"),
+        (b'{"\xff":1}', "not valid JSON: it is not UTF-8$"),
+        ('{"weight":1}'.encode("utf-16"), "not valid JSON: invalid character"),
+        (b"[" * 100_000, "not valid JSON: it is nested too deeply$"),
+        (b'{"state":' * 5000, "not valid JSON: it is nested too deeply$"),
+        (b"", "must be a JSON object"),
+    ],
+)
+def test_what_is_no_json_is_refused_with_what_is_wrong_in_it(body, words):
+    with pytest.raises(ApiError, match=words) as caught:
         override_of(body, "active", "active", NOW)
     assert caught.value.status == 400
 
