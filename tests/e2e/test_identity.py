@@ -257,6 +257,7 @@ async def test_what_cannot_be_exchanged_is_refused_as_oauth_says(gateway: Gatewa
         (await exchanged(gateway, good, grant_type="password"), 400, "unsupported_grant_type"),
         (await ask(gateway, {"grant_type": GRANT}, key=None, path="/v1/oauth/token"), 400, "invalid_request"),
         (await ask(gateway, b"{", key=None, path="/v1/oauth/token"), 400, "invalid_request"),
+        (await ask(gateway, b'{"x":' * 3000, key=None, path="/v1/oauth/token"), 400, "invalid_request"),
         (await ask(gateway, b"x" * 20_000, key=None, path="/v1/oauth/token"), 413, "invalid_request"),
         (await ask(gateway, key=None, path="/v1/oauth/token"), 405, "invalid_request"),
     ]

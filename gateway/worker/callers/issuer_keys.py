@@ -213,7 +213,7 @@ class IssuerKeys:
 
     def _pause(self) -> float:
         """Seconds until they are fetched again."""
-        if not self.failing:
+        if self._keys is not None and not self.failing:
             self._retry = _FIRST_RETRY
             return self._fresh / 2
         retry, self._retry = self._retry, min(2 * self._retry, _LAST_RETRY)

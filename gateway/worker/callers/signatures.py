@@ -82,7 +82,10 @@ def parse_keys(data: bytes) -> KeySet:
     ValueError."""
     if len(data) > MOST_BYTES:
         raise ValueError(f"longer than {MOST_BYTES} bytes")
-    listed = _sets.decode(data).get("keys")
+    try:
+        listed = _sets.decode(data).get("keys")
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(listed, list):
         raise ValueError("not a JSON Web Key Set: it has no list of keys")
     if len(listed) > MOST_KEYS:

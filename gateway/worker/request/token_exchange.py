@@ -76,5 +76,5 @@ def _asked(body: bytes, kind: bytes) -> _Asked:
         if kind.partition(b";")[0].strip().lower() == b"application/x-www-form-urlencoded":
             return msgspec.convert(dict(parse_qsl(body.decode("ascii"))), _Asked)
         return msgspec.json.decode(body, type=_Asked)
-    except (ValueError, msgspec.MsgspecError):
+    except (ValueError, RecursionError):  # msgspec's errors are ValueErrors too
         raise ApiError(400, "The body must have grant_type and assertion, as JSON or as a form.") from None

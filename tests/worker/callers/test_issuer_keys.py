@@ -103,7 +103,9 @@ async def test_an_unknown_key_is_asked_for_at_most_once_in_a_while(issuer: Issue
     assert issuer.asked == 3
 
 
-@pytest.mark.parametrize("answer", [NotSent("cannot connect"), ValueError("answered 500"), b"nonsense", key_set()])
+@pytest.mark.parametrize(
+    "answer", [NotSent("cannot connect"), ValueError("answered 500"), b"nonsense", b'{"keys":' * 5000, key_set()]
+)
 async def test_what_is_known_is_used_for_a_day_while_nobody_can_say_more(issuer: Issuer, answer):
     assert await issuer.has("one")
     issuer.answer = answer
@@ -197,10 +199,19 @@ async def test_nothing_is_followed_and_nothing_endless_read(answer):
         await fetched(answer)
 
 
-def test_they_are_fetched_anew_in_half_their_time_and_ever_less_often_while_that_fails():
-    away, good = NotSent("cannot connect"), key_set(ONE)
-    answers: list[bytes | Exception] = [good, *[away] * 8, good, away, good]
-    times = []
+AWAY, GOOD = NotSent("cannot connect"), key_set(ONE)
+
+
+@pytest.mark.parametrize(
+    ("answers", "pauses"),
+    [
+        ([GOOD, *[AWAY] * 8, GOOD, AWAY, GOOD], [300, 1, 2, 4, 8, 16, 32, 60, 60, 300, 1]),
+        ([*[RuntimeError("a fault of ours")] * 3, GOOD, GOOD], [1, 2, 4, 300]),
+    ],
+    ids=["one that is away", "one that never answered"],
+)
+def test_they_are_fetched_anew_in_half_their_time_and_ever_less_often_while_that_fails(answers, pauses):
+    answers, times = list(answers), []
 
     class Changing(Issuer):
         async def fetch(self) -> tuple[bytes, float]:
@@ -220,5 +231,4 @@ def test_they_are_fetched_anew_in_half_their_time_and_ever_less_often_while_that
 
     with asyncio.Runner(loop_factory=World) as runner:
         runner.run(main())
-    pauses = [after - before for before, after in pairwise(times)]
-    assert pauses == [300, 1, 2, 4, 8, 16, 32, 60, 60, 300, 1]
+    assert [after - before for before, after in pairwise(times)] == pauses
