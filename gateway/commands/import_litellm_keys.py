@@ -61,7 +61,12 @@ _NO_COUNTERPART = "it has no counterpart"
 def read_rows(text: str) -> list[dict[str, Any]]:
     """The rows of a table in CSV with a head, or in JSON as LiteLLM's own API lists them. Raises ValueError."""
     if text.lstrip()[:1] in ("[", "{"):
-        data = json.loads(text)
+        try:
+            data = json.loads(text)
+        except RecursionError:
+            raise ValueError("is nested too deeply") from None
+        except ValueError as error:
+            raise ValueError(f"is not valid JSON: {error}") from None
         if isinstance(data, dict):
             data = next((value for value in data.values() if isinstance(value, list)), None)
         if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):

@@ -328,11 +328,21 @@ def test_a_file_that_is_none_is_refused(run: Run, tmp_path: Path, text: str, rea
     assert code == 2 and f"{path}: {reason}" in said and not output.exists()
 
 
-def test_a_table_that_is_none_of_keys_is_refused(run: Run, tmp_path: Path) -> None:
-    path = tmp_path / "users.csv"
-    path.write_text("user_id,spend\nalice,3\n")
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("user_id,spend\nalice,3\n", "has no column `token`"),
+        ('{"keys": [1]}', "is no list of keys or teams"),
+        ('{"keys": [', "is not valid JSON: Expecting value: line 1 column 11"),
+        ("[" * 100_000, "is nested too deeply"),
+    ],
+    ids=["of users", "of numbers", "cut short", "too deep"],
+)
+def test_a_table_that_is_none_of_keys_is_refused(run: Run, tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "users"
+    path.write_text(text)
     code, _, said = run("import", "litellm", FOLDER / "config.yaml", "--keys", path, "--output", "-")
-    assert code == 2 and f"{path}: has no column `token`" in said
+    assert code == 2 and f"{path}: {reason}" in said
 
 
 def test_the_environment_gives_an_account_for_each_key(
