@@ -26,6 +26,7 @@ class AsgiClient:
         self._receive = receive
         self._send = send
         self._ended = False  # the whole answer was given to the server
+        self._serving = asyncio.current_task()
         self._watching: asyncio.Task[None] | None = None
 
     async def read(self) -> tuple[bytes, bool]:
@@ -35,7 +36,7 @@ class AsgiClient:
             raise asyncio.CancelledError
         more = message.get("more_body", False)
         if not more:
-            self._watching = asyncio.create_task(self._watch(asyncio.current_task()))
+            self._watching = asyncio.create_task(self._watch(self._serving))
         return message.get("body", b""), more
 
     async def _watch(self, serving: asyncio.Task[None] | None) -> None:
@@ -50,6 +51,10 @@ class AsgiClient:
         self._ended = True
         if self._watching is not None:
             self._watching.cancel()
+
+    def cancel(self) -> None:
+        if self._serving is not None:
+            self._serving.cancel()
 
     async def start(self, status: int, headers: HeaderList) -> None:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

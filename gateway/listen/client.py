@@ -44,6 +44,10 @@ class Client(Protocol):
         """Send a whole answer, whose `headers` say its length."""
         ...
 
+    def cancel(self) -> None:
+        """End the task that serves it."""
+        ...
+
     def pass_chunks(self, segment: bytes) -> bool:
         """Write whole chunks of the answer, framed as HTTP/1.1 does, at once; False if they must go by `write`."""
         ...

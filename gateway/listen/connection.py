@@ -121,8 +121,8 @@ class Connection(asyncio.Protocol):
         cycle.disconnected = True
         cycle.wake()
         task = cycle.task
-        if task is not None and not cycle.complete:
-            cycle.task = None
+        if task is not None and not cycle.complete and not cycle.told:
+            cycle.told = True
             task.cancel()
             self.tasks.discard(task)  # one that has not begun will not do it itself
 

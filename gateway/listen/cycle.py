@@ -29,6 +29,7 @@ class Cycle:
     """The head of the answer leaves together with its first body bytes."""
 
     task: asyncio.Task[None] | None = None
+    told = False  # the task, that nobody waits for its answer
     disconnected = False
     # The request.
     received = 0  # bytes of body
@@ -155,6 +156,10 @@ class Cycle:
         if not self.disconnected:
             self._start(status, headers)
             self._body(body, False)
+
+    def cancel(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
 
     def pass_chunks(self, segment: bytes) -> bool:
         if not self.chunked or self.head or self.complete or self.connection.writable is not None or self.disconnected:

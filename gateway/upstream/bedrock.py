@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from gateway.core.wire.event_stream import CONTENT_TYPE, ServerSentEvents, StreamException
+from gateway.core.wire.event_stream import ServerSentEvents, StreamException
 from gateway.errors import ApiError
 from gateway.upstream.aws_errors import aws_meaning
 from gateway.upstream.clouds import (
@@ -18,7 +18,6 @@ from gateway.upstream.clouds import (
     Meaning,
     Told,
     beta_values,
-    returned,
     written,
 )
 from gateway.upstream.credential import Credential, Fixed
@@ -32,7 +31,6 @@ _SERVICE = "bedrock"
 _MANY = 1024  # models whose paths are kept
 _CUT = frozenset({"model", "stream"})
 _COUNTED_WITH = b"1"  # max_tokens that a body needs to be counted
-_EVENTS = b"text/event-stream; charset=utf-8"
 
 _PREMIUMS = {"global": 1.0, "none": 1.0, "us-gov": 1.2}
 
@@ -92,7 +90,7 @@ class Bedrock(Cloud):
     def __init__(self, settings: Settings, credential: Credential) -> None:
         super().__init__(settings, credential)
         self._profile = settings.profile or geography(settings.region)
-        self._paths: dict[str, bytes] = {}
+        self._paths: dict[tuple[str, bool], bytes] = {}
 
     def name(self, model: str) -> str | None:
         """An id under the account's profile, or what the operator says, which may be an ARN."""
@@ -113,12 +111,13 @@ class Bedrock(Cloud):
     def meaning(self, status: int, headers: Headers, said: Told) -> Meaning:
         return aws_meaning(status, headers, said)
 
-    def _path(self, name: str) -> bytes:
-        path = self._paths.get(name)
+    def _path(self, model: str, counting: bool) -> bytes:
+        path = self._paths.get((model, counting))
         if path is None:
             if len(self._paths) >= _MANY:
                 self._paths.clear()
-            path = self._paths[name] = b"/model/" + quote(name, safe=":;~").encode("ascii")
+            name = (self._base(model) if counting else self.name(model)) or model
+            path = self._paths[model, counting] = b"/model/" + quote(name, safe=":;~").encode("ascii")
         return path
 
     def prepare(self, call: Call) -> Outgoing:
@@ -132,20 +131,13 @@ class Bedrock(Cloud):
                 put["max_tokens"] = _COUNTED_WITH
             inner = b64encode(written(call, _CUT, put))
             body = b'{"input":{"invokeModel":{"body":"%b"}}}' % inner
-            path = self._path(self._base(call.model) or call.model) + b"/count-tokens"
+            path = self._path(call.model, True) + b"/count-tokens"
             whole = counted
         else:
             body = written(call, _CUT, put)
             end = b"/invoke-with-response-stream" if call.stream else b"/invoke"
-            path = self._path(self.name(call.model) or call.model) + end
+            path = self._path(call.model, False) + end
         return Outgoing(call.method, path, self.lines(call, TRANSLATED, path, body), body, whole)
-
-    @staticmethod
-    def head(headers: Headers) -> Headers:
-        return [
-            (name, _EVENTS if name == b"content-type" and value.startswith(CONTENT_TYPE) else value)
-            for name, value in returned(headers)
-        ]
 
     def decoder(self, headers: Headers) -> Decoder | None:
         return Frames()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.core.routing.outcomes import Outcome, judge
+from gateway.core.wire.event_stream import CONTENT_TYPE as FRAMES
 from gateway.core.wire.members import edited
 from gateway.errors import TYPES, ApiError
 from gateway.upstream.credential import Credential
@@ -34,6 +35,8 @@ _FORWARDED = (
 NATIVE = (*_FORWARDED, b"anthropic-version:", b"anthropic-beta:")
 WITH_BETAS = (*_FORWARDED, b"anthropic-beta:")
 TRANSLATED = _FORWARDED
+
+_EVENTS = b"text/event-stream; charset=utf-8"
 
 # What of an answer's headers comes back, and under which name.
 _RETURNED = {
@@ -107,11 +110,15 @@ def forwarded(lines: list[bytes], which: tuple[bytes, ...]) -> bytes:
 
 
 def returned(headers: Headers) -> Headers:
-    """The headers of a cloud's answer as Anthropic's own: its content, its id, and when to come back."""
-    found = {_RETURNED[name]: value for name, value in reversed(headers) if name in _RETURNED}
-    own = next((value for name, value in headers if name == b"request-id"), None)
-    if own is not None:
-        found[b"request-id"] = own
+    """The headers of a cloud's answer as Anthropic's own: its content, its id, and when to come back. Events in AWS's
+    frames become server-sent ones."""
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        own = _RETURNED.get(name)
+        if own is not None and (own not in found or name == b"request-id"):
+            found[own] = value
+    if found.get(b"content-type", b"").startswith(FRAMES):
+        found[b"content-type"] = _EVENTS
     return [*found.items()]
 
 
@@ -126,6 +133,8 @@ def written(call: Call, cut: Container[str], put: Mapping[str, bytes]) -> bytes:
 def beta_values(lines: list[bytes]) -> list[str]:
     """The flags of a call's anthropic-beta lines, each once."""
     name = b"anthropic-beta:"
+    if name not in b"".join(lines):
+        return []
     found = [line[len(name) :].decode("latin-1").split(",") for line in lines if line.startswith(name)]
     return [*dict.fromkeys(flag.strip() for flags in found for flag in flags if flag.strip())]
 

@@ -10,6 +10,8 @@ from gateway.core.routing.provider_names import Names, ProviderNames
 from gateway.upstream.credentials.aws import AwsKeys
 from gateway.upstream.credentials.entra import EntraApp
 
+_MANY = 1024  # models whose names are kept at hand
+
 
 class AccountNames:
     """What one account calls models: by the operator's `own` names, else as its provider does. `canonical(model)` is
@@ -18,6 +20,7 @@ class AccountNames:
     def __init__(self, table: ProviderNames, canonical: Callable[[str], str], own: Mapping[str, str]) -> None:
         self._table = table
         self._canonical = canonical
+        self._known: dict[str, Names] = {}
         self._own = {canonical(model): name for model, name in own.items()}
 
     def own(self, model: str) -> str | None:
@@ -26,8 +29,13 @@ class AccountNames:
 
     def known(self, model: str) -> Names:
         """Its names at each provider."""
-        known = self._canonical(model)
-        return self._table.of(model if known not in self._table.models else known)
+        found = self._known.get(model)
+        if found is None:
+            if len(self._known) >= _MANY:
+                self._known.clear()
+            known = self._canonical(model)
+            found = self._known[model] = self._table.of(model if known not in self._table.models else known)
+        return found
 
 
 _NO_KEYS = AwsKeys()

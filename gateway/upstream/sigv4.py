@@ -41,7 +41,8 @@ class Signer:
         self._names = b"host;x-amz-date" + (b";x-amz-security-token" if token else b"")
         self._headers = b"x-amz-security-token: %b\r\n" % self._token if token else b""
         self._second = -1
-        self._stamp = self._day = self._key = b""
+        self._stamp = self._day = b""
+        self._key = _keyed(b"")
 
     def lines(self, method: bytes, host: bytes, path: bytes, digest: bytes, now: float) -> bytes:
         """Finished header lines of a request. `host` is the host header's value, `path` as it is sent, with its query;
@@ -56,11 +57,11 @@ class Signer:
             digest,
         )  # fmt: skip
         scope = self._day + self._suffix
-        signed = b"AWS4-HMAC-SHA256\n%b\n%b\n%b" % (stamp, scope, sha256(canonical).hexdigest().encode())
+        proof = self._key.copy()
+        proof.update(b"AWS4-HMAC-SHA256\n%b\n%b\n%b" % (stamp, scope, sha256(canonical).hexdigest().encode()))
         return (
             b"x-amz-date: %b\r\n%bauthorization: AWS4-HMAC-SHA256 Credential=%b/%b, SignedHeaders=%b, Signature=%b\r\n"
-        ) % (stamp, self._headers, self._credential, scope, self._names,
-             hmac.digest(self._key, signed, "sha256").hex().encode())  # fmt: skip
+        ) % (stamp, self._headers, self._credential, scope, self._names, proof.hexdigest().encode())
 
     def _at(self, second: int) -> None:
         self._second = second
@@ -72,7 +73,12 @@ class Signer:
         key = hmac.digest(self._secret, day, "sha256")
         for part in self._suffix[1:].split(b"/"):
             key = hmac.digest(key, part, "sha256")
-        self._key = key
+        self._key = _keyed(key)
+
+
+def _keyed(key: bytes) -> hmac.HMAC:
+    """To be copied: that is cheaper than to begin with the key."""
+    return hmac.new(key, digestmod="sha256")
 
 
 @lru_cache(maxsize=256)

@@ -18,6 +18,7 @@ _USUAL = frozenset((
     "model", "messages", "max_tokens", "system", "stop_sequences", "stream", "temperature", "top_p", "top_k", "tools",
     "tool_choice", "metadata", "thinking", "mcp_servers", "container",
 ))  # fmt: skip
+_NONE: frozenset[str] = frozenset()
 _BY_URL = re.compile(rb'"type"[ \t\r\n]*:[ \t\r\n]*"url"')
 _SCOPE = re.compile(rb'"cache_control"[ \t\r\n]*:[ \t\r\n]*\{[^{}]*"scope"')
 
@@ -37,18 +38,20 @@ def features_of(peek: Peek, betas: Iterable[bytes]) -> frozenset[str]:
         found.append("container")
     if b'"file_id"' in peek.body:
         found.append("file")
-    return frozenset(sorted(set(found))[:_MOST])
+    return frozenset(sorted(set(found))[:_MOST]) if found else _NONE
 
 
 def needs_of(peek: Peek, betas: Iterable[bytes]) -> frozenset[str]:
     """As `features_of`, and what else a provider may lack: `field:context_management` and other members of the body's
     top level, `url` for sources by URL, `cache:scope`, `cache:1h`."""
     found = set(features_of(peek, betas))
-    found |= {FIELD + name[:64] for name in peek.fields if name not in _USUAL}
+    unusual = peek.fields.keys() - _USUAL
+    if unusual:
+        found |= {FIELD + name[:64] for name in unusual}
     if SOURCE in peek.words and _BY_URL.search(peek.body):
         found.add("url")
     if peek.cache_ttl == 3600:
         found.add("cache:1h")
     if peek.caches and _SCOPE.search(peek.body):
         found.add("cache:scope")
-    return frozenset(sorted(found)[:_MOST])
+    return frozenset(sorted(found)[:_MOST]) if found else _NONE

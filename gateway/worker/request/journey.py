@@ -6,7 +6,6 @@ Each of these is a noun of its own; `Journey` holds them together with what was 
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import secrets
 from collections.abc import Callable
@@ -261,7 +260,6 @@ class Journey:
     binding: Binding | None = None
     leader: Leader | None = None  # this request's, while others wait for it
     call: Call | None = None
-    task: asyncio.Task[None] | None = None
     interrupted = ""  # why this process ends it, if it does
     attempts = 0
     reached = False  # an upstream has had it
@@ -305,8 +303,8 @@ class Journey:
         self.interrupted = reason
         if self.attempt.response is not None:
             self.attempt.response.interrupt(reason)
-        elif self.task is not None and not self.reply.ended:
-            self.task.cancel()
+        elif not self.reply.ended:
+            self.request.client.cancel()
 
     def gateway_headers(self, expose_account: bool) -> HeaderList:
         """The gateway's own headers of a proxied answer."""

@@ -180,6 +180,8 @@ class Messages:
     def _fit(self, request: Request, head: Head, peeked: Peek, route: Route) -> None:
         """Leave out the accounts that lack what the request needs. Raises ApiError where all do."""
         needs = needs_of(peeked, head.betas)
+        if not needs:
+            return
         unfit = self._router.offer.unfit(peeked.model, needs, monotonic())
         request.needs = Needs(needs, tuple(sorted(frozenset().union(*unfit.values()))))
         if not unfit:

@@ -99,7 +99,6 @@ class Proxy:
     async def handle(self, endpoint: Endpoint, client: Client, object_id: str = "") -> None:
         """Serve one request of an endpoint, whose path names `object_id`."""
         x = Journey(endpoint, client, self.holding, object_id)
-        x.task = asyncio.current_task()
         self.live.add(x)
         try:
             await self._journey(x)

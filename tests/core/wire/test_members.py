@@ -78,6 +78,19 @@ def test_some_bodies(body: bytes, cut: set[str], put: dict[str, bytes], wanted: 
     assert edited(body, peek(body).fields, cut, put) == wanted
 
 
+@settings(max_examples=300)
+@given(
+    st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=6),
+    st.sets(st.sampled_from([*NAMES, "model", "absent"])),
+    st.sets(st.sampled_from(["model", "stream", "anthropic_version"])),
+)
+def test_a_body_without_blanks_is_edited_like_any_other(members: dict[str, Any], cut: set[str], put: set[str]):
+    body = json.dumps({"messages": [], "model": "m", **members}, separators=(",", ":")).encode()
+    blank = b" " + body  # which is walked
+    new = dict.fromkeys(put, b"[7]")
+    assert edited(blank, peek(blank).fields, cut, new) == b" " + edited(body, peek(body).fields, cut, new)
+
+
 def test_an_empty_body_takes_members():
     assert edited(b" { } ", {}, (), {"v": b"1", "w": b"2"}) == b' {"v":1,"w":2 } '
     assert edited(b"{ }", {}) == b"{ }"
