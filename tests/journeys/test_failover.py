@@ -30,6 +30,7 @@ OVERLOADED = error(529, "overloaded_error")
 SPENT = error(400, "invalid_request_error", "Your credit balance is too low.")
 BAD_KEY = error(401, "authentication_error")
 DENIED = error(403, "permission_error", "Not this model.")
+NO_MODEL = error(404, "not_found_error", "model: claude-sonnet-5")
 PAGE = Answer(200, (("content-type", "text/html"),), ((0.0, b"<p>hello"),))
 HUNG_UP = Answer(instead="hung up")
 
@@ -176,7 +177,7 @@ CHAINS = [
             upstream={"a": [first], "b": [second]},
             asked="a b c",
             bound="c",
-            accounts={"a": "out 600"} if first is DENIED else {},
+            accounts={name: "out 600" for name, each in (("a", first), ("b", second)) if each in (DENIED, NO_MODEL)},
         )
         for one, first, failover in (
             ("denies", DENIED, "denied"),
@@ -185,6 +186,8 @@ CHAINS = [
         for other, second in (
             ("fails", FAILED),
             ("declines", error(400, "invalid_request_error")),
+            ("declines in other words", error(405, "invalid_request_error")),
+            ("denies in other words", NO_MODEL),
             ("is too busy for", OVERLOADED),
         )
         if first.status != second.status

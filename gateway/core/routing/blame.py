@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gateway.core.routing.conduct import Fault
 from gateway.core.routing.document import Entry
 from gateway.core.routing.failing import unit_of
-from gateway.core.routing.outcomes import DISPUTED, Outcome
+from gateway.core.routing.outcomes import DISPUTED, WORDED, Outcome
 from gateway.core.routing.placement import Suspicion
 
 if TYPE_CHECKING:
@@ -27,16 +27,22 @@ def blame(route: Route, account: str, fault: Fault, now: float) -> None:
         route.router.failing.bad(account, fault, route.conversation, now, unit)
 
 
-def suspect(route: Route, entry: Entry, outcome: Outcome, features: frozenset[str]) -> None:
+def suspect(route: Route, entry: Entry, outcome: Outcome, features: frozenset[str], kind: str = "") -> None:
     """Another account will show whose fault this answer was."""
-    route.past.suspicions += (Suspicion(entry, outcome, features),)
+    route.past.suspicions += (Suspicion(entry, outcome, features, kind),)
+
+
+def confirms(route: Route, outcome: Outcome, kind: str) -> bool:
+    """Whether this refusal and those before it show that the request is at fault: two in like words do, or three."""
+    alike = [each.kind for each in route.past.suspicions if each.outcome is outcome]
+    return len(alike) > 1 or bool(alike and (kind in alike or outcome not in WORDED))
 
 
 def disputes(route: Route, entry: Entry, outcome: Outcome, kind: str, features: frozenset[str], now: float) -> bool:
     """Whether another account is to be asked whether it refuses the request as well. Two that refuse it in unlike ways
-    may do so each for a reason of its own: neither confirms the other."""
+    or words may do so each for a reason of its own: neither confirms the other."""
     failing = route.router.failing
-    if any(each.outcome is outcome for each in route.past.suspicions):
+    if confirms(route, outcome, kind):
         failing.confirmed(route.caller, kind, now)
         unexplained(route, entry, outcome, now)
         confirm(route, entry, outcome, now)
@@ -45,7 +51,7 @@ def disputes(route: Route, entry: Entry, outcome: Outcome, kind: str, features: 
         failing.inconclusive(entry.id, route.conversation)
         unexplained(route, entry, outcome, now)
         return False  # of an object each account of its workspace says the same
-    suspect(route, entry, outcome, features)
+    suspect(route, entry, outcome, features, kind)
     route.give_up_on(entry)
     if outcome is not Outcome.DENIED and outcome is not Outcome.DECLINED:
         accounts = route.router.ring.accounts.values()

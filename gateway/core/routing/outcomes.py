@@ -72,6 +72,9 @@ HIDDEN = {
 # this one said if that refuses as well, or if nobody else is left.
 DISPUTED = frozenset({Outcome.DENIED, Outcome.DECLINED, Outcome.OVERSIZED, Outcome.UNEXPLAINED})
 
+# Those of them whose words say whether two are alike: the words of a 429 name the account's organization.
+WORDED = frozenset({Outcome.DENIED, Outcome.DECLINED})
+
 # What a 400 or a 429 is about the account for: by `details.error_code`, else by how the message begins.
 ACCOUNT_CODES = ("organization_on_hold", "cmek_", "enforced_spend_limit", "contract_spend_limit", "credit_balance")
 ACCOUNT_WORDS = (

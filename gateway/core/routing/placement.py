@@ -55,11 +55,12 @@ class Placement:
 
 class Suspicion(msgspec.Struct, frozen=True):
     """An answer of an account that may be its own fault, or the request's: what another account says will show.
-    `features` are the optional ones of the request."""
+    `features` are the optional ones of the request, `kind` names refusals alike."""
 
     entry: Entry
     outcome: Outcome
     features: frozenset[str] = NONE
+    kind: str = ""
 
 
 class Past:

@@ -93,10 +93,15 @@ def known(over: Router, of: Record, more: float = 500, *, now: float = NOW, **fi
 
 
 def play(
-    route: Route, answers: Mapping[str, Sequence[Answer]], *, now: float = NOW, random: float = 0.0
+    route: Route,
+    answers: Mapping[str, Sequence[Answer]],
+    *,
+    kinds: Mapping[str, str] = {},
+    now: float = NOW,
+    random: float = 0.0,
 ) -> tuple[str, str]:
     """What a request goes through where accounts answer so, each in turn and SERVED after that: its steps in words, and
-    why it is rebound in the end."""
+    why it is rebound in the end. `kinds` are those of accounts' refusals."""
     left = {name: list(each) for name, each in answers.items()}
     steps: list[str] = []
     for _ in range(50):
@@ -119,7 +124,8 @@ def play(
                 route.settle(route.tokens - route.placement.cached, route.placement.cached, 0, now)
                 route.completed(step.entry, now)
                 return ", ".join(steps), reason
-            if not route.answered(step.entry, outcome, retry_after, now, random):
+            kind = kinds.get(step.entry.id, "")
+            if not route.answered(step.entry, outcome, retry_after, now, random, kind=kind):
                 route.unserved(now)
                 return ", ".join([*steps, "pass"]), ""
     raise AssertionError(f"no end: {steps}")

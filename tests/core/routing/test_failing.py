@@ -13,7 +13,7 @@ import pytest
 from gateway.core.routing import broadcast
 from gateway.core.routing.binding import Record
 from gateway.core.routing.conduct import FIRST_PAUSE, Fault
-from gateway.core.routing.outcomes import DISPUTED, Outcome
+from gateway.core.routing.outcomes import DISPUTED, WORDED, Outcome
 from gateway.core.routing.route import Refuse, Route, Send, Wait
 from gateway.core.routing.router import Router
 from tests.core.routing.routing_kit import (
@@ -228,6 +228,39 @@ def test_two_refusals_confirm_each_other_only_where_they_are_alike(first: Outcom
     steps, _ = play(known(over, record()), {"home": [first], "other": [second]})
     assert steps == ("home, other, pass" if first is second else "home, other, third")
     assert over.failing.is_confirmed("", "", NOW) == (first is second)
+
+
+UNLIKE = {"home": "400 suspended", "other": "405 ", "third": "400 no such flag"}  # kinds of refusals
+
+
+@pytest.mark.parametrize("refusal", sorted(WORDED))
+@pytest.mark.parametrize("bad", [1, 2])
+def test_accounts_that_refuse_everything_in_unlike_words_hide_behind_no_one(refusal: Outcome, bad: int):
+    over = router(HOME, OTHER, THIRD, account("fourth"))
+    refused = {name: [refusal] for name in [*UNLIKE][:bad]}
+    for n in range(60):
+        route = new(over, conversation=b"%d" % n, caller="one for all", now=NOW + n / 10)
+        steps, _ = play(route, refused, kinds=UNLIKE, now=NOW + n / 10)
+        assert steps.rpartition(", ")[2] not in (*refused, "pass"), n
+    if refusal is Outcome.DECLINED:
+        assert over.failing.marked == {*refused}
+    assert steps in ("third", "fourth", "other")
+
+
+@pytest.mark.parametrize("refusal", sorted(WORDED))
+def test_what_three_accounts_refuse_in_whatever_words_is_the_request_s_own(refusal: Outcome):
+    over = router(HOME, OTHER, THIRD, account("fourth"))
+    route = known(over, record())
+    assert play(route, {name: [refusal] for name in UNLIKE}, kinds=UNLIKE)[0] == "home, other, third, pass"
+    assert not over.failing.marked
+    assert over.failing.is_confirmed("", UNLIKE["third"], NOW)
+
+
+@pytest.mark.parametrize("limited", [Outcome.OVERSIZED, Outcome.UNEXPLAINED])
+def test_the_words_of_a_429_which_name_an_organization_tell_nothing(limited: Outcome):
+    over = router(HOME, OTHER, THIRD)
+    route = known(over, record())
+    assert play(route, {name: [limited] for name in UNLIKE}, kinds=UNLIKE)[0] == "home, other, pass"
 
 
 @pytest.mark.parametrize("refusal", sorted(DISPUTED))
