@@ -164,7 +164,8 @@ def needed(accounts: int) -> int:
 
 def stands_out(of: Conduct, others: Iterable[Conduct], accounts: int, now: float) -> bool:
     """Whether one account of so many fails clearly more than the rest: in enough conversations, in most of its latest
-    exchanges or in a fifth of the last minute's, and at more than three times the rate of the others."""
+    exchanges or in a fifth of the last minute's, and at more than three times the rate of half of the others. The rest
+    may fail as well: of what others do well, a process hears little."""
     conversations = needed(accounts)
     if not conversations or of.units(now) < conversations:
         return False
@@ -173,5 +174,5 @@ def stands_out(of: Conduct, others: Iterable[Conduct], accounts: int, now: float
     if not all_of or not (lately or (bad >= _FEW and bad >= all_of * 0.2)):
         return False
     rest = [each.recent.recent(now) for each in others if each is not of]
-    rest_bad, rest_all = sum(row[0] for row in rest), sum(row[1] for row in rest)
-    return bad * rest_all > 3 * rest_bad * all_of if rest_all else True
+    rates = sorted(failed / asked for failed, asked in rest if asked)
+    return not rates or bad > 3 * rates[(len(rates) - 1) // 2] * all_of

@@ -43,6 +43,25 @@ def test_an_account_stands_out_by_conversations_that_others_would_have_served(of
     assert stands_out(one, [one, other], accounts, NOW) is does
 
 
+@pytest.mark.parametrize(
+    ("rest", "does"),
+    [
+        ([(6, 0), (0, 3), (0, 2)], True),  # two of four fail
+        ([(6, 0), (0, 3)], True),  # two of three
+        ([(60, 0), (0, 1), (0, 1)], True),  # of which others tell only what ended badly
+        ([(6, 0), (0, 0), (0, 3)], True),  # who was not asked has no say
+        ([(6, 0)], False),  # both of two
+        ([(6, 0), (0, 0), (0, 0)], False),  # nobody is known to do better
+        ([(6, 0), (6, 0), (0, 3)], False),  # most of them
+        ([(3, 3), (3, 3), (0, 3)], False),
+        ([(1, 9), (1, 9), (3, 3), (6, 0)], True),
+    ],
+)
+def test_an_account_stands_out_beside_half_of_the_others_though_some_fail_as_well(rest, does):
+    one, *others = conduct(3), *(conduct(*each) for each in rest)
+    assert stands_out(one, [*others, one], len(rest) + 1, NOW) is does
+
+
 def test_an_account_that_now_and_then_fails_stands_out_by_its_last_minute():
     one, other = Conduct(), conduct(0, 100)
     for n in range(6):  # a quarter, never two in a row

@@ -35,7 +35,7 @@ from tests.core.routing.routing_kit import (
     routers,
 )
 
-BAD = "a0"
+BAD, SECOND = "a0", "a1"
 DISTURBED = [
     Outcome.FAILED, Outcome.DECLINED, Outcome.DENIED, Outcome.IMPROPER, Outcome.UNAUTHORIZED, Outcome.UNEXPLAINED,
     Outcome.UNSENT,
@@ -49,12 +49,13 @@ POOLS = {
 @dataclass
 class Pool:
     """Accounts of these weights in `processes` processes that hear each other at once; the first answers as `bad` says,
-    the others well, each after `latency` seconds."""
+    the second as `second` does, the others well, each after `latency` seconds."""
 
     weights: tuple[float, ...]
     bad: Outcome
     processes: int = 1
     latency: float = 0.2
+    second: Outcome = Outcome.SERVED
     seen: Counter[str] = field(default_factory=Counter)  # what clients got
     asked: list[tuple[float, str]] = field(default_factory=list)  # (when, account)
 
@@ -113,16 +114,17 @@ class Pool:
             self._later(self.latency, lambda: self._answer(over, route, entry))
 
     def _answer(self, over: Router, route: Route, entry: Any) -> None:
-        if entry.id != BAD:
+        outcome = {BAD: self.bad, SECOND: self.second}.get(entry.id, Outcome.SERVED)
+        if outcome is Outcome.SERVED:
             route.served(entry, self.now)
             route.settle(1000.0, 0.0, 10, self.now)
             route.completed(entry, self.now)
             self.seen["served"] += 1
-        elif route.answered(entry, self.bad, None, self.now, 0.5):
+        elif route.answered(entry, outcome, None, self.now, 0.5, kind=entry.id):
             self._step(over, route)
         else:
             route.unserved(self.now)
-            self.seen[self.bad.value] += 1
+            self.seen[outcome.value] += 1
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -153,6 +155,20 @@ def test_of_an_account_that_cuts_every_answer_clients_see_three_and_one_for_each
     trials = 6  # after 10, 20, 40, 80, 160 and 300 s of 600
     assert seen <= 3 + trials
     assert pool.seen == Counter({"served": 200 - seen, "broken": seen})
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("every", [0.5, 0.05], ids=["calm", "fast"])
+@pytest.mark.parametrize("second", [Outcome.BROKEN, Outcome.FAILED, Outcome.DECLINED], ids=lambda each: each.value)
+@pytest.mark.parametrize("accounts", [3, 4, 10])
+def test_of_two_bad_accounts_neither_hides_behind_the_other(accounts, second, every, processes):
+    pool = Pool((1,) * accounts, Outcome.BROKEN, processes, second=second)
+    pool.conversations(20 * accounts, every)
+    assert all(over.failing.marked == {BAD, SECOND} for over in pool.routers)
+    pool.seen.clear()
+    pool.now += 1.0
+    pool.conversations(15, every)
+    assert pool.seen["served"] >= 13  # but for trials
 
 
 @pytest.mark.parametrize("processes", [1, 2])
