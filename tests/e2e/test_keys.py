@@ -326,7 +326,8 @@ async def test_without_the_store_a_gateway_starts_with_the_keys_it_knew_and_give
         assert client.hlen("{pool}:keys") == 3
         client.flushall()
         await eventually(lambda: client.hlen("{pool}:keys") == 3, "what was flushed")
-    assert await opens(gateway, kept["key"]) and not await opens(gateway, gone["key"])
+    await eventually_opens(gateway, kept["key"])
+    await all_closed(gateway, gone["key"])  # one worker may learn later than another that the store is back
     gateway.stop()
     store.end()
 
