@@ -10,7 +10,6 @@ import os
 import resource
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ import pytest
 from tests.e2e.rig import (
     ADMIN_TOKEN,
     BOB,
+    WAIT_SECONDS,
     Answer,
     Gateway,
     Store,
@@ -185,13 +185,14 @@ async def test_two_replicas_leave_it_together_and_it_comes_back_by_a_trial(launc
         answers = await at_once((ask(gateways[n % 2], message(), conversation()) for n in range(40)), 1)
         assert told(answers) == {200: 40}
         assert upstream.asked["a0"] <= 5
+        loop = asyncio.get_running_loop()
         for gateway in gateways:
-            for _ in range(40):  # one that has heard nothing of the other's exchanges goes by its own
-                if not fails(gateway):
-                    await new_ones(gateway, 1)
-            await eventually(partial(fails, gateway), "failing on both")
+            deadline = loop.time() + WAIT_SECONDS
+            while not fails(gateway):  # one that has heard nothing of the other's exchanges goes by its own
+                await new_ones(gateway, 1)
+                assert loop.time() < deadline, (view(gateway), upstream.asked)
         upstream.answers = one_bad(None)
-        deadline = asyncio.get_running_loop().time() + 40
+        deadline = loop.time() + 40
 
         async def well() -> bool:
             await new_ones(gateways[0], 4)
@@ -199,7 +200,7 @@ async def test_two_replicas_leave_it_together_and_it_comes_back_by_a_trial(launc
             return {state(gateway) for gateway in gateways} == {"available"}
 
         while not await well():
-            assert asyncio.get_running_loop().time() < deadline
+            assert loop.time() < deadline
 
 
 async def test_one_conversation_that_always_fails_moves_nobody(launch: Launch):
