@@ -164,6 +164,7 @@ class Service:
             account = self.credentials.account(seen)
         else:
             request, seen, account = door.enter(request, seen, self._epoch + now)
+            native = request.path in ("/v1/messages", "/v1/messages/count_tokens")
         record.account, record.workspace, record.organization = account.id, account.workspace, account.organization
         in_band = None if seen.fault is None else _parsed(seen.fault)
         prompt = model = None

@@ -32,17 +32,16 @@ class Entrance:
         if not self._open:
             return None
         path = request.path
-        if path.startswith("/v1/messages"):
-            at_platform = self._platform and any(
-                name.lower() == b"anthropic-workspace-id" for name, _ in request.headers
-            )
-            return Native(self._hall, ("aws-platform",), path) if at_platform else None
         if path.startswith("/model/"):
             return Bedrock(self._hall, bedrock.PATH.fullmatch(path))
         if path.startswith("/anthropic/"):
             return Native(self._hall, ("foundry", "bedrock"), path.removeprefix("/anthropic"))
         match = vertex.PATH.fullmatch(path)
-        return None if match is None else Vertex(self._hall, match)
+        if match is not None:
+            return Vertex(self._hall, match)
+        if not self._platform or all(name.lower() != b"anthropic-workspace-id" for name, _ in request.headers):
+            return None
+        return Native(self._hall, ("aws-platform",), path) if path.startswith("/v1/") else None
 
     def tokens(self, request: Request) -> Callable[[Request, Seen, Record, float, float], Reply] | None:
         """What gives credentials at this path, None for any other."""

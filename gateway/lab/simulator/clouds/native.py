@@ -30,10 +30,13 @@ class Native:
     def enter(self, request: Request, seen: Seen, wall: float) -> Entered:
         account, cloud = self._account(request, seen, wall)
         self._provider = cloud.provider
-        if request.method != "POST" or self._path not in ("/v1/messages", "/v1/messages/count_tokens"):
-            raise ApiError(404, f"Not found: {request.path}")
-        if cloud.provider == "aws-platform" and _header(request, b"anthropic-workspace-id") != account.workspace:
+        platform = cloud.provider == "aws-platform"
+        if platform and _header(request, b"anthropic-workspace-id") != account.workspace:
             raise ApiError(400, "anthropic-workspace-id: header is required")
+        if request.method != "POST" or self._path not in ("/v1/messages", "/v1/messages/count_tokens"):
+            if platform:  # which has the whole API
+                return Entered(request, seen, account)
+            raise ApiError(404, f"Not found: {request.path}")
         told = fields(request.body)
         asked = str(msgspec.json.decode(told.get("model", b'""')))
         name = asked

@@ -82,6 +82,19 @@ def test_tokens_are_counted(sim, which):
     assert last_finished(sim).usage is None
 
 
+def test_the_platform_on_aws_has_the_whole_api_and_its_objects_are_its_own(sim):
+    one, _ = account(sim, "platform")
+    keyed = anthropic.AnthropicAWS(
+        api_key=one.api_key, aws_region="us-east-1", workspace_id=one.workspace, base_url=sim.base_url, max_retries=0
+    )
+    with sdk_of(sim) as native, client(sim, "platform") as signed, keyed:
+        assert keyed.models.list().data == signed.models.list().data == native.models.list().data
+        file = keyed.beta.files.upload(file=("a.txt", b"text", "text/plain"))
+        assert keyed.beta.files.retrieve_metadata(file.id).id == file.id
+        with pytest.raises(anthropic.NotFoundError):
+            native.beta.files.retrieve_metadata(file.id)
+
+
 @pytest.mark.parametrize("which", ALL)
 @pytest.mark.parametrize("streamed", [False, True])
 def test_limits_and_faults_are_the_errors_that_clients_know(sim, which, streamed):
