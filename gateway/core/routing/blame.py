@@ -87,8 +87,10 @@ def conclude(route: Route, now: float) -> None:
     for each in suspicions:
         if each.outcome in FAULTS:
             blame(route, each.entry.id, FAULTS[each.outcome], now)
-        elif each.outcome is Outcome.UNEXPLAINED:
+            continue
+        if each.outcome is Outcome.UNEXPLAINED:
             route.router.unexplained(each.entry, route.limit_class, unit_of(route.conversation), now)
+        route.router.failing.inconclusive(each.entry.id, route.conversation)
 
 
 def convict(route: Route, by: Entry, now: float) -> None:

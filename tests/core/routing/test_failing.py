@@ -399,6 +399,17 @@ def test_a_trial_that_takes_longer_than_others_wait_for_it_counts_all_the_same()
     assert "home" not in one.failing
 
 
+@pytest.mark.parametrize("refusal", [*sorted(DISPUTED), Outcome.UNAUTHORIZED])
+def test_a_trial_that_is_refused_and_that_nobody_else_serves_lets_another_be_it(refusal: Outcome):
+    over = router()
+    fail(over, "home")
+    now = NOW + FIRST_PAUSE
+    route = new(over, now=now)
+    assert route.placement.workspace == "home" and not over.failing.of("home").due(now)
+    play(route, {"home": [refusal], "other": [(Outcome.LIMITED, 60.0)] * 9}, now=now)
+    assert over.failing.of("home").due(now)
+
+
 def test_a_new_process_is_told_who_fails_and_believes_it():
     one, begun = router(), router()
     fail(one, "home")
