@@ -192,6 +192,15 @@ CHAINS = [
         )
         if first.status != second.status
     ),
+    *(
+        journey(
+            f"what one account {what} and another breaks off is told as broken off",
+            ask(want=Want(status=502, error="api_error", attempts=2, used=(GUESS, 0), record={"estimated": True})),
+            upstream={"a": [first], "b": [HUNG_UP]},
+            asked="a b",
+        )
+        for what, first in (("denies", DENIED), ("declines", error(400, "invalid_request_error")))
+    ),
     journey(
         "a mistake of the client's is its own once a second account says so, and is asked once after that",
         ask(

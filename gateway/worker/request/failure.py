@@ -55,5 +55,6 @@ class Failure:
         return None if self.head is None else self.head.retry_after
 
     def tells_more(self, than: Failure | None) -> bool:
-        """Whether a client should rather be told of this one than of an earlier one."""
-        return bool(self.status) and (than is None or self.disputed or not than.disputed)
+        """Whether a client should rather be told of this one than of an earlier one: a refusal says more than a
+        failure, but not where what was sent after it may have been acted upon."""
+        return bool(self.status) and (than is None or self.disputed or not than.disputed or self.head is None)
