@@ -97,10 +97,13 @@ def convict(route: Route, by: Entry, now: float) -> None:
     """Another account has served what these did not."""
     router, suspicions = route.router, route.past.suspicions
     route.past.suspicions = ()
-    for entry, outcome, features in ((each.entry, each.outcome, each.features) for each in suspicions):
+    for each in suspicions:
+        entry, outcome, features = each.entry, each.outcome, each.features
         if entry.id == by.id or not route.counts:
             continue
         unit = ""
+        if outcome in DISPUTED:
+            router.failing.disproved(route.caller, each.kind)
         if outcome is Outcome.UNEXPLAINED:
             router.unexplained(entry, route.limit_class, unit_of(route.conversation), now)
             continue

@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Iterable
 from hashlib import blake2b
 
 from gateway.core.routing import broadcast
-from gateway.core.routing.conduct import EVIDENCE, OWN, TRIAL, Conduct, Fault, stands_out
+from gateway.core.routing.conduct import OWN, TRIAL, Conduct, Fault, stands_out
 
 _MANY = 4096  # refusals remembered, which clients' inventions may fill
+_SETTLED = 10.0  # seconds for which no second account is asked: two that are bad alike must not hide for longer
 
 
 def unit_of(conversation: bytes) -> str:
@@ -103,7 +104,11 @@ class Failing:
         """A second account has refused the same request as well: refusals of this kind are this caller's own."""
         if len(self._confirmed) >= _MANY:
             self._confirmed.clear()
-        self._confirmed[caller, kind] = now + EVIDENCE
+        self._confirmed[caller, kind] = now + _SETTLED
+
+    def disproved(self, caller: str, kind: str) -> None:
+        """Another account has served what one refused in this way: that was not the caller's own fault."""
+        self._confirmed.pop((caller, kind), None)
 
     def is_confirmed(self, caller: str, kind: str, now: float) -> bool:
         """Whether a second account need not be asked."""

@@ -264,6 +264,31 @@ def test_accounts_that_refuse_everything_in_unlike_words_hide_behind_no_one(refu
 
 
 @pytest.mark.parametrize("refusal", sorted(WORDED))
+@pytest.mark.parametrize("every", [0.1, 3.0])
+def test_two_accounts_that_refuse_everything_alike_are_found_out(refusal: Outcome, every: float):
+    over = router(HOME, OTHER, THIRD, account("fourth"))
+    refused, passed = {"home": [refusal], "other": [refusal]}, []
+    for n in range(int(180 / every)):
+        now = NOW + n * every
+        route = new(over, conversation=b"%d" % n, caller="one for all", now=now)
+        steps, _ = play(route, refused, now=now)
+        passed.append(steps.endswith("pass"))
+    assert not any(passed[len(passed) // 2 :])
+    assert sum(passed) <= len(passed) / 6
+
+
+@pytest.mark.parametrize("refusal", sorted(WORDED))
+def test_a_caller_s_own_mistake_asks_a_second_account_every_ten_seconds_at_most(refusal: Outcome):
+    over, asked = router(HOME, OTHER, THIRD), 0
+    for n in range(600):
+        route = known(over, record(), caller="a client of bad requests", now=NOW + n / 10)
+        steps, _ = play(route, {name: [refusal] for name in ("home", "other", "third")}, now=NOW + n / 10)
+        asked += steps.count(", ")
+        assert steps.endswith("pass")
+    assert 600 <= asked <= 606
+
+
+@pytest.mark.parametrize("refusal", sorted(WORDED))
 def test_what_three_accounts_refuse_in_whatever_words_is_the_request_s_own(refusal: Outcome):
     over = router(HOME, OTHER, THIRD, account("fourth"))
     route = known(over, record())
