@@ -121,8 +121,7 @@ class Connection(asyncio.Protocol):
         cycle.disconnected = True
         cycle.wake()
         task = cycle.task
-        if task is not None and not cycle.complete and not cycle.told:
-            cycle.told = True
+        if task is not None and not cycle.complete and not task.cancelling():
             task.cancel()
             self.tasks.discard(task)  # one that has not begun will not do it itself
 

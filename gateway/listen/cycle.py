@@ -29,7 +29,6 @@ class Cycle:
     """The head of the answer leaves together with its first body bytes."""
 
     task: asyncio.Task[None] | None = None
-    told = False  # the task, that nobody waits for its answer
     disconnected = False
     # The request.
     received = 0  # bytes of body
