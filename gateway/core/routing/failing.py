@@ -168,10 +168,11 @@ class Failing:
             return
         conduct = self.of(fact.account)
         if isinstance(fact, broadcast.Failed):
+            known = conduct.failing
             conduct.heard(fact.good, now)
             conduct.bad(Fault(fact.fault) if fact.fault in _FAULTS else Fault.ERROR, fact.unit, now)
-            if self._judges:
-                self._judge(fact.account, fact.trial and conduct.failing, now)
+            if self._judges and self._judge(fact.account, fact.trial and known, now) and not known:
+                self._tell(self.said(fact.account, now))  # whoever does not judge may not hear the other one say so
         elif isinstance(fact, broadcast.Failing):
             self._heard_failing(conduct, fact, now)
         elif isinstance(fact, broadcast.Trying):

@@ -364,6 +364,21 @@ def test_evidence_is_told_and_each_process_judges_by_its_own_exchanges_as_well()
     assert "home" in one.failing and "home" not in two.failing
 
 
+def test_what_a_process_concludes_from_another_one_s_exchanges_it_says_itself():
+    """That one's word may be lost on its way."""
+    one, two = routers(HOME, OTHER)
+    told: list[broadcast.Fact] = []
+    one.tell = lambda fact: two.heard(fact, NOW) if isinstance(fact, broadcast.Failed) else None
+    two.tell = told.append
+    for n in range(5):
+        one.failing.bad("home", Fault.ERROR, b"%d" % n, NOW)
+    assert "home" in two.failing
+    assert [type(fact) for fact in told] == [broadcast.Failing]
+    observer = router(HOME, OTHER)
+    observer.heard(told[0], NOW)
+    assert "home" in observer.failing
+
+
 def test_connections_are_each_process_own_experience():
     one, two = routers(HOME, OTHER)
     fail(one, "home", fault=Fault.UNSENT)
