@@ -196,9 +196,13 @@ def test_the_example_of_the_readme_is_a_configuration(tmp_path: Path):
 def test_a_stop_is_heard_while_the_program_is_still_starting():
     command = [sys.executable, "-m", "gateway", "serve", "--demo"]
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until(lambda: handles_sigterm(started.pid), "its handler")
-    os.kill(started.pid, signal.SIGTERM)
-    assert started.wait(timeout=30) in (0, 143)
+    try:
+        until(lambda: handles_sigterm(started.pid), "its handler")
+        os.kill(started.pid, signal.SIGTERM)
+        assert started.wait(timeout=30) in (0, 143)
+    finally:
+        started.kill()
+        started.wait()
 
 
 def handles_sigterm(pid: int) -> bool:

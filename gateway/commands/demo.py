@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from typing import Annotated
 
 import msgspec
@@ -38,6 +40,7 @@ def _demo(conversations: int, seed: int, as_json: bool) -> None:
     with bars(messages, plan) as progress:
         from gateway.lab.demo.run import compare
 
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what it starts is ended by it
         found = compare(plan, progress)
     if as_json:
         typer.echo(msgspec.json.encode(found).decode())

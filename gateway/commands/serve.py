@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from typing import Annotated
 
 import typer
@@ -25,7 +27,9 @@ def serve(
 
             serve_demo()
         else:
-            run(load(config, os.environ), source=config)
+            loaded = load(config, os.environ)
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # until the gateway minds it
+            run(loaded, source=config)
     except ConfigError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
