@@ -36,11 +36,11 @@ class AsgiClient:
             raise asyncio.CancelledError
         more = message.get("more_body", False)
         if not more:
-            self._watching = asyncio.create_task(self._watch(self._serving))
+            self._watching = asyncio.create_task(self._watch())
         return message.get("body", b""), more
 
-    async def _watch(self, serving: asyncio.Task[None] | None) -> None:
-        message = await self._receive()
+    async def _watch(self) -> None:
+        message, serving = await self._receive(), self._serving
         if message["type"] == "http.disconnect" and not self._ended and serving is not None:
             self.gone = True
             if not serving.cancelling():  # by a server that does it itself
