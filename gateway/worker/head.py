@@ -56,6 +56,8 @@ class Head:
     def betas(self) -> list[bytes]:
         """The values of its `anthropic-beta` lines."""
         name = b"anthropic-beta:"
+        if name not in b"".join(self.lines):
+            return []
         return [line[len(name) :].strip() for line in self.lines if line.startswith(name)]
 
     @property

@@ -6,7 +6,7 @@ Read only when an account has refused something. It does not know which account 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gateway.core.wire.peek import SOURCE, Peek
@@ -18,6 +18,10 @@ _USUAL = frozenset((
     "model", "messages", "max_tokens", "system", "stop_sequences", "stream", "temperature", "top_p", "top_k", "tools",
     "tool_choice", "metadata", "thinking", "mcp_servers", "container",
 ))  # fmt: skip
+# Of those, what some do not take in every form; and the words in a body that tell of such a thing.
+_VARIED = frozenset(("tools", "mcp_servers", "container"))
+_SIMPLE = _USUAL - _VARIED
+_TELLING = frozenset((b'"1h"', SOURCE, b'"cache_control"', b'"file_id"'))
 _NONE: frozenset[str] = frozenset()
 _BY_URL = re.compile(rb'"type"[ \t\r\n]*:[ \t\r\n]*"url"')
 _SCOPE = re.compile(rb'"cache_control"[ \t\r\n]*:[ \t\r\n]*\{[^{}]*"scope"')
@@ -41,9 +45,11 @@ def features_of(peek: Peek, betas: Iterable[bytes]) -> frozenset[str]:
     return frozenset(sorted(set(found))[:_MOST]) if found else _NONE
 
 
-def needs_of(peek: Peek, betas: Iterable[bytes]) -> frozenset[str]:
+def needs_of(peek: Peek, betas: Sequence[bytes]) -> frozenset[str]:
     """As `features_of`, and what else a provider may lack: `field:context_management` and other members of the body's
     top level, `url` for sources by URL, `cache:scope`, `cache:1h`."""
+    if not betas and peek.fields.keys() <= _SIMPLE and _TELLING.isdisjoint(peek.words):
+        return _NONE
     found = set(features_of(peek, betas))
     unusual = peek.fields.keys() - _USUAL
     if unusual:
