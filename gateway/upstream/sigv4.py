@@ -11,15 +11,20 @@ import time
 from binascii import hexlify
 from functools import lru_cache
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import Protocol, Self
 from urllib.parse import quote
-
-if TYPE_CHECKING:
-    from hashlib import _Hash as Hash
 
 LARGE = 16 * 1024
 MAX_DIGESTS = 4
 MAX_DIGESTED = 8 * 1024 * 1024
+
+
+class Hash(Protocol):
+    """A hash that is under way."""
+
+    def copy(self) -> Self: ...
+    def update(self, data: bytes, /) -> None: ...
+    def digest(self) -> bytes: ...
 
 
 class Signer:
