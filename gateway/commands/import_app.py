@@ -6,7 +6,7 @@ The file goes to --output, the report to stderr. Exit codes: 0 done, 2 wrong use
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -22,6 +22,7 @@ from gateway.data import load_catalogue
 
 T = TypeVar("T")
 
+_MAX_DEPTH = 100
 app = typer.Typer(help="Write gateway.yaml from what is in use today.", no_args_is_help=True)
 
 OutputOption = Annotated[
@@ -83,8 +84,10 @@ def _use(file: Path, work: Callable[[], T], named: bool = True) -> T:
 
 def _read_yaml(path: Path, depth: int = 0) -> dict[str, Any]:
     """The file with those that it includes, as LiteLLM reads it."""
+    text, loader = read_text(path), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        data = yaml.load(read_text(path), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - safe
+        _check_depth(yaml.parse(text, Loader=loader))
+        data = yaml.load(text, Loader=loader)  # noqa: S506 - safe
     except yaml.YAMLError:
         raise ValueError("is not valid YAML") from None
     if not isinstance(data, dict):
@@ -99,6 +102,18 @@ def _read_yaml(path: Path, depth: int = 0) -> dict[str, Any]:
             else:
                 data[key] = value
     return data
+
+
+def _check_depth(events: Iterator[Any]) -> None:
+    """Raises ValueError where lists and mappings stand in one another more deeply than the loader bears."""
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _MAX_DEPTH:
+                raise ValueError("is nested too deeply")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def _rows(path: Path | None) -> list[dict[str, Any]]:

@@ -72,7 +72,14 @@ def read_rows(text: str) -> list[dict[str, Any]]:
         if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
             raise ValueError("is no list of keys or teams (/key/list needs return_full_object=true)")
         return data
-    return [{str(key): _cell(value) for key, value in row.items() if key} for row in csv.DictReader(io.StringIO(text))]
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # metadata may be long
+    try:
+        rows = csv.DictReader(io.StringIO(text))
+        return [{str(key): _cell(value) for key, value in row.items() if key} for row in rows]
+    except csv.Error as error:
+        raise ValueError(f"is not valid CSV: {error}") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
 
 
 def _cell(text: str | None) -> Any:

@@ -315,6 +315,7 @@ def test_where_requests_a_minute_were_the_shares_they_become_weights(run: Run, t
     ("text", "reason"),
     [
         ("a: [", "is not valid YAML"),
+        ("a: " + "[" * 100_000 + "]" * 100_000, "is nested too deeply"),
         ("- 1", "is no mapping: is it a LiteLLM configuration?"),
         ("accounts: []", "has no model_list: is it a LiteLLM configuration?"),
         ("model_list: [{model_name: a, litellm_params: {model: anthropic/a, weight: heavy}}]", "could not convert"),
@@ -335,8 +336,10 @@ def test_a_file_that_is_none_is_refused(run: Run, tmp_path: Path, text: str, rea
         ('{"keys": [1]}', "is no list of keys or teams"),
         ('{"keys": [', "is not valid JSON: Expecting value: line 1 column 11"),
         ("[" * 100_000, "is nested too deeply"),
+        ("token,metadata\na," + "[" * 100_000, "is nested too deeply"),
+        ("token\na\rb", "is not valid CSV: new-line character"),
     ],
-    ids=["of users", "of numbers", "cut short", "too deep"],
+    ids=["of users", "of numbers", "cut short", "too deep", "too deep in a cell", "of two sorts of lines"],
 )
 def test_a_table_that_is_none_of_keys_is_refused(run: Run, tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "users"
