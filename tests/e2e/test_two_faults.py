@@ -214,6 +214,10 @@ def no_room(gateway: Gateway) -> Iterator[None]:
     aside.rename(folder)
 
 
+def degraded(gateway: Gateway) -> float:
+    return gateway.metrics().total("gateway_degraded", mode="journal")
+
+
 @pytest.mark.parametrize("how", ["away", "slow"])
 async def test_without_a_store_and_without_a_journal_nothing_leaves(pair: Pair, sim: Simulator, how: str):
     await start(pair)
@@ -222,7 +226,7 @@ async def test_without_a_store_and_without_a_journal_nothing_leaves(pair: Pair, 
     room.enter_context(no_room(pair.gateway))
     assert (await ask(pair.gateway, message())).status == 200  # the store keeps account of it
     await eventually(lambda: pair.row()["requests"] == 1, "its usage")
-    assert pair.gateway.metrics().total("gateway_degraded", mode="journal") == 1
+    await eventually(lambda: degraded(pair.gateway) == 1, "no journal")
     if how == "away":
         pair.store.end(signal.SIGKILL)
     else:
@@ -246,7 +250,7 @@ async def test_without_a_store_and_without_a_journal_nothing_leaves(pair: Pair, 
         passed += now
         assert time.monotonic() < begun + 20
     passed += now
-    assert pair.gateway.metrics().total("gateway_degraded", mode="journal") == 0
+    await eventually(lambda: degraded(pair.gateway) == 0, "the journal")
     if how == "away":
         pair.store.start()
     else:
