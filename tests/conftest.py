@@ -1,12 +1,20 @@
 """Shared by all tests: under GATEWAY_CI=1 nothing may be skipped unnoticed, and products of parameters are thinned."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
 import pytest
 
 from tests.pairwise import pairwise
+
+# Files of few tests that take long: begun first, so that none of them is still running when all else is done.
+LONG = {
+    "test_bench", "test_demo", "test_wheel", "test_dockerfile", "test_monitoring", "test_prometheus", "test_members",
+    "test_ledger_machine", "test_ledger", "test_two_faults", "test_admin_fuzz", "test_failing_accounts",
+    "test_first_hour", "test_clouds", "test_topologies",
+}  # fmt: skip
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
@@ -42,8 +50,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("whole"):
-        return
+    if not config.getoption("whole"):
+        _thin(config, items)
+    sizes = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.stem not in LONG, -sizes[item.path]))
+
+
+def _thin(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep of each product of parameters as many as hold every pair of values."""
     products: dict[str, list[pytest.Function]] = {}
     for item in items:
         if isinstance(item, pytest.Function) and item.get_closest_marker("pairwise") and hasattr(item, "callspec"):
