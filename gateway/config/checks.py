@@ -42,13 +42,19 @@ _RESERVED_HEADERS = frozenset({
 def identifier(text: str) -> str:
     if not re.fullmatch(ID_PATTERN, text):
         raise ValueError("must be 1 to 64 of the characters A-Z a-z 0-9 . _ -")
-    return text
+    return _no_path(text)
 
 
 def person(text: str) -> str:
     """An id that may be an e-mail address."""
     if not re.fullmatch(PERSON_PATTERN, text):
         raise ValueError("must be 1 to 128 of the characters A-Z a-z 0-9 . _ - @ + '")
+    return _no_path(text)
+
+
+def _no_path(text: str) -> str:
+    if text in (".", ".."):
+        raise ValueError("must not be . or .., which clients take out of a URL")
     return text
 
 

@@ -444,6 +444,7 @@ def test_a_malformed_expression_says_how_to_write_one(text):
             "4: accounts[0].provider: must be one of: anthropic, bedrock, vertex, foundry, aws-platform",
         ),
         ("organization: a b", "4: accounts[0].organization: must be 1 to 64 of the characters A-Z a-z 0-9 . _ -"),
+        ("organization: ..", "4: accounts[0].organization: must not be . or .., which clients take out of a URL"),
         ("workspace: 5", "4: accounts[0].workspace: expected a string, got a number; put it in quotes"),
         ("models: []", "4: accounts[0].models: needs at least 1 item"),
         ("models: [a, '']", "4: accounts[0].models[1]: must not be empty"),

@@ -144,6 +144,12 @@ class Callers:
         """What of a caller is hardly meant, for people."""
         return caller_warnings(self._config(), self.teams(), shown["caller"], shown["team"], shown["models"])
 
+    def again(self, name: str) -> list[str]:
+        """What to tell people who make a caller of this id, if there was one."""
+        record = self._table.stored.callers.get(name)
+        was = record is not None and record.deleted_at
+        return [f"{name} was a caller before: what that made and has used is this one's"] if was else []
+
     # What changes.
 
     def new(self, name: str, given: Mapping[str, Any], present: CallerRecord | None) -> CallerRecord:
@@ -166,6 +172,7 @@ class Callers:
         if name is None:
             raise ApiError(400, "Give the id: it stays while keys rotate, and may be an e-mail address")
         self.not_in_file(name)
+        again = self.again(name)
 
         def begin(present: CallerRecord | None) -> CallerRecord:
             if present is not None and not present.deleted_at:
@@ -178,7 +185,7 @@ class Callers:
         await self._applied()
         log.info("caller created", caller=name)
         shown = self.shown(name)
-        return {**shown, "warnings": self.warnings(shown)}
+        return {**shown, "warnings": [*self.warnings(shown), *again]}
 
     async def change(self, name: str, body: bytes, match: Match = ANY) -> dict[str, Any]:
         """Give a caller that was made at run time another team (null: none), other models, notes or another status,

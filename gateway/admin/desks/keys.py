@@ -144,6 +144,7 @@ class Keys:
 
     async def _make(self, name: str, given: Mapping[str, Any], anew: bool) -> dict[str, Any]:
         label: str = given.get("label", "")
+        again = self._callers.again(name)
         try:
             if name in self._callers.in_file():
                 named = [field for field in DEFINING if field in given]
@@ -160,7 +161,7 @@ class Keys:
             raise ApiError(409, f"{name} has as many keys as its team's key_policy allows; revoke one first") from None
         log.info("key created", key=new.id, caller=name)
         shown = await self._shown(new.id)
-        return {"key": new.secret, **shown, "warnings": self._callers.warnings(shown)}
+        return {"key": new.secret, **shown, "warnings": [*self._callers.warnings(shown), *again]}
 
     async def _create(self, name: str, given: Mapping[str, Any], anew: bool) -> NewKey:
         """For a caller that no file defines, perhaps a new one."""
@@ -197,15 +198,25 @@ class Keys:
 
     async def rotate(self, key: str, body: bytes, match: Match = ANY) -> dict[str, Any]:
         """Make a successor, shown in this answer only; the key itself ends after an overlap. Raises ApiError: 400 and
-        503 as `create`, 404 for an unknown key, 409 for one that has ended, 412 for one that is not as it was known."""
+        503 as `create`, 404 for an unknown key, 409 for one that has ended or has a successor, or whose
+        caller has more keys than its team's policy allows, 412 for one that is not as it was known."""
         given = given_of(body or b"{}", ROTATE)
-        overlap, lifetime = _ms(given.get("overlap", OVERLAP)), _lifetime(given)
-        was = self._matched(key, match)
-        if key in self._table.stored.keys:
+        overlap, lifetime, most = _ms(given.get("overlap", OVERLAP)), _lifetime(given), 0
+        was, known = self._matched(key, match), self._table.stored.keys.get(key)
+        if known is not None:
             self._not_in_file(key)
-            team = self._callers.shown(self._table.stored.keys[key].caller)["team"]
-            lifetime = _life(given, self._callers.policy(team)) or None if lifetime is not None else None
-        new = await done(self._table.rotate(key, overlap, lifetime, was), key)
+            policy = self._callers.policy(self._callers.shown(known.caller)["team"])
+            longest, most = _life(given, policy), policy.max_keys or 0
+            if lifetime is None and longest:  # as long as its own, if the team allows that now
+                lifetime = min(known.lifetime or longest, longest)
+        try:
+            new = await done(self._table.rotate(key, overlap, lifetime, was, most), key)
+        except TooManyKeys as full:
+            if full.key:
+                raise ApiError(409, f"{key} has a successor: {full.key}; rotate that one, or revoke it first") from None
+            raise ApiError(
+                409, "The caller has more keys than its team's key_policy allows; revoke one first"
+            ) from None
         log.info("key rotated", key=key, successor=new.id, overlap_seconds=overlap / 1000)
         return {"key": new.secret, **await self._shown(new.id), "replaces": self._key(key)}
 

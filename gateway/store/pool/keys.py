@@ -141,13 +141,20 @@ class KeyStore:
         _judge_record(kind, reply)
 
     async def rotate(
-        self, key: str, new: NewKey, overlap: int, lifetime: int | None = None, was: KeyRecord | None = None
+        self,
+        key: str,
+        new: NewKey,
+        overlap: int,
+        lifetime: int | None = None,
+        was: KeyRecord | None = None,
+        most: int = 0,
     ) -> None:
         """Make another key of the same caller; the present one ends after `overlap`, if not before. `lifetime` None is
-        that of the present one. Raises UnknownKey, KeyEnded, and OtherKey where the key is not as it `was`."""
+        that of the present one. Raises UnknownKey, KeyEnded, OtherKey where the key is not as it `was`, and TooManyKeys
+        where it has a successor that counts, or the caller more than `most` keys (0: any number may count)."""
         lives: Arg = "" if lifetime is None else lifetime
-        reply = await self._run("rotate", key, new.id, new.digest, new.hint, overlap, lives, _state(was))
-        _judge(reply[0])
+        reply = await self._run("rotate", key, new.id, new.digest, new.hint, overlap, lives, _state(was), most)
+        _judge_record(CALLERS, reply)
 
     async def revoke(self, key: str, was: KeyRecord | None = None) -> None:
         """End a key now, whether or not it has ended before. Raises UnknownKey, and OtherKey where it is not as it

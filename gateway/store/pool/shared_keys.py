@@ -115,10 +115,12 @@ class SharedKeys:
         """As KeyStore.put."""
         await self._change(self._store.put(kind, name, record))
 
-    async def rotate(self, key: str, overlap: int, lifetime: int | None = None, was: KeyRecord | None = None) -> NewKey:
+    async def rotate(
+        self, key: str, overlap: int, lifetime: int | None = None, was: KeyRecord | None = None, most: int = 0
+    ) -> NewKey:
         """As KeyStore.rotate."""
         new = new_key()
-        await self._change(self._store.rotate(key, new, overlap, lifetime, was))
+        await self._change(self._store.rotate(key, new, overlap, lifetime, was, most))
         return new
 
     async def revoke(self, key: str, was: KeyRecord | None = None) -> None:

@@ -57,6 +57,18 @@ local function counts(key)
   return key.revoked_at == 0 and (key.expires_at == 0 or key.expires_at > now)
 end
 
+-- The ids of the caller's keys that count now.
+local function counting(caller)
+  local found = {}
+  for _, id in ipairs(redis.call('HKEYS', KEYS[2])) do
+    local key = read(id)
+    if key and key.caller == caller and counts(key) then
+      found[#found + 1] = id
+    end
+  end
+  return found
+end
+
 -- What has become of a key: it is another one after each change.
 local function state_of(key)
   return string.format('%.0f.%.0f.%s', key.revoked_at, key.expires_at, key.replaced_by or '')
@@ -88,17 +100,14 @@ function act.create(id, text, lifetime, caller, record, known, most)
     return {present and present.digest == key.digest and 'done' or 'taken'}
   end
   if key.label ~= '' or most ~= '0' then
-    local others = 0
-    for _, each in ipairs(redis.call('HKEYS', KEYS[2])) do
+    local others = counting(caller)
+    for _, each in ipairs(others) do
       local other = read(each)
-      if other and other.caller == caller and counts(other) then
-        others = others + 1
-        if key.label ~= '' and other.label == key.label and (other.replaced_by or '') == '' then
-          return {'named', each}
-        end
+      if key.label ~= '' and other.label == key.label and (other.replaced_by or '') == '' then
+        return {'named', each}
       end
     end
-    if most ~= '0' and others >= tonumber(most) then
+    if most ~= '0' and #others >= tonumber(most) then
       return {'full'}
     end
   end
@@ -137,9 +146,10 @@ function act.put(place, id, record, revision)
 end
 
 -- Key id, id of its successor, the successor's digest and hint, ms for which both count, the successor's lifetime (ms,
--- 0 = for ever, '' = as long as the key's), its state as it is known ('' any) -> `done`, `unknown`, `ended`, `taken` or
--- `other` for one of another state. The same successor is done.
-function act.rotate(id, new, digest, hint, overlap, lifetime, state)
+-- 0 = for ever, '' = as long as the key's), its state as it is known ('' any), how many keys of the caller may count
+-- besides the successor (0: any number) -> `done`, `unknown`, `ended`, `taken`, `other` for one of another state, `named`
+-- with the id of a successor that it has and that counts, or `full`. The same successor is done.
+function act.rotate(id, new, digest, hint, overlap, lifetime, state, most)
   local key, present = read(id), read(new)
   if present or redis.call('HEXISTS', KEYS[2], new) == 1 then
     return {present and present.digest == digest and 'done' or 'taken'}
@@ -149,6 +159,12 @@ function act.rotate(id, new, digest, hint, overlap, lifetime, state)
     return {'ended'}
   elseif state ~= '' and state ~= state_of(key) then
     return {'other'}
+  end
+  local earlier = (key.replaced_by or '') ~= '' and read(key.replaced_by)
+  if earlier and counts(earlier) then
+    return {'named', key.replaced_by}
+  elseif most ~= '0' and #counting(key.caller) > tonumber(most) then
+    return {'full'}
   end
   local heir = {
     caller = key.caller, digest = digest, hint = hint, of_file = key.of_file, replaced_by = '', label = key.label or '',

@@ -118,12 +118,18 @@ class Table:
             raise RecordExists(present)
         self._replace(**{kind: {**records, name: record}})
 
-    async def rotate(self, key: str, overlap: int, lifetime: int | None = None, was: KeyRecord | None = None) -> NewKey:
+    async def rotate(
+        self, key: str, overlap: int, lifetime: int | None = None, was: KeyRecord | None = None, most: int = 0
+    ) -> NewKey:
         old = self._key(key)
         if was not in (None, old):
             raise OtherKey
         if self.now >= old.end:
             raise KeyEnded
+        if old.replaced_by and self.now < self.stored.keys[old.replaced_by].end:
+            raise TooManyKeys(old.replaced_by)
+        if most and sum(key.caller == old.caller and self.now < key.end for key in self.stored.keys.values()) > most:
+            raise TooManyKeys
         new = self._new(old.caller, old.lifetime if lifetime is None else lifetime, old.of_file)
         self.keep(key, msgspec.structs.replace(old, expires_at=self.now + overlap, replaced_by=new.id))
         return new
@@ -734,6 +740,7 @@ async def test_a_deleted_caller_has_no_keys_is_listed_no_more_and_can_be_made_an
         assert unknown.value.status == 404
     anew = await desk.create(caller=ADA, team="red")
     assert (anew["team"], anew["limits"], anew["state"]) == ("red", {}, "active")
+    assert f"{ADA} was a caller before: what that made and has used is this one's" in anew["warnings"]
     assert sorted(key["state"] for key in desk.one(ADA)["keys"]) == ["active", "revoked", "revoked"]
     assert desk.table.stored.callers[ADA].revision == 3
 

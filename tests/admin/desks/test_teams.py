@@ -144,6 +144,22 @@ async def test_a_team_that_makes_no_sense_is_refused(house, fields, words):
     assert status == 400 and words in said
 
 
+async def test_a_policy_binds_the_successors_of_keys_too(house):
+    made = [await house.create(caller="bob"), await house.create(caller="bob", expires_in=7200)]
+    await house.team(id="tight", key_policy={"max_lifetime_days": 1, "max_keys": 2})
+    await house.callers.change("bob", body(team="tight"))
+    heir = await house.keys.rotate(made[0]["id"], b"{}")
+    assert heir["expires_at"] == "2027-01-16T08:00:00Z"  # what would have had no end
+    status, said = await refused(house.keys.rotate(made[0]["id"], b"{}"))
+    assert (
+        status == 409 and said == f"{made[0]['id']} has a successor: {heir['id']}; rotate that one, or revoke it first"
+    )
+    status, said = await refused(house.keys.rotate(made[1]["id"], b"{}"))
+    assert status == 409 and "more keys than its team's key_policy allows" in said
+    await house.keys.revoke(made[0]["id"])
+    assert (await house.keys.rotate(made[1]["id"], b"{}"))["expires_at"] == "2027-01-15T10:00:00Z"  # its own life
+
+
 async def test_a_policy_gives_its_bounds_to_who_asks_for_nothing_and_refuses_more(house):
     policy = {"max_lifetime_days": 1, "max_budget_usd": {"day": 2}, "models": ["claude-haiku-*"]}
     await house.team(id="tight", key_policy=policy)

@@ -183,15 +183,38 @@ async def test_rotation_never_makes_a_key_live_longer(store):
     assert keys[keys[old.id].replaced_by].expires_at == 0
 
 
-async def test_two_rotations_at_once_make_two_keys_and_the_shorter_overlap_counts(server, connect):
+async def test_of_two_rotations_at_once_one_makes_a_key_and_the_other_hears_of_it(server, connect):
     one, two = connect(server.url), connect(server.url)
     old, first, second = await make(one), new_key(), new_key()
-    await asyncio.gather(one.rotate(old.id, first, 3_600_000), two.rotate(old.id, second, 60_000))
+    rotations = one.rotate(old.id, first, 3_600_000), two.rotate(old.id, second, 60_000)
+    refused = [each for each in await asyncio.gather(*rotations, return_exceptions=True) if each is not None]
     stored = await table(one)
-    assert stored.keys.keys() == {old.id, first.id, second.id}
-    key = stored.keys[old.id]
-    assert key.replaced_by in (first.id, second.id)
-    assert key.expires_at - stored.keys[second.id].created_at == 60_000
+    heir = stored.keys[old.id].replaced_by
+    assert heir in (first.id, second.id) and stored.keys.keys() == {old.id, heir}
+    assert [type(each) for each in refused] == [TooManyKeys]
+    assert isinstance(refused[0], TooManyKeys) and refused[0].key == heir
+
+
+async def test_a_key_is_rotated_again_once_its_successor_has_ended(store):
+    old, heir, other = await make(store), new_key(), new_key()
+    await store.rotate(old.id, heir, 60_000)
+    with pytest.raises(TooManyKeys) as caught:
+        await store.rotate(old.id, other, 60_000)
+    assert caught.value.key == heir.id
+    await store.revoke(heir.id)
+    await store.rotate(old.id, other, 60_000)
+    assert (await table(store)).keys[old.id].replaced_by == other.id
+
+
+async def test_of_a_caller_with_as_many_keys_as_it_may_have_one_at_a_time_is_rotated(store):
+    first, second, heir = await make(store), new_key(), new_key()
+    await store.create(second, "bob", BOB, known=True, most=2)
+    await store.rotate(first.id, heir, 60_000, most=2)
+    with pytest.raises(TooManyKeys) as caught:
+        await store.rotate(second.id, new_key(), 60_000, most=2)
+    assert not caught.value.key
+    await store.revoke(first.id)
+    await store.rotate(second.id, new_key(), 60_000, most=2)
 
 
 async def test_a_key_that_has_ended_cannot_be_rotated(store):
