@@ -5,9 +5,14 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
+import hypothesis
 import pytest
 
 from tests.pairwise import pairwise
+
+# A busy machine may take its time, the first of all examples most of it.
+hypothesis.settings.register_profile("patient", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None)
+hypothesis.settings.load_profile("patient")
 
 # Files of few tests that take long: begun first, so that none of them is still running when all else is done.
 LONG = {
