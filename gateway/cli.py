@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from collections.abc import Iterator, Mapping
 from pkgutil import resolve_name
 from typing import Any, cast
@@ -84,4 +86,11 @@ def version(
 
 
 def main() -> None:
-    app()
+    try:
+        app()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        typer.echo(f"gateway: nothing more can be written: {error.strerror}", err=True)
+        sys.stdout = None  # what waits there would be tried again at the end
+        sys.exit(1)

@@ -6,11 +6,15 @@ use or configuration.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import sys
+import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 from urllib.parse import urlsplit
 
 import msgspec
@@ -35,6 +39,9 @@ TokenFileOption = Annotated[
 TOKEN_VARIABLE = "GATEWAY_ADMIN_TOKEN"  # noqa: S105 - where to look for one
 
 TIMEOUT = 10.0  # seconds
+_ANY_ANSWER = "x-gateway-request-id"  # of a gateway has this header
+_MOST = 512 * 1024 * 1024  # bytes of an answer
+_MOST_TOKEN = 64 * 1024  # characters of a file with a token
 
 
 class Admin(msgspec.Struct, frozen=True):
@@ -53,15 +60,17 @@ class Admin(msgspec.Struct, frozen=True):
         url = f"{self.base}/admin/v1/{resource}"
         times = httpx.Timeout(timeout, connect=TIMEOUT)
         try:
-            answer = httpx.request(method, url, json=body, headers=headers, timeout=times, trust_env=False)
-            said = answer.json()
-            if answer.status_code in (200, 201):
+            with httpx.stream(method, url, json=body, headers=headers, timeout=times, trust_env=False) as answer:
+                said = json.loads(_whole(answer.iter_bytes(), time.monotonic() + timeout))
+            if answer.status_code in (200, 201) and _ANY_ANSWER in answer.headers:
                 return said
-            reason = str(said["error"]["message"])
+            reason = said["error"]["message"]
+            if not isinstance(reason, str):
+                raise TypeError
         except httpx.TransportError as error:
             hint = "" if self.elsewhere else "; is it running, with this configuration?"
             fail(f"no gateway answers at {self.base}{hint} ({error})", 1)
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError, httpx.HTTPError):
             fail(f"what answers at {self.base} is not the admin listener of a gateway", 1)
         if answer.status_code == 401:
             reason = self.wrong_token
@@ -101,7 +110,8 @@ def _token_of(file: Path | None) -> str:
         if file is None:
             token = os.environ.get(TOKEN_VARIABLE, "")
         else:
-            token = sys.stdin.read() if str(file) == "-" else file.read_text()
+            with _opened(file) as text:
+                token = text.read(_MOST_TOKEN)
     except (OSError, UnicodeDecodeError) as error:
         fail(f"cannot read {file}: {getattr(error, 'strerror', None) or 'it is no text'}", 2)
     token = token.strip()
@@ -112,11 +122,31 @@ def _token_of(file: Path | None) -> str:
     return token
 
 
+def _opened(file: Path) -> contextlib.AbstractContextManager[TextIO]:
+    if str(file) != "-":
+        return file.open()
+    if sys.stdin is None:  # it was closed
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return contextlib.nullcontext(sys.stdin)
+
+
+def _whole(pieces: Iterable[bytes], until: float) -> bytes:
+    """An answer's body. Raises ValueError for one that takes longer than `until` (monotonic seconds), or is endless."""
+    found, size = [], 0
+    for piece in pieces:
+        found.append(piece)
+        size += len(piece)
+        if size > _MOST or time.monotonic() > until:
+            raise ValueError
+    return b"".join(found)
+
+
 def _usable(url: str) -> bool:
-    """Whether it may be that of an admin listener."""
+    """Whether it may be that of an admin listener. A password in it would be seen by everybody."""
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        plain = url.isprintable() and "@" not in parts.netloc
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and plain
     except ValueError:
         return False
 

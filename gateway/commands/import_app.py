@@ -23,6 +23,7 @@ from gateway.data import load_catalogue
 T = TypeVar("T")
 
 _MAX_DEPTH = 100
+_MAX_INCLUDES = 8  # one within the other
 app = typer.Typer(help="Write gateway.yaml from what is in use today.", no_args_is_help=True)
 
 OutputOption = Annotated[
@@ -77,7 +78,7 @@ def _use(file: Path, work: Callable[[], T], named: bool = True) -> T:
         return work()
     except ConfigError as error:
         fail(str(error), 2)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:  # a file of another shape
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # a file of another shape
         reason = str(error) if type(error) is ValueError else f"has a value of an unexpected kind ({error})"
         fail(f"{file}: {reason}" if named else reason, 2)
 
@@ -92,7 +93,10 @@ def _read_yaml(path: Path, depth: int = 0) -> dict[str, Any]:
         raise ValueError("is not valid YAML") from None
     if not isinstance(data, dict):
         raise ValueError("is no mapping: is it a LiteLLM configuration?")
-    for name in data.get("include") or () if depth < 8 else ():
+    named = data.pop("include", None) or ()
+    if named and depth == _MAX_INCLUDES:
+        raise ValueError("is included by files that include one another without an end")
+    for name in named:
         for key, value in _read_yaml(path.parent / str(name), depth + 1).items():
             present = data.get(key)
             if isinstance(present, list) and isinstance(value, list):

@@ -85,7 +85,9 @@ def replay(
     except PolicyError as error:
         _stop(str(error), 1)
     except OSError as error:
-        _stop(f"{error.filename}: {error.strerror}", 1)
+        _stop(f"{error.filename or decisions or trace}: {error.strerror}", 1)
+    except OverflowError:
+        _stop("a number is too large: of a seed, or of tokens in the trace", 2)
     _show(report, as_json, plot)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,60 @@ def url(gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> st
     """The admin listener's; no configuration is at hand."""
     monkeypatch.chdir(tmp_path)
     return f"http://127.0.0.1:{gateway.admin_port}"
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """Something else that answers: JSON that is no gateway's."""
+
+    said: tuple[bytes, ...] = ()
+    encoding = "identity"
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-encoding", self.encoding)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for piece in self.said:
+                self.wfile.write(piece)
+
+    do_POST = do_PATCH = do_DELETE = do_GET
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("said", "encoding"),
+    [((each,), "identity") for each in (b"{}", b"[]", b"null", b"5", b'{"data":[null]}', b"[" * 200_000, b"")]
+    + [((b"no gzip",), "gzip")],
+)
+def test_what_is_no_gateway_is_told_in_one_line(run: Run, said: tuple[bytes, ...], encoding: str):
+    answers = type("Answers", (Stranger,), {"said": said, "encoding": encoding})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        for words in (
+            *COMMANDS,
+            CONVERSATION,
+            ["usage"],
+            ["teams", "list"],
+            ["callers", "list"],
+            ["keys", "create", "x"],
+        ):
+            code, out, err = run(*words, "--url", url, env=TOKEN)
+            assert (code, out) == (1, "")
+            assert err == f"gateway: what answers at {url} is not the admin listener of a gateway\n"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("url", ["http://u:a-password@127.0.0.1:1", "http://127.0.0.1:1\x01", "http://\x01x"])
+def test_an_address_that_no_command_line_should_hold_is_refused_and_not_repeated(run: Run, url: str):
+    code, out, err = run("accounts", "list", "--url", url, env=TOKEN)
+    assert (code, out) == (2, "") and "a-password" not in err and "--url must be that of an admin listener" in err
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

@@ -311,9 +311,21 @@ def test_where_requests_a_minute_were_the_shares_they_become_weights(run: Run, t
     assert "litellm_params.rpm: became the accounts' weights" in said
 
 
+def test_files_that_include_one_another_are_refused(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("include: [b.yaml]\nmodel_list: []\n")
+    (tmp_path / "b.yaml").write_text("include: [a.yaml]\nmodel_list: []\n")
+    code, _, said = run("import", "litellm", path, "--output", "-")
+    assert code == 2 and f"{path}: is included by files that include one another" in said
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        (
+            f"model_list: [{{model_name: a, litellm_params: {{model: anthropic/a, rpm: {'9' * 400}}}}}]",
+            "has a value of an",
+        ),
         ("a: [", "is not valid YAML"),
         ("a: " + "[" * 100_000 + "]" * 100_000, "is nested too deeply"),
         ("- 1", "is no mapping: is it a LiteLLM configuration?"),

@@ -109,7 +109,7 @@ class World(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """A world from a JSON or YAML file of this shape; `ValueError` if it is not one."""
         try:
             return msgspec.convert(yaml.safe_load(path.read_bytes()), type=cls)
-        except (yaml.YAMLError, msgspec.ValidationError) as error:
+        except (yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:
             raise ValueError(f"{path}: {error}") from error
 
     def __iter__(self) -> Iterator[Account]:
