@@ -302,7 +302,8 @@ async def test_a_burst_of_529_cools_nothing_moves_nobody_and_is_hardly_amplified
 # -- Credentials and money --------------------------------------------------------------------------------------------
 
 
-async def test_an_account_whose_key_is_refused_is_out_and_no_client_notices(gateway: Gateway, sim: Simulator):
+async def test_an_account_whose_key_is_refused_is_out_and_no_client_notices(launch: Launch, sim: Simulator):
+    gateway = launch(accounts=accounts_of(sim, 4))  # one on which no account has less than its share from before
     homes = await begun(gateway, 40)
     [(bad, _)] = Counter(homes.values()).most_common(1)
     sim.fault("status", 401, account=bad)
