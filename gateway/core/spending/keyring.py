@@ -23,11 +23,13 @@ PERSON, SERVICE = "person", "service"
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Something made at run time; of two records of one id the one with the higher `revision` counts. One that was
-    `deleted_at` some time is kept as that: whoever still knows it as it was would give it back."""
+    `deleted_at` some time is kept as that: whoever still knows it as it was would give it back. `nonce` is a word of
+    whoever wrote it, never used before: what two write at one moment are two records, though they say the same."""
 
     created_at: int = 0
     revision: int = 1
     deleted_at: int = 0
+    nonce: str = ""
 
 
 class CallerRecord(Record, frozen=True, omit_defaults=True):

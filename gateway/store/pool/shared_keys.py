@@ -7,9 +7,12 @@ It decides nothing: `core.spending.keyring` does. What the store has lost it giv
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+
+import msgspec
 
 from gateway import log
 from gateway.core.spending.keyring import RECORDS, CallerRecord, KeyRecord, Record, Stored, missing, stale, usable
@@ -26,6 +29,7 @@ _WAIT = 5.0  # seconds for a look
 _OPERATOR_WAIT = 2.0  # seconds an operator waits for the store
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Record)
 
 
 class SharedKeys:
@@ -63,22 +67,29 @@ class SharedKeys:
 
     async def look(self, wait: float = _WAIT) -> bool:
         """Follow the store, and give it back what it has lost; False if it is away."""
+        try:
+            await self._look(wait)
+        except (StoreDown, NewerSchema, TimeoutError):
+            return False
+        return True
+
+    async def _look(self, wait: float) -> None:
+        """As `look`. Raises StoreDown, NewerSchema and TimeoutError."""
         async with self._looking:  # one at a time: a slower, older answer must not undo a newer one
             try:
                 async with asyncio.timeout(wait):
                     stored = await self._read()
             except (StoreDown, NewerSchema, TimeoutError):
                 self.up = False
-                return False
+                raise
             self.up = True
             if stored is None:
-                return True
+                return
             before, self.stored, self._seen = self.stored, stored, stored.version
             if not stored.same(before):
                 log.info("keys changed", **_sizes(stored))
                 self._changed()
             await asyncio.to_thread(self._file.write, stored)
-            return True
 
     async def _read(self) -> Stored | None:
         """What the store says now; None if it is what it said before."""
@@ -108,33 +119,36 @@ class SharedKeys:
     ) -> NewKey:
         """As KeyStore.create; the key, which nobody learns again."""
         new = new_key()
-        await self._change(self._store.create(new, caller, record, lifetime, known, label, most))
+        await self._change(lambda: self._store.create(new, caller, record, lifetime, known, label, most))
         return new
 
     async def put(self, kind: str, name: str, record: Record) -> None:
-        """As KeyStore.put."""
-        await self._change(self._store.put(kind, name, record))
+        """As KeyStore.put, for this one who asks: where another wrote the same meanwhile, that is another's."""
+        own = _own(record)
+        await self._change(lambda: self._store.put(kind, name, own))
 
     async def rotate(
         self, key: str, overlap: int, lifetime: int | None = None, was: KeyRecord | None = None, most: int = 0
     ) -> NewKey:
         """As KeyStore.rotate."""
         new = new_key()
-        await self._change(self._store.rotate(key, new, overlap, lifetime, was, most))
+        await self._change(lambda: self._store.rotate(key, new, overlap, lifetime, was, most))
         return new
 
     async def revoke(self, key: str, was: KeyRecord | None = None) -> None:
         """As KeyStore.revoke."""
-        await self._change(self._store.revoke(key, was))
+        await self._change(lambda: self._store.revoke(key, was))
 
     async def finish(self, caller: str, record: CallerRecord | None = None) -> int:
-        """As KeyStore.finish."""
-        return await self._change(self._store.finish(caller, record))
+        """As KeyStore.finish; of the record as `put`."""
+        own = None if record is None else _own(record)
+        return await self._change(lambda: self._store.finish(caller, own))
 
-    async def _change(self, work: Awaitable[T]) -> T:
+    async def _change(self, work: Callable[[], Awaitable[T]]) -> T:
         try:
             async with asyncio.timeout(_OPERATOR_WAIT):
-                done = await work
+                await self._look(_OPERATOR_WAIT)  # a store that has lost something knows nothing of what is to change
+                done = await work()
         except TimeoutError:
             raise StoreDown("no answer in time") from None
         except NewerSchema as error:
@@ -145,6 +159,10 @@ class SharedKeys:
 
     async def close(self) -> None:
         await self._store.close()
+
+
+def _own(record: R) -> R:
+    return msgspec.structs.replace(record, nonce=secrets.token_hex(4))
 
 
 def _sizes(stored: Stored) -> dict[str, int]:

@@ -428,6 +428,49 @@ async def test_a_store_that_was_flushed_has_all_back_with_the_next_look(server, 
     assert await one.keys.look() and one.changed == changed
 
 
+@pytest.mark.parametrize("which", ["put", "follow", "delete", "finish", "rotate", "revoke", "create"])
+async def test_a_change_right_after_a_flush_is_made_to_what_there_was(server, copy, which):
+    one, other = copy(server.url, "one").keys, copy(server.url, "other").keys
+    await one.put(TEAMS, "blue", TeamRecord(name="Blue"))
+    await one.put(TEAMS, "gone", TeamRecord(deleted_at=5))
+    first = await one.create("bob", BOB, label="ci")
+    await other.join()
+    server.admin.flushall()
+    if which == "put":
+        await other.put(TEAMS, "blue", TeamRecord(name="Azure", revision=2))
+        assert other.stored.teams["blue"].name == "Azure"
+    elif which == "follow":  # what was deleted is made anew
+        await other.put(TEAMS, "gone", TeamRecord(name="Gone", revision=2))
+        assert not other.stored.teams["gone"].deleted_at
+    elif which == "delete":
+        assert await other.finish("bob", GONE) == 1 and other.stored.present == {}
+    elif which == "finish":
+        assert await other.finish("bob") == 1
+    elif which == "rotate":
+        assert (await other.rotate(first.id, 0)).id in other.stored.keys
+    elif which == "revoke":
+        await other.revoke(first.id)
+        assert other.stored.keys[first.id].revoked_at
+    else:
+        with pytest.raises(TooManyKeys):  # its label is taken
+            await other.create("bob", BOB, known=True, label="ci")
+    assert await one.look() and one.stored.same(other.stored)
+    assert (set(one.stored.teams), set(one.stored.callers)) == ({"blue", "gone"}, {"bob"})
+
+
+async def test_of_two_who_write_the_same_at_one_moment_one_is_told_that_the_other_was_quicker(server, copy):
+    one, other = copy(server.url, "one").keys, copy(server.url, "other").keys
+    for write in (
+        lambda keys: keys.put(CALLERS, "bob", BOB),
+        lambda keys: keys.put(TEAMS, "blue", TeamRecord(name="Blue")),
+        lambda keys: keys.put(BOOSTS, "b1", BoostRecord(whose="blue", usd=5.0)),
+        lambda keys: keys.put(TEAMS, "blue", TeamRecord(name="Azure", revision=2)),
+        lambda keys: keys.finish("bob", GONE),
+    ):
+        outcomes = await asyncio.gather(*(write(keys) for keys in (one, other)), return_exceptions=True)
+        assert sorted(type(each) is RecordExists for each in outcomes) == [False, True], outcomes
+
+
 async def test_a_gateway_that_comes_back_with_an_old_snapshot_undoes_no_revocation(server, copy):
     one, other = copy(server.url, "one"), copy(server.url, "other")
     new = await one.keys.create("bob", BOB)
