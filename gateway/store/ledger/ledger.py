@@ -408,6 +408,7 @@ class UsageJournal:
         places: dict[Place, list[Ended]] = {}
         for each in entries:
             places.setdefault(place_of(each.entry), []).append(each)
+        await _enroll(run, places)
         for those in places.values():
             for first in range(0, len(those), _AT_ONCE):  # one at a time: each keeps the store busy for a while
                 for counted in await self._counted(run, those[first : first + _AT_ONCE]):
@@ -428,10 +429,18 @@ class UsageJournal:
     async def _restore(self, run: Run, totals: dict[Place, list[Total]]) -> set[Place]:
         """The places that were not marked."""
         name = await asyncio.to_thread(_name, self._folder)
+        await _enroll(run, totals)
         new: set[Place] = set()
         for places, call in _restoring(name, totals):  # one at a time: each keeps the store busy for a while
             new.update(places[number - 1] for number in await run(*call))
         return new
+
+
+async def _enroll(run: Run, places: Iterable[Place]) -> None:
+    """Note the tenants of these: of some, whose callers are gone, nobody else says any more that they were there."""
+    tenants = sorted({tenant for tenant, _ in places})
+    for first in range(0, len(tenants), _AT_ONCE):
+        await run(*to_enroll(tenants[first : first + _AT_ONCE]))
 
 
 class _Found(msgspec.Struct):

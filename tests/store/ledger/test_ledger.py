@@ -893,6 +893,17 @@ async def test_a_flushed_store_gets_everything_back_once(store, journal, folder)
     assert {type(each) for each in kept(folder)} == {Total}
 
 
+async def test_what_a_flushed_store_gets_back_is_found_though_nobody_of_its_tenant_is_there(store, journal):
+    old, new = some(at=AT - 3 * HOUR, team="", caller="bob"), some(at=AT)
+    write(store, journal, old, new)
+    await compacted(store, journal, AT + 5000)
+    store.admin.flushall()
+    await journal.restore(store.run, AT + 5000)
+    assert store.admin.smembers(TENANTS) == {b"c:bob"}
+    await journal.replay(store.run, AT + 5000)
+    assert store.admin.smembers(TENANTS) == {b"c:bob", b"t:research"}
+
+
 @pytest.mark.parametrize("at_once", [1, 3, 1000])
 async def test_a_replay_gives_what_each_settlement_gave_and_the_records_with_it(store, journal, monkeypatch, at_once):
     monkeypatch.setattr(ledger, "_AT_ONCE", at_once)
