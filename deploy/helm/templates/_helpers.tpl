@@ -67,7 +67,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $_ := set $base "timeouts" (dict "drain" .Values.drain.limit "drain_delay" .Values.drain.delay) }}
 {{- $config := mergeOverwrite $base (deepCopy .Values.config) }}
 {{- if .stays }}
-{{- $config = omit $config "accounts" "keys" "teams" "teams_strict" "models" "cors" "share" "public_url" "trusted_proxies" "expose_account" "retry_ambiguous" }}
+{{- $config = omit $config "accounts" "keys" "issuers" "teams" "teams_strict" "models" "cors" "share" "public_url" "trusted_proxies" "expose_account" "retry_ambiguous" }}
 {{- end }}
 {{- toYaml $config }}
 {{- end }}
