@@ -66,7 +66,7 @@ class Application:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         source = Path(os.environ.get("GATEWAY_CONFIG") or load_default_path)
-        config = load(source)
+        config = load(source, named="GATEWAY_CONFIG")
         writer = LogWriter()
         stack.callback(writer.close)
         configure(config.log, writer)

@@ -49,7 +49,8 @@ def litellm(
     draft = Draft()
     names = _use(config, lambda: import_litellm.take(_read_yaml(config), load_catalogue(), draft))
     key_rows, team_rows = _rows(keys), _rows(teams)
-    _use(keys or config, lambda: import_litellm_keys.take(key_rows, team_rows, names, draft))
+    found = _use(teams or config, lambda: import_litellm_keys.take_teams(team_rows, draft))
+    _use(keys or config, lambda: import_litellm_keys.take(key_rows, found, names, draft))
     if keys is None:
         draft.look("keys", "virtual keys are in LiteLLM's database: export them and give them with --keys")
     if not draft.config["accounts"]:
@@ -60,15 +61,17 @@ def litellm(
 @app.command()
 def env(
     file: Annotated[
-        Path, typer.Option("--env-file", metavar="FILE", help="A file of NAME=value lines, if there is one.")
-    ] = Path(".env"),
+        Path | None,
+        typer.Option("--env-file", metavar="FILE", help="A file of NAME=value lines; default: .env, if any."),
+    ] = None,
     output: OutputOption = load_default_path,
 ) -> None:
     """Make an account of each Anthropic key in the environment and in .env."""
     _refuse_to_overwrite(output)
     draft = Draft()
-    text = _use(file, lambda: read_text(file)) if file.exists() else ""
-    _use(file, lambda: import_env.take(os.environ, dict(import_env.parse_env(text)), str(file), draft), named=False)
+    path = file or Path(".env")
+    text = _use(path, lambda: read_text(path)) if file or path.exists() else ""
+    _use(path, lambda: import_env.take(os.environ, text, str(path), draft), named=False)
     _write(draft, "the environment", output)
 
 
@@ -83,9 +86,9 @@ def _use(file: Path, work: Callable[[], T], named: bool = True) -> T:
         fail(f"{file}: {reason}" if named else reason, 2)
 
 
-def _read_yaml(path: Path, depth: int = 0) -> dict[str, Any]:
+def _read_yaml(path: Path, depth: int = 0, missing: str = "") -> dict[str, Any]:
     """The file with those that it includes, as LiteLLM reads it."""
-    text, loader = read_text(path), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    text, loader = read_text(path, missing), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_depth(yaml.parse(text, Loader=loader))
         data = yaml.load(text, Loader=loader)  # noqa: S506 - safe
@@ -97,7 +100,7 @@ def _read_yaml(path: Path, depth: int = 0) -> dict[str, Any]:
     if named and depth == _MAX_INCLUDES:
         raise ValueError("is included by files that include one another without an end")
     for name in named:
-        for key, value in _read_yaml(path.parent / str(name), depth + 1).items():
+        for key, value in _read_yaml(path.parent / str(name), depth + 1, f", which {path} includes").items():
             present = data.get(key)
             if isinstance(present, list) and isinstance(value, list):
                 present.extend(value)

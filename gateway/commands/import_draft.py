@@ -5,13 +5,13 @@ It reads and writes nothing. No secret gets into it: a credential is an expressi
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
 
-from gateway.config.catalogue import listed
 from gateway.config.file import loads
 
 NEW = "new; `openssl rand -hex 32` makes one"
@@ -132,12 +132,27 @@ def unique(name: str, taken: Collection[str], allowed: str, most: int) -> str:
 
 
 def _subject(subject: str, holders: list[str]) -> str:
-    return f"{subject} ({listed(holders)})" if holders else subject
+    return f"{subject} ({', '.join(holders)})" if holders else subject
 
 
 def variable_name(text: str) -> str:
     """A text as the name of an environment variable."""
     return re.sub(r"[^A-Z0-9]+", "_", text.upper()).strip("_")
+
+
+def number(row: Mapping[str, Any], key: str, place: str) -> float | None:
+    """The number under a key, None where nothing is. Raises ValueError, which says where it stands: `place` goes before
+    the key."""
+    value = row.get(key)
+    if value in (None, ""):
+        return None
+    try:
+        found = float(str(value))
+    except ValueError:
+        raise ValueError(f"{place}{key} is no number") from None
+    if not math.isfinite(found):
+        raise ValueError(f"{place}{key} is no finite number")
+    return found
 
 
 def given(row: Mapping[str, Any], *skip: str) -> list[str]:

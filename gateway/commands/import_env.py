@@ -14,28 +14,30 @@ _OTHERS = {
     "CLAUDE_CODE_OAUTH_TOKEN": "a person's subscription is no account of a pool",
     "ANTHROPIC_ADMIN_KEY": "an admin key serves no models",
     "ANTHROPIC_BASE_URL": "accounts are at https://api.anthropic.com unless base_url says otherwise",
-    "AWS_BEARER_TOKEN_BEDROCK": "an account on Amazon Bedrock has no counterpart",
-    "AWS_ACCESS_KEY_ID": "an account on Amazon Bedrock has no counterpart",
-    "ANTHROPIC_VERTEX_PROJECT_ID": "an account on Google Cloud has no counterpart",
-    "ANTHROPIC_FOUNDRY_API_KEY": "an account in Microsoft Foundry has no counterpart",
+    "AWS_BEARER_TOKEN_BEDROCK": "write an account of the provider bedrock (docs/clouds.md)",
+    "AWS_ACCESS_KEY_ID": "write an account of the provider bedrock (docs/clouds.md)",
+    "ANTHROPIC_VERTEX_PROJECT_ID": "write an account of the provider vertex (docs/clouds.md)",
+    "ANTHROPIC_FOUNDRY_API_KEY": "write an account of the provider foundry (docs/clouds.md)",
     "OPENAI_API_KEY": "an account of another vendor has no counterpart",
 }
 
 
-def parse_env(text: str) -> Iterator[tuple[str, str]]:
+def _parse(text: str, shown: str, draft: Draft) -> Iterator[tuple[str, str]]:
     """Names and values of a `.env` file: `NAME=value`, perhaps after `export`, perhaps in quotes."""
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines(), 1):
         found = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*", line)
-        if found is None:
-            continue
-        value = found[2]
-        quoted = re.match(r"(['\"])(.*?)\1", value)
-        yield found[1], quoted[2] if quoted else re.sub(r"\s+#.*$", "", value)
+        if found is not None:
+            value = found[2]
+            quoted = re.match(r"(['\"])(.*?)\1", value)
+            yield found[1], quoted[2] if quoted else re.sub(r"\s+#.*$", "", value)
+        elif _API_KEY.search(line) and not line.lstrip().startswith("#"):
+            draft.left(f"{shown}:{number}", "it holds a key, and is not NAME=value")
 
 
-def take(environ: Mapping[str, str], file: Mapping[str, str], shown: str, draft: Draft) -> None:
-    """An account for each distinct key of Anthropic's; `shown` is the name of the file. Raises ValueError if there is
-    none."""
+def take(environ: Mapping[str, str], text: str, shown: str, draft: Draft) -> None:
+    """An account for each distinct key of Anthropic's in the environment and in the text of a `.env` file, `shown` by
+    its name. Raises ValueError if there is none."""
+    file = dict(_parse(text, shown, draft))
     accounts: dict[str, dict[str, str]] = {}  # by key
     for name, value in {**dict(sorted(environ.items())), **file, **environ}.items():  # its own come first, and hold
         if not value:
@@ -47,7 +49,7 @@ def take(environ: Mapping[str, str], file: Mapping[str, str], shown: str, draft:
         elif value in accounts:
             draft.left(name, f"it holds the same key as {accounts[value]['api_key'].strip('${}')}")
         elif _API_KEY.fullmatch(value) or _NAME.fullmatch(name):
-            words = re.sub(r"ANTHROPIC|CLAUDE|API|KEYS?", "", name).strip("_").lower()
+            words = re.sub(r"ANTHROPIC|CLAUDE|API|KEYS?", "", name.upper()).strip("_").lower()
             words = re.sub("_+", "-", words)
             taken = [account["id"] for account in accounts.values()]
             origin = "in the environment" if name in environ else f"in {shown}, which has to be loaded before it starts"

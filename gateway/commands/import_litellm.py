@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from gateway.commands.import_draft import Draft, given, unique, variable_name
+from gateway.commands.import_draft import Draft, given, number, unique, variable_name
 from gateway.config.checks import loopback
 from gateway.core.spending.pricing import Catalogue, Model
 
@@ -91,18 +91,19 @@ _REQUEST = "a request goes upstream as it came"
 @dataclass
 class Names:
     """What clients may write as a model: `groups` by LiteLLM's name of it, each with what it stands for here, or None
-    where that is not taken over; `access` by the name of a group of them."""
+    where that is not taken over; `served` by every other name of what is; `access` by the name of a group of them."""
 
     groups: dict[str, str | None] = field(default_factory=dict)
+    served: dict[str, str] = field(default_factory=dict)
     access: dict[str, list[str]] = field(default_factory=dict)
 
     def resolve(self, name: str) -> list[str]:
         """What a name in a key's list of models allows here; nothing where that is not taken over."""
         if name in self.access:
             return [model for each in self.access[name] for model in self.resolve(each)]
-        if name in self.groups:
-            target = self.groups[name]
-            return [] if target is None else [target]
+        target = self.groups.get(name) or self.served.get(name)
+        if target is not None:
+            return [target]
         bare = name.removeprefix(ANTHROPIC)
         if name == "*":
             return ["*"]
@@ -111,6 +112,17 @@ class Names:
             return list(dict.fromkeys(["claude-*" if bare == "*" else bare] if bare != name else found))
         wide = any("*" in each and model and fnmatchcase(name, each) for each, model in self.groups.items())
         return [bare] if wide and bare.startswith("claude") else []
+
+    def common(self, some: list[str], others: list[str]) -> list[str]:
+        """What both lists allow: models by any of their names, and patterns."""
+        found: dict[str, None] = {}
+        for one in some:
+            for other in others:
+                if fnmatchcase(one, other) or self.served.get(one, one) == self.served.get(other, other):
+                    found[one] = None
+                elif fnmatchcase(other, one):
+                    found[other] = None
+        return list(found)
 
 
 @dataclass
@@ -133,8 +145,9 @@ def take(config: Mapping[str, Any], catalogue: Catalogue, draft: Draft) -> Names
     names = Names()
     models = _Models(catalogue, draft, names)
     accounts = _Accounts(draft, _credentials(config))
-    for number, deployment in enumerate(listed):
-        models.take(deployment, accounts.take(deployment, f"model_list[{number}].litellm_params"))
+    for index, deployment in enumerate(listed):
+        place = f"model_list[{index}]"
+        models.take(deployment, accounts.take(deployment, place), place)
     draft.config["accounts"] = accounts.entries()
     router = _section(config, "router_settings")
     models.alias_groups(router.get("model_group_alias"))
@@ -200,13 +213,15 @@ class _Accounts:
         for key in given(info, "id", "db_model", "access_groups", "mode", "base_model", *_PRICES):
             if not key.startswith(("max_", "supports_")):  # what it says of a model, the catalogue knows
                 draft.left(f"model_info.{key}", _NO_COUNTERPART, name)
+        place = f"{place}.litellm_params."
         account = self._account(params, place)
         account.models += [] if model in account.models else [model]
-        account.weights += [float(params["weight"])] if params.get("weight") else []
-        if params.get("rpm"):
-            account.requests.append(float(params["rpm"]))
+        weight, requests = number(params, "weight", place), number(params, "rpm", place)
+        account.weights += [] if weight is None else [weight]
+        if requests:
+            account.requests.append(requests)
             self._paced.append(name)
-        account.concurrency = max(account.concurrency, int(params.get("max_parallel_requests") or 0))
+        account.concurrency = max(account.concurrency, int(number(params, "max_parallel_requests", place) or 0))
         return True
 
     def _account(self, params: Mapping[str, Any], place: str) -> _Account:
@@ -216,7 +231,7 @@ class _Accounts:
         url = str(params.get("api_base") or params.get("base_url") or "")
         if (key, url) in self._found:
             return self._found[key, url]
-        place = f"credential_list ({credential})" if credential else f"{place}.api_key"
+        place = f"credential_list ({credential})" if credential else f"{place}api_key"
         account = _Account(url=self._url(url))
         if key.startswith("os.environ/"):
             account.key = self._draft.secret(key, "", place)
@@ -257,6 +272,8 @@ class _Accounts:
                 self._draft.changed(
                     "litellm_params.weight", "an account has one weight: the largest of its models'", account.id
                 )
+            elif account.weights and not max(account.weights):
+                self._draft.changed("litellm_params.weight", "0 became state: disabled; it serves nothing", account.id)
         return [max(account.weights, default=1.0) for account in accounts]
 
     def _entry(self, account: _Account, weight: float) -> dict[str, Any]:
@@ -266,7 +283,9 @@ class _Accounts:
             host = re.match(r"http://([^/:]+)", account.url)
             if host and not loopback(host[1]):
                 self._draft.look(f"account {account.id}", "its base_url is http, so that its key is sent unencrypted")
-        if weight != 1:
+        if weight == 0:
+            entry["state"] = "disabled"
+        elif weight != 1:
             entry["weight"] = int(weight) if weight == int(weight) else weight
         if "*" not in account.models:
             entry["models"] = account.models
@@ -283,10 +302,11 @@ class _Models:
         self._draft = draft
         self._names = names
         self._aliases: dict[str, str] = {}
+        self._deployed: dict[str, str] = {}  # models as deployments name them
         self._entries: dict[str, dict[str, float]] = {}
         self._access: defaultdict[str, list[str]] = defaultdict(list)
 
-    def take(self, deployment: Mapping[str, Any], taken: bool) -> None:
+    def take(self, deployment: Mapping[str, Any], taken: bool, place: str) -> None:
         name = str(deployment.get("model_name"))
         params, info = _section(deployment, "litellm_params"), _section(deployment, "model_info")
         for group in info.get("access_groups") or ():
@@ -298,7 +318,8 @@ class _Models:
             self._wild(name, model)
         else:
             self._name(name, model)
-            self._price(model, {**info, **params}, name)
+            self._deployed[str(params.get("model"))] = model
+            self._price(model, {**info, **params}, name, place)
 
     def _name(self, name: str, model: str) -> None:
         present = self._names.groups.get(name)
@@ -345,13 +366,10 @@ class _Models:
             else:
                 self._draft.left("router_settings.model_group_alias", "what it stands for is not taken over", str(name))
 
-    def _price(self, model: str, params: Mapping[str, Any], name: str) -> None:
+    def _price(self, model: str, params: Mapping[str, Any], name: str, place: str) -> None:
         """Dollars a token become dollars per million; those that the catalogue has anyway are not repeated."""
-        dollars = {
-            ours: round(float(params[theirs]) * 1_000_000, 3)
-            for theirs, (ours, _) in _PRICES.items()
-            if params.get(theirs) is not None
-        }
+        prices = {ours: number(params, theirs, f"{place}: ") for theirs, (ours, _) in _PRICES.items()}
+        dollars = {ours: round(price * 1_000_000, 3) for ours, price in prices.items() if price is not None}
         known = self._catalogue.find(model)
         if known is None and not dollars:
             self._draft.look(model, "no model of the catalogue; give its price in models.catalogue, else it is a guess")
@@ -367,6 +385,11 @@ class _Models:
     def finish(self) -> None:
         """Into the draft."""
         self._names.access.update(self._access)
+        for name, model in self._deployed.items():  # which LiteLLM takes for names too
+            for each in (name, *self._catalogue.names(model)):
+                self._names.served.setdefault(each, model)
+            if name not in self._names.groups:
+                self._alias(name, model)
         models: dict[str, Any] = {}
         if self._aliases:
             models["aliases"] = self._aliases

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.commands.import_draft import Draft, given, unique, verbatim
+from gateway.commands.import_draft import Draft, given, number, unique, verbatim
 from gateway.commands.import_litellm import Names
 from gateway.config import checks
 from gateway.config.rules import moment_text
@@ -24,6 +24,7 @@ from gateway.config.sections import simple
 _DAY = 86_400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": _DAY, "w": 7 * _DAY, "mo": 30 * _DAY, "y": 365 * _DAY}
 _PERIODS = {_DAY: "day", 7 * _DAY: "week", 30 * _DAY: "month", 31 * _DAY: "month"}
+_TEXTS = frozenset({"token", "key_alias", "user_id", "team_id", "team_alias"})  # where t is no flag
 _ALL = frozenset({"all-proxy-models", "*"})
 _TEAMS = "all-team-models"
 
@@ -75,17 +76,19 @@ def read_rows(text: str) -> list[dict[str, Any]]:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # metadata may be long
     try:
         rows = csv.DictReader(io.StringIO(text))
-        return [{str(key): _cell(value) for key, value in row.items() if key} for row in rows]
+        return [{str(key): _cell(str(key), value) for key, value in row.items() if key} for row in rows]
     except csv.Error as error:
         raise ValueError(f"is not valid CSV: {error}") from None
     except RecursionError:
         raise ValueError("is nested too deeply") from None
 
 
-def _cell(text: str | None) -> Any:
+def _cell(column: str, text: str | None) -> Any:
     """The value of a cell as PostgreSQL writes it."""
     if text is None or text in ("", "NULL", "\\N", "null"):
         return None
+    if column in _TEXTS:
+        return text
     if text in ("t", "true", "True"):
         return True
     if text in ("f", "false", "False"):
@@ -99,27 +102,32 @@ def _cell(text: str | None) -> Any:
     return text
 
 
-def take(keys: list[dict[str, Any]], teams: list[dict[str, Any]], names: Names, draft: Draft) -> None:
+def take_teams(rows: list[dict[str, Any]], draft: Draft) -> Teams:
+    """The teams of a table. Raises ValueError for rows that are none."""
+    found = Teams(draft)
+    for row in rows:
+        found.add(row)
+    return found
+
+
+def take(keys: list[dict[str, Any]], teams: Teams, names: Names, draft: Draft) -> None:
     """Put callers and teams into the draft. Raises ValueError for rows that are none."""
     if keys and not any("token" in row for row in keys):
         raise ValueError("has no column `token`: is it an export of LiteLLM_VerificationToken?")
-    found = _Teams(draft)
-    for row in teams:
-        found.add(row)
     for row in keys:
-        found.add_joined(row)
-    callers = _Callers(draft, names, found)
+        teams.add_joined(row)
+    callers = _Callers(draft, names, teams)
     for row in keys:
         callers.add(row)
-    if found.entries:
-        draft.config["teams"] = list(found.entries.values())
+    if teams.entries:
+        draft.config["teams"] = list(teams.entries.values())
     if callers.entries:
         draft.config["keys"] = list(callers.entries.values())
-    if any(_number(row.get("spend")) for row in (*keys, *teams)):
-        draft.left("spend", "what was spent before does not come over: every budget begins unused")
 
 
-class _Teams:
+class Teams:
+    """Those of the table, and of the columns beside keys."""
+
     def __init__(self, draft: Draft) -> None:
         self._draft = draft
         self.entries: dict[str, dict[str, Any]] = {}  # by LiteLLM's id
@@ -138,6 +146,7 @@ class _Teams:
             self._draft.changed("a team's name", "an id has the characters A-Z a-z 0-9 . _ - alone", holder)
         limits = _limits(row, holder, self._draft)
         entry.update({"limits": limits} if limits else {})
+        _spent(row, holder, self._draft)
         for column in given(row, *_TEAM_TAKEN, *_OWN):
             self._draft.left(f"teams: {column}", _WHY.get(column, _NO_COUNTERPART), holder)
         metadata = row.get("metadata")
@@ -145,7 +154,7 @@ class _Teams:
             self._draft.left(f"teams: metadata.{key}", _NO_COUNTERPART, holder)
         self.entries[theirs] = entry
         self.models[theirs] = _strings(row.get("models"))
-        if row.get("blocked") is True or _closed(row):
+        if row.get("blocked") is True or _closed(row, holder):
             self.blocked.add(theirs)
 
     def add_joined(self, row: Mapping[str, Any]) -> None:
@@ -157,7 +166,7 @@ class _Teams:
 
 
 class _Callers:
-    def __init__(self, draft: Draft, names: Names, teams: _Teams) -> None:
+    def __init__(self, draft: Draft, names: Names, teams: Teams) -> None:
         self._draft = draft
         self._names = names
         self._teams = teams
@@ -171,7 +180,7 @@ class _Callers:
         if not token or digest in self.entries:
             draft.left("keys", "it has no token" if not token else "the same token stands there twice", shown)
             return
-        if row.get("blocked") is True or team in self._teams.blocked or _closed(row):
+        if row.get("blocked") is True or team in self._teams.blocked or _closed(row, shown):
             draft.left("keys", "it is blocked, or a limit of 0 lets nothing through", shown)
             return
         models = self._models(row, team, shown)
@@ -190,7 +199,8 @@ class _Callers:
         limits = _limits(row, name, draft)
         entry.update({"limits": limits} if limits else {})
         if row.get("expires"):
-            entry["expires"] = _moment(str(row["expires"]))
+            entry["expires"] = _moment(str(row["expires"]), name)
+        _spent(row, name, draft)
         notes = self._notes(row.get("metadata"), name)
         entry.update({"metadata": notes} if notes else {})
         for column in given(row, *_TAKEN, *_OWN, "team_alias", *(f"team_{each}" for each in _JOINED)):
@@ -203,10 +213,7 @@ class _Callers:
         within = self._resolved(of_team, shown)
         if not own or _TEAMS in own:
             return within
-        found = self._resolved(own, shown)
-        if found == ["*"]:
-            return within
-        return found if within == ["*"] else [model for model in found if model in within]
+        return self._names.common(self._resolved(own, shown), within)
 
     def _resolved(self, listed: list[str], shown: str) -> list[str]:
         if not listed or not _ALL.isdisjoint(listed):
@@ -232,20 +239,27 @@ class _Callers:
         return notes
 
 
-def _closed(row: Mapping[str, Any]) -> bool:
-    return any(_number(row.get(name)) == 0 for name in ("rpm_limit", "tpm_limit", "max_parallel_requests"))
+def _closed(row: Mapping[str, Any], holder: str) -> bool:
+    names = ("rpm_limit", "tpm_limit", "max_parallel_requests")
+    return any(number(row, name, f"{holder}: ") == 0 for name in names)
+
+
+def _spent(row: Mapping[str, Any], holder: str, draft: Draft) -> None:
+    if number(row, "spend", f"{holder}: "):
+        draft.left("spend", "what was spent before does not come over: every budget begins unused")
 
 
 def _limits(row: Mapping[str, Any], holder: str, draft: Draft) -> dict[str, Any]:
     limits: dict[str, Any] = {}
-    if requests := _number(row.get("rpm_limit")):
+    place = f"{holder}: "
+    if requests := number(row, "rpm_limit", place):
         limits["requests_per_minute"] = int(requests)
-    if tokens := _number(row.get("tpm_limit")):
+    if tokens := number(row, "tpm_limit", place):
         limits["input_tokens_per_minute"] = limits["output_tokens_per_minute"] = int(tokens)
         draft.changed("tpm_limit", "became a limit of input and one of output; cache reads count for neither", holder)
-    if parallel := _number(row.get("max_parallel_requests")):
+    if parallel := number(row, "max_parallel_requests", place):
         limits["concurrency"] = int(parallel)
-    budget = _number(row.get("max_budget"))
+    budget = number(row, "max_budget", place)
     if budget is not None:
         limits["budget_usd"] = simple(_budget(budget, row.get("budget_duration"), holder, draft))
     return limits
@@ -267,10 +281,6 @@ def _budget(amount: float, duration: object, holder: str, draft: Draft) -> dict[
     return {period: round(amount * share, 2)}
 
 
-def _number(value: object) -> float | None:
-    return None if value in (None, "") else float(str(value))
-
-
 def _digest(token: str) -> str:
     """What LiteLLM stores of a key is its digest, but for keys that do not begin with sk-."""
     return token.lower() if re.fullmatch(checks.DIGEST_PATTERN, token) else hashlib.sha256(token.encode()).hexdigest()
@@ -280,6 +290,9 @@ def _strings(value: object) -> list[str]:
     return [str(each) for each in value] if isinstance(value, list) else [str(value)] if value else []
 
 
-def _moment(text: str) -> str:
-    moment = datetime.fromisoformat(text)
+def _moment(text: str, holder: str) -> str:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{holder}: expires is no time") from None
     return moment_text((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

@@ -24,12 +24,18 @@ MAX_NODES = 500_000
 MAX_DEPTH = 32
 
 
-def load(path: str | os.PathLike[str] = load_default_path, environ: Mapping[str, str] | None = None) -> Config:
-    """The configuration in a file, `environ` (default: the process's) filling its expressions.
+def load(
+    path: str | os.PathLike[str] = load_default_path,
+    environ: Mapping[str, str] | None = None,
+    *,
+    named: str = "--config",
+) -> Config:
+    """The configuration in a file, `environ` (default: the process's) filling its expressions; `named` is what names
+    another file.
 
     Raises ConfigError with every problem found."""
     source = os.fspath(path)
-    text = read_text(Path(source))
+    text = read_text(Path(source), missing=f"; name the configuration with {named}")
     return loads(text, environ, source=source)
 
 
@@ -46,8 +52,9 @@ def loads(text: str, environ: Mapping[str, str] | None = None, *, source: str = 
     return config
 
 
-def read_text(path: Path) -> str:
-    """The file's text. Raises ConfigError when it is missing, unreadable, not a file, too big or not UTF-8."""
+def read_text(path: Path, missing: str = "") -> str:
+    """The file's text. Raises ConfigError when it is missing (`missing` says more of that), unreadable, not a file, too
+    big or not UTF-8."""
     source = str(path)
 
     def refuse(message: str) -> ConfigError:
@@ -55,7 +62,7 @@ def read_text(path: Path) -> str:
 
     try:
         if not path.exists():
-            raise refuse("no such file; name the configuration with --config")
+            raise refuse(f"no such file{missing}")
         if not path.is_file():
             raise refuse("not a regular file")
         with path.open("rb") as file:

@@ -108,6 +108,12 @@ def test_names_that_are_no_models_become_aliases_and_prices_that_nobody_knows_th
             "smart": "claude-opus-5",
             "gpt-4": "claude-haiku-4-5",
             "sonnet": "claude-sonnet-4-5-20250929",
+            "anthropic/claude-sonnet-4-5-20250929": "claude-sonnet-4-5-20250929",
+            "anthropic/claude-haiku-4-5-20251001": "claude-haiku-4-5-20251001",
+            "anthropic/claude-sonnet-4-6": "claude-sonnet-4-6",
+            "anthropic/claude-opus-5": "claude-opus-5",
+            "anthropic/claude-opus-4-8": "claude-opus-4-8",
+            "anthropic/glm-4.6": "glm-4.6",
         },
         "catalogue": {"glm-4.6": {"input": 0.6, "output": 2.2, "cache_read": 0.11}},
     }
@@ -207,7 +213,7 @@ def test_it_writes_gateway_yaml_where_it_runs(run: Run, tmp_path: Path, monkeypa
 
 def test_to_standard_output_goes_the_file_alone(run: Run) -> None:
     code, out, said = run("import", "litellm", FOLDER / "config.yaml", "--output", "-")
-    assert code == 0 and yaml.safe_load(out)["accounts"] and said.startswith("Taken over: 4 accounts, 5 aliases, ")
+    assert code == 0 and yaml.safe_load(out)["accounts"] and said.startswith("Taken over: 4 accounts, 11 aliases, ")
 
 
 @pytest.mark.parametrize(
@@ -236,6 +242,15 @@ def test_teams_may_stand_beside_the_keys_as_in_the_view_that_joins_them(run: Run
     written = yaml.safe_load(out)
     assert code == 0 and written["teams"] == [{"id": "research", "limits": {"budget_usd": {"day": 40}}}]
     assert [key["models"] for key in written["keys"]] == [["claude-haiku-4-5"]] * 2
+
+
+def test_an_id_that_looks_like_a_flag_is_an_id(run: Run, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.csv"
+    keys.write_text(as_csv([row("t", team_id="f", team_alias="true"), row("f", team_id="f", blocked="t")]))
+    code, out, said = run("import", "litellm", FOLDER / "config.yaml", "--keys", keys, "--output", "-")
+    written = yaml.safe_load(out)
+    assert code == 0 and [(key["id"], key["team"]) for key in written["keys"]] == [("t", "true")]
+    assert written["teams"] == [{"id": "true"}] and "keys (f): it is blocked" in said
 
 
 def test_keys_may_be_as_litellms_own_api_lists_them(run: Run, tmp_path: Path) -> None:
@@ -271,7 +286,7 @@ def test_a_wildcard_serves_every_model_under_both_of_its_names(run: Run, tmp_pat
 
 
 def test_a_name_that_is_another_model_hides_none(run: Run, tmp_path: Path) -> None:
-    path = small(tmp_path, "[{model_name: claude-opus-5, litellm_params: {model: anthropic/claude-haiku-4-5}}]")
+    path = small(tmp_path, "[{model_name: claude-opus-5, litellm_params: {model: claude-haiku-4-5}}]")
     code, out, said = run("import", "litellm", path, "--output", "-")
     assert code == 0 and "models" not in yaml.safe_load(out)
     assert "model_list (claude-opus-5): it is the name of another model than claude-haiku-4-5" in said
@@ -283,14 +298,15 @@ def test_models_that_are_unknown_or_gone_are_told(run: Run, tmp_path: Path) -> N
         for name, model in (("old", "claude-3-5-haiku-20241022"), ("odd", "claude-haiku-3-5"), ("now", "claude-opus-5"))
     ]
     code, out, said = run("import", "litellm", small(tmp_path, yaml.safe_dump(listed)), "--output", "-")
-    assert code == 0 and yaml.safe_load(out)["models"]["aliases"].keys() == {"old", "odd", "now"}
+    aliases = [name for name in yaml.safe_load(out)["models"]["aliases"] if "/" not in name]
+    assert code == 0 and aliases == ["old", "odd", "now"]
     assert "claude-3-5-haiku-20241022: Anthropic has retired it" in said
     assert "claude-haiku-3-5: no model of the catalogue" in said and "claude-opus-5:" not in said
     assert "it was open to everybody" in said
 
 
 def test_a_name_with_spaces_is_told(run: Run, tmp_path: Path) -> None:
-    listed = [{"model_name": "Claude Opus 5", "litellm_params": {"model": "anthropic/claude-opus-5"}}]
+    listed = [{"model_name": "Claude Opus 5", "litellm_params": {"model": "claude-opus-5"}}]
     keys = tmp_path / "keys.csv"
     keys.write_text(as_csv([row("a", models='{"Claude Opus 5"}')]))
     path = small(tmp_path, yaml.safe_dump(listed))
@@ -324,13 +340,28 @@ def test_files_that_include_one_another_are_refused(run: Run, tmp_path: Path) ->
     [
         (
             f"model_list: [{{model_name: a, litellm_params: {{model: anthropic/a, rpm: {'9' * 400}}}}}]",
-            "has a value of an",
+            "model_list[0].litellm_params.rpm is no finite number",
         ),
         ("a: [", "is not valid YAML"),
         ("a: " + "[" * 100_000 + "]" * 100_000, "is nested too deeply"),
         ("- 1", "is no mapping: is it a LiteLLM configuration?"),
         ("accounts: []", "has no model_list: is it a LiteLLM configuration?"),
-        ("model_list: [{model_name: a, litellm_params: {model: anthropic/a, weight: heavy}}]", "could not convert"),
+        (
+            "model_list: [{model_name: a, litellm_params: {model: anthropic/a, weight: heavy}}]",
+            "model_list[0].litellm_params.weight is no number",
+        ),
+        (
+            "model_list: [{model_name: a, litellm_params: {model: anthropic/a, weight: .nan}}]",
+            "model_list[0].litellm_params.weight is no finite number",
+        ),
+        (
+            "model_list: [{model_name: a, litellm_params: {model: anthropic/a, max_parallel_requests: .inf}}]",
+            "model_list[0].litellm_params.max_parallel_requests is no finite number",
+        ),
+        (
+            "model_list: [{model_name: a, litellm_params: {model: anthropic/a, input_cost_per_token: .nan}}]",
+            "model_list[0]: input_cost_per_token is no finite number",
+        ),
         ("model_list: [{model_name: gpt, litellm_params: {model: openai/gpt}}]", "none of its models is at Anthropic"),
     ],
 )
@@ -339,6 +370,88 @@ def test_a_file_that_is_none_is_refused(run: Run, tmp_path: Path, text: str, rea
     path.write_text(text)
     code, _, said = run("import", "litellm", path, "--output", output)
     assert code == 2 and f"{path}: {reason}" in said and not output.exists()
+
+
+def test_a_name_in_a_list_is_every_name_of_its_model(run: Run, tmp_path: Path) -> None:
+    listed = """
+    - {model_name: small, litellm_params: {model: anthropic/claude-haiku-4-5-20251001}}
+    - {model_name: claude-opus-5, litellm_params: {model: anthropic/claude-opus-5}}
+    - {model_name: claude-haiku-4-5, litellm_params: {model: "bedrock/anthropic.claude-haiku-4-5-20251001-v1:0"}}
+    - {model_name: gpt, litellm_params: {model: openai/gpt}}
+    """
+    team = {"team_id": "t", "team_models": "{small}"}
+    keys = tmp_path / "keys.csv"
+    keys.write_text(as_csv([
+        row("group", models="{small}"), row("dated", models="{claude-haiku-4-5-20251001}"),
+        row("undated", models="{claude-haiku-4-5}"), row("own", models="{anthropic/claude-haiku-4-5-20251001}"),
+        row("in-team", models="{claude-haiku-4-5}", **team), row("all-in-team", models="{*}", **team),
+        row("pattern-in-team", models="{anthropic/*}", **team), row("out-of-team", models="{claude-opus-5}", **team),
+        row("other", models="{gpt}"),
+    ]))  # fmt: skip
+    code, out, said = run("import", "litellm", small(tmp_path, listed), "--keys", keys, "--output", "-")
+    written = yaml.safe_load(out)
+    found = {key["id"]: key["models"] for key in written["keys"]}
+    names = ("group", "dated", "undated", "own", "in-team", "all-in-team", "pattern-in-team")
+    assert code == 0 and found == {name: ["claude-haiku-4-5-20251001"] for name in names}
+    assert "keys (out-of-team, other): it may use none" in said
+    # Clients wrote a deployment's own name as well.
+    assert written["models"]["aliases"]["anthropic/claude-haiku-4-5-20251001"] == "claude-haiku-4-5-20251001"
+
+
+def test_each_key_that_is_left_out_is_named(run: Run, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.csv"
+    keys.write_text(as_csv([row(f"k{number}", models="{gpt-4o}") for number in range(30)]))
+    code, _, said = run("import", "litellm", FOLDER / "config.yaml", "--keys", keys, "--output", "-")
+    assert code == 0 and f"keys ({', '.join(f'k{number}' for number in range(30))}): it may use none" in said
+
+
+def test_a_weight_of_nothing_gets_nothing(run: Run, tmp_path: Path) -> None:
+    one, two = (
+        {"model": "anthropic/claude-opus-5", "api_key": "os.environ/A", "weight": 0},
+        {"model": "anthropic/claude-opus-5", "api_key": "os.environ/B", "weight": 3},
+    )
+    listed = [{"model_name": "opus", "litellm_params": params} for params in (one, two)]
+    code, out, said = run("import", "litellm", small(tmp_path, yaml.safe_dump(listed)), "--output", "-")
+    accounts = by_id(yaml.safe_load(out)["accounts"])
+    assert code == 0 and accounts["anthropic-a"]["state"] == "disabled" and accounts["anthropic-b"]["weight"] == 3
+    assert "litellm_params.weight (anthropic-a): 0 became state: disabled" in said
+
+
+def test_an_included_file_that_is_missing_is_told_with_the_file_that_names_it(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("include: [b.yaml]\nmodel_list: []\n")
+    code, _, said = run("import", "litellm", path, "--output", "-")
+    assert (code, said) == (2, f"gateway: {tmp_path / 'b.yaml'}: no such file, which {path} includes\n")
+    code, _, said = run("import", "litellm", tmp_path / "no.yaml", "--output", "-")
+    assert (code, said) == (2, f"gateway: {tmp_path / 'no.yaml'}: no such file\n")
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"max_budget": "NaN"}, "alice: max_budget is no finite number"),
+        ({"rpm_limit": "Infinity"}, "alice: rpm_limit is no finite number"),
+        ({"tpm_limit": "many"}, "alice: tpm_limit is no number"),
+        ({"spend": "much"}, "alice: spend is no number"),
+        ({"expires": "some day"}, "alice: expires is no time"),
+        ({"team_id": "t", "team_max_budget": "inf"}, "team t: max_budget is no finite number"),
+    ],
+)
+def test_a_value_that_is_none_is_told_with_its_place(
+    run: Run, tmp_path: Path, columns: dict[str, str], reason: str
+) -> None:
+    keys = tmp_path / "keys.csv"
+    keys.write_text(as_csv([row("bob"), row("alice", **columns)]))
+    code, _, said = run("import", "litellm", FOLDER / "config.yaml", "--keys", keys, "--output", "-")
+    assert (code, said) == (2, f"gateway: {keys}: {reason}\n")
+
+
+def test_what_is_wrong_in_the_table_of_teams_is_told_of_that_file(run: Run, keys: Path, tmp_path: Path) -> None:
+    teams = tmp_path / "teams.csv"
+    teams.write_text("team_id,team_alias,max_budget\nt,research,nan\n")
+    words = ["import", "litellm", FOLDER / "config.yaml", "--keys", keys, "--teams", teams, "--output", "-"]
+    code, _, said = run(*words)
+    assert (code, said) == (2, f"gateway: {teams}: team research: max_budget is no finite number\n")
 
 
 @pytest.mark.parametrize(
@@ -385,6 +498,33 @@ def test_the_environment_gives_an_account_for_each_key(
     ):
         assert line in said
     assert "sk-ant" not in said
+
+
+def test_lines_of_any_shape_are_read_or_told(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    path = tmp_path / "prod.env"
+    path.write_bytes(
+        b'\xef\xbb\xbfANTHROPIC_API_KEY=sk-ant-api03-1\r\nexport  B = "sk-ant-api03-2" # b\r\nC: sk-ant-api03-3\n'
+        b"$env:D='sk-ant-api03-4'\n# E: sk-ant-api03-5\nanthropic_api_key_low=sk-ant-api03-6\n"
+        b"AWS_BEARER_TOKEN_BEDROCK=x\n"
+    )
+    code, _, said = run("import", "env", "--env-file", path)
+    assert code == 0 and yaml.safe_load((tmp_path / "gateway.yaml").read_text())["accounts"] == [
+        {"id": "anthropic", "api_key": "${ANTHROPIC_API_KEY}"},
+        {"id": "anthropic-b", "api_key": "${B}"},
+        {"id": "anthropic-low", "api_key": "${anthropic_api_key_low}"},
+    ]
+    assert [line for line in said.splitlines() if ": it holds a key" in line] == [
+        f"  {path}:3: it holds a key, and is not NAME=value", f"  {path}:4: it holds a key, and is not NAME=value",
+    ]  # fmt: skip
+    assert "AWS_BEARER_TOKEN_BEDROCK: write an account of the provider bedrock" in said
+
+
+def test_a_file_that_was_named_has_to_be_there(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-api03-one")
+    code, _, said = run("import", "env", "--env-file", tmp_path / "no.env", "--output", "-")
+    assert (code, said) == (2, f"gateway: {tmp_path / 'no.env'}: no such file\n")
 
 
 def test_an_environment_without_keys_gives_no_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ KEYS = [
     row("all"),
     row("small", models="{fast}"),
     row("dated", models=f"{{{DATED}}}"),
+    row("undated", models="{claude-haiku-4-5}"),
+    row("own", models="{anthropic/claude-opus-5}"),
     row("team", team_id="t1", team_alias="research", team_models="{claude-opus-5}"),
     row("poor", max_budget="0.000001", budget_duration="30d"),
 ]
@@ -58,6 +60,7 @@ def moved(simulator: Simulator, store: Store, tmp_path_factory: pytest.TempPathF
     [
         ("all", "claude-opus-5"), ("all", "fast"), ("small", "fast"), ("small", "claude-haiku-4-5"), ("small", DATED),
         ("dated", DATED), ("dated", "claude-haiku-4-5"), ("team", "claude-opus-5"),
+        ("undated", DATED), ("own", "anthropic/claude-opus-5"), ("own", "claude-opus-5"),
     ],
 )  # fmt: skip
 async def test_models_that_a_key_may_use_answer_by_each_of_their_names(moved: Gateway, name: str, model: str) -> None:
@@ -65,7 +68,9 @@ async def test_models_that_a_key_may_use_answer_by_each_of_their_names(moved: Ga
     assert answer.status == 200, answer.body
 
 
-@pytest.mark.parametrize(("name", "model"), [("small", "claude-opus-5"), ("dated", "claude-opus-5"), ("team", "fast")])
+@pytest.mark.parametrize(
+    ("name", "model"), [("small", "claude-opus-5"), ("dated", "claude-opus-5"), ("own", "fast"), ("team", "fast")]
+)
 async def test_others_are_refused(moved: Gateway, name: str, model: str) -> None:
     assert_error(await ask(moved, message(model=model), conversation(), key=key_of(name)), 403, "permission_error")
 
