@@ -124,6 +124,16 @@ SETS: dict[str, dict[str, Any]] = {
         ],
         "config": {"accounts": [{**ACCOUNT, "ca_file": None}]},
     },
+    "urls-with-expressions": {
+        "config": {
+            "accounts": [
+                {**ACCOUNT, "proxy": "socks5://${file:/run/secrets/gateway/user}:${file:/run/secrets/gateway/p}@proxy:1080"},
+                {**ACCOUNT, "id": "b", "proxy": "http://proxy:3128", "base_url": "https://host.example/path@v1:2"},
+            ],
+            "redis": "rediss://gateway:${STORE_PASSWORD}@redis:6379/1",
+        },
+        "extraEnvFrom": [{"secretRef": {"name": "gateway-env"}}],
+    },
 }  # fmt: skip
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -134,8 +144,21 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a-further-token": ({"config": {"admin": {"tokens": [{"id": "p", "token": "x"}]}}}, "/config/admin/tokens/0/token"),
     "a-callers-key": ({"config": {"keys": [{"id": "a", "key": ["sk-x"]}]}}, "/config/keys/0/key"),
     "a-password-of-redis": ({"config": {"redis": "redis://:hunter2@redis:6379"}}, "/config/redis"),
+    "a-password-of-redis-with-a-sign": ({"config": {"redis": "redis://:hunt$er2@redis:6379"}}, "/config/redis"),
+    "a-password-of-redis-with-a-slash": ({"config": {"redis": "redis://u:hunt/er2@redis:6379"}}, "/config/redis"),
+    "half-a-password-of-redis": ({"config": {"redis": "redis://:${HALF}er2@redis:6379"}}, "/config/redis"),
+    "a-password-of-redis-as-a-default": ({"config": {"redis": "${REDIS:-redis://:hunter2@redis}"}}, "/config/redis"),
+    "a-password-of-sentinels": (
+        {"config": {"redis": "redis+sentinel://:${P}@a:1,b:2/m?sentinel_password=hunter2"}}, "/config/redis",
+    ),
+    "a-password-of-a-proxy": (
+        {"config": {"accounts": [{**ACCOUNT, "proxy": "http://u:pa$$word@proxy:3128"}]}}, "/config/accounts/0/proxy",
+    ),
+    "a-password-of-a-collector": ({"config": {"tracing": {"endpoint": "http://u:p@otel:4318"}}}, "/config/tracing"),
+    "a-secret-anywhere": ({"config": {"tomorrow": [[{"client_secret": "x"}]]}}, "/config/tomorrow/0/0/client_secret"),
     "a-header-of-a-collector": ({"config": {"tracing": {"headers": {"x-api-key": "x"}}}}, "/config/tracing/headers"),
     "a-secret-of-the-environment": ({"extraEnv": [{"name": "ANTHROPIC_API_KEY", "value": "sk-ant-x"}]}, "/extraEnv/0"),
+    "a-url-of-the-environment": ({"extraEnv": [{"name": "REDIS", "value": "redis://:x@redis"}]}, "/extraEnv/0"),
     "an-unknown-value": ({"replicas": 3}, "'replicas' not allowed"),
     "an-ingress-without-hosts": ({"ingress": {"enabled": True}}, "/ingress/hosts"),
     "a-job-that-no-rule-knows": ({"metrics": {"serviceMonitor": {"job": "claude"}}}, "/metrics/serviceMonitor/job"),

@@ -196,9 +196,8 @@ def test_an_upgrade_from_any_set_to_any_other_changes_no_secret(tmp_path: Path) 
     for values in SETS.values():
         release = Release(values, tmp_path)
         [secrets] = [each["secret"] for each in release.pod["volumes"] if each["name"] == "secrets"]
-        assert (
-            secrets["secretName"] == values.get("existingSecret") or f"{release.workload['metadata']['name']}-secrets"
-        )
+        own = f"{release.workload['metadata']['name']}-secrets"
+        assert secrets["secretName"] == values.get("existingSecret", own)
         assert not release.of("Secret")
     templates = "".join(path.read_text() for path in CHART.rglob("templates/**/*") if path.is_file())
     assert not re.search(r"\b(rand\w+|genPrivateKey|genCA|genSelfSignedCert|lookup|htpasswd)\b", templates)
@@ -218,6 +217,7 @@ def test_pods_roll_for_what_needs_a_restart_and_for_nothing_else(tmp_path: Path)
     as_it_is = checksum()
     account = {"id": "b", "api_key": "${B}"}
     assert checksum(accounts=[account], teams=[{"id": "t"}], models={"aliases": {"x": "claude-opus-5"}}) == as_it_is
+    assert checksum(issuers=[{"id": "i", "issuer": "https://i.example", "audiences": ["gateway"]}]) == as_it_is
     assert checksum(workers=3) != as_it_is
     [names] = re.findall(r"omit \$config (.+) }}", (CHART / "templates/_helpers.tpl").read_text())
     for name in re.findall(r'"(\w+)"', names):
