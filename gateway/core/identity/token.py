@@ -5,8 +5,9 @@ It believes nothing: nobody has looked at the signature yet. Words of errors nev
 
 from __future__ import annotations
 
+import json
 import re
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Collection
 from typing import Any
 
@@ -58,9 +59,10 @@ def parse(text: bytes) -> Token:
     signed, _, signature = text.rpartition(b".")
     head, _, body = signed.partition(b".")
     try:
-        header = _header(_decode(head))
-        claims = _claims(_decode(body))
-        mac = _decode(signature)
+        head_text, body_text = _decode(head), _decode(body)
+        header, claims, mac = _header(head_text), _claims(body_text), _decode(signature)
+        for each in (head_text, body_text):
+            json.loads(each, object_pairs_hook=_once)
     except (ValueError, RecursionError):  # msgspec's and base64's errors are ValueErrors too
         raise WrongToken("The token cannot be read.") from None
     if header.crit is not msgspec.UNSET or header.b64 is not msgspec.UNSET:
@@ -74,10 +76,19 @@ def parse(text: bytes) -> Token:
 
 
 def _decode(part: bytes) -> bytes:
-    """base64url without padding. Raises ValueError."""
+    """base64url without padding, in the only form that its bytes have. Raises ValueError."""
     if not _ALPHABET.fullmatch(part):
         raise ValueError
-    return urlsafe_b64decode(part + b"=" * (-len(part) % 4))
+    found = urlsafe_b64decode(part + b"=" * (-len(part) % 4))
+    if urlsafe_b64encode(found).rstrip(b"=") != part:  # bits that mean nothing: one token would be many
+        raise ValueError
+    return found
+
+
+def _once(members: list[tuple[str, Any]]) -> None:
+    """Raise ValueError where two have one name: another reader might believe the first."""
+    if len({name for name, _ in members}) < len(members):
+        raise ValueError
 
 
 def check_claims(claims: dict[str, Any], audiences: Collection[str], now: float) -> float:

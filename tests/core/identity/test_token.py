@@ -66,6 +66,13 @@ def test_tokens_of_these_types_are_read(kind):
         (text({"alg": "RS256"}, GOOD) + b"!", "cannot be read"),
         (b"eyJ.\xff.", "cannot be read"),
         (text({"alg": "RS256"}, {**GOOD, "more": "x" * MOST_BYTES}), f"longer than {MOST_BYTES}"),
+        (
+            encoded(b'{"alg":"none","alg":"RS256"}') + b"." + encoded(json.dumps(GOOD).encode()) + b".c2ln",
+            "cannot be read",
+        ),
+        (encoded(b'{"alg":"RS256"}') + b"." + encoded(b'{"iss":"a","\\u0069ss":"b"}') + b".c2ln", "cannot be read"),
+        (encoded(b'{"alg":"RS256"}') + b"." + encoded(b'{"iss":"a","x":{"y":1,"y":2}}') + b".c2ln", "cannot be read"),
+        (encoded(b'{"alg":"RS256"}') + b"." + encoded(json.dumps(GOOD).encode()) + b".c2lnMB", "cannot be read"),
         (encoded(b'{"alg":"RS256"}') + b"." + encoded(b"[" * 4000) + b".c2ln", "cannot be read"),
     ],
 )

@@ -106,6 +106,17 @@ def modulus(key: RSAKey) -> bytes:
     return base64.urlsafe_b64decode(str(key.as_dict(private=False)["n"]) + "==")
 
 
+def twice(name: str) -> bytes:
+    """Claims, of which the first of one name is not the last."""
+    return json.dumps(claims_of()).encode().replace(b"{", b'{"%b": "bob", ' % name.encode(), 1)
+
+
+def loose(token: bytes) -> bytes:
+    """The same signature in other letters."""
+    letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    return token[:-1] + bytes([letters[letters.index(token[-1]) ^ 1]])
+
+
 FORGERIES: dict[str, Callable[[], bytes]] = {
     "no signature": lambda: bare(alg="none", kid="k1"),
     "none in other letters": lambda: bare(alg="nOnE", kid="k1"),
@@ -145,6 +156,16 @@ FORGERIES: dict[str, Callable[[], bytes]] = {
     "a header that is a list": lambda: sealed(b'["RS256"]', json.dumps(claims_of()).encode(), KEY, "RS256"),
     "claims that are a list": lambda: sealed(b'{"alg":"RS256","kid":"k1"}', b"[]", KEY, "RS256"),
     "claims that are no JSON": lambda: sealed(b'{"alg":"RS256","kid":"k1"}', b"{", KEY, "RS256"),
+    "a claim that is there twice": lambda: sealed(b'{"alg":"RS256","kid":"k1"}', twice("sub"), KEY, "RS256"),
+    "an algorithm that is there twice": lambda: sealed(
+        b'{"alg":"none","kid":"k1","alg":"RS256"}', json.dumps(claims_of()).encode(), KEY, "RS256"
+    ),
+    "a signature with other bits that mean nothing": lambda: loose(mint(KEY)),
+    "an issuer with a byte of nothing": lambda: mint(KEY, claims_of(iss=ISSUER + "\0")),
+    "audiences of others": lambda: mint(KEY, claims_of(aud=["other", "gateway/"])),
+    "a critical extension that is null": lambda: sealed(
+        b'{"alg":"RS256","kid":"k1","crit":null}', json.dumps(claims_of()).encode(), KEY, "RS256"
+    ),
     "a signature with a line end": lambda: mint(KEY) + b"\n",
     "a token of the gateway's that nobody signed": lambda: b"gwt_" + mint(KEY)[:60] + b".AAAA",
     "a token of another gateway's": lambda: gateway_token.sign(
