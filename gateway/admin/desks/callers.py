@@ -188,11 +188,11 @@ class Callers:
         return {**shown, "warnings": [*self.warnings(shown), *again]}
 
     async def change(self, name: str, body: bytes, match: Match = ANY) -> dict[str, Any]:
-        """Give a caller that was made at run time another team (null: none), other models, notes or another status,
-        which take the place of what was there, or other limits, of which those that are not named stay and those that
-        are null go. Raises ApiError: 400 for a body that makes no sense, 404 for an unknown caller, 409 for one that
+        """Give a caller that was made at run time another team, other models, notes or another status, which take the
+        place of what was there, or other limits, of which those that are not named stay and those that are null go;
+        null for any of them is what a caller has of which nothing was said. Raises ApiError: 400 for a body that makes no sense, 404 for an unknown caller, 409 for one that
         the file defines, 412 where it is not as it was known, 503 while the store is away."""
-        wanted, parts = changed(body, CHANGE, ("limits",), ("team",))
+        wanted, parts = changed(body, CHANGE, ("limits",), CallerRecord())
         if not wanted and not parts:
             raise ApiError(400, f"Nothing to change; give one of {', '.join(CHANGE)}")
         self.not_in_file(name)
@@ -202,7 +202,8 @@ class Callers:
         def change(present: CallerRecord | None) -> CallerRecord | None:
             if present is None or present.deleted_at:
                 raise ApiError(404, "There is no such caller any more")
-            fields = {**wanted, "limits": merged(present.limits, parts.get("limits", {}))}
+            limits = wanted.get("limits", present.limits)
+            fields = {**wanted, "limits": merged(limits, parts.get("limits", {}))}
             team = fields.get("team", present.team)
             if team != present.team:
                 self._check_team(name, team)

@@ -153,15 +153,17 @@ def merged(present: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def changed(
-    body: bytes, rules: Mapping[str, Rule], parts: tuple[str, ...], nullable: tuple[str, ...] = ()
+    body: bytes, rules: Mapping[str, Rule], parts: tuple[str, ...], fresh: Record
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a body changes: fields that take the place of all that was there, and of `parts`, which are structs, what of
-    each it names, None for what is to go. Of `nullable` fields null is a value. Raises ApiError 400."""
-    wanted = given_of(body, rules)
+    each it names, None for what is to go. A field that is null is again as in `fresh`, a record of which nothing was
+    said. Raises ApiError 400."""
+    wanted = {name: getattr(fresh, name) if value is None else value for name, value in read(body, rules).items()}
     raw = msgspec.json.decode(body)
-    wanted |= {name: None for name in nullable if name in raw and raw[name] is None}
     of_parts = {
-        part: named(msgspec.to_builtins(wanted.pop(part)), raw[part]) for part in parts if wanted.get(part) is not None
+        part: named(msgspec.to_builtins(wanted.pop(part)), raw[part])
+        for part in parts
+        if part in wanted and raw[part] is not None
     }
     return wanted, of_parts
 

@@ -117,10 +117,10 @@ class Teams:
 
     async def change(self, name: str, body: bytes, match: Match = ANY) -> dict[str, Any]:
         """Give a team that was made at run time another name, other models or notes, which take the place of what was
-        there, or other limits or another policy, of which what is not named stays and what is null goes. Raises
-        ApiError: 400 for a body that makes no sense, 404 for an unknown team, 409 for one that the file defines, 412
+        there, or other limits or another policy, of which what is not named stays and what is null goes; null for any
+        of them is what a team has of which nothing was said. Raises ApiError: 400 for a body that makes no sense, 404 for an unknown team, 409 for one that the file defines, 412
         where it is not as it was known, 503 while the store is away."""
-        wanted, parts = changed(body, CHANGE, _STRUCTS)
+        wanted, parts = changed(body, CHANGE, _STRUCTS, TeamRecord())
         if not wanted and not parts:
             raise ApiError(400, f"Nothing to change; give one of {', '.join(CHANGE)}")
         self._not_in_file(name)

@@ -680,7 +680,7 @@ async def test_a_caller_is_given_other_limits_and_keeps_what_was_not_named():
     ("caller", "body", "status", "words"),
     [
         ("bob", "{}", 400, "Nothing to change"),
-        ("bob", '{"limits": null}', 400, "Nothing to change"),
+        ("bob", '{"limits": {"budget_usd": {"until": null}}}', 400, "until"),
         ("bob", '{"id": "rob"}', 400, "Unknown fields: id"),
         ("bob", '{"status": "away"}', 400, "status must be one of: active, suspended"),
         ("bob", '{"limits": {"concurrency": 0}}', 400, "concurrency"),

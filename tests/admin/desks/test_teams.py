@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from gateway.admin.desks.boosts import Boosts
+from gateway.admin.desks.callers import CHANGE as OF_CALLER
 from gateway.admin.desks.records import ANY, Match, etag
+from gateway.admin.desks.teams import CHANGE as OF_TEAM
 from gateway.admin.desks.teams import Teams
 from gateway.config.schema import Budget, Caller, CallerLimits, KeyPolicy, Team
 from gateway.core.spending.keyring import CARRIED_FOR, CallerRecord, TeamRecord
@@ -76,6 +78,43 @@ async def test_what_says_what_is_so_changes_nothing(house):
     await house.teams.change("blue", body(limits={"concurrency": 3}, models=["*"]))
     await house.callers.change("bob", body(team="blue", status="active"))
     assert house.table.stored == before
+
+
+async def test_what_is_null_is_again_as_if_nothing_had_been_said_of_it(house):
+    fresh = await house.team(id="blue")
+    said = {
+        "name": "Blue", "models": ["claude-*"], "limits": {"concurrency": 3}, "metadata": {"cc": "1"},
+        "key_policy": {"max_keys": 2},
+    }  # fmt: skip
+    assert OF_TEAM.keys() == set(said)
+    for field, value in said.items():
+        assert (await house.teams.change("blue", body(**{field: value})))[field] == value
+        assert (await house.teams.change("blue", body(**{field: None})))[field] == fresh[field]
+    await house.teams.change("blue", body(**said))
+    assert {**await house.teams.change("blue", body(**dict.fromkeys(said))), "warnings": []} == {
+        **fresh,
+        "warnings": [],
+    }
+
+    fresh = await house.caller(id="bob")
+    said = {
+        "team": "blue", "kind": "person", "label": "Bob", "email": "bob@acme.example", "status": "suspended",
+        "models": ["claude-*"], "limits": {"budget_usd": {"day": 5}}, "metadata": {"desk": "4"},
+    }  # fmt: skip
+    assert OF_CALLER.keys() == set(said)
+    for field, value in said.items():
+        assert (await house.callers.change("bob", body(**{field: value})))[field] == value
+        assert (await house.callers.change("bob", body(**{field: None})))[field] == fresh[field]
+    before = house.table.stored
+    await house.callers.change("bob", body(**dict.fromkeys(said)))
+    assert house.table.stored == before  # as it was already
+
+
+async def test_a_caller_without_limits_of_its_own_has_those_of_its_team_s_policy(house):
+    await house.team(id="blue", key_policy={"models": ["claude-haiku-*"], "max_budget_usd": {"day": 3}})
+    await house.caller(id="bob", team="blue", models=["claude-haiku-4-5"], limits={"budget_usd": {"day": 1}})
+    changed = await house.callers.change("bob", body(models=None, limits=None))
+    assert (changed["models"], changed["limits"]) == (["claude-haiku-*"], {"budget_usd": {"day": 3}})
 
 
 async def test_who_names_an_entity_tag_loses_a_race_and_who_names_none_changes_what_is_there(house):
