@@ -320,7 +320,7 @@ CALLER_ALONE = record(**_CALLER)
 CALLER = record(**_CALLER, keys=many(record(**_KEY)))
 CHANGED_CALLER = record(**_CALLER, keys=many(record(**_KEY)), warnings=many(TEXT))
 REVOKED_CALLER = record(**_CALLER, keys=many(record(**_KEY)), warnings=many(TEXT), revoked=COUNT)
-DELETED_CALLER = record(caller=TEXT, team=maybe(TEXT), deleted_at=TIME, revoked=COUNT)
+DELETED_CALLER = record(caller=TEXT, team=maybe(TEXT), deleted_at=TIME, revoked=COUNT, warnings=many(TEXT))
 KEY = record(**{**_CALLER, **_KEY})
 _SHOWN_ONCE = {**TEXT, "description": "the key itself, which is shown this once"}
 NEW_KEY = record(**{**_CALLER, **_KEY}, key=_SHOWN_ONCE, warnings=many(TEXT))
@@ -339,7 +339,7 @@ _TEAM = {
 }
 TEAM = record(**_TEAM)
 CHANGED_TEAM = record(**_TEAM, warnings=many(TEXT))
-DELETED_TEAM = record(id=TEXT, deleted_at=TIME, callers=many(TEXT), revoked=COUNT)
+DELETED_TEAM = record(id=TEXT, deleted_at=TIME, callers=many(TEXT), revoked=COUNT, warnings=many(TEXT))
 BOOST = record(
     id=TEXT, team=maybe(TEXT), caller=maybe(TEXT), usd=NUMBER, until=TIME, reason=TEXT, by=TEXT, active=FLAG,
     created_at=TIME,

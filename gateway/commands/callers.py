@@ -176,6 +176,7 @@ def delete(
 ) -> None:
     """Delete a caller: its keys end now, on all gateways and for good; what it has used stays in the ledger."""
     gone = admin_of(config, url, token_file).ask("DELETE", _path(caller))
+    warn(gone)
     if as_json:
         print_json(gone)
     else:

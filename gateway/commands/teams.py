@@ -144,6 +144,7 @@ def delete(
 ) -> None:
     """Delete a team and its callers: their keys end now, for good; what they have used stays in the ledger."""
     gone = admin_of(config, url, token_file).ask("DELETE", f"teams/{quote(team, safe='')}")
+    warn(gone)
     if as_json:
         print_json(gone)
     else:
@@ -191,6 +192,7 @@ def end_boost(
 ) -> None:
     """End a boost now."""
     gone = admin_of(config, url, token_file).ask("DELETE", f"boosts/{quote(boost_id, safe='')}")
+    warn(gone)
     if as_json:
         print_json(gone)
     else:

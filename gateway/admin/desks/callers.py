@@ -29,13 +29,14 @@ from gateway.config import checks as check
 from gateway.config.rules import Choice, Rule, Text
 from gateway.config.schema import Caller, Config, KeyPolicy, Team, caller_warnings, undefined_team
 from gateway.config.sections import simple, struct_fields
-from gateway.core.spending.keyring import ACTIVE, CALLERS, PERSON, SERVICE, SUSPENDED, CallerRecord
+from gateway.core.spending.keyring import ACTIVE, CALLERS, PERSON, SERVICE, SUSPENDED, CallerRecord, KeyRecord
 from gateway.core.spending.quota import BUDGETS
 from gateway.errors import ApiError
 from gateway.store.pool.keyring import teams_of
 from gateway.store.pool.keys import RecordExists
 
 DEFINING = ("team", "models", "limits", "metadata")  # what the file too says of a caller
+DAY_MS = 86_400_000
 _TRIES = 3
 _NOTE = Text(check.note, empty=True)
 _rules: dict[str, Rule] = {field.name: field.rule for field in struct_fields(Caller)}
@@ -144,6 +145,48 @@ class Callers:
         """What of a caller is hardly meant, for people."""
         return caller_warnings(self._config(), self.teams(), shown["caller"], shown["team"], shown["models"])
 
+    def going_on(self, name: str) -> list[str]:
+        """What to tell people of the caller's keys made at run time that the file names too: whatever ends or stops
+        those, the file's go on."""
+        listed = {digest: caller.id for caller in self._config().keys for digest in caller.digests}
+        return [
+            f"{key} is among the keys of {listed[record.digest]} in the configuration file, and counts there until it "
+            "is taken out"
+            for key, record in self._counting(name)
+            if record.digest in listed
+        ]
+
+    def beyond(self, name: str) -> list[str]:
+        """What to tell people of keys that the caller has, and that its team's policy would not allow by now."""
+        policy = self.policy(self.shown(name)["team"])
+        keys, most = self._counting(name), policy.max_lifetime_days
+        endless = [] if most is None else [key for key, each in keys if each.end - each.created_at > most * DAY_MS]
+        found = []
+        if endless:
+            listed = ", ".join(endless[:5]) + (", ..." if len(endless) > 5 else "")
+            found.append(f"{name}: made for longer than the team's key_policy allows ({most:g} days): {listed}")
+        if policy.max_keys is not None and len(keys) > policy.max_keys:
+            found.append(f"{name}: has {len(keys)} keys, and the team's key_policy allows {policy.max_keys}")
+        return found
+
+    def exceeding(self, name: str) -> list[str]:
+        """What to tell people of a caller with more models or money than its team's policy would give it by now."""
+        record = self._table.stored.present.get(name)
+        if record is None or name in self.in_file():
+            return []
+        fields = {"models": record.models, "limits": record.limits}
+        try:
+            within = _within(self.policy(record.team), fields) == fields
+        except ApiError:
+            within = False
+        return [] if within else [f"{name}: may use more models or money than the team's key_policy allows"]
+
+    def _counting(self, name: str) -> list[tuple[str, KeyRecord]]:
+        """The keys of a caller that were made at run time and have not ended, the oldest first."""
+        now = self._now() * 1000
+        keys = [(key, record) for key, record in self._table.stored.keys.items() if record.caller == name]
+        return sorted((each for each in keys if now < each[1].end), key=lambda each: (each[1].created_at, each[0]))
+
     def again(self, name: str) -> list[str]:
         """What to tell people who make a caller of this id, if there was one."""
         record = self._table.stored.callers.get(name)
@@ -190,8 +233,9 @@ class Callers:
     async def change(self, name: str, body: bytes, match: Match = ANY) -> dict[str, Any]:
         """Give a caller that was made at run time another team, other models, notes or another status, which take the
         place of what was there, or other limits, of which those that are not named stay and those that are null go;
-        null for any of them is what a caller has of which nothing was said. Raises ApiError: 400 for a body that makes no sense, 404 for an unknown caller, 409 for one that
-        the file defines, 412 where it is not as it was known, 503 while the store is away."""
+        null for any of them is what a caller has of which nothing was said. Raises ApiError: 400 for a body that makes
+        no sense, 404 for an unknown caller, 409 for one that the file defines, 412 where it is not as it was known, 503
+        while the store is away."""
         wanted, parts = changed(body, CHANGE, ("limits",), CallerRecord())
         if not wanted and not parts:
             raise ApiError(400, f"Nothing to change; give one of {', '.join(CHANGE)}")
@@ -223,14 +267,16 @@ class Callers:
         if after is not before:
             log.info("caller changed", caller=name, fields=sorted({*wanted, *parts.get("limits", {})}))
         shown = self.shown(name)
-        return {**shown, "warnings": self.warnings(shown)}
+        going_on = self.going_on(name) if shown["status"] == SUSPENDED else []
+        return {**shown, "warnings": [*self.warnings(shown), *self.beyond(name), *going_on]}
 
     async def delete(self, name: str, match: Match = ANY) -> dict[str, Any]:
         """Delete a caller that was made at run time: its keys end at once, what it has used stays in the ledger. Raises
-        ApiError as `change`."""
+        ApiError as `change`. `revoked` are how many keys nobody can use any more, `warnings` tell of the others."""
         self.not_in_file(name)
         record = self.record(name)
         match.check(self.shown(name))
+        going_on = self.going_on(name)
         for _ in range(_TRIES):
             now = int(self._now() * 1000)
             gone = CallerRecord(
@@ -251,7 +297,10 @@ class Callers:
                 continue
             await self._applied()
             log.info("caller deleted", caller=name, keys=ended)
-            return {"caller": name, "team": record.team, "deleted_at": time_text(now), "revoked": ended}
+            return {
+                "caller": name, "team": record.team, "deleted_at": time_text(now),
+                "revoked": max(0, ended - len(going_on)), "warnings": going_on,
+            }  # fmt: skip
         raise ApiError(503, f"{name} changes faster than it can be agreed on")
 
     def not_in_file(self, name: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from gateway import log
-from gateway.admin.desks.callers import DEFINING, Callers
+from gateway.admin.desks.callers import DAY_MS, DEFINING, Callers
 from gateway.admin.desks.records import ANY, Match, RunTime, done, given_of, plain, time_text
 from gateway.config import checks as check
 from gateway.config.checks import shortened
@@ -26,7 +26,6 @@ OVERLAP = 86_400.0  # seconds for which a rotated key counts beside its successo
 MOST_SECONDS = 10 * 366 * 86_400.0
 UNOWNED = "unowned"  # the state of a key that counts for nobody, as no file defines its caller any more
 _TRIES = 3  # at making a key of a caller that others make at the same time
-_DAY_MS = 86_400_000
 
 _rules: dict[str, Rule] = {field.name: field.rule for field in struct_fields(Caller)}
 # What bodies may say.
@@ -189,12 +188,14 @@ class Keys:
         in_file = self._callers.in_file()
         if name not in in_file and not any(key.caller == name for key in self._table.stored.keys.values()):
             self._callers.record(name)
+        going_on = self._callers.going_on(name)
         ended = await done(self._table.finish(name))
         await self._applied()
         log.info("keys revoked", caller=name, keys=ended)
         left = in_file[name].digests if name in in_file else ()
         words = "its keys in the configuration file still count; take them out there"
-        return {**self.with_keys(name), "revoked": ended, "warnings": [f"{name}: {words}"] if left else []}
+        warnings = [*([f"{name}: {words}"] if left else []), *going_on]
+        return {**self.with_keys(name), "revoked": max(0, ended - len(going_on)), "warnings": warnings}
 
     async def rotate(self, key: str, body: bytes, match: Match = ANY) -> dict[str, Any]:
         """Make a successor, shown in this answer only; the key itself ends after an overlap. Raises ApiError: 400 and
@@ -269,7 +270,7 @@ def _digest(digest: str) -> dict[str, str]:
 
 def _life(given: Mapping[str, Any], policy: KeyPolicy) -> int:
     """How long a key lives (ms, 0 for ever). Raises ApiError 400 where that is longer than the policy allows."""
-    most = 0 if policy.max_lifetime_days is None else round(policy.max_lifetime_days * _DAY_MS)
+    most = 0 if policy.max_lifetime_days is None else round(policy.max_lifetime_days * DAY_MS)
     lifetime = _lifetime(given)
     if lifetime is None:
         return most

@@ -21,6 +21,7 @@ from gateway.core.spending.keyring import TEAMS, TeamRecord
 from gateway.errors import ApiError
 from gateway.store.pool.keyring import team_of
 
+_MOST_WARNINGS = 20
 _STRUCTS = ("limits", "key_policy")
 # What bodies may say.
 CHANGE: dict[str, Rule] = {field.name: field.rule for field in struct_fields(Team) if field.name != "id"}
@@ -118,8 +119,9 @@ class Teams:
     async def change(self, name: str, body: bytes, match: Match = ANY) -> dict[str, Any]:
         """Give a team that was made at run time another name, other models or notes, which take the place of what was
         there, or other limits or another policy, of which what is not named stays and what is null goes; null for any
-        of them is what a team has of which nothing was said. Raises ApiError: 400 for a body that makes no sense, 404 for an unknown team, 409 for one that the file defines, 412
-        where it is not as it was known, 503 while the store is away."""
+        of them is what a team has of which nothing was said. Raises ApiError: 400 for a body that makes no sense, 404
+        for an unknown team, 409 for one that the file defines, 412 where it is not as it was known, 503 while the store
+        is away."""
         wanted, parts = changed(body, CHANGE, _STRUCTS, TeamRecord())
         if not wanted and not parts:
             raise ApiError(400, f"Nothing to change; give one of {', '.join(CHANGE)}")
@@ -160,12 +162,16 @@ class Teams:
         gone = [
             each for each, record in self._table.stored.present.items() if record.team == name and each not in in_file
         ]
-        ended = 0
+        ended, warnings = 0, []
         for caller in gone:
-            ended += (await self._callers.delete(caller))["revoked"]
+            deleted = await self._callers.delete(caller)
+            ended += deleted["revoked"]
+            warnings += deleted["warnings"]
         await self._applied()
         log.info("team deleted", team=name, callers=len(gone), keys=ended)
-        return {"id": name, "deleted_at": time_text(now), "callers": sorted(gone), "revoked": ended}
+        return {
+            "id": name, "deleted_at": time_text(now), "callers": sorted(gone), "revoked": ended, "warnings": warnings,
+        }  # fmt: skip
 
     def _not_in_file(self, name: str) -> None:
         for number, team in enumerate(self._config().teams):
@@ -177,7 +183,10 @@ class Teams:
 
     def _warnings(self, name: str) -> list[str]:
         config = self._config()
-        return caller_warnings(config, (), f"team {name}", None, self.shown(name)["models"])
+        found = caller_warnings(config, (), f"team {name}", None, self.shown(name)["models"])
+        for each in self._members(name):
+            found += [*self._callers.beyond(each), *self._callers.exceeding(each)]
+        return found[:_MOST_WARNINGS]
 
 
 def plain_policy(team: Team) -> dict[str, Any]:

@@ -727,7 +727,7 @@ async def test_a_deleted_caller_has_no_keys_is_listed_no_more_and_can_be_made_an
     made = await desk.create(caller=ADA, team="blue", limits={"concurrency": 3})
     await desk.create(caller=ADA)
     gone = await desk.callers.delete(ADA)
-    assert gone == {"caller": ADA, "team": "blue", "deleted_at": "2027-01-15T08:00:00Z", "revoked": 2}
+    assert gone == {"caller": ADA, "team": "blue", "deleted_at": "2027-01-15T08:00:00Z", "revoked": 2, "warnings": []}
     assert [each["caller"] for each in desk.keys.all()] == ["alice"] and desk.callers.find(ADA) is None
     assert desk.keys.find(made["id"])["state"] == "revoked"
     for again in (

@@ -226,6 +226,53 @@ async def test_keys_of_the_files_callers_are_bounded_by_the_files_policy(house):
     assert (await refused(house.create(caller="alice")))[0] == 409
 
 
+async def test_a_key_that_the_file_names_too_is_told_to_go_on_by_whatever_would_end_it(house):
+    await house.team(id="blue")
+    await house.caller(id="bob", team="blue")
+    kept, ended = [await house.keys.create_of("bob", b"{}") for _ in range(2)]
+    digest = house.table.stored.keys[kept["id"]].digest
+    filed = Caller(id="carol", digests=(digest,))
+    house.config = msgspec.structs.replace(house.config, keys=(filed,))
+    words = f"{kept['id']} is among the keys of carol in the configuration file, and counts there until it is taken out"
+    assert (await house.callers.change("bob", body(status="suspended")))["warnings"] == [words]
+    assert (await house.callers.change("bob", body(status="active")))["warnings"] == []
+    before = house.table.stored
+    every = await house.keys.revoke_all("bob")
+    assert (every["revoked"], every["warnings"]) == (1, [words])
+    house.table.stored = before
+    gone = await house.callers.delete("bob")
+    assert (gone["revoked"], gone["warnings"]) == (1, [words])
+    house.table.stored = before
+    gone = await house.teams.delete("blue")
+    assert (gone["revoked"], gone["warnings"]) == (1, [words])
+    assert house.keys.find(ended["id"])["state"] == "revoked"
+
+
+async def test_what_a_policy_would_not_allow_by_now_is_told_to_who_moves_a_caller_or_changes_the_policy(house):
+    await house.team(id="blue", key_policy={"max_keys": 1, "max_lifetime_days": 30})
+    await house.caller(id="bob")
+    endless, year, short = [
+        await house.keys.create_of("bob", text) for text in (b"{}", b'{"expires_in": 31536000}', b'{"expires_in": 60}')
+    ]
+    moved = await house.callers.change("bob", body(team="blue"))
+    said = [
+        f"bob: made for longer than the team's key_policy allows (30 days): {endless['id']}, {year['id']}",
+        "bob: has 3 keys, and the team's key_policy allows 1",
+    ]
+    assert moved["warnings"][-2:] == said and short["id"] not in said[0]
+    for key in (endless, year):
+        await house.keys.revoke(key["id"])
+    assert not [each for each in (await house.callers.change("bob", body(label="x")))["warnings"] if "policy" in each]
+    await house.team(id="red")
+    await house.caller(id="carol", team="red", limits={"budget_usd": {"day": 9}})
+    key = await house.keys.create_of("carol", b"{}")
+    policy = {"max_lifetime_days": 1, "max_budget_usd": {"day": 5}}
+    assert (await house.teams.change("red", body(key_policy=policy)))["warnings"] == [
+        f"carol: made for longer than the team's key_policy allows (1 days): {key['id']}",
+        "carol: may use more models or money than the team's key_policy allows",
+    ]
+
+
 async def test_who_moves_remembers_where_it_was_for_as_long_as_that_counts(house):
     for team in ("blue", "red"):
         await house.team(id=team)

@@ -124,7 +124,7 @@ export function actions({ present, made: told, changed }) {
       act: () => remove(`callers/${part(caller)}`),
     });
     if (!done) return;
-    toast("good", `${caller} is deleted, ${plural(done.revoked, "key")} with it`);
+    toast("good", `${caller} is deleted, ${plural(done.revoked, "key")} with it${done.warnings?.length ? `; ${done.warnings[0]}` : ""}`);
     changed();
   }
 }

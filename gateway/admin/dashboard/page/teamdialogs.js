@@ -73,7 +73,7 @@ export function teamActions(changed) {
       act: () => remove(`teams/${part(team.id)}`),
     });
     if (!done) return;
-    toast("good", `${team.id} is deleted, ${plural(done.callers.length, "caller")} with it`);
+    toast("good", `${team.id} is deleted, ${plural(done.callers.length, "caller")} with it${done.warnings?.length ? `; ${done.warnings[0]}` : ""}`);
     changed();
   }
 }
