@@ -166,9 +166,29 @@ OPENINGS = [
         "after the model has said why it stopped pings are no life",
         ask(
             stream=True,
-            want=Want(by="a", events="message_start .* message_delta( ping)* message_stop", used=(100, 20)),
+            want=Want(
+                by="a",
+                events="message_start .* message_delta( ping)* message_stop",
+                used=(100, 20),
+                record={"outcome": "ok", "estimated": False},
+            ),
         ),
         upstream={"a": [stream(*EVENTS[:-1], *[PING] * 40, gap=10.0, ends="silent")]},
+        config={"timeouts": {"idle": 60}},
+        asked="a",
+    ),
+    journey(
+        "after the model has said why it stopped silence ends a stream well, since all of it has come",
+        ask(
+            stream=True,
+            want=Want(
+                by="a",
+                events="message_start .* message_delta( ping)* message_stop",
+                used=(100, 20),
+                record={"outcome": "ok", "estimated": False},
+            ),
+        ),
+        upstream={"a": [stream(*EVENTS[:-1], ends="silent")]},
         config={"timeouts": {"idle": 60}},
         asked="a",
     ),

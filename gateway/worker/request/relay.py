@@ -35,7 +35,7 @@ _LINGER = 0.2  # seconds to wait for the end of the framing behind message_stop
 _DELTA = b"event: content_block_delta"
 _BEFORE = (b"ping", b"message_start")  # events before a stream's first content
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
-SILENT_END = "nothing but pings after the model had stopped"  # why a read is interrupted then
+SILENT_END = "nothing but pings after the model had stopped"  # a timeout, by which a read is interrupted then
 
 # Told of what an answer brings before the client is.
 Own = Callable[[list[CreatedId]], Awaitable[None]]
@@ -63,6 +63,8 @@ def cause_of(error: TransportError) -> str:
     if isinstance(error, IdleTimeout | FirstByteTimeout):
         return "timeout"
     reason = str(error)
+    if reason == SILENT_END:
+        return "timeout"
     return reason if reason in _WORDS else "upstream"
 
 
@@ -211,7 +213,7 @@ class StreamRelay:
                 if not ready:
                     break
         except Interrupted as error:
-            if str(error) == SILENT_END:
+            if x.attempt.over_since and cause_of(error) == "timeout" and not x.reply.raw:  # all but its last event came
                 x.attempt.sent = not meter.started
                 await x.reply.write(_STOP, more=False)
                 return
