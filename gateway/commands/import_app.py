@@ -99,7 +99,7 @@ def _read_yaml(path: Path, depth: int = 0, missing: str = "") -> dict[str, Any]:
     named = data.pop("include", None) or ()
     if named and depth == _MAX_INCLUDES:
         raise ValueError("is included by files that include one another without an end")
-    for name in named:
+    for name in [named] if isinstance(named, str) else named:
         for key, value in _read_yaml(path.parent / str(name), depth + 1, f", which {path} includes").items():
             present = data.get(key)
             if isinstance(present, list) and isinstance(value, list):
@@ -136,7 +136,7 @@ def _write(draft: Draft, origin: str, output: Path) -> None:
     try:
         draft.check()
     except ConfigError as error:
-        fail(f"{error}\ngateway: what was read makes no configuration that can be used; nothing is written", 2)
+        fail(f"{error}\ngateway: that is no configuration that can be used; nothing is written", 2)
     text = draft.text(origin)
     if str(output) == "-":
         typer.echo(text, nl=False)

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from gateway.config.file import loads
+from gateway.config.source import ConfigError, Problem
 
 NEW = "new; `openssl rand -hex 32` makes one"
 _KEY = "x" * 40
@@ -75,8 +76,20 @@ class Draft:
         return head + "".join(_yaml({key: value}) for key, value in self.config.items())
 
     def check(self) -> None:
-        """Raise ConfigError where the file could not be used although each variable is set."""
-        loads(self.text("elsewhere"), {name: example for name, (_, example) in self._variables.items()})
+        """Raise ConfigError where the file could not be used although each variable is set. It names the entries that
+        are at fault, since there is no file to look at."""
+        try:
+            loads(self.text("elsewhere"), {name: example for name, (_, example) in self._variables.items()})
+        except ConfigError as error:
+            problems = [Problem(0, self._named(each.path), each.message) for each in error.problems]
+            raise ConfigError("what would be written", problems) from None
+
+    def _named(self, path: str) -> str:
+        """A path, with the id of the entry that it is in."""
+        found = re.match(r"(\w+)\[(\d+)\]", path)
+        if found is None:
+            return path
+        return f"{found[0]} ({self.config[found[1]][int(found[2])]['id']}){path[found.end() :]}"
 
     def report(self) -> str:
         """What has to be said, for people."""
@@ -123,11 +136,12 @@ def verbatim(text: str) -> str:
 
 def unique(name: str, taken: Collection[str], allowed: str, most: int) -> str:
     """An id like `name` that is not yet taken: of the characters `allowed`, at most so many of them."""
-    base = re.sub("--+", "-", re.sub(rf"[^{allowed}]+", "-", name)).strip("-")[:most] or "unnamed"
-    found, number = base, 2
+    base = re.sub("--+", "-", re.sub(rf"[^{allowed}]+", "-", name)).strip("-")[:most]
+    base = base if base.strip(".") else "unnamed"  # . and .. are no ids
+    found, count = base, 2
     while found in taken:
-        end = f"-{number}"
-        found, number = f"{base[: most - len(end)]}{end}", number + 1
+        end = f"-{count}"
+        found, count = f"{base[: most - len(end)]}{end}", count + 1
     return found
 
 

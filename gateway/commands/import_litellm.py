@@ -34,6 +34,7 @@ _PRICES = {
     "cache_creation_input_token_cost_above_1hr": ("cache_write_1h", "write_1h"),
     "cache_read_input_token_cost": ("cache_read", "read"),
 }
+_OF_INPUT = {"cache_write_5m": 1.25, "cache_write_1h": 2, "cache_read": 0.1}
 _TAKEN = {
     "model", "api_key", "api_base", "base_url", "weight", "max_parallel_requests", "custom_llm_provider",
     "litellm_credential_name", "rpm", *_PRICES,
@@ -380,6 +381,11 @@ class _Models:
         if known is None and not {"input", "output"} <= dollars.keys():
             self._draft.left("input_cost_per_token", "a price of both input and output is needed", name)
             return
+        if "input" in dollars:  # what would follow from it, rounded to what a price may be
+            for key, times in _OF_INPUT.items():
+                cost = dollars["input"] * times
+                if abs(cost - round(cost, 3)) > 1e-9:
+                    dollars.setdefault(key, round(cost, 3))
         self._entries.setdefault(known.id if known else model, dollars)
 
     def finish(self) -> None:

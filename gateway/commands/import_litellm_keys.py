@@ -25,6 +25,7 @@ _DAY = 86_400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": _DAY, "w": 7 * _DAY, "mo": 30 * _DAY, "y": 365 * _DAY}
 _PERIODS = {_DAY: "day", 7 * _DAY: "week", 30 * _DAY: "month", 31 * _DAY: "month"}
 _TEXTS = frozenset({"token", "key_alias", "user_id", "team_id", "team_alias"})  # where t is no flag
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # for a note
 _ALL = frozenset({"all-proxy-models", "*"})
 _TEAMS = "all-team-models"
 
@@ -231,9 +232,10 @@ class _Callers:
         for key, value in metadata.items() if isinstance(metadata, dict) else ():
             if value in (None, "", [], {}):
                 continue
-            short = isinstance(value, str | int | float) and len(str(value)) <= checks.NOTE_LENGTH
+            text = str(value) if isinstance(value, str | int | float) else "\n"
+            short = len(text) <= checks.NOTE_LENGTH and not _UNFIT.search(text)
             if short and re.fullmatch(checks.ID_PATTERN, key):
-                notes[key] = verbatim(str(value))
+                notes[key] = verbatim(text)
             else:
                 self._draft.left(f"keys: metadata.{key}", "a note is one short text", name)
         return notes

@@ -327,6 +327,42 @@ def test_where_requests_a_minute_were_the_shares_they_become_weights(run: Run, t
     assert "litellm_params.rpm: became the accounts' weights" in said
 
 
+def test_what_follows_from_an_odd_price_is_rounded(run: Run, tmp_path: Path) -> None:
+    params = {"model": "anthropic/zeta", "input_cost_per_token": 1.23e-7, "output_cost_per_token": 4e-7}
+    listed = [{"model_name": "zeta", "litellm_params": params}]
+    code, out, said = run("import", "litellm", small(tmp_path, yaml.safe_dump(listed)), "--output", "-")
+    assert code == 0, said
+    assert yaml.safe_load(out)["models"]["catalogue"] == {
+        "zeta": {"input": 0.123, "output": 0.4, "cache_write_5m": 0.154, "cache_read": 0.012}
+    }
+
+
+def test_a_note_of_several_lines_and_a_name_of_dots_keep_nothing_back(run: Run, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.csv"
+    keys.write_text(as_csv([row("..", metadata=json.dumps({"long": "a\nb", "short": "a"}))]))
+    code, out, said = run("import", "litellm", FOLDER / "config.yaml", "--keys", keys, "--output", "-")
+    [key] = yaml.safe_load(out)["keys"]
+    assert code == 0 and (key["id"], key["metadata"]) == ("unnamed", {"short": "a"})
+    assert "keys: metadata.long (unnamed): a note is one short text" in said
+
+
+def test_what_no_configuration_can_have_is_told_with_its_owner(run: Run, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.csv"
+    keys.write_text(as_csv([row("bob"), row("alice", max_budget="-1", budget_duration="1d")]))
+    code, out, said = run("import", "litellm", FOLDER / "config.yaml", "--keys", keys, "--output", "-")
+    assert (code, out) == (2, "") and said.startswith(
+        "what would be written: keys[1] (alice).limits.budget_usd.day: must be at least 0\n"
+    )
+
+
+def test_one_included_file_needs_no_list(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text(
+        "model_list: [{model_name: a, litellm_params: {model: anthropic/claude-opus-5}}]\n"
+    )
+    code, out, _ = run("import", "litellm", small(tmp_path, "[]", include="b.yaml"), "--output", "-")
+    assert code == 0 and yaml.safe_load(out)["models"]["aliases"]["a"] == "claude-opus-5"
+
+
 def test_files_that_include_one_another_are_refused(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("include: [b.yaml]\nmodel_list: []\n")
