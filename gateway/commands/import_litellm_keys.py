@@ -69,10 +69,14 @@ def read_rows(text: str) -> list[dict[str, Any]]:
             raise ValueError("is nested too deeply") from None
         except ValueError as error:
             raise ValueError(f"is not valid JSON: {error}") from None
+        count: Any = 0
         if isinstance(data, dict):
+            count = data.get("total_count")
             data = next((value for value in data.values() if isinstance(value, list)), None)
         if not isinstance(data, list) or not all(isinstance(row, dict) for row in data):
             raise ValueError("is no list of keys or teams (/key/list needs return_full_object=true)")
+        if isinstance(count, int) and count > len(data):
+            raise ValueError(f"has {len(data)} of {count}: join all pages of /key/list to one list (size=100&page=2 …)")
         return data
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # metadata may be long
     try:

@@ -495,12 +495,21 @@ def test_what_is_wrong_in_the_table_of_teams_is_told_of_that_file(run: Run, keys
     [
         ("user_id,spend\nalice,3\n", "has no column `token`"),
         ('{"keys": [1]}', "is no list of keys or teams"),
+        ('{"keys": [{"token": "a"}], "total_count": 11}', "has 1 of 11: join all pages of /key/list"),
         ('{"keys": [', "is not valid JSON: Expecting value: line 1 column 11"),
         ("[" * 100_000, "is nested too deeply"),
         ("token,metadata\na," + "[" * 100_000, "is nested too deeply"),
         ("token\na\rb", "is not valid CSV: new-line character"),
     ],
-    ids=["of users", "of numbers", "cut short", "too deep", "too deep in a cell", "of two sorts of lines"],
+    ids=[
+        "of users",
+        "of numbers",
+        "one of two pages",
+        "cut short",
+        "too deep",
+        "too deep in a cell",
+        "of two sorts of lines",
+    ],
 )
 def test_a_table_that_is_none_of_keys_is_refused(run: Run, tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "users"
