@@ -209,6 +209,7 @@ class Accounting:
         self._enrolled: set[str] = set()  # tenants of whom the store was told
         self._short: set[str] = set()  # tenants who have money left for a few requests alone
         self._models: dict[str, _Model] = {}
+        self._ids: dict[str, str] = {}  # in the catalogue, of names by which models have answered
         self._refused_at = 0  # when the store first refused to count a request (Unix ms); 0: it counted all since
         self.configure(config, catalogue)
 
@@ -219,6 +220,7 @@ class Accounting:
         self._deny = config.on_store_loss == "deny"
         self._catalogue = catalogue
         self._models.clear()
+        self._ids.clear()
         self.know({team.id: team for team in config.teams})
 
     def know(
@@ -253,7 +255,7 @@ class Accounting:
         if len(self._models) > 4096:
             self._models.clear()
         model = self._models[name] = _Model(
-            OTHER if found is None else name,
+            OTHER if found is None else found.id,
             _MOST_OUTPUT if found is None else found.max_output,
             _CONTEXT if found is None else found.context,
             self._catalogue.priced(name) or _FREE,
@@ -405,8 +407,8 @@ class Accounting:
         usage = record.usage
         entry = Entry(
             record.request_id, int(record.at * 1000), int(time() * 1000), record.caller, record.team,
-            record.answered_model or self._model(record.model).name, record.account, record.endpoint, False, int(sent),
-            int(record.estimated), usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h,
+            self._ids.get(record.answered_model) or self._counted_by(record), record.account, record.endpoint, False,
+            int(sent), int(record.estimated), usage.input, usage.cache_read, usage.cache_write_5m, usage.cache_write_1h,
             usage.output, record.cost_nano_usd, record.savings_nano_usd,
         )  # fmt: skip
         packed = pack(entry)
@@ -415,6 +417,17 @@ class Accounting:
         finally:
             self._tell(Ended(entry, packed, debits, renewal), at_once)
         return entry
+
+    def _counted_by(self, record: Finished) -> str:
+        """The model under which a request is counted: the one that answered, by its id in the catalogue, whatever name
+        it goes by where it was served. Of a cloud's name that nobody knows the one that was asked is meant."""
+        answered = record.answered_model
+        found = self._catalogue.find(answered)
+        if found is not None and len(self._ids) < 4096:
+            self._ids[answered] = found.id
+        if found is None and (record.provider or not answered):
+            found = self._catalogue.find(record.model)
+        return found.id if found is not None else answered or OTHER
 
     def _tell(self, ended: Ended, at_once: bool) -> None:
         entry = ended.entry

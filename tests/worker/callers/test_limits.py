@@ -186,6 +186,33 @@ async def test_the_intent_is_written_in_the_tick_that_asks_the_store():
     assert held.cost_nano == one._cost > held.input_nano > 0
 
 
+@pytest.mark.parametrize(
+    ("asked", "answered", "provider", "counted"),
+    [
+        (HAIKU, HAIKU, "", HAIKU),
+        (HAIKU, f"{HAIKU}-20251001", "", HAIKU),
+        (f"{HAIKU}-20251001", "", "", HAIKU),  # estimated: nobody said which
+        (HAIKU, f"us.anthropic.{HAIKU}-20251001-v1:0", "bedrock", HAIKU),
+        (HAIKU, "my-deployment", "foundry", HAIKU),
+        (OPUS, HAIKU, "", HAIKU),  # another one answered in its place
+        (OPUS, "claude-next-1", "", "claude-next-1"),
+        ("own-model", "my-deployment", "foundry", "my-deployment"),
+        ("own-model", "", "", "other"),
+    ],
+)
+async def test_a_model_is_counted_under_its_id_whatever_name_it_answers_by(asked, answered, provider, counted):
+    desk = Desk()
+    reservation = desk.ask("r1")
+    record = Finished(
+        "r1", 1.8e9, "messages", "POST", 200, "ok", caller="alice", model=asked, answered_model=answered,
+        provider=provider,
+    )  # fmt: skip
+    desk.accounting.settlement(record, reservation, True, None)
+    await asyncio.sleep(0)
+    (entry,) = [each for each in desk.disk.records if type(each) is Entry]
+    assert entry.model == counted
+
+
 async def test_what_a_limit_refuses_is_taken_back():
     desk = Desk()
     reservation = desk.ask("r1")
