@@ -106,7 +106,7 @@ class Models:
         """One page of what can be used, newest first, as JSON: `limit`, `after_id` or `before_id`, and `lifecycle`
         of the query. Raises ApiError(400) for a wrong one."""
         asked = _parameters(query)
-        limit, stages = _limit(asked), _stages(asked)
+        limit, stages = limit_of(asked.get("limit", [str(LIMIT)])[-1]), _stages(asked)
         seen = [info for entry in self._entries if (info := entry.seen(may_use, offered)) is not None]
         seen = [info for info in seen if info.lifecycle in stages]
         after, before = _cursor(asked, "after_id", seen), _cursor(asked, "before_id", seen)
@@ -164,8 +164,8 @@ def _parameters(query: bytes) -> dict[str, list[str]]:
     return asked
 
 
-def _limit(asked: dict[str, list[str]]) -> int:
-    text = asked.get("limit", [str(LIMIT)])[-1]
+def limit_of(text: str) -> int:
+    """How many entries a page may have by the `limit` of a query, as the API judges it. Raises ApiError 400."""
     if not re.fullmatch(r"-?[0-9]{1,18}", text):
         raise ApiError(400, "limit: Input should be a valid integer, unable to parse string as an integer")
     limit = int(text)

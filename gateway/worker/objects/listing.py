@@ -19,6 +19,7 @@ from gateway.config.schema import Caller
 from gateway.core.routing.conversation import KEY_BYTES, key
 from gateway.errors import ApiError
 from gateway.store.owners import Owner
+from gateway.worker.callers.model_list import limit_of
 from gateway.worker.objects.owners import Owners
 
 _DEFAULT = 20  # entries a page where the client does not say
@@ -113,7 +114,9 @@ class Listing:
         if after:
             present = await self._owners.where(self._caller, [after])
             homes = homes[homes.index(present) :] if present in homes else (present,)
-        if not homes:
+        if not homes:  # nobody else judges what was asked
+            if self._wanted:
+                limit_of(self._wanted)
             return EMPTY
         own: list[Item] = []
         size = self._wanted

@@ -167,6 +167,13 @@ async def test_who_has_no_home_gets_an_empty_list_and_nobody_is_asked():
     assert world.queries == []
 
 
+@pytest.mark.parametrize("limit", ["0", "-1", "1001", "many", "1e3"])
+async def test_who_has_no_home_is_told_of_a_limit_that_an_upstream_would_refuse(limit):
+    with pytest.raises(ApiError, match="limit: Input should be") as refused:
+        await ask(World([], homes=()), ALICE, limit=limit)
+    assert refused.value.status == 400
+
+
 async def test_filters_go_on_to_the_upstream_and_cursors_of_ours_do_not():
     world = World([("a1", "w1", "alice")], homes=("w1",))
     await ask(world, ALICE, limit=7, status="ended")
