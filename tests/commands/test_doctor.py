@@ -343,6 +343,13 @@ def test_a_pattern_fits_a_model_by_its_short_name_too():
     assert "claude-none-*" in found[1].message and "haiku" not in found[1].message
 
 
+def test_a_model_counts_as_served_by_any_of_its_names():
+    account = Account(id="a", api_key="sk-1", models=("claude-haiku-4-5",))
+    there = ("claude-haiku-4-5-20251001", "claude-opus-5")
+    found = list(accounts.judge(account, Answer(200, models=there), load_catalogue()))
+    assert [each.message for each in found if each.check == "models"] == ["serves 1 of 2"]
+
+
 def test_clocks_that_differ_are_told_by_how_much():
     assert clock("store", 0.05).level is Level.ok
     assert clock("account a", 2.5, exact=1.0).level is Level.ok

@@ -27,7 +27,7 @@ from gateway.admin.desks.records import (
 )
 from gateway.config import checks as check
 from gateway.config.rules import Choice, Rule, Text
-from gateway.config.schema import Caller, Config, KeyPolicy, Team, caller_warnings, undefined_team
+from gateway.config.schema import Caller, Config, KeyPolicy, Team, caller_warnings, catalogue_of, undefined_team
 from gateway.config.sections import simple, struct_fields
 from gateway.core.spending.keyring import ACTIVE, CALLERS, PERSON, SERVICE, SUSPENDED, CallerRecord, KeyRecord
 from gateway.core.spending.quota import BUDGETS
@@ -176,10 +176,14 @@ class Callers:
             return []
         fields = {"models": record.models, "limits": record.limits}
         try:
-            within = _within(self.policy(record.team), fields) == fields
+            within = self._within(record.team, fields) == fields
         except ApiError:
             within = False
         return [] if within else [f"{name}: may use more models or money than the team's key_policy allows"]
+
+    def _within(self, team: str | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """As the team's policy has them. Raises ApiError 400."""
+        return _within(self.policy(team), fields, self._config())
 
     def _counting(self, name: str) -> list[tuple[str, KeyRecord]]:
         """The keys of a caller that were made at run time and have not ended, the oldest first."""
@@ -200,7 +204,7 @@ class Callers:
         fields = dict(given)
         fields["limits"] = plain(fields["limits"]) if "limits" in fields else {}
         self._check_team(name, fields.get("team"))
-        fields = _within(self.policy(fields.get("team")), fields)
+        fields = self._within(fields.get("team"), fields)
         now = int(self._now() * 1000)
         former = {} if present is None else _former(present, fields.get("team"), present.deleted_at)
         follows = 0 if present is None else present.revision
@@ -252,7 +256,7 @@ class Callers:
             if team != present.team:
                 self._check_team(name, team)
                 fields["former"] = _former(present, team, int(self._now() * 1000))
-            policy = _within(self.policy(team), {"models": present.models, **fields})
+            policy = self._within(team, {"models": present.models, **fields})
             after = msgspec.structs.replace(present, **policy)
             return None if after == present else after
 
@@ -327,15 +331,20 @@ def _former(record: CallerRecord, team: str | None, now: int) -> dict[str, int]:
     return {name: left for name, left in {**former, record.team or "": now}.items() if name != (team or "")}
 
 
-def _within(policy: KeyPolicy, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _within(policy: KeyPolicy, fields: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """The models and limits of a caller as a team's policy has them where nothing else is said. Raises ApiError 400 for
     what is beyond it."""
     found = dict(fields)
     if policy.models != ("*",):
         wanted: Collection[str] = found.get("models", ("*",))
+        names = catalogue_of(config).names  # each of a model's names means all of them
+
+        def allowed(model: str) -> bool:
+            return any(fnmatchcase(name, pattern) for name in names(model) for pattern in policy.models)
+
         if tuple(wanted) == ("*",):
             found["models"] = policy.models
-        elif beyond := [each for each in wanted if not any(fnmatchcase(each, pattern) for pattern in policy.models)]:
+        elif beyond := [each for each in wanted if not allowed(each)]:
             raise ApiError(400, f"The team's key_policy allows {', '.join(policy.models)}, and not {beyond[0]}")
     bounds = {period: most for period in BUDGETS if (most := getattr(policy.max_budget_usd, period)) is not None}
     if bounds:

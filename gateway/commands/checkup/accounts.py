@@ -286,7 +286,10 @@ def _patterns(account: AccountConfig, about: str, models: Sequence[str], catalog
         if known is not None:
             names.update((known.id, *known.aliases))
     useless = [pattern for pattern in account.models if not any(fnmatchcase(name, pattern) for name in names)]
-    served = sum(any(fnmatchcase(name, pattern) for pattern in account.models) for name in models)
+    served = sum(
+        any(fnmatchcase(name, pattern) for name in catalogue.names(model) for pattern in account.models)
+        for model in models
+    )
     if len(useless) == len(account.models):
         yield failed(about, "models", "no model there fits", f"correct models: {', '.join(useless)}")
     elif useless:

@@ -117,6 +117,15 @@ async def test_a_caller_without_limits_of_its_own_has_those_of_its_team_s_policy
     assert (changed["models"], changed["limits"]) == (["claude-haiku-*"], {"budget_usd": {"day": 3}})
 
 
+async def test_a_name_in_a_policy_means_every_name_of_its_model(house):
+    await house.team(id="blue", key_policy={"models": ["claude-haiku-4-5"]})
+    await house.team(id="red", key_policy={"models": ["claude-haiku-4-5-20251001"]})
+    await house.caller(id="bob", team="blue", models=["claude-haiku-4-5-20251001"])
+    await house.caller(id="carol", team="red", models=["claude-haiku-4-5"])
+    for team in ("blue", "red"):
+        assert (await refused(house.caller(id="dave", team=team, models=["claude-opus-5"])))[0] == 400
+
+
 async def test_who_names_an_entity_tag_loses_a_race_and_who_names_none_changes_what_is_there(house):
     await house.team(id="blue")
     tag = Match(etag(house.teams.shown("blue")))
