@@ -158,7 +158,8 @@ class CallerLimits(Frozen, frozen=True, kw_only=True):
 
 class Caller(Frozen, frozen=True, kw_only=True):
     """Who calls: a stable principal. `digests` are lower-case SHA-256 hex digests of its keys, which count until
-    `expires` (Unix seconds); keys are not kept."""
+    `expires` (Unix seconds); keys are not kept. `principal` is whose its conversations are, where the id alone does not
+    say it: another caller had it, and was deleted."""
 
     id: Annotated[
         str,
@@ -166,6 +167,7 @@ class Caller(Frozen, frozen=True, kw_only=True):
         "name, perhaps an e-mail address; it stays while keys rotate",
     ]
     digests: Annotated[tuple[str, ...], Derived(check.shortened)] = ()
+    principal: Annotated[str | None, Derived(str)] = None
     team: Annotated[str | None, _ID, "team that shares tenancy and budgets' reports"] = None
     models: Annotated[
         tuple[str, ...],

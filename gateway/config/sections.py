@@ -124,10 +124,15 @@ def nearest(name: str, names: Collection[str], all_of_them: str) -> str:
 
 
 def redacted(value: msgspec.Struct) -> dict[str, Any]:
-    """A struct for people to read, as plain data without its secrets."""
-    shown = {**_derived(type(value)), **{field.name: field.rule.redact for field in struct_fields(type(value))}}
+    """A struct for people to read, as plain data without its secrets, and without what is none of its file."""
+    derived = _derived(type(value))
+    shown = {**derived, **{field.name: field.rule.redact for field in struct_fields(type(value))}}
     items = ((name, getattr(value, name)) for name in value.__struct_fields__)
-    return {name: None if item is None else simple(shown[name](item)) for name, item in items}
+    return {
+        name: None if item is None else simple(shown[name](item))
+        for name, item in items
+        if item is not None or name not in derived
+    }
 
 
 class Frozen(msgspec.Struct, frozen=True, kw_only=True):

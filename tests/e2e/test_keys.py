@@ -188,6 +188,27 @@ async def test_a_deleted_caller_is_refused_everywhere_at_once_and_its_usage_stay
         await all_closed(gateway, again["key"])
 
 
+async def test_a_caller_made_anew_has_none_of_the_conversations_of_the_one_that_was_deleted(
+    pair: list[Gateway], sim: Simulator
+):
+    one, other = pair
+    headers = conversation()
+    first = create(one, "twice")["key"]
+    for gateway in pair:
+        await eventually_opens(gateway, first)
+    assert (await ask(one, message(), headers, key=first))["x-gateway-route"] == "new"
+    assert (await ask(other, message(), headers, key=first))["x-gateway-route"] == "bound"
+    (name,) = headers.values()
+    assert admin(one, "GET", f"conversations/twice/{name}")[1]["bindings"]
+    assert admin(one, "DELETE", "callers/twice")[0] == 200
+    second = create(one, "twice")["key"]
+    for gateway in pair:
+        await eventually_opens(gateway, second)
+    assert admin(one, "GET", f"conversations/twice/{name}")[0] == 404
+    assert (await ask(other, message(), headers, key=second))["x-gateway-route"] == "new"
+    assert (await ask(one, message(), headers, key=second))["x-gateway-route"] == "bound"
+
+
 async def test_an_address_may_be_a_caller_wherever_one_is_named(launch: Launch, sim: Simulator):
     who = "ada.lovelace@acme.example"
     gateway = launch(accounts=accounts_of(sim, 1), keys=[{"id": who, "key": ALICE, "limits": {"concurrency": 3}}])

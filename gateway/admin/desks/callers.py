@@ -208,7 +208,8 @@ class Callers:
         now = int(self._now() * 1000)
         former = {} if present is None else _former(present, fields.get("team"), present.deleted_at)
         follows = 0 if present is None else present.revision
-        return CallerRecord(created_at=now, former=former, revision=follows + 1, **fields)
+        again = 0 if present is None else present.again + 1  # its conversations are none of the one before
+        return CallerRecord(created_at=now, former=former, again=again, revision=follows + 1, **fields)
 
     async def create(self, body: bytes) -> dict[str, Any]:
         """Make a caller, as yet without a key. Raises ApiError: 400 for a body that makes no sense, that names a team
@@ -286,6 +287,7 @@ class Callers:
             gone = CallerRecord(
                 team=record.team,
                 former=record.former,
+                again=record.again,
                 created_at=record.created_at,
                 revision=record.revision + 1,
                 deleted_at=now,

@@ -203,7 +203,8 @@ class Conversations:
     def _places_of(self, caller: Caller, wanted: Wanted) -> Iterator[Place]:
         for kind in (wanted.kind,) if wanted.kind else KINDS:
             ids = (wanted.id, b"", b"") if kind == "header" else (b"", wanted.id, wanted.agent)
-            keys = [identify(secret.encode(), caller.id, *ids, None) or b"" for secret in self._config().secret[:2]]
+            principal = caller.principal or caller.id
+            keys = [identify(secret.encode(), principal, *ids, None) or b"" for secret in self._config().secret[:2]]
             for key in keys:
                 yield Place(kind, key, keys[0])
 

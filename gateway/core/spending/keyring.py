@@ -34,7 +34,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 class CallerRecord(Record, frozen=True, omit_defaults=True):
     """A caller, which all its keys share. `limits` are as the configuration file has them, without those that are none.
-    `former` are the teams that it was in before ("" for none), and when it left them."""
+    `former` are the teams that it was in before ("" for none), and when it left them; `again` is how many callers of
+    its id were deleted before it."""
 
     team: str | None = None
     models: tuple[str, ...] = ("*",)
@@ -45,6 +46,7 @@ class CallerRecord(Record, frozen=True, omit_defaults=True):
     email: str = ""
     status: str = ACTIVE
     former: dict[str, int] = {}
+    again: int = 0
 
     def carried(self, now: float) -> list[str]:
         """The former teams in which it may have spent what still counts at `now` (ms)."""

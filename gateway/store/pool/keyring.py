@@ -29,7 +29,10 @@ def caller_of(name: str, record: CallerRecord) -> Caller | None:
     limits = limits_of(record.limits)
     if limits is None:
         return None
-    return Caller(id=name, team=record.team, models=record.models, limits=limits, metadata=record.metadata)
+    principal = f"{name}\0{record.again}" if record.again else None
+    return Caller(
+        id=name, principal=principal, team=record.team, models=record.models, limits=limits, metadata=record.metadata
+    )
 
 
 def limits_of(recorded: dict[str, object]) -> CallerLimits | None:

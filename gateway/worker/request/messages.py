@@ -90,7 +90,7 @@ class Messages:
         request.threaded = "thread" in peeked.fields
         x.attempt.meter.ttl = peeked.cache_ttl
         named = references(peeked)
-        route = x.route = self._route(request, head, peeked, caller.id)
+        route = x.route = self._route(request, head, peeked, caller)
 
         x.phase = Phase.ADMITTING
         began = perf_counter()
@@ -121,7 +121,8 @@ class Messages:
         if key:
             former = None
             if self._former_secret is not None:
-                former = identify(self._former_secret, caller.id, head.conversation, head.session, head.agent, peeked)
+                principal = caller.principal or caller.id
+                former = identify(self._former_secret, principal, head.conversation, head.session, head.agent, peeked)
             await self._home.find(x, route, former)
         elif reservation is not None:
             await accounting.take(reservation)
@@ -150,21 +151,22 @@ class Messages:
         request.body_size = len(text)
         return text
 
-    def _route(self, request: Request, head: Head, peeked: Peek, caller: str) -> Route:
+    def _route(self, request: Request, head: Head, peeked: Peek, caller: Caller) -> Route:
         """The request as routing sees it. What has no conversation need not wander either: the caller is its key."""
         key = None
         if "messages" in peeked.fields:
-            key = identify(self._secret, caller, head.conversation, head.session, head.agent, peeked)
+            principal = caller.principal or caller.id
+            key = identify(self._secret, principal, head.conversation, head.session, head.agent, peeked)
         deadline = monotonic() + self._total - (perf_counter() - request.t0)
         size = peeked.text_size
         own_limit = "" if request.endpoint.metered else request.endpoint.name
         request.conversation = key or b""
         route = Route(
-            self._router, key or caller.encode()[:64], peeked.model, size, peeked.cache_ttl, deadline, own_limit
+            self._router, key or caller.id.encode()[:64], peeked.model, size, peeked.cache_ttl, deadline, own_limit
         )
         if "speed" in peeked.fields and peeked.value("speed") == "fast":
             route.limit_class += ":fast"  # a bucket of its own
-        route.caller = caller
+        route.caller = caller.id
         if self._router.offer.partial:
             if not own_limit:
                 route.claim = route.tokens + min(peeked.max_tokens, _MOST_OUTPUT)

@@ -28,6 +28,7 @@ from gateway.core.spending.keyring import CALLERS, CallerRecord, KeyRecord, Reco
 from gateway.errors import ApiError
 from gateway.log import captured
 from gateway.store.client.client import StoreDown
+from gateway.store.pool.keyring import caller_of
 from gateway.store.pool.keys import (
     KeyEnded,
     NewKey,
@@ -743,6 +744,12 @@ async def test_a_deleted_caller_has_no_keys_is_listed_no_more_and_can_be_made_an
     assert f"{ADA} was a caller before: what that made and has used is this one's" in anew["warnings"]
     assert sorted(key["state"] for key in desk.one(ADA)["keys"]) == ["active", "revoked", "revoked"]
     assert desk.table.stored.callers[ADA].revision == 3
+    made = caller_of(ADA, desk.table.stored.callers[ADA])
+    assert made is not None and made.principal not in (None, ADA)  # its conversations are none of the one before
+    await desk.callers.delete(ADA)
+    await desk.callers.create(json.dumps({"id": ADA}).encode())
+    third = caller_of(ADA, desk.table.stored.callers[ADA])
+    assert third is not None and third.principal not in (None, ADA, made.principal)
 
 
 async def test_all_keys_of_a_caller_can_be_ended_and_the_caller_stays(desk):
