@@ -227,11 +227,11 @@ class AnswerHead:
     """What an upstream's response headers said: `visible` ones for the client in their order, `kind` the content type
     in lower case, `encoding` the content's if it is not plain, `request_id` the upstream's, `retry_after` seconds or
     None (kept from the client, whose SDK would sleep as long). `about` says that some concern the account; they are
-    read when somebody asks."""
+    read when somebody asks. What repeats the account's `secret` is not visible."""
 
     __slots__ = ("_headers", "about", "encoding", "kind", "request_id", "retry_after", "visible")
 
-    def __init__(self, headers: HeaderList) -> None:
+    def __init__(self, headers: HeaderList, secret: bytes = b"") -> None:
         self.kind = self.request_id = self.encoding = b""
         self.retry_after: float | None = None
         self.about = False
@@ -243,7 +243,8 @@ class AnswerHead:
             if verdict is None:
                 verdict = _verdict(header[0])
             if verdict == _SHOW:
-                visible.append(header)
+                if not secret or secret not in header[1]:
+                    visible.append(header)
             elif verdict >= _NOTE:
                 self.about = True
             elif verdict == _KIND:
@@ -260,10 +261,15 @@ class AnswerHead:
 
     def is_json(self) -> None:
         """The body that it came with is another now, in JSON."""
-        self.kind, self.encoding = b"application/json", b""
-        framing = (b"content-type", b"content-encoding")
-        self.visible = [header for header in self.visible if header[0] not in framing]
+        self.is_plain()
+        self.kind = b"application/json"
+        self.visible = [header for header in self.visible if header[0] != b"content-type"]
         self.visible.append((b"content-type", self.kind))
+
+    def is_plain(self) -> None:
+        """The body that it came with is not encoded any more."""
+        self.encoding = b""
+        self.visible = [header for header in self.visible if header[0] != b"content-encoding"]
 
     @property
     def rate_limits(self) -> list[int | None]:

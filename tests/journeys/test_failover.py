@@ -12,6 +12,7 @@ from tests.journeys.http import Answer
 from tests.journeys.journey import (
     Journey,
     Want,
+    as_json,
     ask,
     error,
     good,
@@ -19,6 +20,8 @@ from tests.journeys.journey import (
     journey,
     limited,
     message,
+    stream,
+    told,
     usage,
     whole_stream,
 )
@@ -444,6 +447,10 @@ BACK = [
 JSON = (("content-type", "application/json"),)
 GZIP = (*JSON, ("content-encoding", "gzip"))
 EVENTS = (("content-type", "text/event-stream"), ("content-encoding", "gzip"))
+REPEATED = (
+    ("x-api-key", "key-of-a"), ("authorization", "Bearer key-of-a"), ("x-echo", "key=key-of-a;"), ("x-other", "1"),
+)  # fmt: skip
+CONFLICT = error(409, "conflict_error", "bad key key-of-a")
 NO_ANSWERS = {
     "an empty body": Answer(200, JSON),
     "a body that is no JSON": Answer(200, JSON, ((0.0, b"ok"),)),
@@ -482,9 +489,45 @@ BODIES = [
     ),
     journey(
         "an account's key that its upstream repeats is not the client's to see",
-        ask(want=Want(status=409, by="a", says="bad key [the account's key]", headers={"x-api-key": None})),
-        upstream={"a": [error(409, "conflict_error", "bad key " + "key-of-a", ("x-api-key", "key-of-a"))]},
+        ask(
+            want=Want(
+                status=409,
+                by="a",
+                says="bad key [the account's key]",
+                headers={"x-api-key": None, "authorization": None, "x-echo": None, "x-other": "1"},
+            )
+        ),
+        upstream={"a": [error(409, "conflict_error", "bad key key-of-a", *REPEATED)]},
         asked="a",
+    ),
+    journey(
+        "nor is it in the head of a good answer",
+        ask(want=Want(by="a", headers={"x-api-key": None, "authorization": None, "x-echo": None, "x-other": "1"})),
+        upstream={"a": [as_json(200, good().pieces[0][1], *REPEATED)]},
+        asked="a",
+    ),
+    journey(
+        "nor in a refusal that was encoded though nobody asked for it",
+        ask(want=Want(status=409, by="a", says="bad key [the account's key]", headers={"content-encoding": None})),
+        upstream={"a": [Answer(409, GZIP, ((0.0, gzip.compress(CONFLICT.pieces[0][1], mtime=0)),))]},
+        asked="a",
+    ),
+    journey(
+        "nor in an error in the middle of a stream",
+        ask(
+            stream=True,
+            want=Want(by="a", error="api_error", says="bad key [the account's key]", record={"outcome": "interrupted"}),
+        ),
+        upstream={"a": [stream(*whole_stream()[:4], told("api_error", "bad key key-of-a"))]},
+        asked="a",
+    ),
+    journey(
+        "a refusal about the organization's money is understood though it was encoded",
+        ask(want=served("b", 2, "new", "spent")),
+        upstream={"a": [Answer(400, GZIP, ((0.0, gzip.compress(SPENT.pieces[0][1], mtime=0)),))]},
+        asked="a b",
+        bound="b",
+        accounts={"a": "out 60"},
     ),
 ]
 

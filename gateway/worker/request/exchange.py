@@ -150,7 +150,7 @@ class Exchange:
         headers, endpoint, provider = response.headers, x.request.endpoint, account.provider
         if provider.head is not None:
             headers = provider.head(headers)
-        outcome, head = judge(response.status), AnswerHead(headers)
+        outcome, head = judge(response.status), AnswerHead(headers, provider.secret.encode())
         if not head.request_id:
             head.visible.append((b"request-id", x.request.id.encode()))
         if head.about:
@@ -188,7 +188,7 @@ class Exchange:
         text = plain(held, head.encoding) if whole else None
         if attempt.whole is not None and text is not None:
             held = text = attempt.whole(text)
-            head.visible = [header for header in head.visible if header[0] != b"content-encoding"]
+            head.is_plain()
         if text is not None and not is_answer(text, endpoint.metered and not endpoint.chat):
             self._close(x)
             reply.stream, attempt.sent = streamed, False
@@ -211,7 +211,7 @@ class Exchange:
         """An answer in events."""
         decoder = decoded_stream(head.encoding, account.provider.decoder(response.headers))
         if head.encoding:
-            head.visible = [header for header in head.visible if header[0] != b"content-encoding"]
+            head.is_plain()
         own, began = partial(self._own, x), partial(self._home.stream_began, x, route)
         relay = StreamRelay(x, response, lambda: self._headers(x, head), decoder, own, began)
         x.phase = Phase.OPENING
@@ -250,6 +250,9 @@ class Exchange:
             body = None
         headers = response.headers
         self._close(x)
+        if head.encoding and body is not None:
+            body = plain(body, head.encoding)
+            head.is_plain()
         if status < 300:  # no answer of the API, whatever it is
             return Failure(outcome, status, head)
         provider = account.provider

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.core.routing.outcomes import without_secret
 from gateway.core.wire.chat_meter import matters
 from gateway.core.wire.created_ids import CreatedId, hints, in_events, in_message
 from gateway.core.wire.decoding import Decoder, decode
@@ -200,6 +201,8 @@ class StreamRelay:
                     return
                 if ready:
                     meter.count(ready)
+                    if meter.error and x.attempt.account is not None:
+                        ready = without_secret(ready, x.attempt.account.provider.secret)
                     x.reply.raw = self._splitter.raw
                     await x.reply.write(ready, more=True)
                 if short:
