@@ -27,11 +27,13 @@ from tests.journeys.driver import Rig
 from tests.journeys.http import Answer
 from tests.journeys.journey import (
     BLOCK,
+    MODEL,
     PING,
     THINKER,
     Ask,
     Journey,
     Want,
+    as_json,
     ask,
     delta,
     error,
@@ -300,7 +302,7 @@ COUNTED = [
         "chats go where they are served",
         Ask(want=Want(by="b"), path="/v1/chat/completions", body=message()),
         pool=on("bedrock"),
-        upstream={"b": [good()]},
+        upstream={"b": [as_json(200, {"id": "chatcmpl-1", "model": MODEL, "choices": []})]},
         asked="b",
     ),
     journey(

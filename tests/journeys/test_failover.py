@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.journeys.driver import Rig
 from tests.journeys.http import Answer
 from tests.journeys.journey import (
+    MODEL,
     Journey,
     Want,
     as_json,
@@ -466,6 +468,18 @@ BODIES = [
             asked="a b",
         )
         for what, answer in NO_ANSWERS.items()
+    ),
+    *(
+        journey(
+            f"an object that is no {what} is no answer, and another account gives one",
+            ask(want=Want(by="b", attempts=2, body=json.dumps(proper).encode()), path=path),
+            upstream={"a": [Answer(200, JSON, ((0.0, b'{"hello":"world"}'),))], "b": [as_json(200, proper)]},
+            asked="a b",
+        )
+        for what, path, proper in (
+            ("chat", "/v1/chat/completions", {"id": "chatcmpl-1", "model": MODEL, "choices": []}),
+            ("count", "/v1/messages/count_tokens", {"input_tokens": 9}),
+        )
     ),
     journey(
         "an answer that is none on two accounts is the gateway's 502",

@@ -189,7 +189,7 @@ class Exchange:
         if attempt.whole is not None and text is not None:
             held = text = attempt.whole(text)
             head.is_plain()
-        if text is not None and not is_answer(text, endpoint.metered and not endpoint.chat):
+        if text is not None and not is_answer(text, endpoint):
             self._close(x)
             reply.stream, attempt.sent = streamed, False
             return Failure(Outcome.IMPROPER, status, head)
