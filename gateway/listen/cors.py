@@ -11,7 +11,8 @@ from gateway.listen.client import App, Receive, Scope, Send
 
 _TOLD = (
     "request-id", "retry-after", "x-should-retry", "x-gateway-request-id", "x-gateway-account", "x-gateway-attempts",
-    "x-gateway-route", "anthropic-ratelimit-requests-limit", "anthropic-ratelimit-requests-remaining",
+    "x-gateway-route", "x-gateway-budget-warning",
+    "anthropic-ratelimit-requests-limit", "anthropic-ratelimit-requests-remaining",
     "anthropic-ratelimit-requests-reset", "anthropic-ratelimit-input-tokens-limit",
     "anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset",
     "anthropic-ratelimit-output-tokens-limit", "anthropic-ratelimit-output-tokens-remaining",

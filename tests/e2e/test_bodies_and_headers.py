@@ -283,6 +283,8 @@ FORMS = {
     "x-api-key": [("x-api-key", ALICE)],
     "bearer": [("Authorization", f"Bearer {ALICE}")],
     "bearer in small letters": [("authorization", f"bearer   {ALICE}")],
+    "bearer without a scheme": [("authorization", ALICE)],
+    "two lines, one of them wrong": [("x-api-key", "sk-wrong"), ("x-api-key", ALICE)],
     "both": [("x-api-key", ALICE), ("authorization", f"Bearer {ALICE}")],
     "both, the other way round": [("authorization", f"Bearer {ALICE}"), ("x-api-key", ALICE)],
     "both, one of them wrong": [("x-api-key", "sk-wrong"), ("authorization", f"Bearer {ALICE}")],
