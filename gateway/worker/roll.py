@@ -45,10 +45,10 @@ class Roll:
 
     def know(self, keys: bytes) -> None:
         """Others were made meanwhile, and some deleted: what is being served to those ends."""
-        before = self._made.present.keys() & self.keyring.callers.keys()
+        before, teams = self._made.present.keys() & self.keyring.callers.keys(), self._teams
         self._made = decode(keys)
         self._tell()
-        self._proxy.end(before - self.keyring.callers.keys())
+        self._proxy.end(before - self.keyring.callers.keys(), teams - self._teams)
 
     def look(self) -> None:
         """See whether a boost has ended; to be called now and then."""
@@ -62,6 +62,7 @@ class Roll:
     def _tell(self) -> None:
         config, made, now = self._config, self._made, time() * 1000
         teams = teams_of(config.teams, made)
+        self._teams = teams.keys()
         self.keyring = keyring_of(config.keys, made, config.teams, now)
         callers = self.keyring.callers
         boosts = boosts_of(made, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import subprocess
@@ -234,6 +235,32 @@ async def test_a_token_is_exchanged_for_the_gateway_s_own(federated: list[Gatewa
         assert who(gateway, served) == ("k8s/system:serviceaccount:ml:train", "platform")
     line = federated[0].record(answer.request_id)
     assert (line["endpoint"], line["caller"]) == ("token", "k8s/system:serviceaccount:ml:train")
+
+
+async def test_what_is_being_answered_to_a_caller_by_token_ends_with_its_team(
+    federated: list[Gateway], shared_issuer: Issuer
+):
+    one, other = federated
+
+    def admin(method: str, path: str, body: bytes = b"") -> int:
+        return one.get(f"/admin/v1/{path}", method=method, headers=AUTHORIZED, body=body, admin=True).status
+
+    assert admin("POST", "teams", b'{"id": "brief"}') == 201
+    token = shared_issuer.mint("pod", team="brief")
+    bearer = {"authorization": f"Bearer {token}"}
+
+    def opens(status: int) -> bool:
+        return other.get("/v1/me", headers=bearer).status == status
+
+    await eventually(lambda: opens(200))
+    stream = asyncio.create_task(
+        ask(other, message("Tell me", stream=True), {**bearer, **conversation()}, key=None, fault="stall=4")
+    )
+    await eventually(lambda: other.metrics().total("gateway_requests_in_flight") == 1)
+    assert admin("DELETE", "teams/brief") == 200
+    cut = await asyncio.wait_for(stream, 30)
+    assert b"Your access to this gateway has ended" in cut.body and cut.ended
+    await eventually(lambda: opens(403))
 
 
 async def test_a_form_does_as_well(gateway: Gateway, shared_issuer: Issuer):

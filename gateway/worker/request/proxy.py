@@ -90,10 +90,12 @@ class Proxy:
         """These are the teams that there are."""
         self._rights.know(teams)
 
-    def end(self, deleted: Collection[str]) -> None:
-        """What is being served to callers who were deleted ends now."""
-        for x in list(self.live) if deleted else ():
-            if x.request.caller is not None and x.request.caller.id in deleted:
+    def end(self, deleted: Collection[str], teams: Collection[str]) -> None:
+        """What is being served to callers who were deleted ends now, and what is to callers by token (a slash is in the
+        ids of those alone) of `teams` that were."""
+        for x in list(self.live) if deleted or teams else ():
+            caller = x.request.caller
+            if caller is not None and (caller.id in deleted or ("/" in caller.id and caller.team in teams)):
                 x.interrupt("revoked")
 
     async def handle(self, endpoint: Endpoint, client: Client, object_id: str = "") -> None:
