@@ -133,7 +133,7 @@ def caller_routes(desk: Callers, keys: Keys) -> list[Route]:
 
     async def revoke_all(call: Call) -> Response:
         about(call)
-        after = await keys.revoke_all(call.params["id"])
+        after = await keys.revoke_all(call.params["id"], call.match)
         call.about(f"callers/{after['caller']}", keys_revoked=(0, after["revoked"]))
         return json(after)
 
@@ -175,7 +175,8 @@ def caller_routes(desk: Callers, keys: Keys) -> list[Route]:
         Route(
             method="DELETE", path="/admin/v1/callers/{id}/keys", handler=revoke_all, role=OPERATE,
             action="caller.revoke", about="End all keys of a caller that were made at run time, for good",
-            params=caller, may=(404, 503), good={200: Good("The caller and its keys", schemas.REVOKED_CALLER)},
+            params=caller, matches=True, may=(404, 503),
+            good={200: Good("The caller and its keys", schemas.REVOKED_CALLER)},
         ),
     ]  # fmt: skip
 

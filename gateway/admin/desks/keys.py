@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway import log
 from gateway.admin.desks.callers import DAY_MS, DEFINING, Callers
-from gateway.admin.desks.records import ANY, Match, RunTime, done, given_of, plain, time_text
+from gateway.admin.desks.records import ANY, Match, RunTime, done, given_of, plain, stale, time_text
 from gateway.config import checks as check
 from gateway.config.checks import shortened
 from gateway.config.rules import Number, Rule, Text, moment_text
@@ -182,14 +182,20 @@ class Keys:
                 record = exists.record
         raise ApiError(503, f"{name} changes faster than it can be agreed on")
 
-    async def revoke_all(self, name: str) -> dict[str, Any]:
+    async def revoke_all(self, name: str, match: Match = ANY) -> dict[str, Any]:
         """End all keys of a caller that were made at run time, everywhere and for good; the caller stays. Raises
-        ApiError: 404 for an unknown caller, 503 while the store is away."""
+        ApiError: 404 for an unknown caller, 412 for one that is not as it was known, 503 while the store is away."""
         in_file = self._callers.in_file()
         if name not in in_file and not any(key.caller == name for key in self._table.stored.keys.values()):
             self._callers.record(name)
         going_on = self._callers.going_on(name)
-        ended = await done(self._table.finish(name))
+        match.check(self._callers.shown(name))
+        record = self._table.stored.present.get(name)
+        was = record.revision if match.named and record is not None and name not in in_file else 0
+        try:
+            ended = await done(self._table.finish(name, was=was))
+        except RecordExists:
+            raise stale("Another was quicker") from None
         await self._applied()
         log.info("keys revoked", caller=name, keys=ended)
         left = in_file[name].digests if name in in_file else ()

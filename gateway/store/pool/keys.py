@@ -162,11 +162,11 @@ class KeyStore:
         reply = await self._run("revoke", key, _state(was))
         _judge(reply[0])
 
-    async def finish(self, caller: str, record: CallerRecord | None = None) -> int:
+    async def finish(self, caller: str, record: CallerRecord | None = None, was: int = 0) -> int:
         """End all keys of a caller now; how many those were. With a `record` the caller is deleted, which this one says
         and whose revision is that of the present one and 1. Raises UnknownRecord, and RecordExists where the present
-        one is another than that."""
-        text, revision = (b"", 0) if record is None else (_encode(record), record.revision - 1)
+        one is another than that, or without a `record` of another revision than it `was` (0: any will do)."""
+        text, revision = (b"", was) if record is None else (_encode(record), record.revision - 1)
         outcome, *more = reply = await self._run("finish", caller, text, revision)
         if outcome == b"unknown":
             raise UnknownRecord

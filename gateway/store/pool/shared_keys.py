@@ -139,10 +139,10 @@ class SharedKeys:
         """As KeyStore.revoke."""
         await self._change(lambda: self._store.revoke(key, was))
 
-    async def finish(self, caller: str, record: CallerRecord | None = None) -> int:
+    async def finish(self, caller: str, record: CallerRecord | None = None, was: int = 0) -> int:
         """As KeyStore.finish; of the record as `put`."""
         own = None if record is None else _own(record)
-        return await self._change(lambda: self._store.finish(caller, own))
+        return await self._change(lambda: self._store.finish(caller, own, was))
 
     async def _change(self, work: Callable[[], Awaitable[T]]) -> T:
         try:

@@ -190,8 +190,8 @@ function act.revoke(id, state)
   return {'done'}
 end
 
--- Caller, its record as one that is deleted ('' to keep it), the revision that this one follows -> `done` and how many
--- keys this has ended, `unknown`, or `known` with the record that is there instead.
+-- Caller, its record as one that is deleted ('' to keep it), the revision that this one follows, or that the kept one must
+-- have (0: any) -> `done` and how many keys this has ended, `unknown`, or `known` with the record that is there instead.
 function act.finish(caller, record, revision)
   local there = redis.call('HGET', KEYS[1], caller)
   if record ~= '' then
@@ -202,6 +202,8 @@ function act.finish(caller, record, revision)
     end
     redis.call('HSET', KEYS[1], caller, record)
     changed = true
+  elseif there and revision ~= '0' and revision_of(there) ~= tonumber(revision) then
+    return {'known', there}
   end
   local ended = 0
   for _, id in ipairs(redis.call('HKEYS', KEYS[2])) do

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from gateway.admin.desks.callers import Callers
 from gateway.admin.desks.keys import Keys
+from gateway.admin.desks.records import Match, etag
 from gateway.admin.routes import MAX_BODY
 from gateway.cli import app as command_line
 from gateway.config.schema import Account, Admin, Caller, CallerLimits, Config, Team
@@ -140,7 +141,11 @@ class Table:
             raise OtherKey
         self.keep(key, msgspec.structs.replace(self._key(key), revoked_at=self.now))
 
-    async def finish(self, caller: str, record: CallerRecord | None = None) -> int:
+    async def finish(self, caller: str, record: CallerRecord | None = None, was: int = 0) -> int:
+        self.rival()
+        present = self.stored.callers.get(caller)
+        if record is None and was and present is not None and present.revision != was:
+            raise RecordExists(present)
         if record is not None:
             await self.put(CALLERS, caller, record)
         elif self.away:
@@ -763,6 +768,26 @@ async def test_all_keys_of_a_caller_can_be_ended_and_the_caller_stays(desk):
     filed = await desk.keys.revoke_all("alice")
     assert (filed["revoked"], [key["state"] for key in filed["keys"]]) == (1, ["active", "revoked"])
     assert "in the configuration file still count" in filed["warnings"][0]
+
+
+async def test_all_keys_of_a_caller_end_only_where_it_is_as_it_was_known(desk):
+    await desk.create(caller=ADA)
+    tag = etag(desk.callers.one(ADA))
+    assert (await desk.keys.revoke_all(ADA, Match(tag)))["revoked"] == 1
+    await desk.create(caller=ADA)
+
+    def rival() -> None:
+        desk.table.rival = lambda: None
+        other = msgspec.structs.replace(desk.table.stored.callers[ADA], label="Ada", revision=2)
+        desk.table.stored = msgspec.structs.replace(desk.table.stored, callers={ADA: other})
+
+    desk.table.rival = rival
+    for _ in range(2):  # quicker than the look, and than the change
+        with pytest.raises(ApiError) as late:
+            await desk.keys.revoke_all(ADA, Match(tag))
+        assert late.value.status == 412
+    assert [key["state"] for key in desk.one(ADA)["keys"]] == ["revoked", "active"]
+    assert (await desk.keys.revoke_all(ADA))["revoked"] == 1
 
 
 async def test_whom_the_file_defines_is_not_deleted_and_a_rival_is_not_overridden(desk):

@@ -626,7 +626,9 @@ async def test_all_keys_of_a_caller_end_at_once_and_no_others(store):
     stored = await table(store)
     assert stored.keys[mine.id].revoked_at and stored.keys[spent.id] == before
     assert not stored.keys[others.id].revoked_at and stored.callers["bob"] == BOB
-    assert await store.finish("bob") == await store.finish("nobody") == 0
+    with pytest.raises(RecordExists):
+        await store.finish("carol", was=2)
+    assert await store.finish("bob", was=1) == await store.finish("nobody") == 0
     assert (await table(store)).version == stored.version
 
 
