@@ -15,6 +15,7 @@ import selectors
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import lru_cache
 from typing import Any, Protocol
 
 WALL = 1_900_000_000.0  # Unix seconds at which every journey begins: 2030-03-17, 17:46:40 UTC
@@ -265,6 +266,17 @@ class _Time:
         return getattr(time, name)
 
 
+_REAL = {id(getattr(time, name)): name for name in ("time", "monotonic", "perf_counter")}
+_REAL |= {id(time): "module", id(random.random): "random"}
+
+
+@lru_cache(maxsize=1)
+def _readers(modules: int) -> list[tuple[Any, str, Any]]:
+    """Where so many modules of the gateway name a clock or chance, and what stands there while nothing is turned."""
+    named = [(module, vars(module)) for name, module in list(sys.modules.items()) if name.startswith("gateway.")]
+    return [(module, word, value) for module, words in named for word, value in words.items() if id(value) in _REAL]
+
+
 @contextlib.contextmanager
 def turned(clock: Clock) -> Iterator[None]:
     """Every module of the gateway reads this clock, and draws the same numbers every time."""
@@ -275,18 +287,11 @@ def turned(clock: Clock) -> Iterator[None]:
     def wall() -> float:
         return clock.wall
 
-    chance = random.Random(7)
     clocks: dict[str, Callable[[], Any]] = {"time": wall, "monotonic": now, "perf_counter": now}
-    other: dict[int, Any] = {id(getattr(time, name)): fake for name, fake in clocks.items()}
-    other[id(time)] = _Time(clocks)
-    other[id(random.random)] = chance.random
-    changed = []
-    for name, module in list(sys.modules.items()):
-        if name.startswith("gateway."):
-            for word, value in list(vars(module).items()):
-                if id(value) in other:
-                    changed.append((module, word, value))
-                    setattr(module, word, other[id(value)])
+    fakes = {**clocks, "module": _Time(clocks), "random": random.Random(7).random}
+    changed = _readers(sum(name.startswith("gateway.") for name in sys.modules))
+    for module, word, value in changed:
+        setattr(module, word, fakes[_REAL[id(value)]])
     try:
         yield
     finally:
