@@ -161,9 +161,10 @@ class Cycle:
             self.task.cancel()
 
     def pass_chunks(self, segment: bytes) -> bool:
-        if not self.chunked or self.head or self.complete or self.connection.writable is not None or self.disconnected:
+        connection = self.connection
+        if not self.chunked or self.head or self.complete or connection.writable is not None or self.disconnected:
             return False
-        self.connection.transport.write(segment)
+        connection.transport.write(segment)
         return True
 
     def _start(self, status: int, headers: HeaderList) -> None:

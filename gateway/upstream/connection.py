@@ -250,10 +250,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         phase = self.phase
         if phase == "body":
-            self.deadline = self._pool.loop.time() + self._pool.timeouts.idle
+            pool = self._pool
+            self.deadline = pool.loop.time() + pool.timeouts.idle
             if self._between:
-                waiter = self._waiter
-                if self._chunk is not None and waiter is not None and not waiter.done() and self._chunk(data):
+                chunk, waiter = self._chunk, self._waiter
+                if chunk is not None and waiter is not None and not waiter.done() and chunk(data):
                     return
                 self._between = False
         elif phase == "head":
