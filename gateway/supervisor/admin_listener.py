@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -28,7 +28,7 @@ from gateway.admin.desks.levels import Levels
 from gateway.admin.desks.teams import Teams
 from gateway.admin.desks.usage import Usage
 from gateway.admin.openapi import documented
-from gateway.config.schema import Config
+from gateway.config.schema import Config, catalogue_of
 from gateway.listen.bind import bind
 from gateway.listen.server import Server, serve_asgi
 from gateway.store.bindings import Bindings
@@ -123,14 +123,18 @@ class AdminListener:
             accounts=accounts, conversations=conversations, callers=callers,
             keys=Keys(keys, callers, applied, time.time), teams=Teams(keys, callers, config, applied, time.time),
             boosts=Boosts(keys, callers, applied, time.time),
-            usage=Usage(self._usage, time.time, applied, self._provider), live=self.live, audit=self._audit,
-            metrics_open=lambda: config().admin.metrics_open, clients=self._for_clients,
+            usage=Usage(self._usage, time.time, applied, self._provider, self._names), live=self.live,
+            audit=self._audit, metrics_open=lambda: config().admin.metrics_open, clients=self._for_clients,
         )  # fmt: skip
 
     def _provider(self, account: str) -> str | None:
         """Whose an account of the present configuration is."""
         accounts = self._parts.config().accounts
         return next((each.provider for each in accounts if each.id == account), None)
+
+    def _names(self, model: str) -> Iterable[str]:
+        """All names of the model that has this one."""
+        return catalogue_of(self._parts.config()).names(model)
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run until it is cancelled, beside the listener itself."""

@@ -5,7 +5,7 @@ It counts nothing itself, and knows neither callers nor accounts: names are thos
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -39,7 +39,8 @@ class Store(Protocol):
 
 class Usage:
     """`now()` gives Unix seconds; `told()` has the store told of what has ended until then; `provider(account)` is
-    whose an account is, None for one that nobody knows any more."""
+    whose an account is, None for one that nobody knows any more; `names(model)` are all names of the model that has
+    this one."""
 
     def __init__(
         self,
@@ -47,9 +48,11 @@ class Usage:
         now: Callable[[], float],
         told: Callable[[], Awaitable[None]],
         provider: Callable[[str], str | None] = lambda account: None,
+        names: Callable[[str], Iterable[str]] = lambda model: (model,),
     ) -> None:
         self._store = store
         self._provider = provider
+        self._names = names
         self._now = now
         self._told = told
 
@@ -62,6 +65,7 @@ class Usage:
         if detail not in ("", "true", "false"):
             raise ApiError(400, "detail must be true or false")
         only = {name: frozenset(filter(None, query.getlist(name))) for name in _FILTERS}
+        only["model"] = frozenset(name for model in only["model"] for name in self._names(model))
         span = self._span(query)
         await self._told()
         stored = tuple(dict.fromkeys("account" if name == PROVIDER else name for name in groups))

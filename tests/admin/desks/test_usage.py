@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from gateway.admin.desks.usage import Usage, dollars
+from gateway.data import load_catalogue
 from gateway.store.client.connection import StoreDown
 from gateway.store.ledger.ledger import Entry
 from gateway.store.ledger.usage import HOUR, Group, Page, Span, Sums, TooManyRows, Totals
@@ -58,7 +59,13 @@ def store() -> Store:
 @pytest.fixture
 async def client(store: Store) -> AsyncIterator[httpx.AsyncClient]:
     app = admin_app(
-        usage=Usage(store, lambda: NOW, store.tell, {"aws-1": "bedrock", "aws-2": "bedrock", "a": "anthropic"}.get)
+        usage=Usage(
+            store,
+            lambda: NOW,
+            store.tell,
+            {"aws-1": "bedrock", "aws-2": "bedrock", "a": "anthropic"}.get,
+            load_catalogue().names,
+        )
     )
     headers = {"authorization": f"Bearer {TOKEN}"}
     transport = httpx.ASGITransport(app)
@@ -121,11 +128,11 @@ async def test_callers_without_a_team_have_none(client, store):
 
 
 async def test_filters_and_times_are_passed_on_and_empty_ones_are_none(client, store):
-    query = "group_by=&from=2026-11-20&to=2026-11-21&key=alice&key=bob&team=&model=claude-haiku-4-5&account=a"
+    query = "group_by=&from=2026-11-20&to=2026-11-21&key=alice&key=bob&team=&model=claude-of-nobody&account=a"
     assert (await client.get(f"/admin/v1/usage?{query}")).status_code == 200
     span, groups, only = store.asked
     assert (span, groups) == (Span(HERE - 48 * HOUR, HERE - 24 * HOUR), ("key",))
-    assert only == {"key": {"alice", "bob"}, "model": {"claude-haiku-4-5"}, "account": {"a"}}
+    assert only == {"key": {"alice", "bob"}, "model": {"claude-of-nobody"}, "account": {"a"}}
 
 
 @pytest.mark.parametrize(
@@ -230,6 +237,12 @@ async def test_a_place_to_go_on_that_was_never_given_is_refused(client, store):
     store.error = ValueError("before must be what `next` was")
     answer = await client.get("/admin/v1/usage/records?team=t&before=x")
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, "before must be what `next` was")
+
+
+@pytest.mark.parametrize("name", ["claude-haiku-4-5", "claude-haiku-4-5-20251001"])
+async def test_a_model_is_asked_for_by_any_of_its_names(client, store, name):
+    assert (await client.get("/admin/v1/usage", params={"model": [name, "of-nobody"]})).status_code == 200
+    assert store.asked[2] == {"model": {"claude-haiku-4-5", "claude-haiku-4-5-20251001", "of-nobody"}}
 
 
 async def test_usage_is_summed_by_provider(client, store):
