@@ -108,12 +108,13 @@ def _of_objects(kind: str, body: Body) -> dict[str, tuple[Endpoint, ...]]:
 
 
 _BATCHES = "/v1/messages/batches"
+COUNT = "count_tokens"  # the one whose answers are a number of tokens
 # Path -> its endpoints by method. {id} is one segment, {rest} all that follow.
 TABLE: dict[str, tuple[Endpoint, ...]] = {
     **_about(
         "/v1/messages", "messages", "POST", At.CONVERSATION, body=Body.HELD, peeks=True, metered=True, events=True
     ),
-    **_about("/v1/messages/count_tokens", "count_tokens", "POST", At.CONVERSATION, body=Body.HELD, peeks=True),
+    **_about("/v1/messages/count_tokens", COUNT, "POST", At.CONVERSATION, body=Body.HELD, peeks=True),
     **_about(
         "/v1/chat/completions",
         "chat",

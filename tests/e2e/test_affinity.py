@@ -99,7 +99,10 @@ async def test_of_eight_first_requests_at_once_one_is_new_and_all_go_to_one_acco
         assert served_by(sim, since)[name] == Counter({answers[0].account: 8})
 
 
-async def test_six_hundred_conversations_are_spread_evenly(pair: list[Gateway]):
+async def test_six_hundred_conversations_are_spread_evenly(launch: Launch, simulator: Simulator, store: Store):
+    config = {"redis": f"{store.url}/8", "accounts": accounts_of(simulator, POOL)}
+    pair = [launch(**config), launch(**config)]  # to which nothing has come that they would have to level
+
     async def some(number: int) -> list[str]:
         async with Wire.open(pair[number % 2]) as wire:
             found = []

@@ -23,7 +23,7 @@ from gateway.errors import ApiError
 from gateway.listen.client import HeaderList
 from gateway.upstream.provider import Decoder as Translator
 from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, Interrupted, Response, TransportError
-from gateway.worker.endpoints import Endpoint
+from gateway.worker.endpoints import COUNT, Endpoint
 from gateway.worker.request.journey import Journey
 
 MAX_DECODED = 16 * 1024 * 1024  # bytes that an answer may decode to, to be metered
@@ -366,7 +366,8 @@ _shape = msgspec.json.Decoder(_Shape).decode
 
 
 def is_answer(text: bytes, endpoint: Endpoint) -> bool:
-    """Whether a body is an object that has what answers of this endpoint have: a message, a chat, or a count."""
+    """Whether a body is an object that is no error, and has what answers of this endpoint have: a message, a chat, or
+    a count."""
     try:
         shape = _shape(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -375,7 +376,7 @@ def is_answer(text: bytes, endpoint: Endpoint) -> bool:
         return bool(len(shape.choices))
     if endpoint.metered:
         return shape.type in ("message", "completion") or bool(len(shape.content) or len(shape.completion))
-    return bool(len(shape.input_tokens))
+    return bool(shape.type != "error") and (endpoint.name != COUNT or bool(len(shape.input_tokens)))
 
 
 async def relay_long(x: Journey, response: Response, headers: HeaderList, held: bytes) -> None:
