@@ -627,6 +627,8 @@ def test_bars_of_teams_begin_at_one_line_and_are_of_one_length(page: Page, secti
     open_section(page, section)
     bars = page.locator(f"#{place} .share")
     expect(bars).to_have_count(3)
+    most = page.locator(f"#{place} .share > span").first
+    expect(most).to_have_attribute("style", re.compile(r"width: 100%"))  # once the costs have come
     boxes = bars.evaluate_all("(all) => all.map((each) => each.getBoundingClientRect().toJSON())")
     assert len({(box["left"], box["width"]) for box in boxes}) == 1
     fills = page.locator(f"#{place} .share > span").evaluate_all("(all) => all.map((each) => each.style.width)")
