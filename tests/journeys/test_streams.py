@@ -111,6 +111,12 @@ def theirs(kind: str, by: str, attempts: int) -> Want:
     )
 
 
+ENDED = Want(
+    by="a",
+    events="message_start .* message_delta( ping)* message_stop",
+    used=(100, 20),
+    record={"outcome": "ok", "estimated": False},
+)
 ELSEWHERE = Want(by="b", attempts=2, route="new", content="Good evening.", used=(100, 20))
 OPENINGS = [
     refused("overloaded_error", ELSEWHERE, "a b", bound="b"),
@@ -164,30 +170,14 @@ OPENINGS = [
     ),
     journey(
         "after the model has said why it stopped pings are no life",
-        ask(
-            stream=True,
-            want=Want(
-                by="a",
-                events="message_start .* message_delta( ping)* message_stop",
-                used=(100, 20),
-                record={"outcome": "ok", "estimated": False},
-            ),
-        ),
+        ask(stream=True, want=ENDED),
         upstream={"a": [stream(*EVENTS[:-1], *[PING] * 40, gap=10.0, ends="silent")]},
         config={"timeouts": {"idle": 60}},
         asked="a",
     ),
     journey(
         "after the model has said why it stopped silence ends a stream well, since all of it has come",
-        ask(
-            stream=True,
-            want=Want(
-                by="a",
-                events="message_start .* message_delta( ping)* message_stop",
-                used=(100, 20),
-                record={"outcome": "ok", "estimated": False},
-            ),
-        ),
+        ask(stream=True, want=ENDED),
         upstream={"a": [stream(*EVENTS[:-1], ends="silent")]},
         config={"timeouts": {"idle": 60}},
         asked="a",
