@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.upstream.credential import Credential, Fixed
-from gateway.upstream.provider import Call, Decoder, Headers, Outgoing, Provider, Refusal, native_refusal
+from gateway.upstream.provider import Call, Decoder, Headers, Outgoing, Provider, Refusal, native_refusal, secret_of
 from gateway.upstream.settings import Settings
 
 DEFAULT_VERSION = b"anthropic-version: 2023-06-01\r\n"
@@ -33,7 +33,7 @@ class Anthropic:
     probe_proves = True
 
     def __init__(self, api_key: str) -> None:
-        self.secret = api_key
+        self.secret = secret_of(api_key)
         self.credential: Credential = Fixed("x-api-key", api_key)
         self._credential = self.credential.lines(b"", b"", b"", b"")
         self._bearer = b"authorization: Bearer " + api_key.encode("ascii") + b"\r\n"

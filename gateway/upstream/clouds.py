@@ -19,7 +19,7 @@ from gateway.core.wire.members import edited
 from gateway.errors import TYPES, ApiError
 from gateway.upstream.credential import Credential
 from gateway.upstream.credentials.refreshing import in_words
-from gateway.upstream.provider import Call, Decoder, Headers, Outgoing, Refusal
+from gateway.upstream.provider import Call, Decoder, Headers, Outgoing, Refusal, secret_of
 from gateway.upstream.settings import Settings
 
 MESSAGES, COUNT = "messages", "count_tokens"
@@ -59,7 +59,7 @@ class Cloud:
     served = frozenset({MESSAGES, COUNT})
 
     def __init__(self, settings: Settings, credential: Credential) -> None:
-        self.secret = settings.api_key
+        self.secret = secret_of(settings.api_key)
         self.credential = credential
         self.settings = settings
         self.names = settings.names

@@ -17,6 +17,7 @@ from gateway.upstream.credential import Credential
 from gateway.upstream.transport import Upload
 
 Headers = list[tuple[bytes, bytes]]
+_SHORTEST = 8  # characters of a key that is looked for in answers
 
 
 class Call(msgspec.Struct):
@@ -118,6 +119,12 @@ class Provider(Protocol):
     def probe(self, most: int) -> Outgoing:
         """A request that costs nothing: where there is one, for a list of up to so many models. Raises NotReady."""
         ...
+
+
+def secret_of(api_key: str) -> str:
+    """What no answer may repeat of an account with this key: "" where it is so short that it stands in anybody's
+    words, as the keys of upstreams that ask for none are."""
+    return api_key if len(api_key) >= _SHORTEST else ""
 
 
 def native_refusal(status: int, body: bytes | None, secret: str) -> Refusal:

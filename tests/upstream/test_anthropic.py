@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gateway.upstream.anthropic import Anthropic
 from gateway.upstream.provider import Call
+from gateway.worker.head import AnswerHead
 from tests.upstream.offer import Offer
 
 
@@ -27,3 +30,14 @@ def test_an_upload_is_handed_on_unread():
     offer = Offer(b"hello")
     assert Anthropic("sk-1").prepare(Call(b"POST", b"/v1/files", [], offer)).body is offer
     assert not offer.begun
+
+
+@pytest.mark.parametrize(("key", "hidden"), [("e", False), ("sk-echo", False), ("key-of-a", True)])
+def test_a_key_hides_words_of_answers_unless_it_is_too_short_to_be_one(key: str, hidden: bool):
+    provider = Anthropic(key)
+    body = b'{"type":"error","error":{"type":"conflict_error","message":"bad key %b"}}' % key.encode()
+    refusal = provider.refusal(409, [], body, "req_1")
+    assert (refusal.body == body.replace(key.encode(), b"[the account's key]")) is hidden
+    assert (refusal.body == body) is not hidden
+    head = AnswerHead([(b"x-echo", b"key=%b;" % key.encode())], provider.secret.encode())
+    assert bool(head.visible) is not hidden
