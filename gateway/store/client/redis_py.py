@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
 
 import redis.asyncio as redis
@@ -13,7 +13,15 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ConstantBackoff, NoBackoff
-from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import (
+    ClusterDownError,
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as LostConnection
+from redis.exceptions import TimeoutError as NoReply
 
 from gateway.store.client.connection import Arg, ScriptError, StoreDown
 from gateway.store.client.replies import Meaning, meaning
@@ -25,6 +33,8 @@ FAILURES = (RedisError, RedisClusterException, OSError, AttributeError, RuntimeE
 Client = redis.Redis | redis.RedisCluster
 # Without its name and version, which it reads from its package anew for each connection.
 _COMMON: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1, "protocol": 2, "driver_info": None}
+_LOST: Any = (LostConnection, NoReply, ClusterDownError, RedisClusterException)
+_CLUSTER_AGAIN = Retry(ConstantBackoff(0.1), 3, _LOST)
 _SENTINEL_WAIT = 0.3  # seconds for one sentinel; they are asked one after the other
 _LOOK = 1.0  # seconds between two looks whether the server still answers, and is still the master
 _AGAIN = 0.2  # seconds before subscribing anew
@@ -37,7 +47,7 @@ def open_redis(url: str) -> Client:
     topology = read_url(url)
     if topology.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in cast(Any, topology.nodes)]
-        options = {"startup_nodes": nodes, "require_full_coverage": False, "retry": Retry(ConstantBackoff(0.1), 3)}
+        options = {"startup_nodes": nodes, "require_full_coverage": False, "retry": Retry(NoBackoff(), 0)}
         return redis.RedisCluster(**{**_COMMON, **topology.access.options, **options})
     return _one(topology, topology.nodes[0], Retry(ConstantBackoff(0.05), 1))
 
@@ -86,15 +96,42 @@ async def ask(client: Client, *command: Any) -> Any:
     """The reply to one command. Raises StoreDown, for an error reply too (ScriptError where that is one of ours), and
     NoScriptError."""
     pool = getattr(client, "connection_pool", None)
+    if isinstance(pool, _MasterPool):
+        await pool.look()
     try:
-        if isinstance(pool, _MasterPool):
-            await pool.look()
-        return await cast(Any, client).execute_command(*command)
+        return await _patiently(client, lambda: cast(Any, client).execute_command(*command))
     except NoScriptError:
         raise
     except FAILURES as error:
         ours = type(error) is ResponseError and meaning(str(error)) is Meaning.WRONG
         raise (ScriptError if ours else StoreDown)(str(error) or type(error).__name__) from None
+
+
+async def ask_all(client: Client, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The replies to these commands, sent at once; error replies among them. Raises StoreDown."""
+
+    async def sent() -> Any:
+        async with cast(Any, client).pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            return await pipeline.execute(raise_on_error=False)
+
+    try:
+        return cast(list[Any], await _patiently(client, sent))
+    except FAILURES as error:
+        raise StoreDown(str(error) or type(error).__name__) from None
+
+
+async def _patiently(client: Client, do: Callable[[], Awaitable[Any]]) -> Any:
+    """What `do` brings, done again where a node of a cluster is lost or slow: redis-py's own way to do so gives up
+    where that comes while it learns which nodes there are."""
+    if isinstance(client, redis.RedisCluster):
+        return await _CLUSTER_AGAIN.call_with_retry(do, _go_on)
+    return await do()
+
+
+async def _go_on(error: Exception) -> None:
+    """What a Retry does after each failure beside waiting: nothing."""
 
 
 async def run(client: Client, script: Script, args: tuple[Arg, ...]) -> Any:

@@ -15,7 +15,7 @@ import msgspec
 from redis.exceptions import ResponseError
 
 from gateway.store.client.connection import StoreDown
-from gateway.store.client.redis_py import FAILURES, ask, open_redis
+from gateway.store.client.redis_py import ask, ask_all, open_redis
 from gateway.store.ledger.ledger import TENANTS, Entry
 
 HOUR, DAY = 3600, 86_400
@@ -146,13 +146,7 @@ class UsageReader:
 
     async def _read(self, keys: list[str]) -> list[dict[bytes, bytes] | None]:
         """The hashes at these keys, None for what is none."""
-        try:
-            async with cast(Any, self._redis).pipeline(transaction=False) as pipeline:
-                for key in keys:
-                    pipeline.hgetall(key)
-                replies = await pipeline.execute(raise_on_error=False)
-        except FAILURES as error:
-            raise StoreDown(str(error) or type(error).__name__) from None
+        replies = await ask_all(self._redis, [("HGETALL", key) for key in keys])
         return [_hash(reply) for reply in replies]
 
     async def records(self, tenant: str, span: Span, key: str, limit: int, before: str) -> Page:

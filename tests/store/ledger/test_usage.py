@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 import redis
+from redis.crc import key_slot
 
 from gateway.store.client.connection import StoreDown
 from gateway.store.ledger import usage
@@ -348,6 +350,19 @@ def cluster() -> Iterator[ClusterOf]:
     cluster = ClusterOf(3)
     yield cluster
     cluster.end()
+
+
+async def test_a_node_that_is_slow_when_it_is_first_asked_is_waited_for(cluster, connect):
+    """As one is on a busy machine, for longer than one reply may take."""
+    slow = cluster.owner(key_slot(b"{pool}:tenants"))
+    reader = connect(f"redis+cluster://127.0.0.1:{slow.port}")
+    slow.pause()
+    resumed = asyncio.get_running_loop().call_later(1.3, slow.resume)
+    try:
+        assert await reader.sum(days(-1, 1), ("key",), {}) == Sums({}, 0)
+    finally:
+        resumed.cancel()
+        slow.resume()
 
 
 async def test_a_cluster_is_summed_over_all_its_primaries(cluster, connect):
