@@ -67,6 +67,5 @@ class AsgiClient:
         await self.start(status, headers)
         await self.write(body, False)
 
-    def pass_chunks(self, segment: bytes) -> bool:
+    def chunk_writer(self) -> None:
         """Framing is the server's business."""
-        return False

@@ -48,6 +48,7 @@ class Client(Protocol):
         """End the task that serves it."""
         ...
 
-    def pass_chunks(self, segment: bytes) -> bool:
-        """Write whole chunks of the answer, framed as HTTP/1.1 does, at once; False if they must go by `write`."""
+    def chunk_writer(self) -> Callable[[bytes], bool] | None:
+        """What writes whole chunks of the answer, framed as HTTP/1.1 does, at once, and says whether it could; None
+        where they must go by `write`. It is asked for when the head of the answer is out."""
         ...

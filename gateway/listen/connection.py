@@ -301,6 +301,14 @@ class Connection(asyncio.Protocol):
         if writable is not None:
             writable.set_result(None)
 
+    def write_chunks(self, segment: bytes) -> bool:
+        """Write a part of the present answer as it is, unless the client takes nothing or has gone."""
+        transport = self.transport
+        if self.writable is not None or transport.is_closing():
+            return False
+        transport.write(segment)
+        return True
+
     async def drained(self) -> None:
         """Wait until the client takes more, or has gone."""
         if self.writable is not None:

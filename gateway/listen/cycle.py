@@ -160,12 +160,9 @@ class Cycle:
         if self.task is not None:
             self.task.cancel()
 
-    def pass_chunks(self, segment: bytes) -> bool:
-        connection = self.connection
-        if not self.chunked or self.head or self.complete or connection.writable is not None or self.disconnected:
-            return False
-        connection.transport.write(segment)
-        return True
+    def chunk_writer(self) -> Callable[[bytes], bool] | None:
+        plain = self.chunked and not self.head and not self.complete
+        return self.connection.write_chunks if plain else None
 
     def _start(self, status: int, headers: HeaderList) -> None:
         self.started = True

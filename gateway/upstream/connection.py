@@ -47,9 +47,9 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_between", "_chunk", "_chunks", "_error", "_framed", "_incoming", "_lines", "_origin_method", "_parser",
-        "_paused", "_pool", "_size", "_transport", "_upload", "_waiter", "deadline", "headers", "idle_since", "phase",
-        "status",
+        "_between", "_chunk", "_chunks", "_direct", "_error", "_framed", "_incoming", "_lines", "_origin_method",
+        "_parser", "_paused", "_pool", "_size", "_transport", "_upload", "_waiter", "deadline", "headers", "heard",
+        "idle_since", "phase", "status",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -61,6 +61,7 @@ class Connection(asyncio.Protocol):
         self._error: TransportError | None = None
         self._paused = False
         self._chunk: Callable[[bytes], bool] | None = None
+        self._direct: Callable[[bytes], bool] | None = None  # the same, while it may be asked
         self._between = False  # the parser stands between two chunks of the body
         self._framed = False
         self._upload: _Sending | None = None  # the latest
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
         self.phase = "idle"
         self.idle_since = 0.0
         self.deadline = FOREVER
+        self.heard = False  # something of a body that nobody read here, since the pool's ticker has looked
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self._lines = self.headers  # of a head that is not whole
@@ -87,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._chunks = []
         self._error = None
         self._chunk = None
-        self._between = self._framed = False
+        self._between = self._framed = self.heard = False
         self._origin_method = method
         self.deadline = self._pool.loop.time() + first_byte
         self._pool.busy.add(self)
@@ -183,7 +185,12 @@ class Connection(asyncio.Protocol):
                 self._give_up()
             if self.phase != "body":
                 return b""
-            await self._wait()
+            if self._between:
+                self._direct = self._chunk
+            try:
+                await self._wait()
+            finally:
+                self._direct = None
 
     def divert(self, chunk: Callable[[bytes], bool] | None) -> None:
         self._chunk = chunk
@@ -222,7 +229,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         self.phase = "closed"
-        self._chunk = None
+        self._chunk = self._direct = None
         self._pool.forget(self)
         self._transport.abort()
         self._wake()
@@ -248,15 +255,17 @@ class Connection(asyncio.Protocol):
             keep_alive(connection)
 
     def data_received(self, data: bytes) -> None:
+        direct = self._direct
+        if direct is not None:
+            if direct(data):
+                self.heard = True
+                return
+            self._direct = None
         phase = self.phase
         if phase == "body":
             pool = self._pool
             self.deadline = pool.loop.time() + pool.timeouts.idle
-            if self._between:
-                chunk, waiter = self._chunk, self._waiter
-                if chunk is not None and waiter is not None and not waiter.done() and chunk(data):
-                    return
-                self._between = False
+            self._between = False
         elif phase == "head":
             self._size += len(data)
         else:  # unasked-for bytes: this connection can no longer be trusted

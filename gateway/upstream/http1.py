@@ -110,8 +110,13 @@ class Pool:
 
     def _tick(self) -> None:
         now = self.loop.time()
-        for connection in [c for c in self.busy if c.deadline <= now]:
-            connection.expire()
+        idle = now + self.timeouts.idle
+        for connection in [*self.busy]:
+            if connection.heard and connection.phase == "body":
+                connection.heard = False
+                connection.deadline = idle
+            elif connection.deadline <= now:
+                connection.expire()
         horizon = now - self.timeouts.keep_alive
         while self.idle and self.idle[0].idle_since < horizon:
             self.idle[0]._close()

@@ -50,7 +50,7 @@ class Upkeep:
             if reply.stream and meter.started and now - attempt.renewed > _RENEW_EVERY:
                 attempt.renewed = now
                 self._settlement.renew(x, 0.0, meter.usage.total_input)
-            if x.phase >= Phase.SENT and reply.quiet and now - reply.last_sent > ping:
+            if x.phase >= Phase.SENT and reply.quiet and now - reply.silent_since(now) > ping:
                 self._spawn(reply.ping(self._ping_headers(x), meter.started))
             if response is None:
                 continue

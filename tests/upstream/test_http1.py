@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.wire.sse import delta_chunks
+from gateway.core.wire.short_way import delta_chunks
 from gateway.upstream import http1
 from gateway.upstream.connection import HIGH_WATER, Connection
 from gateway.upstream.http1 import Pool

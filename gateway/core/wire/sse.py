@@ -16,45 +16,6 @@ _BOUNDARY = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?!\n|\Z))")
 _OVERLAP = 3  # bytes of a boundary that may already have been seen
 
 
-_DELTA_CHUNK = re.compile(rb"([0-9a-f]{1,6})\r\nevent: content_block_delta\ndata: [^\r\n]*\n\n\r\n")
-_AT_MOST = 4096  # bytes of a chunk of which it is remembered how it begins
-_beginnings: dict[int, bytes] = {}
-
-
-def _begins(size: int) -> bytes:
-    """How a chunk of so many bytes, framing and all, begins if it holds one piece of content; b"" if it cannot."""
-    for digits in range(1, 4):
-        length = b"%x" % max(0, size - digits - 4)  # two line ends are of the framing
-        if len(length) == digits:
-            return length + b"\r\nevent: content_block_delta\ndata: "
-    return b""
-
-
-def delta_chunks(segment: bytes) -> int:
-    """How many chunks these bytes are, if they are whole ones as HTTP/1.1 frames them, each of which holds one event, a
-    piece of content; else 0."""
-    size = len(segment)
-    begins = _beginnings.get(size)
-    if begins is None and size <= _AT_MOST:
-        begins = _beginnings[size] = _begins(size)
-    if (
-        begins
-        and segment.startswith(begins)
-        and segment.find(b"\n", len(begins)) == size - 4
-        and segment.find(b"\r", len(begins)) == size - 2
-        and segment.endswith(b"\n\n\r\n")
-    ):
-        return 1
-    begin = found = 0
-    while begin < size:
-        match = _DELTA_CHUNK.match(segment, begin)
-        if match is None or int(match[1], 16) != match.end() - match.end(1) - 4:
-            return 0
-        found += 1
-        begin = match.end()
-    return found
-
-
 class EventSplitter:
     """Feed it segments; it returns what may be relayed now."""
 

@@ -74,7 +74,7 @@ _APART = ("compaction", "advisor_message")  # iterations whose tokens the answer
 _FALLBACK = "fallback_message"  # the iteration of the model that answered in place of the one that was asked
 
 
-def _text_size(delta: bytes) -> int:
+def text_size(delta: bytes) -> int:
     """Bytes of the text that a delta brings: its last string. An escaped quote is not followed by a plain colon; what
     follows the text are braces, perhaps with blanks between them."""
     begin = delta.rfind(b'":"')
@@ -138,19 +138,13 @@ class UsageMeter(Meter):
         if not ready.startswith(b"event: "):
             self.passed_bytes += len(ready)
         elif ready.startswith(_DELTA) and ready.rfind(b"event: ") == 0:
-            self.count_delta(ready)
+            self.passed_bytes += text_size(ready)
+            self.passed_deltas += 1
         else:
             for name, data, _ in events(ready):
                 if name == b"content_block_delta":
-                    self.passed_bytes += _text_size(data)
+                    self.passed_bytes += text_size(data)
                     self.passed_deltas += 1
-
-    def count_delta(self, delta: bytes) -> None:
-        """Note one relayed event, a piece of content."""
-        begin = delta.rfind(b'":"')  # as _text_size has it
-        if begin >= 0:
-            self.passed_bytes += delta.rfind(b'"') - begin - 3
-        self.passed_deltas += 1
 
     def estimate(self) -> None:
         """Put the output at what passed, where the stream ended before it told."""

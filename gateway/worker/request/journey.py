@@ -20,6 +20,7 @@ from gateway.core.routing.route import Route
 from gateway.core.wire.chat_meter import PING as CHAT_PING
 from gateway.core.wire.chat_meter import ChatMeter, error_event
 from gateway.core.wire.peek import Peek
+from gateway.core.wire.short_way import ShortWay
 from gateway.core.wire.usage_meter import UsageMeter
 from gateway.errors import ApiError
 from gateway.listen.client import Client, HeaderList
@@ -174,6 +175,7 @@ class Reply:
     raw = False  # in the middle of an event that passes in pieces
     opening: Opening | None = None  # of a stream of which nothing but a message_start has come
     kept: Kept | None = None
+    way: ShortWay | None = None  # that most of a stream goes
     first_byte = 0.0
 
     def __init__(self, client: Client, request_id: str, chat: bool, now: float) -> None:
@@ -223,6 +225,13 @@ class Reply:
         own = error.headers(self._request_id)
         own += [header for header in headers if header[0] != b"x-gateway-request-id"]
         await self.answer(error.status, own, error.body(self._request_id))
+
+    def silent_since(self, now: float) -> float:
+        """When the client was last sent something (perf_counter seconds). What goes the short way is looked at only
+        here."""
+        if self.way is not None and self.way.looked_at():
+            self.last_sent = now
+        return self.last_sent
 
     @property
     def quiet(self) -> bool:

@@ -17,7 +17,8 @@ from gateway.core.routing.outcomes import without_secret
 from gateway.core.wire.chat_meter import matters
 from gateway.core.wire.created_ids import CreatedId, hints, in_events, in_message
 from gateway.core.wire.decoding import Decoder, decode
-from gateway.core.wire.sse import EventSplitter, delta_chunks, events
+from gateway.core.wire.short_way import ShortWay
+from gateway.core.wire.sse import EventSplitter, events
 from gateway.core.wire.usage_meter import UsageMeter
 from gateway.errors import ApiError
 from gateway.listen.client import HeaderList
@@ -184,11 +185,8 @@ class StreamRelay:
         if not x.reply.started:
             await x.reply.start(200, self._headers())
         ready, self.opening = self.opening, b""
-        short = self._translator is None and not x.request.threaded
-        if isinstance(meter, UsageMeter):
-            self._count_delta, self._pass_chunks = meter.count_delta, x.request.client.pass_chunks
-        else:
-            short = False
+        way: ShortWay | None = None
+        plain = isinstance(meter, UsageMeter) and self._translator is None and not x.request.threaded
         try:
             if self._broken is not None:
                 raise self._broken
@@ -206,9 +204,11 @@ class StreamRelay:
                         ready = without_secret(ready, x.attempt.account.provider.secret)
                     x.reply.raw = self._splitter.raw
                     await x.reply.write(ready, more=True)
-                if short:
+                if plain and way is None and (write := x.request.client.chunk_writer()) is not None:
+                    way = x.reply.way = ShortWay(write)
+                if way is not None:
                     direct = not (self._splitter.busy or meter.told_end)
-                    self.response.divert(self._pass_on if direct else None)
+                    self.response.divert(way.take if direct else None)
                 data = await self.response.read()
                 if data:
                     ready = self._feed(data)
@@ -223,6 +223,9 @@ class StreamRelay:
                 return
             await self._break(cause_of(error), broken(error))
             return
+        finally:
+            if way is not None:
+                way.tell(meter)
         if meter.error:  # the upstream said itself what went wrong
             x.attempt.sent = meter.started
             x.outcome, x.cause = "interrupted", "upstream"
@@ -234,20 +237,6 @@ class StreamRelay:
         """What is left when the answer has ended."""
         last = b"" if self._translator is None else self._splitter.feed(self._translator.end())
         return last + self._splitter.finish()
-
-    def _pass_on(self, segment: bytes) -> bool:
-        """The short way of most of a stream: chunks that are one piece of content each leave as they came, with their
-        framing. Everything else (False) goes the long way."""
-        count = delta_chunks(segment)
-        if not count or not self._pass_chunks(segment):
-            return False
-        if count == 1:
-            self._count_delta(segment)
-        else:
-            for chunk in segment.split(b"\n\n\r\n")[:-1]:
-                self._count_delta(chunk)
-        self.x.reply.last_sent = perf_counter()
-        return True
 
     async def _take(self, ready: bytes) -> None:
         """Objects that these events bring, and a longer one that has passed, are somebody's before the client knows."""

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.wire import sse
-from gateway.core.wire.sse import MAX_COPY, MAX_HELD, EventSplitter, delta_chunks, events
+from gateway.core.wire.sse import MAX_COPY, MAX_HELD, EventSplitter, events
 
 RUNS = settings(deadline=None, max_examples=250)
 SLOW_RUNS = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
@@ -264,54 +264,3 @@ def test_an_event_of_several_data_lines_is_one_value():
 def test_arbitrary_bytes_are_relayed_as_they_came(data, where):
     check(data, cut(data, where))
     events(data)
-
-
-WHOLE = b'event: content_block_delta\ndata: {"delta":{"text":"so"}}\n\n'
-
-
-def framed(body: bytes, size: int | None = None) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(body) if size is None else size, body)
-
-
-def test_chunks_that_are_one_piece_of_content_each_are_told_from_all_others():
-    other = WHOLE.replace(b"so", b"another")
-    assert delta_chunks(framed(WHOLE)) == 1
-    assert delta_chunks(framed(WHOLE) + framed(other)) == 2
-    assert delta_chunks(framed(other) * 40) == 40
-    for other in (
-        WHOLE,
-        framed(WHOLE + WHOLE),
-        framed(WHOLE)[:-1],
-        framed(WHOLE)[:-2],
-        framed(WHOLE) + b"0\r\n\r\n",
-        framed(WHOLE) + framed(WHOLE)[:-1],
-        framed(WHOLE) + framed(WHOLE)[:-2],
-        framed(WHOLE) + framed(WHOLE + WHOLE),
-        framed(WHOLE)[:-2] + framed(WHOLE),
-        framed(WHOLE)[:-1] + b"x",
-        framed(WHOLE)[:-1] + b"x" + framed(WHOLE),
-        framed(b": a comment\n\n") + framed(WHOLE),
-        framed(WHOLE, len(WHOLE) + 1),
-        framed(WHOLE[:-1]),
-        framed(WHOLE.replace(b"\n", b"\r\n")),
-        framed(WHOLE.replace(b"so", b"s\ro")),
-        framed(b"event: message_delta\ndata: {}\n\n"),
-        framed(b"event: content_block_delta_too\ndata: {}\n\n"),
-        framed(b": a comment\n" + WHOLE),
-        b"0000000%b" % framed(WHOLE),
-        b"3B\r\n" + framed(WHOLE)[4:],
-        b"+" + framed(WHOLE),
-        framed(WHOLE).replace(b"\r\n", b";a=b\r\n", 1),
-        b"",
-        b"\r\n",
-    ):
-        assert not delta_chunks(other), other
-
-
-def test_a_chunk_of_any_size_is_known_by_its_own_length_alone():
-    empty = WHOLE.replace(b"so", b"")
-    for size in (*range(len(empty), 600), *range(4000, 4200), 65_535, 65_536, 70_000):
-        body = WHOLE.replace(b"so", b"s" * (size - len(empty)))
-        assert delta_chunks(framed(body)) == 1, size
-        for wrong in (size - 1, size + 1, size * 16, size // 16):
-            assert not delta_chunks(framed(body, wrong)), (size, wrong)
