@@ -143,6 +143,17 @@ async def run(client: Client, script: Script, args: tuple[Arg, ...]) -> Any:
         return await ask(client, "EVAL", script.text, *args)
 
 
+async def run_all(client: Client, calls: Sequence[tuple[Script, tuple[Arg, ...]]]) -> list[Any]:
+    """The replies to scripts, sent at once; StoreDown in the place of one that was an error. Raises StoreDown."""
+    replies = await ask_all(client, [("EVALSHA", script.sha, *args) for script, args in calls])
+    for place, reply in enumerate(replies):
+        if isinstance(reply, NoScriptError):
+            replies[place] = await run(client, *calls[place])
+        elif isinstance(reply, Exception):
+            replies[place] = StoreDown(str(reply) or type(reply).__name__)
+    return replies
+
+
 async def scan(client: Client, match: str) -> AsyncIterator[bytes]:
     """The keys that match the pattern, in all primaries; one may come twice. Raises StoreDown."""
     options = {"target_nodes": redis.RedisCluster.PRIMARIES} if isinstance(client, redis.RedisCluster) else {}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any
 
-from gateway.store.client.redis_py import open_redis, run
+from gateway.store.client.connection import StoreDown
+from gateway.store.client.redis_py import open_redis, run, run_all
 from gateway.store.ledger.levels import Carried, SubjectBuckets, Used, looked_of, spent_of, to_carry, to_look
 
-_AT_ONCE = 8  # tenants
+_AT_ONCE = 50  # scripts
 _SUBJECTS = 200  # of one tenant in one script
 
 
@@ -29,20 +28,17 @@ class LevelReader:
             for first in range(0, len(subjects), _SUBJECTS)
         )
         while batch := list(islice(parts, _AT_ONCE)):
-            replies = await asyncio.gather(*(self._ask(*part) for part in batch), return_exceptions=True)
+            replies = await run_all(self._redis, [to_look(*part) for part in batch])
             for (_, subjects), reply in zip(batch, replies, strict=True):
-                if isinstance(reply, BaseException):
+                if isinstance(reply, StoreDown):
                     raise reply
                 found |= looked_of(subjects, reply)
         return found
 
-    async def _ask(self, tenant: str, subjects: Sequence[SubjectBuckets]) -> Any:
-        return await run(self._redis, *to_look(tenant, subjects))
-
     async def spent(self, tenant: str, subject: str) -> Carried:
         """What a subject has spent under this tenant, and reserves there now, without what was carried to it. Raises
         StoreDown."""
-        return spent_of(await self._ask(tenant, [SubjectBuckets(subject, ())]))
+        return spent_of(await run(self._redis, *to_look(tenant, [SubjectBuckets(subject, ())])))
 
     async def carry(self, tenant: str, subject: str, carried: Carried) -> None:
         """Have it counted under this tenant too, in the place of what was carried to it before. Raises StoreDown."""

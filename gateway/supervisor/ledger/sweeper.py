@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import islice
+from typing import Any
 
 import msgspec
 
 from gateway import log
 from gateway.every import every
 from gateway.store.client.client import StoreDown
-from gateway.store.client.redis_py import open_redis, run
+from gateway.store.client.redis_py import open_redis, run, run_all
 from gateway.store.ledger.ledger import (
+    Call,
     Ended,
     UsageJournal,
     estimate_of,
@@ -30,6 +33,7 @@ from gateway.store.ledger.ledger import (
 )
 
 EVERY = 10.0  # seconds
+_AT_ONCE = 50  # tenants
 Callers = Callable[[], set[tuple[str, str]]]
 
 
@@ -59,24 +63,31 @@ class Sweeper:
             return 0
         for tenant in await run(self._redis, *to_list_tenants()):  # those of callers that are gone too
             subjects.setdefault(tenant.decode(), set())
-        made = 0
-        for tenant, its in subjects.items():
-            try:
-                made += await self._tenant(tenant, its, sorted(alive))
-            except (msgspec.MsgspecError, ValueError) as error:  # a newer version's: it must not stop the others
-                log.error("reservations cannot be read", tenant=tenant, reason=str(error))
+        made, tenants, failed = 0, iter(subjects.items()), None
+        while some := list(islice(tenants, _AT_ONCE)):
+            found = await run_all(self._redis, [_look(tenant, its, alive) for tenant, its in some])
+            for (tenant, its), reply in zip(some, found, strict=True):
+                if isinstance(reply, StoreDown):
+                    failed = failed or reply
+                    continue
+                try:
+                    made += await self._tenant(tenant, its, alive, reply)
+                except (msgspec.MsgspecError, ValueError) as error:  # a newer version's: it must not stop the others
+                    log.error("reservations cannot be read", tenant=tenant, reason=str(error))
         if made:
             self._journal.close()  # so that it can be compacted
             log.warning("requests of processes that died are estimated", requests=made)
+        if failed is not None:
+            raise failed
         return made
 
-    async def _tenant(self, tenant: str, subjects: set[str], alive: list[str]) -> int:
-        made, cursor = 0, "0"
+    async def _tenant(self, tenant: str, subjects: set[str], alive: set[str], reply: Any) -> int:
+        """What is to be made of a tenant, of which the first look brought this reply."""
+        made = 0
         while True:
-            now = int(time.time() * 1000)
-            cursor, found = swept_of(await run(self._redis, *to_sweep(tenant, alive, now, cursor, sorted(subjects))))
+            cursor, found = swept_of(reply)
             for request_id, held in found:
-                entry = estimate_of(request_id, held, now)
+                entry = estimate_of(request_id, held, int(time.time() * 1000))
                 packed = pack(entry)
                 statuses, _ = settled_of(await run(self._redis, *to_settle([Ended(entry, packed)])))
                 if statuses == [1]:
@@ -84,7 +95,12 @@ class Sweeper:
                     made += 1
             if cursor == "0":
                 return made
+            reply = await run(self._redis, *_look(tenant, subjects, alive, cursor))
 
     async def close(self) -> None:
         self._journal.close()
         await self._redis.aclose()
+
+
+def _look(tenant: str, subjects: set[str], alive: set[str], cursor: str = "0") -> Call:
+    return to_sweep(tenant, sorted(alive), int(time.time() * 1000), cursor, sorted(subjects))
