@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _FRAMING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
+_ALONE = 16 * 1024  # bytes of a piece of body that is given as it came: whoever reads a large one joins it anyway
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 STATUS_LINE = {status: b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)}
 
@@ -119,10 +120,15 @@ class Cycle:
         if self.disconnected or self.complete:
             raise asyncio.CancelledError
         chunks = self.chunks
-        self.chunks = []
-        self.pending = 0
-        self.body_read = not self.more_body
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks), self.more_body
+        if len(chunks) == 1 or (chunks and len(chunks[0]) >= _ALONE):
+            data = chunks.pop(0)
+        else:
+            data = b"".join(chunks)
+            chunks.clear()
+        self.pending -= len(data)
+        more = self.more_body or bool(chunks)
+        self.body_read = not more
+        return data, more
 
     def wake(self) -> None:
         """Something has changed for whoever reads the body."""

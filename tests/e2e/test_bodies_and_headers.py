@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import re
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pytest
@@ -74,9 +75,14 @@ async def test_a_body_of_two_megabytes_reaches_the_upstream_byte_for_byte(gatewa
     assert record["body"] == body
 
 
-async def test_a_chunked_body_reaches_the_upstream_byte_for_byte(gateway: Gateway, sim: Simulator):
-    body = json.dumps(message("in pieces " * 400)).encode()
-    chunks = b"".join(b"%x;ext=1\r\n%b\r\n" % (len(part), part) for part in (body[:1], body[1:700], body[700:]))
+@pytest.mark.parametrize("sizes", [(1, 699, 4000), (1,) * 3000, (40_000, 1, 1, 40_000, 1, 700, 20_000, 16_384, 16_383)])
+async def test_a_chunked_body_reaches_the_upstream_byte_for_byte(
+    sizes: tuple[int, ...], gateway: Gateway, sim: Simulator
+):
+    body = json.dumps(message("in pieces " * (sum(sizes) // 10))).encode()
+    ends = [0, *accumulate(sizes), len(body)]
+    parts = [body[begin:end] for begin, end in pairwise(ends) if end > begin]
+    chunks = b"".join(b"%x;ext=1\r\n%b\r\n" % (len(part), part) for part in parts)
     head = request(headers={"transfer-encoding": "chunked", "content-type": "application/json"}, method="POST")
     since = sim.mark()
     async with Wire.open(gateway) as wire:
