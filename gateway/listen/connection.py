@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from gateway.config.schema import Config
+from gateway.core.wire.short_way import ShortWay
 from gateway.errors import ApiError
 from gateway.listen.cycle import STATUS_LINE, Cycle
 from gateway.listen.parser import Parser
@@ -62,6 +63,7 @@ class Connection(asyncio.Protocol):
     cycle: Cycle | None = None  # the latest
     serving: Cycle | None = None  # whose answer is due; later ones on this connection wait in the pipeline
     writable: asyncio.Future[None] | None = None
+    way: ShortWay | None = None  # of the latest stream
 
     def __init__(self, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -294,20 +296,22 @@ class Connection(asyncio.Protocol):
         self.write_deadline = self.loop.time() + self.bounds.write
         if self.writable is None:
             self.writable = self.loop.create_future()
+        if self.way is not None:
+            self.way.full = True
 
     def resume_writing(self) -> None:
         self.write_deadline = FOREVER
+        if self.way is not None:
+            self.way.full = False
         writable, self.writable = self.writable, None
         if writable is not None:
             writable.set_result(None)
 
-    def write_chunks(self, segment: bytes) -> bool:
-        """Write a part of the present answer as it is, unless the client takes nothing or has gone."""
+    def short_way(self) -> ShortWay:
+        """One for the present answer."""
         transport = self.transport
-        if self.writable is not None or transport.is_closing():
-            return False
-        transport.write(segment)
-        return True
+        self.way = ShortWay(transport.write, transport.is_closing, self.writable is not None)
+        return self.way
 
     async def drained(self) -> None:
         """Wait until the client takes more, or has gone."""

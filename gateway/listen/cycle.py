@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from gateway import log
+from gateway.core.wire.short_way import ShortWay
 from gateway.errors import ApiError
 from gateway.listen.client import HeaderList, Scope
 
@@ -166,9 +167,9 @@ class Cycle:
         if self.task is not None:
             self.task.cancel()
 
-    def chunk_writer(self) -> Callable[[bytes], bool] | None:
+    def short_way(self) -> ShortWay | None:
         plain = self.chunked and not self.head and not self.complete
-        return self.connection.write_chunks if plain else None
+        return self.connection.short_way() if plain else None
 
     def _start(self, status: int, headers: HeaderList) -> None:
         self.started = True

@@ -204,8 +204,8 @@ class StreamRelay:
                         ready = without_secret(ready, x.attempt.account.provider.secret)
                     x.reply.raw = self._splitter.raw
                     await x.reply.write(ready, more=True)
-                if plain and way is None and (write := x.request.client.chunk_writer()) is not None:
-                    way = x.reply.way = ShortWay(write)
+                if plain and way is None:
+                    way = x.reply.way = x.request.client.short_way()
                 if way is not None:
                     direct = not (self._splitter.busy or meter.told_end)
                     self.response.divert(way.take if direct else None)
