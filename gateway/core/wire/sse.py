@@ -111,15 +111,23 @@ def events(data: bytes) -> list[tuple[bytes, bytes, int]]:
     """Whole events as (event name, data, index behind the event). Comments and unknown fields are left out."""
     found = []
     position = 0
-    for match in _BOUNDARY.finditer(data):
-        found.append((*_fields(data[position : match.start()]), match.end()))
-        position = match.end()
+    if b"\r" in data:
+        for match in _BOUNDARY.finditer(data):
+            found.append((*_fields(data[position : match.start()]), match.end()))
+            position = match.end()
+    else:
+        while (end := data.find(b"\n\n", position)) >= 0:
+            found.append((*_fields(data[position:end]), end + 2))
+            position = end + 2
     if position < len(data):
         found.append((*_fields(data[position:]), len(data)))
     return found
 
 
 def _fields(block: bytes) -> tuple[bytes, bytes]:
+    first, _, value = block.partition(b"\ndata: ")
+    if value and first.startswith(b"event: ") and b"\n" not in value and b"\n" not in first and b"\r" not in block:
+        return first[7:], value  # as every server writes it
     name = b""
     lines = []
     for line in block.splitlines():

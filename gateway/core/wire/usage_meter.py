@@ -140,7 +140,7 @@ class UsageMeter(Meter):
         elif ready.startswith(_DELTA) and ready.rfind(b"event: ") == 0:
             self.passed_bytes += text_size(ready)
             self.passed_deltas += 1
-        else:
+        elif b"content_block_delta" in ready:
             for name, data, _ in events(ready):
                 if name == b"content_block_delta":
                     self.passed_bytes += text_size(data)

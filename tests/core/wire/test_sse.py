@@ -264,3 +264,20 @@ def test_an_event_of_several_data_lines_is_one_value():
 def test_arbitrary_bytes_are_relayed_as_they_came(data, where):
     check(data, cut(data, where))
     events(data)
+
+
+FIELDS = st.sampled_from([
+    b"event: a", b"event:a", b"event:  a", b"data: {}", b"data:1", b"data: ", b"data", b": data: x", b"id: 1",
+    b"event: b", b"\x85", b"data: \x0b\x1c\xc2\x85",
+])  # fmt: skip
+
+
+@RUNS
+@given(st.lists(st.tuples(FIELDS, st.sampled_from([b"\n", b"\n\n", b"\n\n\n"])), max_size=8))
+def test_events_are_read_alike_whichever_line_ending_they_have(lines):
+    text = b"".join(map(b"".join, lines))
+    windows = events(text.replace(b"\n", b"\r\n"))
+    assert [each[:2] for each in events(text)] == [each[:2] for each in windows]
+    assert [each[2] for each in events(text)] == [
+        each[2] - text.replace(b"\n", b"\r\n")[: each[2]].count(b"\r") for each in windows
+    ]
