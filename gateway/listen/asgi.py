@@ -64,7 +64,7 @@ class AsgiClient:
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
-        await self.start(status, headers)
+        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
         await self.write(body, False)
 
     def short_way(self) -> None:

@@ -43,7 +43,7 @@ class Client(Protocol):
         ...
 
     async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
-        """Send a whole answer, whose `headers` say its length."""
+        """Send a whole answer; its length is told beside these headers."""
         ...
 
     def cancel(self) -> None:

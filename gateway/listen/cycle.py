@@ -100,10 +100,8 @@ class Cycle:
     async def refuse(self, error: ApiError) -> None:
         """Answer with an error of the server's own and close the connection after it."""
         request_id = self.connection.bounds.request_id()
-        body = error.body(request_id)
-        headers = error.headers(request_id)
-        headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-        await self.answer(error.status, headers, body)
+        headers = [*error.headers(request_id), (b"connection", b"close")]
+        await self.answer(error.status, headers, error.body(request_id))
 
     # The request's body.
 
@@ -160,7 +158,8 @@ class Cycle:
         if self.connection.writable is not None:
             await self.connection.drained()
         if not self.disconnected:
-            self._start(status, headers)
+            self.remaining = len(body)
+            self._start(status, headers, b"content-length: %d\r\n" % len(body))
             self._body(body, False)
 
     def cancel(self) -> None:
@@ -171,33 +170,31 @@ class Cycle:
         plain = self.chunked and not self.head and not self.complete
         return self.connection.short_way() if plain else None
 
-    def _start(self, status: int, headers: HeaderList) -> None:
+    def _start(self, status: int, headers: HeaderList, length: bytes = b"") -> None:
+        """`length` is the line that says it, where the headers do not."""
         self.started = True
         if self.waiting_for_100_continue:  # the body may come or not: what follows could not be told apart
             self.keep_alive = False
-        lines = [STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        chunked = self.method != "HEAD" and status not in (204, 304)
-        for header in headers:
-            if header[0] in _FRAMING:
-                if header[0] == b"content-length":
-                    self.remaining = int(header[1])
-                    chunked = False
-                else:
-                    self.keep_alive = self.keep_alive and header != (b"connection", b"close")
-                    continue
-            lines.append(b"%b: %b\r\n" % header)
+        lines = [b"%b: %b\r\n" % header for header in headers if header[0] not in _FRAMING]
+        for header in [each for each in headers if each[0] in _FRAMING] if len(lines) < len(headers) else ():
+            if header[0] == b"content-length":
+                self.remaining = int(header[1])
+                length = b"content-length: %b\r\n" % header[1]
+            elif header == (b"connection", b"close"):
+                self.keep_alive = False
         if not self.keep_alive or self.connection.server_draining:
             self.keep_alive = False
             lines.append(b"connection: close\r\n")
-        self.chunked = chunked
-        if chunked and self.version == "1.0":
-            self.chunked = False  # the close ends the answer
-            self.remaining = -1
-        elif chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        if head.count(b"\n") != len(lines):
+        if length:
+            lines.append(length)
+        elif self.method != "HEAD" and status not in (204, 304):
+            if self.version == "1.0":
+                self.remaining = -1  # the close ends the answer
+            else:
+                self.chunked = True
+                lines.append(b"transfer-encoding: chunked\r\n")
+        head = b"".join((STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status, *lines, b"\r\n"))
+        if head.count(b"\n") != len(lines) + 2:
             raise ValueError("a response header holds a line break")
         self.head = head
 

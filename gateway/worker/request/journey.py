@@ -186,7 +186,6 @@ class Reply:
 
     async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
         """Send a whole answer."""
-        headers.append((b"content-length", b"%d" % len(body)))
         self.started = self.ended = True
         self.status = status
         await self.client.answer(status, headers, body)
