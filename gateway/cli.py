@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from pkgutil import resolve_name
@@ -36,6 +37,21 @@ COMMANDS = {
 }
 
 
+def _of_numbers(command: Any) -> Any:
+    """The command, of which options and arguments that are numbers refuse `nan` and `inf`: no bounds do."""
+
+    def finite(context: Any, parameter: Any, value: float | None) -> float | None:
+        if value is not None and not math.isfinite(value):
+            raise typer.BadParameter(f"{value} is not a number", ctx=context, param=parameter)
+        return value
+
+    for each in (command, *getattr(command, "commands", {}).values()):
+        for parameter in each.params:
+            if parameter.type.name in ("float", "float range"):
+                parameter.callback = finite
+    return command
+
+
 class _Commands(Mapping[str, Any]):
     """COMMANDS, as the command line's parser wants them."""
 
@@ -49,7 +65,7 @@ class _Commands(Mapping[str, Any]):
                 around.add_typer(found, name=name)
             else:
                 around.command(name)(found)
-            self._made[name] = get_group(around).commands[name]
+            self._made[name] = _of_numbers(get_group(around).commands[name])
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -208,3 +208,25 @@ def test_a_stop_is_heard_while_the_program_is_still_starting():
 def handles_sigterm(pid: int) -> bool:
     caught = re.search(r"SigCgt:\s+([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
     return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+NUMBERS = [
+    (name, parameter)
+    for name, command in ALL.items()
+    for parameter in command.params
+    if parameter.type.name in ("float", "float range")
+]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(("name", "parameter"), NUMBERS, ids=[f"{name} {each.name}" for name, each in NUMBERS])
+def test_what_is_not_a_number_is_none(name: str, parameter: Any, value: str):
+    given = ["--", value] if parameter.param_type_name == "argument" else [parameter.opts[0], value]
+    words = [*name.split(), *({"accounts weight": ["a"]}.get(name, [])), *given]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2, result.output
+    assert f"{value} is not a number" in result.output or "is not in the range" in result.output
+
+
+def test_all_commands_with_numbers_are_tried():
+    assert len(NUMBERS) >= 14, NUMBERS
