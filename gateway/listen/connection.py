@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
     cycle: Cycle | None = None  # the latest
     serving: Cycle | None = None  # whose answer is due; later ones on this connection wait in the pipeline
     writable: asyncio.Future[None] | None = None
-    way: ShortWay | None = None  # of the latest stream
+    way: ShortWay | None = None  # of the present answer
 
     def __init__(self, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -244,6 +244,9 @@ class Connection(asyncio.Protocol):
     def answered(self) -> None:
         """The answer that was due is out."""
         self._state.total_requests += 1
+        if self.way is not None:  # it leads nowhere from now on
+            self.way.full = True
+            self.way = None
         serving = self.serving
         if self.transport.is_closing() or serving is None:
             return

@@ -108,6 +108,21 @@ async def test_an_answer_whose_client_resets_the_connection_as_it_comes_is_settl
         assert not gateway.err.read_text() and "unhandled" not in gateway.text()
 
 
+async def test_what_an_upstream_sends_behind_the_end_of_its_stream_reaches_nobody(launch: Launch):
+    """Neither the client of that stream, nor as the beginning of the next answer on its connection."""
+    late = tuple((0.03, EVENTS[2]) for _ in range(3))
+    pieces = (*((0.03, event) for event in EVENTS[:4]), (0.03, EVENTS[4] + EVENTS[5]), *late)
+    async with Upstream(lambda request: (200, SSE, pieces)).serve() as upstream:
+        gateway = launch(accounts=upstream.accounts(1), workers=1)
+        async with Wire.open(gateway) as wire:
+            for _ in range(2):
+                answer = await wire.ask(message(stream=True))
+                assert answer.status == 200 and answer.ended, answer
+                assert [name for name, _ in answer.events] == [name for name, _ in events(WHOLE)]
+            await asyncio.sleep(0.3)
+            assert (await wire.ask(message(stream=True))).status == 200
+
+
 # -- Silence ----------------------------------------------------------------------------------------------------------
 
 # nginx cuts after a minute of silence and a gateway pings after 15 s; here both are as many fifteenths of that.

@@ -89,9 +89,11 @@ async def test_what_cannot_be_read_of_one_team_stops_no_other(server, sweeper, s
     key = reservations_key("t:team-7")
     sweep = sweeper(server.url).sweep
     if spoiled == "key":
+        server.admin.delete(key)
         server.admin.set(key, "text")
-        with pytest.raises(StoreDown, match="WRONGTYPE"):
-            await sweep()
+        for _ in range(2):  # the script is not known at first
+            with pytest.raises(StoreDown, match="WRONGTYPE"):
+                await sweep()
     else:
         server.admin.hset(key, "req_dead", msgspec.msgpack.encode(["dead", LONG_AGO, "2026010100"]))
         assert await sweep() == len(TEAMS) - 1

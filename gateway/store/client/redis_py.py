@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, cast
 
 import redis.asyncio as redis
@@ -34,7 +34,8 @@ Client = redis.Redis | redis.RedisCluster
 # Without its name and version, which it reads from its package anew for each connection.
 _COMMON: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1, "protocol": 2, "driver_info": None}
 _LOST: Any = (LostConnection, NoReply, ClusterDownError, RedisClusterException)
-_CLUSTER_AGAIN = Retry(ConstantBackoff(0.1), 3, _LOST)
+_LEARN = Retry(ConstantBackoff(0.1), 3, _LOST)  # which nodes there are
+_TOGETHER = 8  # commands that a cluster is sent at a time
 _SENTINEL_WAIT = 0.3  # seconds for one sentinel; they are asked one after the other
 _LOOK = 1.0  # seconds between two looks whether the server still answers, and is still the master
 _AGAIN = 0.2  # seconds before subscribing anew
@@ -47,7 +48,7 @@ def open_redis(url: str) -> Client:
     topology = read_url(url)
     if topology.kind == "cluster":
         nodes = [ClusterNode(host, port) for host, port in cast(Any, topology.nodes)]
-        options = {"startup_nodes": nodes, "require_full_coverage": False, "retry": Retry(NoBackoff(), 0)}
+        options = {"startup_nodes": nodes, "require_full_coverage": False, "retry": Retry(ConstantBackoff(0.1), 3)}
         return redis.RedisCluster(**{**_COMMON, **topology.access.options, **options})
     return _one(topology, topology.nodes[0], Retry(ConstantBackoff(0.05), 1))
 
@@ -95,11 +96,9 @@ class _MasterPool(SentinelConnectionPool):
 async def ask(client: Client, *command: Any) -> Any:
     """The reply to one command. Raises StoreDown, for an error reply too (ScriptError where that is one of ours), and
     NoScriptError."""
-    pool = getattr(client, "connection_pool", None)
-    if isinstance(pool, _MasterPool):
-        await pool.look()
     try:
-        return await _patiently(client, lambda: cast(Any, client).execute_command(*command))
+        await _ready(client)
+        return await cast(Any, client).execute_command(*command)
     except NoScriptError:
         raise
     except FAILURES as error:
@@ -108,26 +107,37 @@ async def ask(client: Client, *command: Any) -> Any:
 
 
 async def ask_all(client: Client, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """The replies to these commands, sent at once; error replies among them. Raises StoreDown."""
-
-    async def sent() -> Any:
-        async with cast(Any, client).pipeline(transaction=False) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            return await pipeline.execute(raise_on_error=False)
-
+    """The replies to these commands, sent together; one of FAILURES in the place of each that failed. Raises StoreDown
+    where all did."""
     try:
-        return cast(list[Any], await _patiently(client, sent))
+        await _ready(client)
+        if not isinstance(client, redis.RedisCluster):
+            async with client.pipeline(transaction=False) as pipeline:
+                for command in commands:
+                    cast(Any, pipeline).execute_command(*command)
+                return await pipeline.execute(raise_on_error=False)
     except FAILURES as error:
         raise StoreDown(str(error) or type(error).__name__) from None
+    replies: list[Any] = []  # redis-py's pipeline of a cluster gives up where a node is slow or has failed over
+    for first in range(0, len(commands), _TOGETHER):
+        replies += await asyncio.gather(*(_attempt(client, each) for each in commands[first : first + _TOGETHER]))
+    return replies
 
 
-async def _patiently(client: Client, do: Callable[[], Awaitable[Any]]) -> Any:
-    """What `do` brings, done again where a node of a cluster is lost or slow: redis-py's own way to do so gives up
-    where that comes while it learns which nodes there are."""
+async def _attempt(client: Client, command: tuple[Any, ...]) -> Any:
+    try:
+        return await cast(Any, client).execute_command(*command)
+    except FAILURES as error:
+        return error
+
+
+async def _ready(client: Client) -> None:
+    """Before commands: that the master is still the one that sentinels name, or that the nodes of a cluster are known.
+    These redis-py asks for once, whatever it may ask again."""
     if isinstance(client, redis.RedisCluster):
-        return await _CLUSTER_AGAIN.call_with_retry(do, _go_on)
-    return await do()
+        await _LEARN.call_with_retry(client.initialize, _go_on)
+    elif isinstance(client.connection_pool, _MasterPool):
+        await client.connection_pool.look()
 
 
 async def _go_on(error: Exception) -> None:
@@ -148,7 +158,10 @@ async def run_all(client: Client, calls: Sequence[tuple[Script, tuple[Arg, ...]]
     replies = await ask_all(client, [("EVALSHA", script.sha, *args) for script, args in calls])
     for place, reply in enumerate(replies):
         if isinstance(reply, NoScriptError):
-            replies[place] = await run(client, *calls[place])
+            try:
+                replies[place] = await run(client, *calls[place])
+            except StoreDown as error:
+                replies[place] = error
         elif isinstance(reply, Exception):
             replies[place] = StoreDown(str(reply) or type(reply).__name__)
     return replies
@@ -158,6 +171,7 @@ async def scan(client: Client, match: str) -> AsyncIterator[bytes]:
     """The keys that match the pattern, in all primaries; one may come twice. Raises StoreDown."""
     options = {"target_nodes": redis.RedisCluster.PRIMARIES} if isinstance(client, redis.RedisCluster) else {}
     try:
+        await _ready(client)
         async for key in cast(Any, client).scan_iter(match=match, count=1000, **options):
             yield key
     except FAILURES as error:

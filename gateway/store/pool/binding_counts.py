@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import ceil
 from typing import Any, cast
 
@@ -66,6 +67,9 @@ class BindingCounts:
         except FAILURES as error:
             self.counts, self._whole = None, False
             self._begin()
+            if isinstance(self._redis, redis.RedisCluster):
+                with suppress(*FAILURES):
+                    await self._redis.aclose()  # there may be other nodes by now
             raise StoreDown(str(error) or type(error).__name__) from None
         except Exception:
             self._begin()

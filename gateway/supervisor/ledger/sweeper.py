@@ -67,11 +67,12 @@ class Sweeper:
         while some := list(islice(tenants, _AT_ONCE)):
             found = await run_all(self._redis, [_look(tenant, its, alive) for tenant, its in some])
             for (tenant, its), reply in zip(some, found, strict=True):
-                if isinstance(reply, StoreDown):
-                    failed = failed or reply
-                    continue
                 try:
+                    if isinstance(reply, StoreDown):
+                        raise reply
                     made += await self._tenant(tenant, its, alive, reply)
+                except StoreDown as error:  # a part of a cluster may be away: the others go on
+                    failed = failed or error
                 except (msgspec.MsgspecError, ValueError) as error:  # a newer version's: it must not stop the others
                     log.error("reservations cannot be read", tenant=tenant, reason=str(error))
         if made:

@@ -279,6 +279,7 @@ class StreamRelay:
 
     async def _finish_framing(self) -> None:
         """Let the last chunk of the framing arrive, so that the upstream connection can be used again."""
+        self.response.divert(None)
         if not self.response.complete:
             try:
                 async with asyncio.timeout(_LINGER):

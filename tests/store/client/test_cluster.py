@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from gateway.core.routing.document import Announcement, PoolDocument
 from gateway.store.client.client import StoreClient, StoreDown
-from gateway.store.client.redis_py import ask, open_redis, run, scan, subscribe
+from gateway.store.client.redis_py import ask, ask_all, open_redis, run, scan, subscribe
 from gateway.store.client.topology import Access
 from gateway.store.pool.pool_store import BROADCASTS, PoolStore
 from tests.store import topologies
@@ -40,6 +40,14 @@ def cluster(running: ClusterOf) -> ClusterOf:
             node.admin.flushall()
         node.admin.script_flush()
     return running
+
+
+@pytest.fixture(scope="module")
+def few() -> Iterator[ClusterOf]:
+    """Primaries alone: nobody takes over."""
+    cluster = ClusterOf(3)
+    yield cluster
+    cluster.end()
 
 
 @pytest.fixture
@@ -348,6 +356,65 @@ async def test_redis_py_runs_scripts_and_scans_every_primary(cluster):
             await run(redis, COUNT, (1, "text", 1))
     finally:
         await redis.aclose()
+
+
+async def all_of(redis: Any, keys: Iterable[str]) -> list[Any]:
+    return await ask_all(redis, [("GET", key) for key in keys])
+
+
+# It drops the connections to a node that is gone without closing them.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_redis_py_asks_all_nodes_at_once_and_follows_them_when_they_fail_over(cluster):
+    redis = open_redis(cluster.url)
+    try:
+        keys = a_key_for_each(cluster)
+        for node, key in keys.items():
+            await ask(redis, "SET", key, node.port)
+        found = [b"%d" % node.port for node in keys]
+        assert await all_of(redis, keys.values()) == found
+        await ask(redis, "HSET", "a hash", "a", 1)
+        wrong, right = await all_of(redis, ["a hash", next(iter(keys.values()))])
+        assert str(wrong).startswith("WRONGTYPE")
+        assert right == found[0]
+        for node in [*keys][:2]:
+            topologies.wait_for(lambda node=node: node.admin.wait(1, 1000) == 1, "its replica to have all")
+            node.kill()
+            async with asyncio.timeout(20):
+                while await all_of(redis, keys.values()) != found:
+                    pass  # it waits itself
+            node.start()
+            topologies.wait_for(node.answers, f"{node} to answer")
+            cluster.settle()
+    finally:
+        await redis.aclose()
+
+
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+async def test_redis_py_waits_for_a_node_that_is_slow(few, warm):
+    """As one is on a busy machine, for longer than one reply may take."""
+    redis = open_redis(few.url)
+    keys = a_key_for_each(few)
+    try:
+        for each in (all_of(redis, keys.values()), looked_for(redis, "*")) if warm else ():
+            await each
+        for slow, look in zip(few.primaries, (all_of, looked_for), strict=False):
+            slow.pause()
+            resumed = asyncio.get_running_loop().call_later(1.2, slow.resume)
+            try:
+                found = await look(redis, keys.values())
+                assert not any(isinstance(each, Exception) for each in found), found
+            finally:
+                resumed.cancel()
+                slow.resume()
+                few.settle()
+            if not warm:
+                await redis.aclose()
+    finally:
+        await redis.aclose()
+
+
+async def looked_for(redis: Any, keys: object) -> set[bytes]:
+    return {key async for key in scan(redis, "*")}
 
 
 async def test_a_subscription_hears_every_node_and_outlives_its_own(cluster):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 import pytest
 import redis
@@ -14,7 +15,7 @@ from gateway.store.client.connection import StoreDown
 from gateway.store.pool import binding_counts
 from gateway.store.pool.binding_counts import BindingCounts
 from tests.e2e.rig import eventually
-from tests.store.topologies import ClusterOf
+from tests.store.topologies import ClusterOf, wait_for
 
 
 @pytest.fixture
@@ -147,3 +148,29 @@ async def test_a_cluster_is_counted_on_all_its_primaries(connect):
         assert counted.counts == {"w1": 60, "w2": 30}
     finally:
         cluster.end()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what redis-py drops
+async def test_a_cluster_that_has_failed_over_is_counted_again(connect):
+    cluster = ClusterOf(3, replicas=True)
+    try:
+        with redis.RedisCluster(host="127.0.0.1", port=cluster.primaries[0].port) as client:
+            fill(client, 30)
+        counted = connect(cluster.url)
+        await asyncio.wait_for(counts(counted, 30), 20)
+        killed = cluster.primaries[1]
+        wait_for(lambda: killed.admin.wait(1, 1000) == 1, "its replica to have all")
+        killed.kill()
+        with pytest.raises(StoreDown):
+            await counted.look()
+        await asyncio.wait_for(counts(counted, 30), 20)
+    finally:
+        cluster.end()
+
+
+async def counts(counted: BindingCounts, conversations: int) -> None:
+    """Look until all are counted."""
+    while counted.counts != {"w1": conversations, "w2": conversations // 2}:
+        with suppress(StoreDown):
+            await counted.look()
+        await asyncio.sleep(0.01)
