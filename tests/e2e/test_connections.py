@@ -134,6 +134,17 @@ def silent_before(number: int) -> Pieces:
     return tuple((SILENT if index == number else 0.0, event) for index, event in enumerate(EVENTS))
 
 
+async def test_a_stream_that_trickles_is_neither_silent_nor_ended(launch: Launch):
+    """Its pieces of content go the short way, where nobody reads a clock."""
+    pieces = tuple((0.4, event) for event in (*EVENTS[:2], *[EVENTS[2]] * 9, *EVENTS[3:]))
+    async with Upstream(lambda request: (200, SSE, pieces)).serve() as upstream:
+        gateway = launch(accounts=upstream.accounts(1), timeouts={"ping": 1.5, "idle": 1.5})
+        answer = await ask(gateway, message(stream=True))
+    assert answer.status == 200 and answer.ended, answer
+    names = [name for name, _ in answer.events]
+    assert names == [name for name, _ in events(b"".join(event for _, event in pieces))]
+
+
 async def test_behind_nginx_with_its_defaults_no_silence_cuts_an_answer(launch: Launch, tmp_path: Path):
     """A stream may be silent anywhere for longer than nginx waits; a message, which nobody can ping, for less."""
     pieces = {"the head": tuple((0.0, event) for event in EVENTS)}
