@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import resource
 import signal
 import socket
 import struct
@@ -69,28 +68,6 @@ async def test_connections_to_accounts_and_clients_are_never_silent_for_a_minute
                 return found if len(found) >= 2 and all(found) else []  # until what was sent is acknowledged
 
             assert max(await eventually(both, "keep-alives of both")) <= 60
-
-
-def memory(gateway: Gateway) -> int:
-    """Bytes that all of a gateway's processes have, without what they share."""
-    rows = (Path(f"/proc/{pid}/statm").read_text().split() for pid in family(gateway.pid))
-    return sum(int(row[1]) - int(row[2]) for row in rows) * resource.getpagesize()
-
-
-async def test_a_stream_that_nobody_reads_waits_at_its_account(launch: Launch):
-    """Pieces of content that go the short way too."""
-    delta = EVENTS[2].replace(b"Good", b"Good " * 200)
-    pieces = tuple((0.0, event) for event in (*EVENTS[:2], *[delta] * 40_000, *EVENTS[3:]))
-    async with Upstream(lambda request: (200, SSE, pieces)).serve() as upstream:
-        gateway = launch(accounts=upstream.accounts(1), workers=1)
-        async with Wire.open(gateway) as wire:
-            before = memory(gateway)
-            await wire.send(request(message(stream=True)))
-            most = 0
-            for _ in range(30):
-                await asyncio.sleep(0.1)
-                most = max(most, memory(gateway) - before)
-            assert most < 15_000_000
 
 
 # -- Resets -----------------------------------------------------------------------------------------------------------
