@@ -136,9 +136,9 @@ def silent_before(number: int) -> Pieces:
 
 async def test_a_stream_that_trickles_is_neither_silent_nor_ended(launch: Launch):
     """Its pieces of content go the short way, where nobody reads a clock."""
-    pieces = tuple((0.4, event) for event in (*EVENTS[:2], *[EVENTS[2]] * 9, *EVENTS[3:]))
+    pieces = tuple((0.4, event) for event in (*EVENTS[:2], *[EVENTS[2]] * 12, *EVENTS[3:]))
     async with Upstream(lambda request: (200, SSE, pieces)).serve() as upstream:
-        gateway = launch(accounts=upstream.accounts(1), timeouts={"ping": 1.5, "idle": 1.5})
+        gateway = launch(accounts=upstream.accounts(1), timeouts={"ping": 3.0, "idle": 3.0})
         answer = await ask(gateway, message(stream=True))
     assert answer.status == 200 and answer.ended, answer
     names = [name for name, _ in answer.events]
@@ -148,7 +148,7 @@ async def test_a_stream_that_trickles_is_neither_silent_nor_ended(launch: Launch
 async def test_a_stream_that_falls_silent_after_its_content_is_ended(launch: Launch):
     pieces = (*((0.1, event) for event in (*EVENTS[:2], *[EVENTS[2]] * 4)), (60.0, EVENTS[3]))
     async with Upstream(lambda request: (200, SSE, pieces)).serve() as upstream:
-        gateway = launch(accounts=upstream.accounts(1), timeouts={"idle": 1.0})
+        gateway = launch(accounts=upstream.accounts(1), timeouts={"idle": 2.0})
         answer = await asyncio.wait_for(ask(gateway, message(stream=True)), 30)
     assert answer.status == 200 and answer.ended, answer
     assert [name for name, _ in answer.events][-2:] == ["content_block_delta", "error"]
