@@ -159,7 +159,7 @@ def _at_least(least: int, name: str, value: int) -> int:
 
 
 def _above_zero(name: str, value: float) -> float:
-    if not 0 < value < float("inf"):
+    if value <= 0:
         raise _WrongUse(f"{name} must be above 0")
     return value
 

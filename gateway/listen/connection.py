@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from gateway.config.schema import Config
-from gateway.core.wire.short_way import ShortWay
 from gateway.errors import ApiError
 from gateway.listen.cycle import STATUS_LINE, Cycle
 from gateway.listen.parser import Parser
@@ -63,7 +62,6 @@ class Connection(asyncio.Protocol):
     cycle: Cycle | None = None  # the latest
     serving: Cycle | None = None  # whose answer is due; later ones on this connection wait in the pipeline
     writable: asyncio.Future[None] | None = None
-    way: ShortWay | None = None  # of the present answer
 
     def __init__(self, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -244,9 +242,6 @@ class Connection(asyncio.Protocol):
     def answered(self) -> None:
         """The answer that was due is out."""
         self._state.total_requests += 1
-        if self.way is not None:  # it leads nowhere from now on
-            self.way.full = True
-            self.way = None
         serving = self.serving
         if self.transport.is_closing() or serving is None:
             return
@@ -299,22 +294,12 @@ class Connection(asyncio.Protocol):
         self.write_deadline = self.loop.time() + self.bounds.write
         if self.writable is None:
             self.writable = self.loop.create_future()
-        if self.way is not None:
-            self.way.full = True
 
     def resume_writing(self) -> None:
         self.write_deadline = FOREVER
-        if self.way is not None:
-            self.way.full = False
         writable, self.writable = self.writable, None
         if writable is not None:
             writable.set_result(None)
-
-    def short_way(self) -> ShortWay:
-        """One for the present answer."""
-        transport = self.transport
-        self.way = ShortWay(transport.write, transport.is_closing, self.writable is not None)
-        return self.way
 
     async def drained(self) -> None:
         """Wait until the client takes more, or has gone."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 HIGH_WATER = 256 * 1024  # unread body bytes at which reading from the upstream pauses
 MAX_HEAD = 256 * 1024  # bytes of response head beyond which the upstream is taken for broken
 FOREVER = float("inf")
+HEARD = 0.0  # a deadline that is the ticker's to set: something has come since it looked last
 
 
 class _Sending:
@@ -47,8 +48,8 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_between", "_chunk", "_chunks", "_direct", "_error", "_framed", "_incoming", "_lines", "_origin_method",
-        "_parser", "_paused", "_pool", "_size", "_transport", "_upload", "_waiter", "deadline", "headers", "heard",
+        "_between", "_chunks", "_direct", "_error", "_framed", "_incoming", "_lines", "_origin_method",
+        "_parser", "_paused", "_pool", "_size", "_transport", "_upload", "_waiter", "deadline", "headers",
         "idle_since", "phase", "status",
     )  # fmt: skip
 
@@ -60,8 +61,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._error: TransportError | None = None
         self._paused = False
-        self._chunk: Callable[[bytes], bool] | None = None
-        self._direct: Callable[[bytes], bool] | None = None  # the same, while it may be asked
+        self._direct: Callable[[bytes], bool] | None = None  # whom segments are offered to, while somebody waits
         self._between = False  # the parser stands between two chunks of the body
         self._framed = False
         self._upload: _Sending | None = None  # the latest
@@ -69,7 +69,6 @@ class Connection(asyncio.Protocol):
         self.phase = "idle"
         self.idle_since = 0.0
         self.deadline = FOREVER
-        self.heard = False  # something of a body that nobody read here, since the pool's ticker has looked
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self._lines = self.headers  # of a head that is not whole
@@ -88,8 +87,7 @@ class Connection(asyncio.Protocol):
         self.headers = self._lines = []
         self._chunks = []
         self._error = None
-        self._chunk = None
-        self._between = self._framed = self.heard = False
+        self._between = self._framed = False
         self._origin_method = method
         self.deadline = self._pool.loop.time() + first_byte
         self._pool.busy.add(self)
@@ -167,7 +165,7 @@ class Connection(asyncio.Protocol):
     def complete(self) -> bool:
         return self.phase == "done"
 
-    async def read(self) -> bytes:
+    async def read(self, direct: Callable[[bytes], bool] | None = None) -> bytes:
         while True:
             if self._chunks:
                 chunks = self._chunks
@@ -186,14 +184,11 @@ class Connection(asyncio.Protocol):
             if self.phase != "body":
                 return b""
             if self._between:
-                self._direct = self._chunk
+                self._direct = direct
             try:
                 await self._wait()
             finally:
                 self._direct = None
-
-    def divert(self, chunk: Callable[[bytes], bool] | None) -> None:
-        self._chunk = chunk
 
     def interrupt(self, reason: str) -> None:
         if self.phase in ("body", "done"):
@@ -229,7 +224,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         self.phase = "closed"
-        self._chunk = self._direct = None
+        self._direct = None
         self._pool.forget(self)
         self._transport.abort()
         self._wake()
@@ -258,7 +253,7 @@ class Connection(asyncio.Protocol):
         direct = self._direct
         if direct is not None:
             if direct(data):
-                self.heard = True
+                self.deadline = HEARD
                 return
             self._direct = None
         phase = self.phase
@@ -374,7 +369,6 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._between = False
-        self._chunk = None
         if self.phase == "body":
             self.phase = "done"
             self.deadline = FOREVER

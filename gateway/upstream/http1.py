@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 
-from gateway.upstream.connection import Connection
+from gateway.upstream.connection import HEARD, Connection
 from gateway.upstream.transport import NotSent, Origin, Timeouts, Unable, Upload, Withdrawn, not_connected
 
 TICK = 0.25  # seconds between looks at the deadlines
@@ -112,8 +112,7 @@ class Pool:
         now = self.loop.time()
         idle = now + self.timeouts.idle
         for connection in [*self.busy]:
-            if connection.heard and connection.phase == "body":
-                connection.heard = False
+            if connection.deadline == HEARD:
                 connection.deadline = idle
             elif connection.deadline <= now:
                 connection.expire()

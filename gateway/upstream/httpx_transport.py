@@ -158,7 +158,7 @@ class Exchange:
     def complete(self) -> bool:
         return self._complete
 
-    async def read(self) -> bytes:
+    async def read(self, direct: Callable[[bytes], bool] | None = None) -> bytes:
         while True:
             if self._chunks:
                 data = b"".join(self._chunks)
@@ -175,9 +175,6 @@ class Exchange:
                 await waiter
             finally:
                 self._waiter = None
-
-    def divert(self, chunk: Callable[[bytes], bool] | None) -> None:
-        """Nothing is: httpx takes the framing off."""
 
     def interrupt(self, reason: str) -> None:
         if not self._closed:

@@ -159,13 +159,11 @@ class Response(Protocol):
         """Whether the last body byte has arrived (it may still wait to be read)."""
         ...
 
-    async def read(self) -> bytes:
-        """All body bytes at hand, at least one, or b"" at the end. Raises Interrupted."""
-        ...
+    async def read(self, direct: Callable[[bytes], bool] | None = None) -> bytes:
+        """All body bytes at hand, at least one, or b"" at the end. Raises Interrupted.
 
-    def divert(self, chunk: Callable[[bytes], bool] | None) -> None:
-        """While a `read` waits, offer each segment that begins where a chunk of an HTTP/1.1 answer does, as it came, to
-        `chunk`: if it is whole chunks, it may take it (True). What it does not take is read as ever. A transport may
+        While it waits, each segment that begins where a chunk of an HTTP/1.1 answer does is offered to `direct` as it
+        came: if it is whole chunks, that may take it (True). What it does not take is read as ever. A transport may
         have none to offer."""
         ...
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from gateway.listen.connection import Connection
+from gateway.listen.cycle import Cycle
 
 pytestmark = pytest.mark.anyio
 
@@ -39,21 +40,36 @@ DELTA = b'event: content_block_delta\ndata: {"delta":{"text":"so"}}\n\n'
 CHUNK = b"%x\r\n%b\r\n" % (len(DELTA), DELTA)
 
 
-async def test_a_streams_short_way_is_full_while_its_client_takes_nothing(connection):
-    way = connection.short_way()
-    assert way.take(CHUNK)
-    connection.pause_writing()
-    assert not way.take(CHUNK)
-    assert connection.short_way().full
-    connection.resume_writing()
-    assert connection.short_way().take(CHUNK)
+@pytest.fixture
+async def cycle(connection) -> Cycle:
+    """A stream whose head is out."""
+    cycle = Cycle(connection, "POST", (b"/", b""), "1.1", [], True)
+    connection.cycle = connection.serving = cycle
+    cycle.more_body = False
+    await cycle.start(200, [])
+    assert cycle.chunk_writer() is None
+    await cycle.write(b": so\n\n", more=True)
+    return cycle
 
 
-async def test_it_leads_nowhere_once_the_answer_is_out_whatever_the_client_does(connection):
-    way = connection.short_way()
-    connection.answered()
-    assert not way.take(CHUNK)
+async def test_chunks_of_a_stream_are_written_while_its_client_takes_them(connection, cycle):
+    write = cycle.chunk_writer()
+    assert write(CHUNK)
     connection.pause_writing()
+    assert not write(CHUNK)
     connection.resume_writing()
-    assert not way.take(CHUNK)
-    assert cast(Transport, connection.transport).written == []
+    assert write(CHUNK)
+    connection.transport.is_closing = lambda: True
+    assert not write(CHUNK)
+
+
+async def test_no_chunk_is_written_once_the_answer_is_out_whatever_the_client_does(connection, cycle):
+    write = cycle.chunk_writer()
+    await cycle.write(b": end\n\n", more=False)
+    written = list(cast(Any, connection.transport).written)
+    assert written[-1].endswith(b"0\r\n\r\n")
+    for _ in range(2):
+        assert not write(CHUNK)
+        connection.pause_writing()
+        connection.resume_writing()
+    assert cast(Any, connection.transport).written == written

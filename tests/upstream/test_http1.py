@@ -412,7 +412,7 @@ PIECES = st.one_of(TEXTS.map(lambda text: DELTA % text), OTHERS)
     size=st.sampled_from([b"%x", b"%X", b"000%x", b"%x;a=b"]),
     takes=st.booleans(),
 )
-async def test_chunks_that_are_diverted_and_what_is_read_are_the_body(chunks, cuts, whole, size, takes, pool):
+async def test_chunks_that_are_taken_and_what_is_read_are_the_body(chunks, cuts, whole, size, takes, pool):
     framed = [size % len(chunk) + b"\r\n" + chunk + b"\r\n" for chunk in chunks] + [b"0\r\n\r\n"]
     text = b"".join(framed)
     marks = sorted(cut for cut in cuts if 0 < cut < len(text))
@@ -431,8 +431,7 @@ async def test_chunks_that_are_diverted_and_what_is_read_are_the_body(chunks, cu
         return False
 
     async def read() -> None:
-        connection.divert(take)
-        while data := await connection.read():
+        while data := await connection.read(take):
             body.append(data)
 
     reading = asyncio.ensure_future(read())

@@ -204,12 +204,10 @@ class StreamRelay:
                         ready = without_secret(ready, x.attempt.account.provider.secret)
                     x.reply.raw = self._splitter.raw
                     await x.reply.write(ready, more=True)
-                if plain and way is None:
-                    way = x.reply.way = x.request.client.short_way()
-                if way is not None:
-                    direct = not (self._splitter.busy or meter.told_end)
-                    self.response.divert(way.take if direct else None)
-                data = await self.response.read()
+                if plain and way is None and (write := x.request.client.chunk_writer()) is not None:
+                    way = x.reply.way = ShortWay(write)
+                direct = None if way is None or self._splitter.busy or meter.told_end else way.take
+                data = await self.response.read(direct)
                 if data:
                     ready = self._feed(data)
                     continue
@@ -279,7 +277,6 @@ class StreamRelay:
 
     async def _finish_framing(self) -> None:
         """Let the last chunk of the framing arrive, so that the upstream connection can be used again."""
-        self.response.divert(None)
         if not self.response.complete:
             try:
                 async with asyncio.timeout(_LINGER):

@@ -202,7 +202,6 @@ def test_without_matplotlib_one_line_says_how_to_get_it(trace, tmp_path, monkeyp
         (("TRACE", "--accounts", "0"), "--accounts must be at least 1"),
         (("TRACE", "--seeds", "0"), "--seeds must be at least 1"),
         (("TRACE", "--ttl", "0"), "--ttl must be above 0"),
-        (("TRACE", "--ttl", "nan"), "--ttl must be above 0"),
         (("TRACE", "--seed", "-1"), "--seed must be at least 0"),
         (("TRACE", "--events", "nowhere.json"), "nowhere.json: No such file or directory; name a file of events"),
         (("TRACE", "--events", "BROKEN"), "line 2: "),

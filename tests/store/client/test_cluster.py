@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
@@ -364,7 +365,8 @@ async def all_of(redis: Any, keys: Iterable[str]) -> list[Any]:
 
 # It drops the connections to a node that is gone without closing them.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_redis_py_asks_all_nodes_at_once_and_follows_them_when_they_fail_over(cluster):
+async def test_redis_py_asks_all_nodes_at_once_and_follows_them_when_they_fail_over():
+    cluster = ClusterOf(3, replicas=True)
     redis = open_redis(cluster.url)
     try:
         keys = a_key_for_each(cluster)
@@ -376,17 +378,16 @@ async def test_redis_py_asks_all_nodes_at_once_and_follows_them_when_they_fail_o
         wrong, right = await all_of(redis, ["a hash", next(iter(keys.values()))])
         assert str(wrong).startswith("WRONGTYPE")
         assert right == found[0]
-        for node in [*keys][:2]:
-            topologies.wait_for(lambda node=node: node.admin.wait(1, 1000) == 1, "its replica to have all")
-            node.kill()
-            async with asyncio.timeout(20):
-                while await all_of(redis, keys.values()) != found:
-                    pass  # it waits itself
-            node.start()
-            topologies.wait_for(node.answers, f"{node} to answer")
-            cluster.settle()
+        killed = next(iter(keys))
+        topologies.wait_for(lambda: killed.admin.wait(1, 1000) == 1, "its replica to have all")
+        killed.kill()
+        async with asyncio.timeout(20):
+            while await all_of(redis, keys.values()) != found:
+                pass  # it waits itself
     finally:
         await redis.aclose()
+        cluster.end()
+        gc.collect()
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
@@ -460,8 +461,11 @@ async def test_the_agreed_pool_and_its_news_live_in_a_cluster_too(cluster):
         await topologies.until(lambda: any(node.admin.pubsub_numsub(BROADCASTS)[0][1] for node in cluster.nodes))
         agreed = await store.agree(Announcement("p1", 1.0, ()), PoolDocument())
         assert [each.process for each in agreed.live] == ["p1"]
-        await store.publish(b"said")
-        await topologies.until(lambda: heard == [b"said"])
+        async with asyncio.timeout(20):
+            while not heard:  # nodes that have just come back may not hear of each other at once
+                await store.publish(b"said")
+                await asyncio.sleep(0.05)
+        assert set(heard) == {b"said"}
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

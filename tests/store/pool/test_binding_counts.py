@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 
@@ -163,8 +164,10 @@ async def test_a_cluster_that_has_failed_over_is_counted_again(connect):
         killed.kill()
         counted.counts = None
         await asyncio.wait_for(counts(counted, 30), 20)
+        await counted.close()
     finally:
         cluster.end()
+        gc.collect()
 
 
 async def counts(counted: BindingCounts, conversations: int) -> None:
