@@ -67,5 +67,5 @@ class AsgiClient:
         await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
         await self.write(body, False)
 
-    def chunk_writer(self) -> None:
+    def short_way(self) -> None:
         """Framing is the server's business."""

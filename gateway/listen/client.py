@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
+from gateway.core.wire.short_way import ShortWay
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -48,7 +50,7 @@ class Client(Protocol):
         """End the task that serves it."""
         ...
 
-    def chunk_writer(self) -> Callable[[bytes], bool] | None:
-        """What writes whole chunks of the answer, framed as HTTP/1.1 does, at once, and says whether it could; None
-        where they must go by `write`. It is asked for when the head of the answer is out."""
+    def short_way(self) -> ShortWay | None:
+        """By which whole chunks of this answer may leave as they are, until its last is written; None where they must
+        go by `write`. It is asked for when the head is out."""
         ...

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from gateway.config.schema import Config
+from gateway.core.wire.short_way import ShortWay
 from gateway.errors import ApiError
 from gateway.listen.cycle import STATUS_LINE, Cycle
 from gateway.listen.parser import Parser
@@ -62,17 +63,17 @@ class Connection(asyncio.Protocol):
     cycle: Cycle | None = None  # the latest
     serving: Cycle | None = None  # whose answer is due; later ones on this connection wait in the pipeline
     writable: asyncio.Future[None] | None = None
+    way: ShortWay | None = None  # of the latest stream
 
     def __init__(self, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.tasks = state.tasks
         self.pipeline: deque[Cycle] = deque()
         self.phase = "head"
         self.deadline = self.write_deadline = FOREVER
         self.deaf = False
         self.discarded = 0
         self.body_began = 0.0
-        self._state = state
+        self.state = state
         self._parser: Parser | None = None  # once something has come that is not plain
         self._left = 0  # bytes of body to come of a request that the parser has not seen
         self._reading = True
@@ -96,7 +97,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=MAX_UNREAD)
-        connections = self._state.connections
+        connections = self.state.connections
         connections.add(cast(Any, self))
         self.deadline = self.loop.time() + self.bounds.head
         if len(connections) > self.bounds.connections:
@@ -104,7 +105,7 @@ class Connection(asyncio.Protocol):
             self.refuse(ApiError(529, "The gateway has too many open connections.", retry_after=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._state.connections.discard(cast(Any, self))
+        self.state.connections.discard(cast(Any, self))
         if self.cycle is not None and not self.cycle.complete:
             self.cycle.disconnected = True
             self.cycle.wake()
@@ -123,7 +124,7 @@ class Connection(asyncio.Protocol):
         task = cycle.task
         if task is not None and not cycle.complete and not task.cancelling():
             task.cancel()
-            self.tasks.discard(task)  # one that has not begun will not do it itself
+            self.state.tasks.discard(task)  # one that has not begun will not do it itself
 
     def eof_received(self) -> None:
         """A half-close counts as gone: nobody would know whether the other half still listens."""
@@ -203,7 +204,7 @@ class Connection(asyncio.Protocol):
         self.body_began = self.loop.time()
         self.deadline = self.body_began + self.bounds.body
         task = cycle.task = self.loop.create_task(cycle.run(self.serve))
-        self.tasks.add(task)
+        self.state.tasks.add(task)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body of the latest request."""
@@ -241,7 +242,7 @@ class Connection(asyncio.Protocol):
 
     def answered(self) -> None:
         """The answer that was due is out."""
-        self._state.total_requests += 1
+        self.state.total_requests += 1
         serving = self.serving
         if self.transport.is_closing() or serving is None:
             return
@@ -294,12 +295,22 @@ class Connection(asyncio.Protocol):
         self.write_deadline = self.loop.time() + self.bounds.write
         if self.writable is None:
             self.writable = self.loop.create_future()
+        if self.way is not None:
+            self.way.full = True
 
     def resume_writing(self) -> None:
         self.write_deadline = FOREVER
+        if self.way is not None:
+            self.way.full = False
         writable, self.writable = self.writable, None
         if writable is not None:
             writable.set_result(None)
+
+    def short_way(self) -> ShortWay:
+        """One for the answer that is being written."""
+        transport = self.transport
+        way = self.way = ShortWay(transport.write, transport.is_closing, self.writable is not None)
+        return way
 
     async def drained(self) -> None:
         """Wait until the client takes more, or has gone."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from gateway import log
+from gateway.core.wire.short_way import ShortWay
 from gateway.errors import ApiError
 from gateway.listen.client import HeaderList, Scope
 
@@ -93,7 +94,7 @@ class Cycle:
                 self.connection.transport.abort()  # an answer that cannot be ended properly must not look complete
         finally:
             if self.task is not None:
-                self.connection.tasks.discard(self.task)
+                self.connection.state.tasks.discard(self.task)
                 self.task = None
 
     async def refuse(self, error: ApiError) -> None:
@@ -165,16 +166,9 @@ class Cycle:
         if self.task is not None:
             self.task.cancel()
 
-    def chunk_writer(self) -> Callable[[bytes], bool] | None:
-        return self._write_chunks if self.chunked and not self.head and not self.complete else None
-
-    def _write_chunks(self, segment: bytes) -> bool:
-        connection = self.connection
-        transport = connection.transport
-        if self.complete or connection.writable is not None or transport.is_closing():
-            return False
-        transport.write(segment)
-        return True
+    def short_way(self) -> ShortWay | None:
+        plain = self.chunked and not self.head and not self.complete
+        return self.connection.short_way() if plain else None
 
     def _start(self, status: int, headers: HeaderList, length: bytes = b"") -> None:
         """`length` is the line that says it, where the headers do not."""

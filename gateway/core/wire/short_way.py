@@ -19,13 +19,16 @@ _END = b'"}}\n\n\r\n'  # of most
 
 
 class ShortWay:
-    """`write` takes whole chunks, framed as HTTP/1.1 does, and says whether it could. `deltas` and `size` are the
-    pieces of content that went this way and the bytes of their texts."""
+    """Where whole chunks of an answer may go, framed as HTTP/1.1 does: to `write`, unless its reader is `closing` (has
+    gone) or `full` (takes no more now). `deltas` and `size` are the pieces of content that went this way and the bytes
+    of their texts."""
 
-    __slots__ = ("_seen", "_write", "deltas", "size")
+    __slots__ = ("_closing", "_seen", "_write", "deltas", "full", "size")
 
-    def __init__(self, write: Callable[[bytes], bool]) -> None:
+    def __init__(self, write: Callable[[bytes], None], closing: Callable[[], bool], full: bool = False) -> None:
         self._write = write
+        self._closing = closing
+        self.full = full
         self.deltas = self.size = self._seen = 0
 
     def take(self, segment: bytes) -> bool:
@@ -40,8 +43,9 @@ class ShortWay:
             or segment.find(b"\r", len(begins)) != size - 2
         ):
             return self._take_several(segment)
-        if not self._write(segment):
+        if self.full or self._closing():
             return False
+        self._write(segment)
         self.deltas += 1
         begin = segment.rfind(b'":"')  # as text_size has it
         if begin > 0:
@@ -50,8 +54,9 @@ class ShortWay:
 
     def _take_several(self, segment: bytes) -> bool:
         count = delta_chunks(segment)
-        if not count or not self._write(segment):
+        if not count or self.full or self._closing():
             return False
+        self._write(segment)
         self.deltas += count
         for chunk in segment.split(b"\n\n\r\n")[:-1]:
             self.size += text_size(chunk)

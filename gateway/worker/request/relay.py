@@ -204,8 +204,8 @@ class StreamRelay:
                         ready = without_secret(ready, x.attempt.account.provider.secret)
                     x.reply.raw = self._splitter.raw
                     await x.reply.write(ready, more=True)
-                if plain and way is None and (write := x.request.client.chunk_writer()) is not None:
-                    way = x.reply.way = ShortWay(write)
+                if plain and way is None:
+                    way = x.reply.way = x.request.client.short_way()
                 direct = None if way is None or self._splitter.busy or meter.told_end else way.take
                 data = await self.response.read(direct)
                 if data:

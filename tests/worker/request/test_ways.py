@@ -75,16 +75,17 @@ class Reader:
         await self.takes.wait()
         self.got += (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if more else b"0\r\n\r\n")
 
-    def chunk_writer(self) -> Any:
-        return self._pass
+    def short_way(self) -> ShortWay:
+        return ShortWay(self._pass, lambda: False, full=not self.takes.is_set())
 
-    def _pass(self, segment: bytes) -> bool:
-        if self.takes.is_set():
-            self.got += segment
-        return self.takes.is_set()
+    def _pass(self, segment: bytes) -> None:
+        assert self.takes.is_set()
+        self.got += segment
 
     def take(self, now: bool) -> None:
         self.takes.set() if now else self.takes.clear()
+        if self.way is not None:
+            self.way.full = not now
 
 
 def unframed(text: bytes) -> bytes:
