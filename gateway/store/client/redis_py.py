@@ -35,7 +35,6 @@ Client = redis.Redis | redis.RedisCluster
 _COMMON: dict[str, Any] = {"socket_timeout": 1, "socket_connect_timeout": 1, "protocol": 2, "driver_info": None}
 _LOST: Any = (LostConnection, NoReply, ClusterDownError, RedisClusterException)
 _LEARN = Retry(ConstantBackoff(0.1), 3, _LOST)  # which nodes there are
-_TOGETHER = 8  # commands that a cluster is sent at a time
 _SENTINEL_WAIT = 0.3  # seconds for one sentinel; they are asked one after the other
 _LOOK = 1.0  # seconds between two looks whether the server still answers, and is still the master
 _AGAIN = 0.2  # seconds before subscribing anew
@@ -107,28 +106,16 @@ async def ask(client: Client, *command: Any) -> Any:
 
 
 async def ask_all(client: Client, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """The replies to these commands, sent together; one of FAILURES in the place of each that failed. Raises StoreDown
-    where all did."""
+    """The replies to these commands, sent at once; one of FAILURES in the place of each that failed. Raises StoreDown
+    where they could not be sent."""
     try:
         await _ready(client)
-        if not isinstance(client, redis.RedisCluster):
-            async with client.pipeline(transaction=False) as pipeline:
-                for command in commands:
-                    cast(Any, pipeline).execute_command(*command)
-                return await pipeline.execute(raise_on_error=False)
+        async with cast(Any, client).pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            return cast(list[Any], await pipeline.execute(raise_on_error=False))
     except FAILURES as error:
         raise StoreDown(str(error) or type(error).__name__) from None
-    replies: list[Any] = []  # redis-py's pipeline of a cluster gives up where a node is slow or has failed over
-    for first in range(0, len(commands), _TOGETHER):
-        replies += await asyncio.gather(*(_attempt(client, each) for each in commands[first : first + _TOGETHER]))
-    return replies
-
-
-async def _attempt(client: Client, command: tuple[Any, ...]) -> Any:
-    try:
-        return await cast(Any, client).execute_command(*command)
-    except FAILURES as error:
-        return error
 
 
 async def _ready(client: Client) -> None:
@@ -154,17 +141,42 @@ async def run(client: Client, script: Script, args: tuple[Arg, ...]) -> Any:
 
 
 async def run_all(client: Client, calls: Sequence[tuple[Script, tuple[Arg, ...]]]) -> list[Any]:
-    """The replies to scripts, sent at once; StoreDown in the place of one that was an error. Raises StoreDown."""
+    """The replies to scripts; StoreDown in the place of each that failed. Raises StoreDown where they could not be
+    sent."""
+    if isinstance(client, redis.RedisCluster):
+        return await _run_by_node(client, calls)
     replies = await ask_all(client, [("EVALSHA", script.sha, *args) for script, args in calls])
     for place, reply in enumerate(replies):
         if isinstance(reply, NoScriptError):
-            try:
-                replies[place] = await run(client, *calls[place])
-            except StoreDown as error:
-                replies[place] = error
+            replies[place] = await _attempt(client, calls[place])
         elif isinstance(reply, Exception):
             replies[place] = StoreDown(str(reply) or type(reply).__name__)
     return replies
+
+
+async def _run_by_node(client: redis.RedisCluster, calls: Sequence[tuple[Script, tuple[Arg, ...]]]) -> list[Any]:
+    """One after the other: redis-py's pipeline gives up where a node is slow. Of a node that is away one is asked."""
+    try:
+        await _ready(client)
+    except FAILURES as error:
+        raise StoreDown(str(error) or type(error).__name__) from None
+    replies: list[Any] = []
+    lost: dict[str, StoreDown] = {}
+    for call in calls:
+        node = client.get_node_from_key(cast(Any, call[1][1]))
+        name = "" if node is None else node.name
+        reply = lost.get(name) or await _attempt(client, call)
+        if isinstance(reply, StoreDown) and not isinstance(reply, ScriptError):
+            lost[name] = reply
+        replies.append(reply)
+    return replies
+
+
+async def _attempt(client: Client, call: tuple[Script, tuple[Arg, ...]]) -> Any:
+    try:
+        return await run(client, *call)
+    except StoreDown as error:
+        return error
 
 
 async def scan(client: Client, match: str) -> AsyncIterator[bytes]:

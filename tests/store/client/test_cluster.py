@@ -13,7 +13,7 @@ from redis.crc import key_slot
 
 from gateway.core.routing.document import Announcement, PoolDocument
 from gateway.store.client.client import StoreClient, StoreDown
-from gateway.store.client.redis_py import ask, ask_all, open_redis, run, scan, subscribe
+from gateway.store.client.redis_py import ask, open_redis, run, run_all, scan, subscribe
 from gateway.store.client.topology import Access
 from gateway.store.pool.pool_store import BROADCASTS, PoolStore
 from tests.store import topologies
@@ -360,11 +360,9 @@ async def test_redis_py_runs_scripts_and_scans_every_primary(cluster):
 
 
 async def all_of(redis: Any, keys: Iterable[str]) -> list[Any]:
-    return await ask_all(redis, [("GET", key) for key in keys])
+    return await run_all(redis, [(READ, (1, key)) for key in keys])
 
 
-# It drops the connections to a node that is gone without closing them.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_redis_py_asks_all_nodes_at_once_and_follows_them_when_they_fail_over():
     cluster = ClusterOf(3, replicas=True)
     redis = open_redis(cluster.url)
