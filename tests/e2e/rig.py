@@ -11,6 +11,7 @@ import base64
 import contextlib
 import ctypes
 import http.client
+import itertools
 import json
 import os
 import random
@@ -73,10 +74,21 @@ async def eventually(condition: Callable[[], Any], what: str = "", seconds: floa
     return value
 
 
+def _own_ports() -> Iterator[int]:
+    """Those of this process of the tests, each but once in a long time."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw15")[2:]) % 16
+    ports = list(range(12_000 + worker, 32_000, 16))
+    random.shuffle(ports)
+    return itertools.cycle(ports)
+
+
+_PORTS = _own_ports()
+
+
 def free_port() -> int:
     """A port that nobody listens on, below those that the kernel gives to outgoing connections."""
     while True:
-        port = random.randint(12_000, 32_000)
+        port = next(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
