@@ -259,6 +259,11 @@ class AnswerHead:
                 visible.append(header)
                 self.encoding = b"" if header[1].lower() == b"identity" else header[1]
 
+    def forget(self) -> None:
+        """What it says is known, and written where it belongs."""
+        self._headers.clear()
+        self.visible.clear()
+
     def is_json(self) -> None:
         """The body that it came with is another now, in JSON."""
         self.is_plain()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -21,6 +23,7 @@ from tests.e2e.rig import (
     Gateway,
     Simulator,
     Wire,
+    accounts_of,
     ask,
     assert_error,
     at_once,
@@ -588,3 +591,26 @@ async def test_a_connection_serves_many_requests(gateway: Gateway, sim: Simulato
         for number in range(50):
             answer = await wire.ask({**STREAM, "stream": number % 2 == 0})
             assert answer.status == 200 and answer.ended
+
+
+async def test_a_stream_holds_nothing_of_its_request(launch: Callable[..., Gateway], sim: Simulator):
+    gateway = launch(accounts=accounts_of(sim), workers=1)
+    large = message("x" * 600_000, stream=True)
+    worker = gateway.workers()[0]
+
+    def resident() -> int:
+        return int(Path(f"/proc/{worker}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def opened() -> None:
+            wire = await stack.enter_async_context(Wire.open(gateway))
+            await wire.send(request(large, fault="stall=4"))
+            assert (await wire.head()).status == 200
+            await wire.until_events(4)
+
+        await opened()
+        before = resident()
+        for _ in range(40):
+            await opened()
+        assert resident() - before < 12_000_000  # half of what was sent

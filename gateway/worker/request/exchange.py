@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
 from time import monotonic, perf_counter
 
 from gateway.config.schema import Config
@@ -200,7 +199,7 @@ class Exchange:
         x.phase = Phase.RELAYING
         headers = self._headers(x, head)
         if whole:
-            await answer_whole(x, response, headers, held, text or b"", partial(self._own, x))
+            await answer_whole(x, response, headers, held, text or b"", self._own)
         else:
             await relay_long(x, response, headers, held)
         return None
@@ -212,8 +211,7 @@ class Exchange:
         decoder = decoded_stream(head.encoding, account.provider.decoder(response.headers))
         if head.encoding:
             head.is_plain()
-        own, began = partial(self._own, x), partial(self._home.stream_began, x, route)
-        relay = StreamRelay(x, response, lambda: self._headers(x, head), decoder, own, began)
+        relay = StreamRelay(x, response, head, self._headers, decoder, self._own, self._home.stream_began)
         x.phase = Phase.OPENING
         opened = perf_counter()
         try:
@@ -230,7 +228,6 @@ class Exchange:
             return Failure(outcome, 200, head, opening, event=True)
         await self._home.served(x, route, entry)
         x.phase = Phase.RELAYING
-        x.forget_request()
         await relay.run()
         return None
 

@@ -52,11 +52,12 @@ class Home:
             self._settlement.renew(x, 0.0, 0)
             self.release(x)
 
-    def stream_began(self, x: Journey, route: Route) -> None:
+    def stream_began(self, x: Journey) -> None:
         """A message has begun: its prompt is in the account's cache, and those who wait for that may go."""
-        attempt, binding = x.attempt, x.binding
+        attempt, binding, route = x.attempt, x.binding, x.route
         attempt.renewed = perf_counter()
-        if not route.placement.warm or route.placement.warm_for < _WARM_ENOUGH or x.leader is not None:
+        warm = route is not None and route.placement.warm and route.placement.warm_for >= _WARM_ENOUGH
+        if not warm or x.leader is not None:
             self._settlement.renew(x, 0.0, attempt.meter.usage.total_input)
         account = attempt.account
         if binding is not None and account is not None and binding.record.workspace == account.workspace:

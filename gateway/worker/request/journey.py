@@ -128,8 +128,11 @@ class Request:
             raise ApiError(529, words, retry_after=1, limit=("gateway", "memory"), cause="memory")
 
     def forget(self) -> None:
-        """Nobody will send this body again: thousands of long streams should not hold theirs."""
+        """Nobody will send this again: thousands of long streams should not hold theirs."""
         self.body = b""
+        self.client.headers = []
+        if self.head is not None:
+            self.head.lines = []
         self.hold(-self.held)
         if self.peek is not None:
             self.peek.forget()
@@ -359,7 +362,7 @@ class Journey:
         """Nobody will send it again."""
         self.request.forget()
         if self.call is not None:
-            self.call.body = b""
+            self.call.body, self.call.lines = b"", []
 
     async def refuse(self, error: ApiError, headers: HeaderList) -> None:
         """Answer with an error of the gateway's own."""

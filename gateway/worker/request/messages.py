@@ -79,10 +79,11 @@ class Messages:
     async def journey(self, x: Journey, head: Head, caller: Caller) -> None:
         """Serve one request: its conversation says where it goes, and the objects that it names."""
         request, endpoint = x.request, x.request.endpoint
-        request.body = text = await self._read_body(x, head)
-        if head.content_encoding not in (b"", b"identity"):
-            text = await self._decoded(request, head.content_encoding)
-        peeked = request.peek = peek(text)
+        request.body = await self._read_body(x, head)
+        encoding = head.content_encoding
+        plain = encoding in (b"", b"identity")
+        # No name for the text: a stream's frames live as long as it does.
+        peeked = request.peek = peek(request.body if plain else await self._decoded(request, encoding))
         self._rights.check_body(caller, peeked)
         if peeked.model in self._rights.aliases:
             self._resolve(request, head, peeked)

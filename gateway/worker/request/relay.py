@@ -25,6 +25,7 @@ from gateway.listen.client import HeaderList
 from gateway.upstream.provider import Decoder as Translator
 from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, Interrupted, Response, TransportError
 from gateway.worker.endpoints import COUNT, Endpoint
+from gateway.worker.head import AnswerHead
 from gateway.worker.request.journey import Journey
 
 MAX_DECODED = 16 * 1024 * 1024  # bytes that an answer may decode to, to be metered
@@ -41,7 +42,7 @@ _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 SILENT_END = "nothing but pings after the model had stopped"  # a timeout, by which a read is interrupted then
 
 # Told of what an answer brings before the client is.
-Own = Callable[[list[CreatedId]], Awaitable[None]]
+Own = Callable[[Journey, list[CreatedId]], Awaitable[None]]
 
 _WORDS = {
     "timeout": (504, "The upstream did not answer in time."),
@@ -101,22 +102,26 @@ def decoded_stream(encoding: bytes, translator: Translator | None) -> Translator
 
 
 class StreamRelay:
-    """One event stream on its way back; `headers()` are its own. `opening` holds what came up to the first event that
-    is neither a ping nor message_start: until then it is no answer, unless a long silence makes it one; `began` is told
-    of message_start."""
+    """One event stream on its way back; `headers` makes the client's of its `head`. `opening` holds what came up to the
+    first event that is neither a ping nor message_start: until then it is no answer, unless a long silence makes it
+    one; `began` is told of message_start.
+
+    Thousands may be open at once: what only their beginning needed is let go of."""
 
     def __init__(
         self,
         x: Journey,
         response: Response,
-        headers: Callable[[], HeaderList],
+        head: AnswerHead,
+        headers: Callable[[Journey, AnswerHead], HeaderList],
         translator: Translator | None,
         own: Own,
-        began: Callable[[], None],
+        began: Callable[[Journey], None],
     ) -> None:
         self.x = x
         self.response = response
         self.opening = b""
+        self._head = head
         self._headers = headers
         self._began = began
         self._committed: asyncio.Future[None] | None = None
@@ -142,7 +147,7 @@ class StreamRelay:
                 self.opening += ready
                 if x.attempt.meter.started and not x.reply.first_byte:
                     x.reply.first_byte = perf_counter()
-                    self._began()
+                    self._began(x)
                 if self._committed is not None:
                     return ""
                 if self._splitter.raw or len(self.opening) > MAX_OPENING or x.attempt.meter.stopped:
@@ -174,7 +179,7 @@ class StreamRelay:
             ready, self.opening = self.opening, b""
             try:
                 if not self.x.reply.started:
-                    await self.x.reply.start(200, self._headers())
+                    await self.x.reply.start(200, self._headers(self.x, self._head))
                 await self.x.reply.write(ready, more=True)
             finally:
                 self._committed.set_result(None)
@@ -183,7 +188,9 @@ class StreamRelay:
         """Relay everything, beginning with the opening."""
         x, meter = self.x, self.x.attempt.meter
         if not x.reply.started:
-            await x.reply.start(200, self._headers())
+            await x.reply.start(200, self._headers(x, self._head))
+        x.forget_request()
+        self._head.forget()
         ready, self.opening = self.opening, b""
         way: ShortWay | None = None
         plain = isinstance(meter, UsageMeter) and self._translator is None and not x.request.threaded
@@ -240,7 +247,7 @@ class StreamRelay:
         """Objects that these events bring, and a longer one that has passed, are somebody's before the client knows."""
         for part in (self._long, ready):
             if self.x.request.threaded or hints(part):
-                await self._own(in_events(part, self.x.request.threaded))
+                await self._own(self.x, in_events(part, self.x.request.threaded))
         self._long = b""
 
     def _feed(self, data: bytes) -> bytes:
@@ -333,7 +340,7 @@ async def answer_whole(x: Journey, response: Response, headers: HeaderList, body
     """Relay a whole answer, which `text` is in plain."""
     x.times.waited += perf_counter() - x.attempt.response_began
     if x.request.threaded or hints(text):
-        await own(in_message(text, x.request.threaded))
+        await own(x, in_message(text, x.request.threaded))
     await x.reply.answer(response.status, headers, body)
     if x.request.endpoint.metered:
         x.attempt.sent = not x.attempt.meter.read_json(text)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gateway.core.wire.short_way import ShortWay
 from gateway.core.wire.usage_meter import UsageMeter
 from gateway.upstream.connection import Connection
+from gateway.worker.head import AnswerHead
 from gateway.worker.request.relay import StreamRelay
 
 pytestmark = pytest.mark.anyio
@@ -150,14 +151,16 @@ async def test_whatever_way_it_goes_a_stream_comes_in_order(
     attempt = SimpleNamespace(meter=meter, sent=False, over_since=0.0, account=None)
     x: Any = SimpleNamespace(request=request, reply=reader, attempt=attempt, outcome="ok", cause="")
 
-    async def own(created: object) -> None:
+    async def own(journey: object, created: object) -> None:
         raise AssertionError(created)
 
     async def refuse(error: object, headers: object) -> None:
         await reader.write(BROKEN, False)
 
     x.refuse = refuse
-    relay = StreamRelay(x, connection, list, None, own, lambda: None)
+    x.forget_request = lambda: None
+    head = AnswerHead(connection.headers)
+    relay = StreamRelay(x, connection, head, lambda journey, head: [], None, own, lambda journey: None)
 
     async def relayed() -> None:
         assert await relay.open() == ""
