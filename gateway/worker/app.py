@@ -190,6 +190,7 @@ class Gateway:
         await self._batch_usage.close()
         self._rest()
         await self.store.close()
+        self.observer.catch_up()
         await asyncio.to_thread(self.observer.tracing.close)
 
     def serve(self, cycle: Cycle) -> Awaitable[None]:
