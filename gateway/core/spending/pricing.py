@@ -209,10 +209,11 @@ class Catalogue:
         return Bill(fee + sum(bill.cost for bill in bills), sum(bill.savings for bill in bills), by_default)
 
     def _bill(self, model: str, usage: Usage, batch: bool, fee: int = 0) -> Bill:
-        found = self.find(model)
-        priced = found or self.priced(model)
+        found = priced = self._by_name.get(model) or self.find(model)
         if priced is None:
-            return Bill(fee, 0, True)
+            priced = self.priced(model)
+            if priced is None:
+                return Bill(fee, 0, True)
         read, fresh, write_5m, write_1h = usage.cache_read, usage.input, usage.cache_write_5m, usage.cache_write_1h
         rest = write_5m, write_1h, usage.output, batch, usage.us, usage.fast
         cost = priced.cost(fresh, read, *rest)

@@ -441,15 +441,16 @@ def estimate_cost(price: Price, input_tokens: int, max_tokens: int, strict: bool
     EXPECTED_OUTPUT of them at most, unless `strict`. Its input may all be written to a cache for `write_ttl` seconds
     (0: to none)."""
     output = max_tokens if strict else min(max_tokens, EXPECTED_OUTPUT)
-    return input_tokens * _fresh(price, write_ttl) + output * price.output
+    fresh = _written(price, write_ttl) if write_ttl else price.input
+    return input_tokens * fresh + output * price.output
 
 
 def warm_discount(price: Price, warm_tokens: int, write_ttl: int = 0) -> int:
     """Nano-dollars of such an estimate that are not needed, if so many of its tokens are read from a cache."""
-    return warm_tokens * max(0, _fresh(price, write_ttl) - price.read)
+    fresh = _written(price, write_ttl) if write_ttl else price.input
+    return warm_tokens * max(0, fresh - price.read)
 
 
-def _fresh(price: Price, write_ttl: int) -> int:
-    if not write_ttl:
-        return price.input
+def _written(price: Price, write_ttl: int) -> int:
+    """The price of input that may be written to a cache for so long, or not."""
     return max(price.input, price.write_1h if write_ttl == 3600 else price.write_5m)

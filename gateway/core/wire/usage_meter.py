@@ -100,7 +100,8 @@ class UsageMeter(Meter):
             if each.type not in _APART:
                 last = self._usage_of(each)
                 return last.total_input + last.output
-        return super().context
+        usage = self.usage
+        return usage.input + usage.cache_read + usage.cache_write_5m + usage.cache_write_1h + usage.output
 
     @staticmethod
     def matters(ready: bytes) -> bool:
@@ -155,7 +156,8 @@ class UsageMeter(Meter):
         if message.usage is None:
             return False
         self.started = True
-        self._take(message)
+        self.model = message.model
+        self._update(message.usage)
         return True
 
     def _read_usage(self, usage: bytes) -> bool:

@@ -47,7 +47,13 @@ class Journal:
 
     def extend(self, records: Sequence[bytes]) -> None:
         """Keep them all, in one write. Raises OSError; none is kept then."""
-        frames = b"".join([_frame(_RECORD, record) for record in records])
+        parts = []
+        for payload in records:
+            size = len(payload)
+            if not 0 < size <= SEGMENT:
+                raise ValueError(f"a record of {size} bytes")
+            parts += (_HEAD.pack(_RECORD, size, crc32(payload)), payload)
+        frames = b"".join(parts)
         if self._file is None:
             self._file = self._begin()
         rest = memoryview(frames)

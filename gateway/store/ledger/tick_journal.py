@@ -63,21 +63,21 @@ class TickJournal:
     def _arm(self) -> None:
         if not self._armed:
             self._armed = True
-            asyncio.get_running_loop().call_soon(self._end_of_tick)
-
-    def _end_of_tick(self) -> None:
-        self._armed = False
-        self.write()
+            asyncio.get_running_loop().call_soon(self.write)
 
     def write(self) -> None:
         """Write what waits."""
+        self._armed = False
         intended, self._intended = self._intended, []
         waiting = self._waiting
         if not (intended or waiting) or (self.full and monotonic() < self._again_at):
             return
-        intents = [request.intent for request in intended]
+        records = []
+        for request in intended:
+            records.append(request.intent)
+        records += waiting[:_AT_ONCE]  # each after its intent
         try:
-            self._journal.extend(intents + waiting[:_AT_ONCE])  # each after its intent
+            self._journal.extend(records)
         except Exception as error:  # no space, mostly; whatever it was, the tick goes on and the next may write
             self._failed(error)
             return

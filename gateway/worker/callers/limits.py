@@ -127,9 +127,11 @@ class Reservation:
     def call(self, binding: Proposal | None) -> Call:
         """The script that takes it, with the binding of a conversation if there is one; its intent is journaled in the
         same tick. What its tenant has used until now goes ahead of it."""
-        self._accounting.settling.flush(self.plan.tenant)
+        accounting, tenant = self._accounting, self.plan.tenant
+        if tenant in accounting.settling.waiting:
+            accounting.settling.flush(tenant)
         if self.noted:
-            self._accounting.journal.intend(self)
+            accounting.journal.intend(self)
         return to_admit(
             self.limits, self.request_id, self.record, self._cost, labels(self._at), binding,
             discount=self._discount,
@@ -137,16 +139,15 @@ class Reservation:
 
     def answered(self, reply: list[Any]) -> None:
         """The store's reply. Raises ApiError(429) where a limit refuses."""
+        self._levels = levels_of(reply)
         refused = refused_of(reply, self.limits, self._at)
         if refused is not None:
             if self.noted:
                 self._accounting.journal.keep(pack(Cancelled(self.request_id)))
             self.noted = False  # nothing was taken, so nothing is to be settled
-            self._levels = levels_of(reply)
             raise _refusal(refused)
         self.taken = self.stored = True
         self._accounting.found_short(self.plan.tenant, is_short(reply))
-        self._levels = levels_of(reply)
         self._now = reply[2]
 
     def without_store(self) -> None:
@@ -277,12 +278,13 @@ class Accounting:
         model = self._models.get(peeked.model) or self._model(peeked.model)
         fast = "speed" in peeked.fields and peeked.value("speed") == "fast"
         us = "inference_geo" in peeked.fields and peeked.value("inference_geo") == "us"
-        fresh = tokens * model.priced.price_for(tokens, fast).input
+        price = model.priced.price_for(tokens, fast)
+        fresh = tokens * price.input
         if us:
             fresh = model.priced.in_us(fresh)
         cost, discount = 0, 0
         if limits.reserved:
-            cost, discount = self._price(model, endpoint, peeked, tokens, warm, fast, us)
+            cost, discount = self._price(model, price, endpoint, peeked, tokens, warm, fast, us)
         when = labels(arrived)
         record = ReservationRecord(
             self._process, arrived, when.hour, caller.id, caller.team or "", model.name, "", endpoint.name, tokens,
@@ -291,23 +293,37 @@ class Accounting:
         return Reservation(self, plan, limits, request_id, pack(record), arrived, cost, discount)
 
     def _price(
-        self, model: _Model, endpoint: Endpoint, peeked: Peek, tokens: int, warm: int, fast: bool, us: bool
+        self,
+        model: _Model,
+        price: Price,
+        endpoint: Endpoint,
+        peeked: Peek,
+        tokens: int,
+        warm: int,
+        fast: bool,
+        us: bool,
     ) -> tuple[int, int]:
-        """Nano-dollars to reserve for a request, and how many of them it may not need because its prompt is in a cache.
-        What it names counts as if it were long, and every model that may read the prompt as if it did."""
-        tokens += tokens_elsewhere(peeked, model.context, endpoint.chat)
+        """Nano-dollars to reserve for a request, and how many of them it may not need because its prompt is in a cache;
+        `price` is that of `tokens` of input. What it names counts as if it were long, and every model that may read the
+        prompt as if it did."""
+        elsewhere = tokens_elsewhere(peeked, model.context, endpoint.chat)
+        if elsewhere:
+            tokens += elsewhere
+            price = model.priced.price_for(tokens, fast)
         most = _most(endpoint, peeked, model.max_output)
         writes = 3600 if peeked.cache_ttl == 3600 else 300 if peeked.caches else 0
-        price = model.priced.price_for(tokens, fast)
         cost = estimate_cost(price, tokens, most, self._strict, writes)
         discount = 0 if self._strict else warm_discount(price, min(warm, tokens), writes)
-        more = extras(peeked)
-        for name in more.models:
-            other = (self._models.get(name) or self._model(name)).priced
-            cost += estimate_cost(other.price_for(tokens, fast), tokens, most, self._strict, writes)
+        searches = 0
+        if "tools" in peeked.fields or "fallbacks" in peeked.fields:
+            more = extras(peeked)
+            searches = more.searches
+            for name in more.models:
+                other = (self._models.get(name) or self._model(name)).priced
+                cost += estimate_cost(other.price_for(tokens, fast), tokens, most, self._strict, writes)
         if us:
             cost, discount = model.priced.in_us(cost), model.priced.in_us(discount)
-        return cost + more.searches * self._catalogue.fees.web_search, discount
+        return cost + searches * self._catalogue.fees.web_search, discount
 
     async def batch(self, caller: Caller, request_id: str) -> None:
         """Take what creating a batch asks: a request, and that money is left. Raises ApiError(429) where a limit
@@ -393,16 +409,22 @@ class Accounting:
         binding, if there is one."""
         limits, plan = reservation.limits, reservation.plan
         at_once = bool(limits.leases) or (bool(limits.reserved) and (self._strict or plan.tenant in self._short))
-        entry = self._count(record, plan.debits, sent, renewal, at_once)
+        entry = self._count(record, plan.tenant, plan.debits, sent, renewal, at_once)
         if reservation.local:
             self._local_limits.give(limits.rows, sums_of(entry))
 
     def items(self, record: Finished) -> None:
         """Tell the store what items of a batch have used."""
-        self._count(record, (), True, None, True)
+        self._count(record, tenant_of(record.caller, record.team), (), True, None, True)
 
     def _count(
-        self, record: Finished, debits: tuple[bytes, ...], sent: bool, renewal: Renewal | None, at_once: bool
+        self,
+        record: Finished,
+        tenant: str,
+        debits: tuple[bytes, ...],
+        sent: bool,
+        renewal: Renewal | None,
+        at_once: bool,
     ) -> Entry:
         usage = record.usage
         entry = Entry(
@@ -415,7 +437,7 @@ class Accounting:
         try:
             self.journal.keep(packed)
         finally:
-            self._tell(Ended(entry, packed, debits, renewal), at_once)
+            self._tell(tenant, Ended(entry, packed, debits, renewal), at_once)
         return entry
 
     def _counted_by(self, record: Finished) -> str:
@@ -429,9 +451,7 @@ class Accounting:
             found = self._catalogue.find(record.model)
         return found.id if found is not None else answered or OTHER
 
-    def _tell(self, ended: Ended, at_once: bool) -> None:
-        entry = ended.entry
-        tenant = tenant_of(entry.caller, entry.team)
+    def _tell(self, tenant: str, ended: Ended, at_once: bool) -> None:
         if not ended.debits:
             self.settling.tell([ended])
         else:

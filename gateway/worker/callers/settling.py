@@ -21,21 +21,21 @@ MOST = 64  # requests of a tenant that wait
 
 
 class Settling:
-    """Of one event loop. `refused()` is called where a store that is there will not count now: what was told lately is
-    to be told again."""
+    """Of one event loop; what is `waiting` is by tenant. `refused()` is called where a store that is there will not
+    count now: what was told lately is to be told again."""
 
     def __init__(self, store: StoreClient, refused: Callable[[], None]) -> None:
         self._store = store
         self._refused = refused
-        self._waiting: dict[str, list[Ended]] = {}  # by tenant
+        self.waiting: dict[str, list[Ended]] = {}
         self._urgent: set[str] = set()  # tenants whose requests are told at the end of this tick
         self._armed = False
 
     def add(self, tenant: str, ended: Ended, at_once: bool = False) -> None:
         """Tell the store of it before long, or with `at_once` at the end of this tick."""
-        waiting = self._waiting.get(tenant)
+        waiting = self.waiting.get(tenant)
         if waiting is None:
-            waiting = self._waiting[tenant] = []
+            waiting = self.waiting[tenant] = []
         waiting.append(ended)
         if len(waiting) >= MOST:
             self.flush(tenant)
@@ -49,13 +49,13 @@ class Settling:
 
     def flush(self, tenant: str) -> None:
         """Tell the store of what waits of the tenant, now."""
-        waiting = self._waiting.pop(tenant, None)
+        waiting = self.waiting.pop(tenant, None)
         if waiting is not None:
             self.tell(waiting)
 
     def flush_all(self) -> None:
         """Tell it of everything that waits."""
-        waiting, self._waiting = self._waiting, {}
+        waiting, self.waiting = self.waiting, {}
         for each in waiting.values():
             self.tell(each)
 
@@ -70,8 +70,7 @@ class Settling:
 
     def tell(self, batch: Sequence[Ended]) -> None:
         """Tell the store of these, all of one tenant, by one script for each hour in which some arrived."""
-        first = place_of(batch[0].entry)
-        if len(batch) > 1 and any(place_of(each.entry) != first for each in batch):
+        if len(batch) > 1 and len({place_of(each.entry) for each in batch}) > 1:
             places: defaultdict[Place, list[Ended]] = defaultdict(list)
             for each in batch:
                 places[place_of(each.entry)].append(each)

@@ -71,9 +71,10 @@ class Settlement:
             return None
         if attempt.sent:
             _estimate(x)
-        usage, read = attempt.meter.usage, attempt.meter.usage.cache_read
+        usage = attempt.meter.usage
         if x.route is not None:
-            x.route.settle(usage.total_input - read, read, usage.output, monotonic(), not attempt.estimated)
+            fresh = usage.input + usage.cache_write_5m + usage.cache_write_1h
+            x.route.settle(fresh, usage.cache_read, usage.output, monotonic(), not attempt.estimated)
         if not attempt.meter.started:
             return None
         return self._renewal(x, now - attempt.response_began, attempt.meter.context)
