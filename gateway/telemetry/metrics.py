@@ -148,7 +148,8 @@ class WorkerMetrics:
 
     def upstream_answered(self, account: str, provider: str, model: str, code: str) -> None:
         """Count one exchange with an account."""
-        key = (account, provider, self.model(model), code)
+        label = self._models.get(model)
+        key = (account, provider, self.model(model) if label is None else label, code)
         count = self._exchanges.get(key)
         if count is None:
             count = self._exchanges[key] = self._of.count(measures.UPSTREAM, *key)

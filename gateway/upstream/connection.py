@@ -101,10 +101,13 @@ class Connection(asyncio.Protocol):
             if upload is not None:
                 await self._send(upload, first_byte)
             while self.phase == "head":
-                await self._wait()
+                waiter = self._waiter = self._pool.loop.create_future()
+                await waiter
         except BaseException:
             self._close()
             raise
+        finally:
+            self._waiter = None
         if self.status == 0:
             self._give_up()
 
@@ -347,7 +350,9 @@ class Connection(asyncio.Protocol):
             self.phase = "done"  # whatever the head promises, no body follows
             self.deadline = FOREVER
             self._transport.abort()
-        self._wake()
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def on_body(self, body: bytes) -> None:
         if self.phase != "body":

@@ -63,7 +63,7 @@ class Failing:
         if conduct is None:
             return  # it has been removed
         conduct.good(now)
-        if conduct.failing and sent_at >= conduct.since and (conduct.tries(conversation) or conduct.clear):
+        if conduct.pause and sent_at >= conduct.since and (conduct.tries(conversation) or conduct.clear):
             self._recover(account)
             self._tell(broadcast.Recovered(account, self.process))
 

@@ -140,12 +140,14 @@ class RetryBudget:
         self._retries = [0, 0]
 
     def request(self, now: float) -> None:
-        self._turn(now)
+        if now - self._at >= self.WINDOW:
+            self._turn(now)
         self._requests[1] += 1
 
     def take(self, now: float) -> bool:
         """Whether one more repeat is within the budget; counts it if so."""
-        self._turn(now)
+        if now - self._at >= self.WINDOW:
+            self._turn(now)
         age = min(1.0, (now - self._at) / self.WINDOW)
         before = 1.0 - age
         allowed = max(self.LEAST, self.SHARE * (self._requests[0] * before + self._requests[1]))
@@ -155,12 +157,11 @@ class RetryBudget:
         return True
 
     def _turn(self, now: float) -> None:
-        if now - self._at >= self.WINDOW:
-            recent = now - self._at < 2 * self.WINDOW
-            for counts in (self._requests, self._retries):
-                counts[0] = counts[1] if recent else 0
-                counts[1] = 0
-            self._at = self._at + self.WINDOW if recent else now  # no window is longer than another
+        recent = now - self._at < 2 * self.WINDOW
+        for counts in (self._requests, self._retries):
+            counts[0] = counts[1] if recent else 0
+            counts[1] = 0
+        self._at = self._at + self.WINDOW if recent else now  # no window is longer than another
 
 
 Classify = Callable[[str], str]  # model -> the class whose limits it shares

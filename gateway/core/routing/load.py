@@ -70,12 +70,14 @@ class Loads:
 
     def add(self, workspace: str, tokens: float, now: float) -> None:
         """Reserve fresh tokens, of this process."""
-        self._load(workspace).add(tokens, now)
+        load = self._loads.get(workspace) or self._load(workspace)
+        load.add(tokens, now)
         self._told[workspace] = self._told.get(workspace, 0.0) + tokens
 
     def correct(self, workspace: str, tokens: float, at: float) -> None:
         """What was reserved at `at` has come to so many tokens more, or less."""
-        if self._load(workspace).correct(tokens, at):
+        load = self._loads.get(workspace) or self._load(workspace)
+        if load.correct(tokens, at):
             self._told[workspace] = self._told.get(workspace, 0.0) + tokens
 
     def add_others(self, workspace: str, tokens: float, now: float) -> None:
@@ -106,7 +108,4 @@ class Loads:
         return {workspace: tokens for workspace, tokens in told.items() if tokens}
 
     def _load(self, workspace: str) -> _Load:
-        load = self._loads.get(workspace)
-        if load is None:
-            load = self._loads[workspace] = _Load()
-        return load
+        return self._loads.setdefault(workspace, _Load())

@@ -184,8 +184,9 @@ class Route:
         place = self.placement
         here, now_ms = record.workspace == place.workspace, place.now_ms
         place.warm = here and record.warm_until > now_ms and record.tokens > 0
-        in_use = here and not place.created and not record.is_cold(now_ms)
-        place.sticky = place.warm or in_use or bool(place.pinned)
+        place.sticky = (
+            place.warm or bool(place.pinned) or (here and not place.created and not record.is_cold(now_ms))
+        )  # fmt: skip
         place.cached = min(self.tokens, float(record.tokens)) if place.warm and not place.rewritten else 0.0
         if self.barred and (place.warm or place.pinned):  # it is asked all the same: only its own answer moves it
             members = self.router.ring.members(place.workspace or "", b"\0")
@@ -211,7 +212,7 @@ class Route:
             return None
         failing = bool(self.router.failing.marked) and self._leaves(record.workspace, now)
         if self.placement.sticky and not failing:
-            return self._home(record, now) if self.placement.warm else None
+            return self._home(record, now) if self.placement.warm and record.previous else None
         why = FAILING if failing else self._why_not(record.workspace, now)
         if not why or (why == "load" and self.placement.account_bound):
             return None
@@ -268,8 +269,7 @@ class Route:
         """A move back to where the same cache is still warm, if the present workspace has more than its share."""
         place = self.placement
         if (
-            record.previous
-            and not place.account_bound
+            not place.account_bound
             and record.previous_warm_until > place.now_ms
             and record.previous_tokens >= _SAME * record.tokens
             and record.voluntary + self.ttl * 1000 <= place.now_ms
@@ -469,7 +469,7 @@ class Route:
         if self.counts:
             taken.sent_at = now
             taken.take_load(self.router.loads, entry.workspace, fresh, now)
-            if domain.takes_much(fresh):
+            if domain.input is not None and domain.takes_much(fresh):
                 router.tell_report(now)
         past.trials = router.try_again(entry, now, self.counts)
 
@@ -501,9 +501,11 @@ class Route:
 
     def ended(self) -> None:
         """It goes no further: what waited for the account's answer need not."""
-        self.answer_began()
-        self.router.try_no_more(self.past.trials)
-        self.past.trials = ()
+        if self.reserved.pending:
+            self.answer_began()
+        if self.past.trials:
+            self.router.try_no_more(self.past.trials)
+            self.past.trials = ()
 
     def settle(self, fresh: float, read: float, output: int, now: float, exact: bool = True) -> None:
         """Tokens of input that the answer did not and did read from a cache, and of output; not `exact` if they are an

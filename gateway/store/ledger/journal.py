@@ -47,7 +47,7 @@ class Journal:
 
     def extend(self, records: Sequence[bytes]) -> None:
         """Keep them all, in one write. Raises OSError; none is kept then."""
-        parts = []
+        parts: list[bytes] = []
         for payload in records:
             size = len(payload)
             if not 0 < size <= SEGMENT:

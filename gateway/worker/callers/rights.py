@@ -40,9 +40,9 @@ class Rights:
     def check_body(self, caller: Caller, peeked: Peek) -> None:
         """As `check`, of all models that a Messages body would have answer: its own, those it falls back to, those of
         its tools."""
-        self.check(caller, peeked.model)
         if caller.models == _ANY and caller.team not in self._teams:
             return
+        self.check(caller, peeked.model)
         for name in ("fallbacks", "tools"):
             listed = peeked.value(name)
             for each in listed if isinstance(listed, list) else ():

@@ -60,9 +60,13 @@ class Dispatch:
             if account is None:
                 route.no_slot(entry)
                 continue
-            lease = await self._slot(x, route, entry, account)
+            caller = x.request.caller
+            tenant = caller.tenant if caller is not None else ""
+            lease = account.lease_now(tenant)
             if lease is None:
-                continue
+                lease = await self._slot(x, route, entry, account, tenant)
+                if lease is None:
+                    continue
             if perf_counter() - x.request.t0 >= self._total:
                 lease.release()
                 raise ApiError(504, "The request could not be served in time.")
@@ -122,14 +126,9 @@ class Dispatch:
             self._router.waiting -= 1
             x.times.queued += perf_counter() - began
 
-    async def _slot(self, x: Journey, route: Route, entry: Entry, account: Account) -> Lease | None:
-        """A slot of the account, if need be in the tenant's turn; all waits of one request for slots together are
-        bounded. None where the account is not to be asked now."""
-        caller = x.request.caller
-        tenant = caller.tenant if caller is not None else ""
-        lease = account.lease_now(tenant)
-        if lease is not None:
-            return lease
+    async def _slot(self, x: Journey, route: Route, entry: Entry, account: Account, tenant: str) -> Lease | None:
+        """A slot of an account that has none free, in the tenant's turn; all waits of one request for slots together
+        are bounded. None where the account is not to be asked now."""
         now = perf_counter()
         if not x.times.slot_until:
             x.times.slot_until = now + SLOT_WAIT

@@ -184,7 +184,9 @@ class Exchange:
         except Interrupted:
             reply.stream = streamed
             raise
-        text = plain(held, head.encoding) if whole else None
+        text = held if whole else None
+        if text is not None and head.encoding:
+            text = plain(text, head.encoding)
         if attempt.whole is not None and text is not None:
             held = text = attempt.whole(text)
             head.is_plain()

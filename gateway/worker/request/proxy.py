@@ -118,7 +118,8 @@ class Proxy:
             await x.refuse(ApiError(500, "The gateway failed to handle this request."), [])
         finally:
             self.live.discard(x)
-            self.home.release(x)
+            if x.leader is not None:
+                self.home.release(x)
             x.request.hold(-x.request.held)
             self._settlement.settle(x)
 

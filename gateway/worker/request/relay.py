@@ -329,9 +329,9 @@ async def read_whole(response: Response) -> tuple[bytes, bool]:
 
 
 def plain(body: bytes, encoding: bytes) -> bytes | None:
-    """An answer's text, also where the upstream has encoded it though it was asked not to; None if nobody can tell."""
+    """The text of an answer that the upstream has encoded though it was asked not to; None if nobody can tell."""
     try:
-        return decode(body, encoding, MAX_DECODED) if encoding else body
+        return decode(body, encoding, MAX_DECODED)
     except ApiError:
         return None
 
