@@ -52,24 +52,18 @@ class Tracing:
 
     def begin(self, given: bytes) -> Trace:
         """The trace of a request whose `traceparent` is this (b"" for none)."""
-        if not given:
-            return self._new()
-        found = _TRACEPARENT.fullmatch(given)
-        if found is None or (given[:2] == b"00" and found["more"]):
-            return self._new()
+        found = _TRACEPARENT.fullmatch(given) if given else None
+        if found is None or (given[:2] == b"00" and found["more"]):  # it begins here
+            digits = f"{getrandbits(192) | 1 << 64 | 1:048x}"  # neither id may be nought
+            trace, span = digits[:32], digits[32:]
+            if self._exporter is None or int(trace[16:], 16) >= self._most:
+                return Trace(trace, f"00-{trace}-{span}-00".encode(), True)
+            return Trace(trace, f"00-{trace}-{span}-01".encode(), True, span)
         trace = found["trace"].decode()
         if self._exporter is None or not int(found["flags"], 16) & 1:
             return Trace(trace)  # nobody records it here: what comes next is still the client's child
         span = f"{getrandbits(64) or 1:016x}"
         return Trace(trace, f"00-{trace}-{span}-01".encode(), False, span, found["span"].decode())
-
-    def _new(self) -> Trace:
-        """A trace that begins here."""
-        digits = f"{getrandbits(192) | 1 << 64 | 1:048x}"  # neither id may be nought
-        trace, span = digits[:32], digits[32:]
-        if self._exporter is None or int(trace[16:], 16) >= self._most:
-            return Trace(trace, f"00-{trace}-{span}-00".encode(), True)
-        return Trace(trace, f"00-{trace}-{span}-01".encode(), True, span)
 
     def finished(self, record: Finished) -> None:
         """Record the span of a request that has one."""

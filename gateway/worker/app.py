@@ -197,6 +197,9 @@ class Gateway:
         """Serve a request of the data listener."""
         if self._cors.on:
             return cast(Awaitable[None], self._cors(cycle.scope, cycle.receive, cycle.send))
+        endpoint = HOT.get(cycle.target[0])
+        if endpoint is not None:
+            return self.proxy.handle(endpoint, cycle)
         return self._forward(cycle) or self._cold(cycle.scope, cycle.receive, cast(Send, cycle.send))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -23,7 +23,6 @@ from gateway.core.spending.pricing import Catalogue, Model, Price
 from gateway.core.spending.quota import (
     BUDGETS,
     COUNT,
-    MESSAGE,
     Headers,
     Limits,
     Plan,
@@ -266,15 +265,23 @@ class Accounting:
     # Before the upstream.
 
     def ask(
-        self, caller: Caller, request_id: str, at: float, endpoint: Endpoint, peeked: Peek, tokens: int, warm: int
+        self,
+        caller: Caller,
+        plan: Plan,
+        request_id: str,
+        at: float,
+        endpoint: Endpoint,
+        peeked: Peek,
+        tokens: int,
+        warm: int,
     ) -> Reservation | None:
-        """What a request asks; None if nothing. `tokens` of input are expected, of which `warm` are in a cache."""
-        plan = self.plan(caller)
+        """What a request asks of its caller's plan; None if nothing. `tokens` of input are expected, of which `warm`
+        are in a cache."""
         arrived = int(at * 1000)
         if not endpoint.metered:
             limits = plan.limits(COUNT)
             return Reservation(self, plan, limits, request_id, b"", arrived) if limits.packed else None
-        limits = plan.limits(MESSAGE)
+        limits = plan.message
         model = self._models.get(peeked.model) or self._model(peeked.model)
         fast = "speed" in peeked.fields and peeked.value("speed") == "fast"
         us = "inference_geo" in peeked.fields and peeked.value("inference_geo") == "us"

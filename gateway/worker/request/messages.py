@@ -115,10 +115,11 @@ class Messages:
         store's."""
         request, endpoint, accounting = x.request, x.request.endpoint, self._accounting
         key, warm = request.conversation, 0
-        if key and endpoint.metered and accounting.plan(caller).message.reserved:
+        plan = accounting.plan(caller)
+        if key and endpoint.metered and plan.message.reserved:
             warm = self._admission.warm(caller, key, peeked.model)
         reservation = x.reservation = accounting.ask(
-            caller, request.id, request.at, endpoint, peeked, int(route.tokens), warm
+            caller, plan, request.id, request.at, endpoint, peeked, int(route.tokens), warm
         )
         if key:
             former = None

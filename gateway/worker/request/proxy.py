@@ -101,9 +101,31 @@ class Proxy:
     async def handle(self, endpoint: Endpoint, client: Client, object_id: str = "") -> None:
         """Serve one request of an endpoint, whose path names `object_id`."""
         x = Journey(endpoint, client, self.holding, object_id)
+        request = x.request
         self.live.add(x)
         try:
-            await self._journey(x)
+            head = request.head = read_head(client.headers, self._affinity)
+            trace = request.trace = self._trace(head.traceparent)
+            if trace.header is not None:
+                head.continue_trace(trace.header, trace.broken)
+            if head.hosts != 1 and client.version == "1.1":
+                raise ApiError(400, "host: exactly one is needed")
+            if endpoint.at is At.EXCHANGE and self._callers.may_exchange:
+                return await exchange(x, self._callers)
+            caller = self._callers.find(head) or await self._callers.identify(head, client.scope)
+            request.caller = caller
+            if endpoint.at is At.REFUSED or endpoint.at is At.EXCHANGE:
+                raise ApiError(
+                    403, "This part of the API is for the company's administrators; the gateway does not pass it on."
+                )
+            if endpoint.method and client.method != endpoint.method:
+                raise ApiError(405, f"Method {client.method} is not allowed here; use {endpoint.method}.")
+            if endpoint.peeks:
+                await self._messages.journey(x, head, caller)
+            elif endpoint.at is At.HERE:
+                await self._here(x, caller)
+            else:
+                await self._objects.journey(x, head, caller)
         except ApiError as error:
             await x.refuse(error, x.gateway_headers(self._expose_account))
         except asyncio.CancelledError:
@@ -122,32 +144,6 @@ class Proxy:
                 self.home.release(x)
             x.request.hold(-x.request.held)
             self._settlement.settle(x)
-
-    async def _journey(self, x: Journey) -> None:
-        request = x.request
-        client, endpoint = request.client, request.endpoint
-        head = request.head = read_head(client.headers, self._affinity)
-        trace = request.trace = self._trace(head.traceparent)
-        if trace.header is not None:
-            head.continue_trace(trace.header, trace.broken)
-        if head.hosts != 1 and client.version == "1.1":
-            raise ApiError(400, "host: exactly one is needed")
-        if endpoint.at is At.EXCHANGE and self._callers.may_exchange:
-            return await exchange(x, self._callers)
-        caller = self._callers.find(head) or await self._callers.identify(head, client.scope)
-        request.caller = caller
-        if endpoint.at is At.REFUSED or endpoint.at is At.EXCHANGE:
-            raise ApiError(
-                403, "This part of the API is for the company's administrators; the gateway does not pass it on."
-            )
-        if endpoint.method and client.method != endpoint.method:
-            raise ApiError(405, f"Method {client.method} is not allowed here; use {endpoint.method}.")
-        if endpoint.peeks:
-            await self._messages.journey(x, head, caller)
-        elif endpoint.at is At.HERE:
-            await self._here(x, caller)
-        else:
-            await self._objects.journey(x, head, caller)
 
     async def _here(self, x: Journey, caller: Caller) -> None:
         request = x.request

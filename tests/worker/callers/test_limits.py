@@ -35,7 +35,8 @@ def price(model: str, tokens: int, warm: int = 0, mode: str = "strict", **fields
     body = {"model": model, "max_tokens": 1000, "messages": [{"role": "user", "content": "Hi"}], **fields}
     match = find(b"/v1/messages", "POST")
     assert match is not None
-    reservation = accounting.ask(ALICE, "req_1", 1e9, match.endpoint, peek(msgspec.json.encode(body)), tokens, warm)
+    peeked, plan = peek(msgspec.json.encode(body)), accounting.plan(ALICE)
+    reservation = accounting.ask(ALICE, plan, "req_1", 1e9, match.endpoint, peeked, tokens, warm)
     assert reservation is not None
     return reservation._cost, reservation._discount
 
@@ -169,7 +170,8 @@ class Desk:
         match = find(b"/v1/messages", "POST")
         assert match is not None
         peeked = peek(msgspec.json.encode(body))
-        reservation = self.accounting.ask(caller, request_id, 1.8e9, match.endpoint, peeked, 100, 0)
+        plan = self.accounting.plan(caller)
+        reservation = self.accounting.ask(caller, plan, request_id, 1.8e9, match.endpoint, peeked, 100, 0)
         assert reservation is not None
         return reservation
 
