@@ -236,7 +236,8 @@ class Connection(asyncio.Protocol):
             if cycle.waiter is not None:
                 cycle.wake()
         elif cycle.keep_alive:
-            self._rest()
+            self.phase = "idle"
+            self.deadline = self.loop.time() + self.bounds.idle
         else:
             self.finish()
 
@@ -265,7 +266,8 @@ class Connection(asyncio.Protocol):
                 self.phase = "busy"
                 self.deadline = FOREVER
         elif self.cycle is not None and not self.cycle.more_body:
-            self._rest()
+            self.phase = "idle"
+            self.deadline = self.loop.time() + self.bounds.idle
         else:
             self._linger(self.bounds.body)
 
@@ -273,10 +275,6 @@ class Connection(asyncio.Protocol):
         """Answered early: let the client finish sending, within bounds, so that it reads the answer."""
         self.phase = "linger"
         self.deadline = self.loop.time() + wait
-
-    def _rest(self) -> None:
-        self.phase = "idle"
-        self.deadline = self.loop.time() + self.bounds.idle
 
     # Flow.
 

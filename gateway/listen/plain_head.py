@@ -57,13 +57,19 @@ def read_plain(segment: bytes, most: int) -> PlainHead | None:
     for line in lines:
         header = _known.get(line)
         if header is None:
-            header = _read(line)
-            if header is None:
+            match = _LINE.fullmatch(line)
+            if match is None:
                 return None
-            if header[0] == b"content-length":
-                if length >= 0 or not _LENGTH.fullmatch(header[1]):
+            name, value = match[1].lower(), match[2]
+            if name in _OTHERWISE:
+                return None
+            header = name, value
+            if name == b"content-length":
+                if length >= 0 or not _LENGTH.fullmatch(value):
                     return None
-                length = int(header[1])
+                length = int(value)
+            elif len(line) <= _LONGEST and _ALIKE.match(name):
+                _remember(line, header)
         headers.append(header)
     size = end + 4
     return PlainHead(target, headers, length, size) if 0 <= len(segment) - size <= length else None
@@ -81,16 +87,7 @@ def _target(request: bytes) -> Header | None:
     return target
 
 
-def _read(line: bytes) -> Header | None:
-    match = _LINE.fullmatch(line)
-    if match is None:
-        return None
-    name = match[1].lower()
-    if name in _OTHERWISE:
-        return None
-    header = name, match[2]
-    if len(line) <= _LONGEST and _ALIKE.match(name):
-        if len(_known) >= _MAX_KNOWN:
-            _known.clear()
-        _known[line] = header
-    return header
+def _remember(line: bytes, header: Header) -> None:
+    if len(_known) >= _MAX_KNOWN:
+        _known.clear()
+    _known[line] = header

@@ -100,11 +100,13 @@ def peek(body: bytes) -> Peek:
         raise ApiError(400, f"The request body is not valid JSON: {_plain(error)}") from None
     if len(fields) > MAX_FIELDS:
         raise ApiError(400, f"The request body has more than {MAX_FIELDS} keys at its top level")
-    duplicate = _duplicate(body, fields)
-    if duplicate is not None:
-        raise ApiError(
-            400, f"{duplicate[:MAX_MODEL]}: this key stands more than once at the top level of the request body"
-        )
+    # Compact bodies, as SDKs write them, need not be walked: their length alone leaves no room for another key.
+    if len(body) - 1 != sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields):
+        duplicate = _duplicate(body, fields)
+        if duplicate is not None:
+            raise ApiError(
+                400, f"{duplicate[:MAX_MODEL]}: this key stands more than once at the top level of the request body"
+            )
     raw = fields.get("model")
     if raw is None:
         raise ApiError(400, "model: Field required")
@@ -131,11 +133,8 @@ def _duplicate(body: bytes, fields: dict[str, msgspec.Raw]) -> str | None:
     """The name of a top-level key that stands twice, or None.
 
     A decoder keeps one value a key, in order of first appearance. So if every key and value of the decoded mapping is
-    found in the bytes one after the other, up to the closing brace, there was nothing else in between. Compact bodies,
-    as SDKs write them, need not even be walked: their length alone leaves no room for another key.
+    found in the bytes one after the other, up to the closing brace, there was nothing else in between.
     """
-    if len(body) - 1 == sum(map(len, fields)) + sum(map(len, fields.values())) + 4 * len(fields):
-        return None
     position = body.index(b"{") + 1
     name = ""
     for name, raw in fields.items():

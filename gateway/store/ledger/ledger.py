@@ -48,6 +48,7 @@ from gateway.store.scripts import (
 )
 
 RECORDS = 100_000  # of a tenant, in its stream
+REFUSED = 2  # how the reply to an admission begins that a limit refuses
 SETTLED_FOR = 3 * 86_400_000  # ms that the store knows which requests are settled
 TOTALS_FOR = 35 * 24  # hours
 STALE = 30_000  # ms after which a reservation without its process is an estimate
@@ -207,7 +208,7 @@ def to_admit(
 
 def refused_of(reply: list[Any], limits: Limits, at: int) -> Refused | None:
     """Why a request that was to be admitted `at` was not; None if it was."""
-    return limits.refused(reply[1], reply[2], at) if reply[0] == 2 else None
+    return limits.refused(reply[1], reply[2], at) if reply[0] == REFUSED else None
 
 
 def levels_of(reply: list[Any]) -> Sequence[int]:

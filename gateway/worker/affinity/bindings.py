@@ -228,7 +228,7 @@ class Admission:
         had `size` bytes. This process knows it at once."""
         record = binding.record
         age_ms, ttl_ms = int(age * 1000), ttl * 1000
-        warm_until = self.now_ms - age_ms + ttl_ms
+        warm_until = int(monotonic() * 1000 + self._skew) - age_ms + ttl_ms
         record.in_flight_until = COLD
         if workspace == record.workspace:
             if warm_until > record.warm_until:

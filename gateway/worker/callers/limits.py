@@ -39,6 +39,7 @@ from gateway.errors import ApiError
 from gateway.records import Finished
 from gateway.store.client.client import StoreClient, StoreDown
 from gateway.store.ledger.ledger import (
+    REFUSED,
     Call,
     Cancelled,
     Ended,
@@ -139,7 +140,7 @@ class Reservation:
     def answered(self, reply: list[Any]) -> None:
         """The store's reply. Raises ApiError(429) where a limit refuses."""
         self._levels = levels_of(reply)
-        refused = refused_of(reply, self.limits, self._at)
+        refused = refused_of(reply, self.limits, self._at) if reply[0] == REFUSED else None
         if refused is not None:
             if self.noted:
                 self._accounting.journal.keep(pack(Cancelled(self.request_id)))

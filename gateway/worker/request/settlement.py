@@ -56,7 +56,10 @@ class Settlement:
             _failed(x, "bill")
         record = _record(x, now, bill)
         try:
-            self._tell(x, record, renewal)
+            if x.reservation is not None and x.reservation.noted:
+                self._accounting.settlement(record, x.reservation, x.reached or x.attempt.sent, renewal)
+            elif renewal is not None:
+                self._admission.renew(renewal)
         except Exception:
             _failed(x, "tell")
         try:
@@ -78,12 +81,6 @@ class Settlement:
         if not attempt.meter.started:
             return None
         return self._renewal(x, now - attempt.response_began, attempt.meter.context)
-
-    def _tell(self, x: Journey, record: Finished, renewal: tuple[Arg, ...] | None) -> None:
-        if x.reservation is not None and x.reservation.noted:
-            self._accounting.settlement(record, x.reservation, x.reached or x.attempt.sent, renewal)
-        elif renewal is not None:
-            self._admission.renew(renewal)
 
     def renew(self, x: Journey, age: float, tokens: int) -> None:
         """The cache of the workspace that served was warm `age` seconds ago; the conversation holds `tokens` by now (0
