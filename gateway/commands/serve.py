@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -13,13 +15,16 @@ from gateway.commands.client import ConfigOption
 from gateway.config.file import load, load_default_path
 from gateway.config.schema import ConfigError
 
+_METRICS = "opentelemetry.sdk.metrics"
+
 
 def serve(
     config: ConfigOption = load_default_path,
     demo: Annotated[bool, typer.Option("--demo", help="Simulated accounts, a key made up now: needs no file.")] = False,
 ) -> None:
     """Run the gateway until SIGTERM or Ctrl-C."""
-    from gateway.supervisor.run import CannotStart, run  # no other command should wait for what this imports
+    with _unmeasured():
+        from gateway.supervisor.run import CannotStart, run  # no other command should wait for what this imports
 
     try:
         if demo:
@@ -36,3 +41,17 @@ def serve(
     except CannotStart as error:
         typer.echo(f"gateway: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+@contextlib.contextmanager
+def _unmeasured() -> Iterator[None]:
+    """Where OpenTelemetry is installed redis-py would load its metrics, should anybody want to report some by it.
+    Nobody does here, and they are a tenth of the time and some of the memory that a start takes."""
+    if _METRICS in sys.modules:
+        yield
+        return
+    sys.modules[_METRICS] = None  # type: ignore[assignment]  # to import it fails as if it were not installed
+    try:
+        yield
+    finally:
+        del sys.modules[_METRICS]

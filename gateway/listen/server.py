@@ -17,6 +17,8 @@ from gateway.listen.client import App
 from gateway.listen.connection import Bounds, Connection, Serve
 from gateway.listen.cycle import Cycle
 
+_CUT_WAIT = 1.0  # seconds in which what is cut off comes to its end
+
 
 def serve_asgi(app: App) -> Serve:
     """What serves requests by an ASGI application."""
@@ -95,6 +97,14 @@ class Server(uvicorn.Server):
             for connection in [c for c in self.server_state.connections if isinstance(c, Connection)]:
                 if connection.deadline <= now or connection.write_deadline <= now:
                     connection.expire(now)
+
+    async def cut(self) -> None:
+        """End what has outlived `serve`: answers that their clients do not take."""
+        tasks = set(self.server_state.tasks)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_CUT_WAIT)
 
     def drain(self) -> None:
         """From now on every answer closes its connection, so that clients move on to another process."""

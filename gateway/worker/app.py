@@ -94,7 +94,11 @@ class Gateway:
         observe = self.observer.observe
         self._batch_usage = BatchUsageMeter(self.store, self.owners, self.accounting, models.catalogue, observe)
         settlement = Settlement(self.admission, self.accounting, models.catalogue, observe)
-        models.followers = (settlement.configure, self._batch_usage.configure, lambda _: metrics.forget_models())
+        models.followers = (
+            settlement.configure,
+            self._batch_usage.configure,
+            lambda _: self.observer.metrics.forget_models(),
+        )
         own_view = OwnView(self.store, self.accounting.settling.flush)
         self.callers = Callers(config, lambda: self.admission.store_up)
         self.proxy = Proxy(
@@ -190,7 +194,7 @@ class Gateway:
         await self._batch_usage.close()
         self._rest()
         await self.store.close()
-        self.observer.catch_up()
+        self.observer.end()
         await asyncio.to_thread(self.observer.tracing.close)
 
     def serve(self, cycle: Cycle) -> Awaitable[None]:

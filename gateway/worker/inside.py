@@ -36,6 +36,7 @@ class InsideWorker:
 
     async def _run(self, control: socket.socket, writer: LogWriter, serving: Callable[[Gateway | None], None]) -> None:
         code = 1
+        gateway: Gateway | None = None
         try:
             control.setblocking(False)
             channel = Channel(*await asyncio.open_connection(sock=control))
@@ -53,5 +54,7 @@ class InsideWorker:
             code = 0
         finally:
             serving(None)
+            if gateway is not None:
+                gateway.observer.end()
             self.returncode = code
             self._ended.set()

@@ -25,16 +25,17 @@ class Observer:
         self._metrics = metrics
         self._log = request_log
         self._waiting: list[tuple[Finished, float]] = []
+        self._most = TOGETHER
 
     def observe(self, record: Finished, admit_time: float) -> None:
         """Tell all of them before long; `admit_time` is seconds spent on the store before the request was sent."""
         self.ended.append(record)
         waiting = self._waiting
         waiting.append((record, admit_time))
-        if len(waiting) == 1:
-            asyncio.get_running_loop().call_later(WAIT, self.catch_up)
-        elif len(waiting) >= TOGETHER:
+        if len(waiting) >= self._most:
             self.catch_up()
+        elif len(waiting) == 1:
+            asyncio.get_running_loop().call_later(WAIT, self.catch_up)
 
     def catch_up(self) -> None:
         """Tell them of all that has ended."""
@@ -49,6 +50,11 @@ class Observer:
                     self.tracing.finished(record)
             except Exception:  # it costs no other one
                 log.exception("a request could not be settled whole", request_id=record.request_id, step="tell of")
+
+    def end(self) -> None:
+        """Tell them of all that has ended, and from now on of each request at once: the loop may not turn again."""
+        self._most = 1
+        self.catch_up()
 
     @property
     def metrics(self) -> WorkerMetrics:

@@ -67,6 +67,7 @@ async def _drain(
     if not serving.done():
         server.force_exit = True
         await serving
+        await server.cut()
 
 
 def main() -> None:

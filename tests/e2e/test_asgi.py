@@ -28,6 +28,7 @@ from tests.e2e.rig import (
     ask,
     conversation,
     events,
+    eventually,
     free_port,
     message,
     request,
@@ -109,6 +110,21 @@ async def test_a_stream_ends_well_before_the_server_does(launch_asgi: Callable[.
     until(lambda: not gateway.alive(), "its end")
     assert gateway.lines()[-1]["event"] == "stopped"
     assert "Traceback" not in gateway.err.read_text()
+
+
+async def test_a_server_that_ends_at_once_has_logged_what_it_cut_off(
+    launch_asgi: Callable[..., AsgiGateway], sim: Simulator
+):
+    gateway = launch_asgi()
+    async with Wire.open(gateway) as wire:
+        await wire.send(request(test_streams.STREAM, conversation(), fault="stall=3"))
+        head = await wire.head()
+        await wire.until_events(3)
+        for _ in range(2):  # the second one says that it is not to wait
+            gateway.process.send_signal(signal.SIGINT)  # type: ignore[union-attr]
+            await asyncio.sleep(1.0)
+        await eventually(lambda: not gateway.alive(), "its end")
+    assert gateway.record(head.request_id)["status"] == 200
 
 
 async def test_what_it_counts_is_there_for_the_operator_and_after_a_restart(launch_asgi: Callable[..., AsgiGateway]):

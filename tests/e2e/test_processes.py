@@ -156,6 +156,30 @@ async def test_sigterm_is_announced_then_streams_finish_and_the_rest_is_told(lau
     gateway.process = None
 
 
+async def test_clients_that_do_not_read_are_cut_off_at_the_drain_limit_and_logged(launch: Launch, sim: Simulator):
+    gateway = launch(accounts=accounts_of(sim, 2), timeouts={"drain_delay": 0, "drain": 0.5}, workers=1)
+    deaf: list[socket.socket] = []
+    try:
+        for _ in range(3):
+            client = socket.socket()
+            deaf.append(client)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", gateway.port))
+            client.sendall(request(STREAM, fault="endless=64"))
+            assert client.recv(10)
+
+        await asyncio.sleep(1.5)  # until as much has come as is kept for them
+        os.kill(gateway.pid, signal.SIGTERM)
+        assert gateway.process is not None
+        assert await asyncio.to_thread(gateway.process.wait, 20) == 0
+    finally:
+        for client in deaf:
+            client.close()
+    ended = [line for line in gateway.lines() if line["event"] == "request"]
+    assert [(line["outcome"], line["cause"], line["status"]) for line in ended] == [("interrupted", "drain", 200)] * 3
+    gateway.process = None
+
+
 async def test_requests_that_wait_for_an_upstream_are_told_at_the_drain_limit_too(launch: Launch, sim: Simulator):
     gateway = launch(accounts=accounts_of(sim, 2), timeouts={"drain": 0.5})
     since = sim.mark()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -49,13 +47,3 @@ async def test_the_supervisors_own_lateness_is_among_that_of_the_loops(superviso
         lines = (await supervisor.admin.exposition.encoded(generate_latest)).decode().splitlines()
         assert "gateway_event_loop_lag_seconds_count 1.0" in lines
         assert 'gateway_event_loop_lag_seconds_bucket{le="0.25"} 0.0' in lines
-
-
-def test_it_loads_no_metrics_of_opentelemetry_and_leaves_them_to_others():
-    code = (
-        "import sys, gateway.supervisor.supervisor;"
-        "print([name for name in sys.modules if name.startswith('opentelemetry.sdk.m')]);"
-        "import opentelemetry.sdk.metrics as m; print(m.MeterProvider.__name__)"
-    )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.split("\n")[:2] == ["[]", "MeterProvider"]

@@ -30,7 +30,7 @@ from gateway.worker.objects.request import Objects
 from gateway.worker.request.dispatch import Dispatch
 from gateway.worker.request.exchange import Exchange
 from gateway.worker.request.home import Home
-from gateway.worker.request.journey import Holding, Journey
+from gateway.worker.request.journey import Holding, Journey, Phase
 from gateway.worker.request.messages import Messages
 from gateway.worker.request.relay import broken
 from gateway.worker.request.settlement import Settlement
@@ -133,6 +133,8 @@ class Proxy:
                 x.outcome, x.cause = "client_gone", "client"
                 raise
             x.cause = x.interrupted
+            if x.phase is Phase.RELAYING:
+                x.outcome = "interrupted"
             await x.refuse(broken(Interrupted(x.cause)), x.gateway_headers(self._expose_account))
         except Exception:
             log.exception("unhandled error", request_id=x.request.id)

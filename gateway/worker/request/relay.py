@@ -187,10 +187,12 @@ class StreamRelay:
     async def run(self) -> None:
         """Relay everything, beginning with the opening."""
         x, meter = self.x, self.x.attempt.meter
-        if not x.reply.started:
-            await x.reply.start(200, self._headers(x, self._head))
+        headers = [] if x.reply.started else self._headers(x, self._head)
         x.forget_request()
         self._head.forget()
+        if not x.reply.started:
+            await x.reply.start(200, headers)
+        del headers  # thousands of streams would keep theirs
         ready, self.opening = self.opening, b""
         way: ShortWay | None = None
         plain = isinstance(meter, UsageMeter) and self._translator is None and not x.request.threaded
