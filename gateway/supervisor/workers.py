@@ -27,6 +27,7 @@ _SCRAPE_WAIT = 1.0  # seconds a worker may take to tell its numbers
 _PULL_EVERY = 2.5  # seconds between unasked looks at what is told of now
 _WHOLE_EVERY = 15.0  # seconds after which all numbers are looked at, so that little is lost when a worker is killed
 _UNTOLD = 600_000  # ms in which a worker that died may have journaled what it could not tell the store
+_OVERDUE = 15.0  # seconds after its drain limit in which a worker has cut off what was left, and ended
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)  # seconds before a worker that died is replaced
 
 
@@ -178,11 +179,19 @@ class Workers:
             worker.process.kill()
 
     async def drain(self, limit: float) -> None:
-        """Let all workers finish what runs within `limit` seconds, and wait until they are gone."""
+        """Let all workers finish what runs within `limit` seconds, and wait until they are gone: one that hangs is
+        killed."""
         workers = list(self._workers.values())
         self.tell(Drain(limit))
-        for worker in workers:
-            await asyncio.to_thread(worker.process.wait)
+        gone = [asyncio.create_task(asyncio.to_thread(worker.process.wait)) for worker in workers]
+        if not gone:
+            return
+        _, hanging = await asyncio.wait(gone, timeout=limit + _OVERDUE)
+        for worker, task in zip(workers, gone, strict=True):
+            if task in hanging:
+                log.error("a worker does not end; it is killed", worker=worker.index)
+                worker.process.kill()
+        await asyncio.gather(*gone)
 
     def close(self) -> None:
         for task in self._tasks:

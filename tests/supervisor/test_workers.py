@@ -30,6 +30,9 @@ class Process:
         self.over.wait()
         return 0
 
+    def kill(self) -> None:
+        self.over.set()
+
 
 class Far:
     """The other end of one worker's conversation."""
@@ -219,3 +222,16 @@ async def test_workers_that_end_in_order_are_not_missed(workers, hire):
     await right.end()
     assert watch.modes() == {"store": 0, "workers": 0}
     assert watch.workers() == (0, 2)
+
+
+async def test_a_worker_that_hangs_at_its_drain_limit_is_killed_and_no_other(workers, hire, monkeypatch):
+    monkeypatch.setattr(module, "_OVERDUE", 0.2)
+    hanging, ending = await hire(0), await hire(1)
+    killed: list[Process] = []
+    for far in (hanging, ending):
+        monkeypatch.setattr(far.process, "kill", lambda far=far: (killed.append(far.process), far.process.over.set()))
+    draining = asyncio.create_task(workers.drain(0.1))
+    await ending.end()
+    async with asyncio.timeout(10):
+        await draining
+    assert killed == [hanging.process]
