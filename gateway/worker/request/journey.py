@@ -92,7 +92,6 @@ class Request:
     body_size = 0
     held = 0  # bytes of it that this process keeps
     peek: Peek | None = None
-    model = ""
     conversation = b""  # its key; empty for a request that has none
     threaded = False  # the answer's id will be asked for
     needs = NO_NEEDS
@@ -108,6 +107,10 @@ class Request:
         self.client = client
         self.object = object_id  # that the path names
         self.holding = holding
+
+    @property
+    def model(self) -> str:
+        return self.peek.model if self.peek is not None else ""
 
     @property
     def target(self) -> bytes:

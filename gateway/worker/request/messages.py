@@ -84,7 +84,6 @@ class Messages:
         plain = encoding in (b"", b"identity")
         # No name for the text: a stream's frames live as long as it does.
         peeked = request.peek = peek(request.body if plain else await self._decoded(request, encoding))
-        request.model = peeked.model
         self._rights.check_body(caller, peeked)
         if peeked.model in self._rights.aliases:
             self._resolve(request, head, peeked)
@@ -142,7 +141,7 @@ class Messages:
         """Put the model in the body that its alias stands for."""
         model = self._rights.aliases[peeked.model]
         request.body = edited(peeked.body, peeked.fields, put={"model": msgspec.json.encode(model)})
-        peeked.model = request.model = model
+        peeked.model = model
         if head.content_encoding:
             head.lines = without(head.lines, b"content-encoding")
 
