@@ -68,6 +68,7 @@ $(STAMP): pyproject.toml requirements.lock | $(BIN)/python
 		$(BIN)/uv pip $(HASHED) requirements.lock --python $(BIN)/python --no-config --system-certs; } || \
 		$(BIN)/python -m pip $(HASHED) requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c 'import gateway.cli, gateway.asgi, gateway.supervisor.run, gateway.worker.process' # compiled once
 	@touch $@
 
 # The newest tested Python that can make a virtual environment; a shim on PATH may name a version that is not there.
