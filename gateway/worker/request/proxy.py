@@ -133,7 +133,7 @@ class Proxy:
                 x.outcome, x.cause = "client_gone", "client"
                 raise
             x.cause = x.interrupted
-            if x.phase is Phase.RELAYING:
+            if x.phase is Phase.RELAYING and x.reply.started:
                 x.outcome = "interrupted"
             await x.refuse(broken(Interrupted(x.cause)), x.gateway_headers(self._expose_account))
         except Exception:
