@@ -433,6 +433,22 @@ async def test_nothing_follows_message_stop(scripted: Gateway):
         assert answer.ended and answer.body == stream
 
 
+async def test_a_request_is_settled_without_waiting_for_the_end_of_the_framing(scripted: Gateway):
+    let = asyncio.Event()
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SSE + chunk(START + delta(b"text") + STOP))
+        await let.wait()
+        writer.write(b"0\r\n\r\n")
+
+    async with upstream(scripted, script):
+        answer = await ask(scripted, STREAM)
+        line = scripted.record(answer.request_id)
+        let.set()
+    assert answer.ended and line["usage"] == {"input": 7, "output": 9}
+    assert line["duration"] < 0.19  # the end is waited for 0.2 seconds, so that the connection can be used again
+
+
 async def test_an_event_beyond_64_kib_passes_and_the_usage_behind_it_is_read(scripted: Gateway):
     stream = START + delta(b"x" * 300_000) + delta(b"y") + STOP
     async with upstream(scripted, says(SSE, chunk(stream[:100_000]), chunk(stream[100_000:]), b"0\r\n\r\n")):

@@ -205,7 +205,9 @@ class StreamRelay:
                 if meter.stopped:
                     x.attempt.sent = not meter.started
                     await x.reply.write(ready, more=False)
-                    await self._finish_framing()
+                    if not self.response.complete:
+                        x.attempt.response = None
+                        _let_end(self.response)
                     return
                 if ready:
                     meter.count(ready)
@@ -284,14 +286,26 @@ class StreamRelay:
             return  # an event is half out: an unfinished answer makes the server cut the connection
         await x.refuse(error, [])
 
-    async def _finish_framing(self) -> None:
-        """Let the last chunk of the framing arrive, so that the upstream connection can be used again."""
-        if not self.response.complete:
-            try:
-                async with asyncio.timeout(_LINGER):
-                    await self.response.read()
-            except (TimeoutError, Interrupted):
-                return
+
+_ending: set[asyncio.Task[None]] = set()  # nobody else holds them
+
+
+def _let_end(response: Response) -> None:
+    """Let the end of the framing arrive, so that the upstream connection can be used again. The request is settled
+    meanwhile: what its client has whole must be in the journal, whatever becomes of this process."""
+    task = asyncio.get_running_loop().create_task(_end(response))
+    _ending.add(task)
+    task.add_done_callback(_ending.discard)
+
+
+async def _end(response: Response) -> None:
+    try:
+        async with asyncio.timeout(_LINGER):
+            await response.read()
+    except (TimeoutError, Interrupted):
+        pass
+    finally:
+        response.close()
 
 
 def _is_error(opening: bytes) -> bool:
