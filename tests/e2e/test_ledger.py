@@ -227,6 +227,9 @@ class Traffic:
         elif kind == "gone stream":
             fault = "slow=0.01"
             body["max_tokens"] = 4000
+        elif kind == "held":
+            fault = "slow=2"
+            body |= {"max_tokens": 4000, "stream": True}
         elif kind == "cut":
             fault = f"cut={chance.randrange(600, 6000)}"
             body["max_tokens"] = 4000
@@ -766,10 +769,12 @@ async def test_what_a_store_did_and_could_not_say_is_done_once(
 async def test_a_replica_that_is_killed_leaves_estimates_and_loses_nothing(world: World, scale: int):
     sim, gateways = world.sim, world.gateways
     before, since = sim.control("GET", "usage")["data"], sim.mark()
-    traffic = Traffic("killed", gateways, seed=5)
+    traffic, victim = Traffic("killed", gateways, seed=5), gateways[1]
+    held = Traffic("killed", [victim], seed=6, kinds={"held": 1})
+    holding = asyncio.create_task(held.send(8))
+    await eventually(lambda: sum(each.begun for each in held.told) > 4, "streams that outlast it", 20.0)
     work = asyncio.create_task(traffic.send(700 * scale))
     await eventually(lambda: len(traffic.told) > 350 * scale, "traffic", 20.0 * scale)
-    victim = gateways[1]
     kin = family(victim.pid)
     for pid in kin:
         with contextlib.suppress(ProcessLookupError):
@@ -783,12 +788,14 @@ async def test_a_replica_that_is_killed_leaves_estimates_and_loses_nothing(world
     victim.launch()
     await asyncio.to_thread(victim.ready)
     await work
+    await holding
+    traffic.told += held.told
     await all_ended(gateways, world.store, seconds=max(1.0, 62 - (time.monotonic() - died)))
     took = time.monotonic() - died
     books = Books("killed", gateways, sim, traffic, since)
     await settled(books, before, doubtful=12)
     report("killed", seconds_to_estimates=round(took, 1), estimates=books.provisional, open_keys_then=open_then)
-    assert books.provisional > 0
+    assert books.provisional > 4
     assert all(entry["estimated"] for entry in books.entries.values() if entry["provisional"])
 
 
