@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from gateway.core.routing.binding import Move, Record, moved, pack, unpack
 from gateway.lab.replay import production
-from gateway.store.ledger.ledger import pack_renewal, settled_of, to_renew_binding
-from gateway.store.scripts import ADMIT, REBIND, RECALL, Script
+from gateway.store.ledger.ledger import pack_renewal, settled_of, to_bind, to_renew_binding
+from gateway.store.scripts import REBIND, RECALL, Script
 
 BEGIN = 1_800_000_000_000  # ms
 MINUTE = 60_000
@@ -107,9 +107,9 @@ class Bindings(RuleBasedStateMachine):
     def admit_with(self, place: Place, proposed: Record, life: int, in_flight: int = 0) -> Record:
         """By script and by dictionary; the binding as it then stands."""
         before = self.stored(place)
-        created, packed, now = self.run_script(
-            ADMIT, place, self.now, place[1], pack(proposed), proposed.generation, life, in_flight
-        )
+        script, args = to_bind((*place, pack(proposed), proposed.generation, life, in_flight), self.now)
+        admin: Any = self.admin
+        [(created, packed, now)] = admin.eval(script.text, *args)
         expected_created, expected = self.twin.admit(_name(place), proposed, self.now, in_flight)
         assert (bool(created), unpack(packed), now) == (expected_created, expected, self.now)
         if created:
@@ -303,9 +303,8 @@ def both(admin: Any, twin: Twin) -> tuple[Record | None, Record | None]:
 @given(stored=st.none() | RECORDS, proposed=RECORDS, in_flight=st.sampled_from([0, production.IN_FLIGHT]))
 def test_any_proposal_to_any_binding_is_admitted_as_the_replay_does(server, stored, proposed, in_flight):
     twin = beginning_with(server.admin, stored)
-    created, packed, _ = server.admin.eval(
-        ADMIT.text, 1, PLACE[0], BEGIN, PLACE[1], pack(proposed), proposed.generation, DAY, in_flight
-    )
+    script, args = to_bind((*PLACE, pack(proposed), proposed.generation, DAY, in_flight), BEGIN)
+    [(created, packed, _)] = server.admin.eval(script.text, *args)
     assert (bool(created), unpack(packed)) == twin.admit(_name(PLACE), proposed, BEGIN, in_flight)
     binding, expected = both(server.admin, twin)
     assert binding == expected

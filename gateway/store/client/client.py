@@ -48,6 +48,7 @@ class StoreClient:
             topology.access.budget = budget
         self._backend: Link | Cluster
         if topology.kind == "cluster":
+            topology.access.slots = True
             self._backend = Cluster(topology.nodes, topology.access, self._changed)
         elif topology.kind == "sentinel":
             self._backend = MasterLink(topology, self._changed)

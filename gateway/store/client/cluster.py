@@ -89,7 +89,7 @@ class Cluster:
             self._spawn(self._repeat(link, again))
         else:
             try:
-                link.connection.put(again)
+                link.connection.put(again, True)
             except StoreDown as problem:
                 again.fail(str(problem))
 
@@ -97,7 +97,7 @@ class Cluster:
         """Send the call as soon as its node is connected, within the time a caller waits."""
         try:
             async with asyncio.timeout(self._access.budget):
-                (await link.connected()).put(call)
+                (await link.connected()).put(call, True)
         except (TimeoutError, StoreDown) as error:
             call.fail(str(error) or "the node that has the slot cannot be reached")
 

@@ -7,8 +7,8 @@ does.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Protocol, cast
 
@@ -18,6 +18,7 @@ from gateway.store.client.topology import Access, Address
 from gateway.store.scripts import Script
 
 MAX_WAITING = 50_000  # calls in flight beyond which the server counts as overloaded
+MAX_JOINED = 64  # calls that are sent as one
 Arg = str | bytes | int
 _pack = cast(Callable[[tuple[Arg, ...]], bytes], hiredis.pack_command)
 _ASKING = _pack(("ASKING",))
@@ -82,10 +83,39 @@ class Again(Call):
         self.asking = asking if redirected else call.asking
 
 
+class Joined(Call):
+    """Calls of a script that joins, sent as one."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        first = calls[0]
+        keys: list[Arg] = []
+        rest: list[Arg] = [first.args[int(first.args[0]) + 1]]
+        for call in calls:
+            args, last = call.args, int(call.args[0]) + 1
+            keys += args[1:last]
+            rest += args[last + 1 :]
+        super().__init__(first.script, (len(keys), *keys, *rest), None, first.watch)
+        self.calls = calls
+
+    def answered(self, replies: Sequence[Any]) -> None:
+        """Tell each caller who still waits."""
+        for call, reply in zip(self.calls, replies, strict=True):
+            future = call.future
+            if future is not None and not future.done():
+                future.set_result(reply)
+
+    def fail(self, reason: str) -> None:
+        for call in self.calls:
+            call.fail(reason)
+
+
 class _Question:
     """A single command of ours, such as PING."""
 
     __slots__ = ("future",)
+    script = Script("", "", "")
     watch: Watch | None = None
 
     def __init__(self, future: asyncio.Future[Any] | None) -> None:
@@ -127,6 +157,7 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._reader = hiredis.Reader()
         self._out: list[bytes] = []
+        self._joining: list[Call] = []  # sent at the end of this tick, after what is out already
         self._sent_by_text: set[str] = set()  # digests of scripts that the server has had by this connection
         self._armed = False
         self._watching = False
@@ -139,26 +170,40 @@ class Connection(asyncio.Protocol):
 
     # Asking.
 
-    def put(self, call: Call) -> None:
-        """Send the call at the end of this tick. Raises StoreDown."""
-        waiting = self.waiting
-        if self.closed or len(waiting) > MAX_WAITING:
+    def put(self, call: Call, joined: bool = False) -> None:
+        """Send the call at the end of this tick; `joined` if it is not to join others any more. Raises StoreDown."""
+        if self.closed or len(self.waiting) + len(self._joining) > MAX_WAITING:
             raise StoreDown("the store is away" if self.closed else "the store is overloaded")
         script = call.script
-        if call.by_text or script.sha not in self._sent_by_text:
-            # The first time by text: a repeat of what the server does not know would run after calls that came later.
-            self._sent_by_text.add(script.sha)
-            packed = _pack(("EVAL", script.text, *call.args))
+        if script.joins and not joined:
+            self._joining.append(call)
         else:
-            packed = _pack(("EVALSHA", script.sha, *call.args))
-        if call.asking:
-            self._out.append(_ASKING)
-            waiting.append(_NOBODY)
-        self._out.append(packed)
-        waiting.append(call)
+            if call.by_text or script.sha not in self._sent_by_text:
+                # First by text: a repeat of what the server does not know would run after calls that came later.
+                self._sent_by_text.add(script.sha)
+                packed = _pack(("EVAL", script.text, *call.args))
+            else:
+                packed = _pack(("EVALSHA", script.sha, *call.args))
+            if call.asking:
+                self._out.append(_ASKING)
+                self.waiting.append(_NOBODY)
+            self._out.append(packed)
+            self.waiting.append(call)
         if not self._armed:
             self._armed = True
             self._loop.call_soon(self._flush)
+
+    def _join(self) -> None:
+        """Send what joins: together, in a cluster those of one slot."""
+        joining, self._joining = self._joining, []
+        groups: defaultdict[tuple[str, str], list[Call]] = defaultdict(list)
+        for call in joining:
+            slot = str(call.args[1]).partition("}")[0] if self._access.slots else ""
+            groups[call.script.sha, slot].append(call)
+        for group in groups.values():
+            for first in range(0, len(group), MAX_JOINED):
+                some = group[first : first + MAX_JOINED]
+                self.put(Joined(some) if len(some) > 1 else some[0], True)
 
     async def ask(self, *command: str) -> Any:
         """The reply to one command. Raises StoreDown, for an error reply too."""
@@ -174,7 +219,7 @@ class Connection(asyncio.Protocol):
 
     async def drain(self) -> None:
         """Wait until everything is answered. Raises StoreDown."""
-        while self.waiting:  # replies come in order; what the server did not know was sent again
+        while self.waiting or self._joining:  # replies come in order; what the server did not know was sent again
             await self.ask("PING")
 
     def end(self, reason: str) -> None:
@@ -184,7 +229,8 @@ class Connection(asyncio.Protocol):
         self.closed = True
         self.transport.abort()
         waiting, self.waiting = self.waiting, deque()
-        for asked in waiting:
+        joining, self._joining = self._joining, []
+        for asked in (*waiting, *joining):
             if isinstance(asked, Call):
                 asked.fail(reason)
             elif asked.future is not None and not asked.future.done():
@@ -193,8 +239,14 @@ class Connection(asyncio.Protocol):
         self._owner.lost(self, reason)
 
     def _flush(self) -> None:
+        if self.closed:
+            return
+        if len(self._joining) == 1:
+            self.put(self._joining.pop(), True)
+        elif self._joining:
+            self._join()
         self._armed = False
-        if self.closed or not self._out:
+        if not self._out:
             return
         out, self._out = self._out, []
         self._written += len(out)
@@ -220,8 +272,11 @@ class Connection(asyncio.Protocol):
                     self._refuse(asked, str(reply))
                     continue
                 future, watch = asked.future, asked.watch
-                if future is not None and not future.done():
-                    future.set_result(reply)
+                if future is not None:
+                    if not future.done():
+                        future.set_result(reply[0] if asked.script.joins else reply)
+                elif type(asked) is Joined:
+                    asked.answered(reply)
                 if watch is not None:
                     while writes[0][0] < self._answered:
                         writes.popleft()
@@ -230,10 +285,20 @@ class Connection(asyncio.Protocol):
             self.end("the server does not keep to the protocol")
 
     def _refuse(self, asked: Call | _Question, error: str) -> None:
-        if isinstance(asked, Call):
+        if isinstance(asked, Joined):
+            for call in asked.calls:  # because of one of them, perhaps: that one must not keep the others from theirs
+                self._repeat(call)
+        elif isinstance(asked, Call):
             self._owner.refused(self, asked, error)
         elif asked.future is not None and not asked.future.done():
             asked.future.set_exception(StoreDown(error))
+
+    def _repeat(self, call: Call) -> None:
+        """Send it alone."""
+        try:
+            self.put(Again(call), True)
+        except StoreDown as error:
+            call.fail(str(error))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.end(f"connection lost ({exc or 'closed by the server'})")

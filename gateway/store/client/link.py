@@ -89,7 +89,7 @@ class Link:
         what = meaning(error)
         if what is Meaning.UNKNOWN_SCRIPT and not call.by_text:
             with contextlib.suppress(StoreDown):
-                connection.put(Again(call, by_text=True))
+                connection.put(Again(call, by_text=True), True)
                 return
         if what in (Meaning.MOVED, Meaning.ASK):
             if self._redirect is not None:

@@ -21,6 +21,7 @@ class Access:
     """How to get in: credentials, database and TLS, as redis-py's keyword arguments name them."""
 
     budget = 0.05  # seconds a caller waits for a reply before the server counts as away
+    slots = False  # of a cluster: what is sent together must be in one slot
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options

@@ -192,18 +192,25 @@ def _keys(callers: tuple[str, ...], team: str, hour: int) -> tuple[str, ...]:
 
 def to_admit(
     limits: Limits, request_id: str, reservation: bytes, cost_nano: int, when: Labels,
-    binding: Proposal | None = None, now: int = 0, discount: int = 0,
+    binding: Proposal | None = None, now: int = 0, discount: int = 0, lighter: bytes = b"",
 ) -> Call:  # fmt: skip
     """Reserve what a request's limits ask. `reservation` is packed, b"" for none (a request that nobody settles);
     `binding` is (conversation key, model, proposed binding, generation, lifetime, in flight) as of admit.lua, for a
-    request of a conversation. It reserves `discount` less, unless another one of its conversation does already."""
+    request of a conversation. It reserves `discount` less, and is `lighter` then, unless another one of its
+    conversation does already."""
     keys, asked = limits.keys, (request_id, reservation, limits.packed, cost_nano, when.day, when.month)
     if binding is None:
         return TAKE, (len(keys), *keys, now, *asked)
     if not discount:
-        return ADMIT, (1 + len(keys), binding[0], *keys, now, *binding[1:], *asked)
-    warm = warm_key(keys[0], str(binding[0]))
-    return ADMIT, (2 + len(keys), binding[0], *keys, warm, now, *binding[1:], *asked, discount)
+        count = 1 + len(keys)
+        return ADMIT, (count, binding[0], *keys, now, count, 11, *binding[1:], *asked)
+    count, warm = 2 + len(keys), warm_key(keys[0], str(binding[0]))
+    return ADMIT, (count, binding[0], *keys, warm, now, count, 13, *binding[1:], *asked, discount, lighter)
+
+
+def to_bind(binding: Proposal, now: int = 0) -> Call:
+    """Read the binding of a conversation, or create it, for a request that reserves nothing."""
+    return ADMIT, (1, binding[0], now, 1, 5, *binding[1:])
 
 
 def refused_of(reply: list[Any], limits: Limits, at: int) -> Refused | None:

@@ -9,21 +9,23 @@ import msgspec
 
 
 class Script(msgspec.Struct, frozen=True):
-    """A script's text and the SHA-1 by which the server knows it."""
+    """A script's text and the SHA-1 by which the server knows it. Several calls of one that `joins` may be sent as one:
+    the keys of each, `now`, and then what each has after its own `now`; its reply is an array of theirs."""
 
     name: str
     text: str
     sha: str
+    joins: bool = False
 
 
-def _load(*names: str) -> Script:
+def _load(*names: str, joins: bool = False) -> Script:
     """The script of the last name, with what the others define put before it."""
     name = names[-1]
     text = "".join(files(__package__).joinpath(f"{each}.lua").read_text() for each in names)
-    return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest())
+    return Script(name, text, sha1(text.encode(), usedforsecurity=False).hexdigest(), joins)
 
 
-ADMIT = _load("numbers", "quota", "record", "admit")
+ADMIT = _load("numbers", "quota", "record", "admit", joins=True)
 TAKE = _load("numbers", "quota", "take")
 SETTLE = _load("numbers", "ledger", "record", "renewal", "settle")
 RESTORE = _load("numbers", "ledger", "restore")

@@ -1,12 +1,16 @@
 -- Put before scripts that admit requests, after numbers.lua.
 
--- Take for one request what all of its limits ask, or nothing, and note it as a reservation. Once for each request id.
+-- Take for each of some requests, in turn, what all of its limits ask, or nothing, and note it as a reservation. Once for
+-- each request id. Everything is read before anything is written.
 --
+-- `asks` is an array of tables: `k`, the place of the request's first key, `a`, that of its first argument, and `w`, that
+-- of its last key if part of what it reserves may not be needed, else nil:
 -- KEYS     from `k`: reservations (hash: request id -> MessagePack as in store/ledger/ledger.py), then for each subject its
---          buckets and money as in numbers.lua, and its leases (zset: request id -> expiry, ms)
+--          buckets and money as in numbers.lua, and its leases (zset: request id -> expiry, ms); at `w` the id of the one
+--          request of a conversation at a time that reserves less
 -- ARGV     from `a`: request id, reservation ('' to note none), limits, nano-dollars to reserve, day, month (such as
---          20261122 and 202611); perhaps nano-dollars of them that are not needed if the conversation's cache is read:
---          for one request of a conversation at a time, whose id the last key has
+--          20261122 and 202611); with `w` also nano-dollars of them that are not needed if the conversation's cache is read,
+--          and the reservation without them
 --
 -- Limits are '', or a MessagePack array that has for each subject the number of rows to check, and five things of each:
 --   1, place, limit per minute, level needed (0: any above 0), tokens to take        a token bucket
@@ -14,128 +18,205 @@
 --      another tenant, 1 if what is left is to be told among the levels    money
 --   3, 0, limit, ms, 0                                                           a lease
 --
--- returns  what to reply if it is refused: {2, which row refuses, ms to wait (-1 unknown), levels}; else nil, the level of
---          each bucket and what is left of money that is to be told, and 1 if money is left for less than ten such requests, else 0. Of several rows that refuse, the
---          one with the longest wait says so.
-local function reserve(now, k, a)
-  local id, noted, levels = ARGV[a], ARGV[a + 1] ~= '', {}
-  if ARGV[a + 2] == '' then
-    if noted then
-      redis.call('HSETNX', KEYS[k], id, ARGV[a + 1])
-    end
-    return nil, levels, 0
+-- returns  for each request {refused, levels, short}. `refused` is nil, or what to reply: {2, which row refuses, ms to wait
+--          (-1 unknown), levels}; of several rows that refuse, the one with the longest wait says so. `levels` are those of
+--          its buckets and what is left of money that is to be told; `short` is 1 if money is left for less than ten such
+--          requests, else 0.
+local FOR = 7200000 -- ms for which a request may reserve less than others: longer than any answer takes
+
+local function put(lists, key, one, other)
+  local list = lists[key]
+  if not list then
+    list = {}
+    lists[key] = list
   end
-  local limits, amount, reservation = cmsgpack.unpack(ARGV[a + 2]), tonumber(ARGV[a + 3]), ARGV[a + 1]
-  local discounted = false
-  if ARGV[a + 6] then
-    local holder = redis.call('GET', KEYS[#KEYS])
-    discounted = not holder or holder == id or redis.call('HEXISTS', KEYS[k], holder) == 0
-    if discounted then
-      local held = cmsgpack.unpack(reservation)
-      amount = amount - tonumber(ARGV[a + 6])
-      held[11] = amount
-      reservation = cmsgpack.pack(held)
+  list[#list + 1] = one
+  list[#list + 1] = other
+end
+
+-- What is known of the requests: who reserves less, by key, and which ids are reserved.
+local function known_of(asks)
+  local ids, warm, holders, held = {}, {}, {}, {}
+  for i = 1, #asks do
+    local ask = asks[i]
+    if ARGV[ask.a + 1] ~= '' then
+      put(ids, KEYS[ask.k], ARGV[ask.a])
+    end
+    if ask.w then
+      warm[#warm + 1] = ask
     end
   end
-  local day, month = tonumber(ARGV[a + 4]), tonumber(ARGV[a + 5])
-  local number, refusing, longest, short = 0, nil, -1, 0
-  local changed, leases, takes = {}, nil, nil
-  local p, hash = 1, k + 1
-  while limits[p] do
-    local numbers, reserving, taking = numbers_of(KEYS[hash]), false, false
-    local last = p + 5 * limits[p]
-    p = p + 1
-    while p < last do
-      local form, place, limit, wait = limits[p], limits[p + 1], limits[p + 2], -1
-      number = number + 1
-      if form == 1 then
-        local level, need, take = level_of(numbers, place, limit, now), limits[p + 3], limits[p + 4]
-        if level < need or level <= 0 then
-          wait = math.max(1, math.ceil((need - level) * 60000 / limit))
-        end
-        if take > 0 then
-          level = level - take
-          numbers[place], numbers[place + 1], taking = level, now, true
-          takes = takes or {}
-          takes[#levels + 1] = take
-        end
-        levels[#levels + 1] = level
-      elseif form == 2 then
-        local left, period = limit - numbers[1], month
-        if place == 2 then
-          period = day
-        elseif place == 14 then
-          period = week_of(day)
-        end
-        if numbers[place] >= period then
-          left = left - numbers[place + 1]
-        end
-        if limits[p + 3] == 1 then
-          left = left - carried(KEYS[hash], place, period)
-        end
-        if limits[p + 4] == 1 then
-          levels[#levels + 1] = left
-        end
-        if left < amount or left <= 0 then
-          wait = math.huge
-        elseif left < 10 * amount then
-          short = 1
-        end
-        reserving = true
+  if warm[1] then
+    local keys = {}
+    for i = 1, #warm do
+      keys[i] = KEYS[warm[i].w]
+    end
+    local found = redis.call('MGET', unpack(keys))
+    for i = 1, #warm do
+      if found[i] then
+        holders[keys[i]] = found[i]
+        put(ids, KEYS[warm[i].k], found[i])
+      end
+    end
+  end
+  for key, those in pairs(ids) do
+    local found = redis.call('HMGET', key, unpack(those))
+    for i = 1, #those do
+      held[those[i]] = found[i] and true
+    end
+  end
+  return holders, held
+end
+
+-- The present day, month and week, by their places among the numbers.
+local function periods_of(day, month)
+  return {[2] = tonumber(day), [4] = tonumber(month), [14] = week_of(tonumber(day))}
+end
+
+local function reserve(now, asks)
+  local results, numbers, now_in, cards, compiled, of_day = {}, {}, {}, {}, {}, {} -- `now_in`: what buckets hold by now
+  local noting, changed, entering, lighter = {}, {}, {}, {} -- what is to be written, by key
+  local holders, held = known_of(asks)
+  for i = 1, #asks do
+    local k, a, w = asks[i].k, asks[i].a, asks[i].w
+    local id, reservation, packed, amount = ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
+    local levels, n, short, refusing, longest, number = {}, 0, 0, nil, -1, 0
+    local taken, t, reserved, leases = {}, 0, nil, nil -- of buckets: numbers, place, tokens, place among the levels, key
+    if w then
+      local holder = holders[KEYS[w]]
+      if not holder or holder == id or not held[holder] then
+        amount, reservation = amount - tonumber(ARGV[a + 6]), ARGV[a + 7]
       else
-        local key = KEYS[hash + 1]
-        leases = leases or {}
-        leases[hash + 1] = now + limits[p + 3]
-        if redis.call('ZCARD', key) >= limit then
-          redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
-          if redis.call('ZCARD', key) >= limit then
-            wait = 0
+        w = nil
+      end
+    end
+    local limits = compiled[packed]
+    if not limits then
+      limits = packed ~= '' and cmsgpack.unpack(packed) or {}
+      compiled[packed] = limits
+    end
+    local p, hash = 1, k + 1
+    while limits[p] do
+      local key = KEYS[hash]
+      local last = p + 5 * limits[p]
+      local its = numbers[key]
+      if not its then
+        its = numbers_of(key)
+        numbers[key], now_in[its] = its, {}
+      end
+      local filled = now_in[its]
+      p = p + 1
+      while p < last do
+        local form, place, limit = limits[p], limits[p + 1], limits[p + 2]
+        local wait = -1
+        number = number + 1
+        if form == 1 then
+          local level, need, take = filled[place], limits[p + 3], limits[p + 4]
+          if not level or level > limit then
+            level = level_of(its, place, limit, now)
+            filled[place] = level
           end
+          if level < need or level <= 0 then
+            wait = math.max(1, math.ceil((need - level) * 60000 / limit))
+          end
+          n = n + 1
+          levels[n] = level
+          if take > 0 then
+            taken[t + 1], taken[t + 2], taken[t + 3], taken[t + 4], taken[t + 5] = its, place, take, n, key
+            t = t + 5
+          end
+        elseif form == 2 then
+          local periods = of_day[ARGV[a + 4]]
+          if not periods then
+            periods = periods_of(ARGV[a + 4], ARGV[a + 5])
+            of_day[ARGV[a + 4]] = periods
+          end
+          local left, period = limit - its[1], periods[place]
+          if its[place] >= period then
+            left = left - its[place + 1]
+          end
+          if limits[p + 3] == 1 then
+            left = left - carried(key, place, period)
+          end
+          if limits[p + 4] == 1 then
+            n = n + 1
+            levels[n] = left
+          end
+          if left < amount or left <= 0 then
+            wait = math.huge
+          elseif left < 10 * amount then
+            short = 1
+          end
+          reserved = reserved or {}
+          reserved[key] = its
+        else
+          local key_of_leases = KEYS[hash + 1]
+          leases = leases or {}
+          leases[key_of_leases] = now + limits[p + 3]
+          local card = cards[key_of_leases] or redis.call('ZCARD', key_of_leases)
+          if card >= limit then
+            redis.call('ZREMRANGEBYSCORE', key_of_leases, '-inf', now)
+            card = redis.call('ZCARD', key_of_leases) + (entering[key_of_leases] and #entering[key_of_leases] / 2 or 0)
+            if card >= limit then
+              wait = 0
+            end
+          end
+          cards[key_of_leases] = card
+        end
+        if wait > longest then
+          refusing, longest = number, wait
+        end
+        p = p + 5
+      end
+      hash = hash + 2
+    end
+    if held[id] and reservation ~= '' then -- the reply was lost, and it was asked again
+      results[i] = {nil, levels, short}
+    elseif refusing then
+      local wait = (longest == 0 or longest == math.huge) and -1 or longest
+      results[i] = {{2, refusing, wait, levels}}
+    else
+      for s = 1, t, 5 do
+        local its, place = taken[s], taken[s + 1]
+        local level = levels[taken[s + 3]] - taken[s + 2]
+        its[place], its[place + 1], now_in[its][place] = level, now, level
+        levels[taken[s + 3]], changed[taken[s + 4]] = level, its
+      end
+      if reserved then
+        for key, its in pairs(reserved) do
+          its[1] = its[1] + amount
+          changed[key] = its
         end
       end
-      if wait > longest then
-        refusing, longest = number, wait
+      if leases then
+        for key_of_leases, expiry in pairs(leases) do
+          put(entering, key_of_leases, expiry, id)
+          cards[key_of_leases] = cards[key_of_leases] + 1
+        end
       end
-      p = p + 5
-    end
-    if reserving then
-      numbers[1] = numbers[1] + amount
-    end
-    if reserving or taking then
-      changed[hash] = numbers
-    end
-    hash = hash + 2
-  end
-  local known
-  if noted then
-    if refusing then
-      known = redis.call('HEXISTS', KEYS[k], id) == 1
-    else
-      known = redis.call('HSETNX', KEYS[k], id, reservation) == 0
+      if reservation ~= '' then
+        put(noting, KEYS[k], id, reservation)
+        held[id] = true
+      end
+      if w then
+        holders[KEYS[w]], lighter[KEYS[w]] = id, id
+      end
+      results[i] = {nil, levels, short}
     end
   end
-  if takes and (known or refusing) then
-    for i, take in pairs(takes) do
-      levels[i] = levels[i] + take
-    end
+
+  for key, those in pairs(noting) do
+    redis.call('HSET', key, unpack(those))
   end
-  if known then -- the reply was lost, and it was asked again
-    return nil, levels, short
+  for key, its in pairs(changed) do
+    keep(key, its)
   end
-  if refusing then
-    return {2, refusing, (longest == 0 or longest == math.huge) and -1 or longest, levels}
+  for key, id in pairs(lighter) do
+    redis.call('SET', key, id, 'PX', FOR)
   end
-  for i, numbers in pairs(changed) do
-    keep(KEYS[i], numbers)
+  for key_of_leases, those in pairs(entering) do
+    redis.call('ZADD', key_of_leases, unpack(those))
   end
-  if discounted then
-    redis.call('SET', KEYS[#KEYS], id, 'PX', 7200000) -- longer than any answer takes
-  end
-  if leases then
-    for i, expiry in pairs(leases) do
-      redis.call('ZADD', KEYS[i], expiry, id)
-    end
-  end
-  return nil, levels, short
+  return results
 end
 

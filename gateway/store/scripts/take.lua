@@ -8,5 +8,5 @@ if now == 0 then
   local t = redis.call('TIME')
   now = t[1] * 1000 + math.floor(t[2] / 1000)
 end
-local refused, levels, short = reserve(now, 1, 2)
+local refused, levels, short = unpack(reserve(now, {{k = 1, a = 2}})[1], 1, 3)
 return refused or {0, false, now, levels, short}

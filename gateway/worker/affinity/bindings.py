@@ -21,8 +21,8 @@ from gateway.core.routing.groups import group_of
 from gateway.core.routing.route import Route
 from gateway.core.wire.peek import Peek
 from gateway.store.client.client import StoreClient, StoreDown
-from gateway.store.ledger.ledger import Renewal, pack_renewal, to_renew_binding
-from gateway.store.scripts import ADMIT, REBIND, RECALL
+from gateway.store.ledger.ledger import Renewal, pack_renewal, to_bind, to_renew_binding
+from gateway.store.scripts import REBIND, RECALL
 from gateway.worker.callers.limits import Reservation
 
 MEMORY = 100_000  # conversations a process remembers
@@ -114,7 +114,7 @@ class Admission:
                 proposed.in_flight_until = self.now_ms + self._in_flight
         in_flight = self._in_flight if route.counts and proposed.warm_until <= self.now_ms else 0
         place = (key, model, pack(proposed), proposed.generation, self._provisional, in_flight)
-        call = (ADMIT, (1, key, 0, *place[1:])) if reservation is None else reservation.call(place)
+        call = to_bind(place) if reservation is None else reservation.call(place)
         try:
             asked = self._store.call(*call)
             if reservation is not None:
@@ -288,8 +288,7 @@ class Admission:
                     record = self._memory.get((key, model))
                     if record is not None and record.tokens:
                         lifetime = self._remember_account_bound if record.account_bound else self._remember
-                        args = (1, key, 0, model, pack(record), record.generation, lifetime)
-                        self._store.post(ADMIT, args)
+                        self._store.post(*to_bind((key, model, pack(record), record.generation, lifetime, 0)))
                         given += 1
                 await asyncio.sleep(_RESEED_PAUSE)
         except StoreDown:

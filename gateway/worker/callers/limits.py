@@ -15,6 +15,7 @@ from time import monotonic, time
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.config.schema import Caller, CallerLimits, Config, Team
 from gateway.core.spending.keyring import CALLERS, TEAMS
@@ -92,8 +93,8 @@ class Reservation:
     """What one request asks of its caller's limits; `noted` if it is reserved until somebody settles it."""
 
     __slots__ = (
-        "_accounting", "_at", "_cost", "_discount", "_levels", "_now", "asked", "journaled", "limits", "local", "noted",
-        "plan", "record", "request_id", "stored", "taken",
+        "_accounting", "_at", "_cost", "_discount", "_levels", "_lighter", "_now", "asked", "journaled", "limits",
+        "local", "noted", "plan", "record", "request_id", "stored", "taken",
     )  # fmt: skip
 
     def __init__(
@@ -106,6 +107,7 @@ class Reservation:
         at: int,
         cost_nano: int = 0,
         discount_nano: int = 0,
+        lighter: bytes = b"",
     ) -> None:
         self.plan = plan
         self.limits = limits
@@ -120,6 +122,7 @@ class Reservation:
         self._accounting = accounting
         self._cost = cost_nano
         self._discount = discount_nano
+        self._lighter = lighter
         self._at = at
         self._levels: Any = ()
         self._now = at
@@ -134,7 +137,7 @@ class Reservation:
             accounting.journal.intend(self)
         return to_admit(
             self.limits, self.request_id, self.record, self._cost, labels(self._at), binding,
-            discount=self._discount,
+            discount=self._discount, lighter=self._lighter,
         )  # fmt: skip
 
     def answered(self, reply: list[Any]) -> None:
@@ -298,7 +301,8 @@ class Accounting:
             self._process, arrived, when.hour, caller.id, caller.team or "", model.name, "", endpoint.name, tokens,
             fresh, cost, limits.leases, limits.reserved,
         )  # fmt: skip
-        return Reservation(self, plan, limits, request_id, pack(record), arrived, cost, discount)
+        lighter = pack(replace(record, cost_nano=cost - discount)) if discount else b""
+        return Reservation(self, plan, limits, request_id, pack(record), arrived, cost, discount, lighter)
 
     def _price(
         self,

@@ -69,7 +69,8 @@ class Budgets(RuleBasedStateMachine):
         self.number = 0
 
     def ask(self, script: Any, args: Any) -> Any:
-        return self.admin.eval(script.text, *args)
+        reply = self.admin.eval(script.text, *args)
+        return reply[0] if script.joins else reply
 
     # What operators do.
 

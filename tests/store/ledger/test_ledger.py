@@ -75,7 +75,8 @@ class Ledger:
 
     def ask(self, call: Call) -> Any:
         script, args = call
-        return self.admin.eval(script.text, *args)
+        reply = self.admin.eval(script.text, *args)
+        return reply[0] if script.joins else reply
 
     async def run(self, script: Script, args: tuple[Arg, ...]) -> Any:
         return self.ask((script, args))
@@ -174,15 +175,15 @@ def admission(
 ) -> Call:  # fmt: skip
     limits = plan.limits(endpoints)
     caller, team = plan.subjects[0][2:], "research" if len(plan.subjects) > 1 else ""
-    held = b""
+    held = lighter = b""
     if endpoints == MESSAGE:
-        held = pack(
-            ReservationRecord(
-                process, at, labels(at).hour, caller, team, "m", "", "messages", 100, cost // 2, cost, limits.leases,
-                limits.reserved,
-            )
+        record = ReservationRecord(
+            process, at, labels(at).hour, caller, team, "m", "", "messages", 100, cost // 2, cost, limits.leases,
+            limits.reserved,
         )  # fmt: skip
-    return to_admit(limits, request_id, held, cost, labels(at), binding, at if now is None else now, discount)
+        held, lighter = pack(record), pack(msgspec.structs.replace(record, cost_nano=cost - discount))
+    now = at if now is None else now
+    return to_admit(limits, request_id, held, cost, labels(at), binding, now, discount, lighter)
 
 
 def used(request_id: str = "r1", *, at: int = AT, **fields: Any) -> Entry:

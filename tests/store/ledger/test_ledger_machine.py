@@ -273,7 +273,8 @@ class History(RuleBasedStateMachine):
 
     def ask(self, call: Call) -> Any:
         script, args = call
-        return self.admin.eval(script.text, *args)
+        reply = self.admin.eval(script.text, *args)
+        return reply[0] if script.joins else reply
 
     async def run(self, script: Script, args: tuple[Arg, ...]) -> Any:
         return self.ask((script, args))
