@@ -94,21 +94,19 @@ class ChatMeter(Meter):
 
     def estimate(self) -> None:
         """Put the output at what passed, where the stream ended without telling: a chunk is a token at least."""
+        if self.output_told:
+            return
         text = self.passed_bytes - self.passed_deltas * _CHUNK_OVERHEAD
         self.usage.output = max(self.usage.output, text // _BYTES_A_TOKEN, self.passed_deltas)
 
-    def _read_answer(self, body: bytes) -> bool:
+    def _read_answer(self, body: bytes) -> None:
         answer = _completion(body)
-        if answer.usage is None:
-            return False
-        self._take(answer, answer.usage)
-        self.started = True
-        return True
+        if answer.usage is not None:
+            self._take(answer, answer.usage)
+            self.started = True
 
-    def _read_usage(self, usage: bytes) -> bool:
-        seen = _usage(usage)
-        self._update(seen)
-        return seen.prompt_tokens is not None
+    def _read_usage(self, usage: bytes) -> None:
+        self._update(_usage(usage))
 
     def _take(self, told: _Completion, usage: _Usage) -> None:
         self.model = told.model or self.model
@@ -120,9 +118,10 @@ class ChatMeter(Meter):
         usage, details = self.usage, seen.prompt_tokens_details or _Details()
         if seen.completion_tokens is not None:
             usage.output = seen.completion_tokens
+            self.output_told = True
         if seen.prompt_tokens is not None:
             usage.cache_read = min(details.cached_tokens or 0, seen.prompt_tokens)
             written = min(details.cache_write_tokens or 0, seen.prompt_tokens - usage.cache_read)
             usage.cache_write_5m, usage.cache_write_1h = (0, written) if self.ttl == 3600 else (written, 0)
             usage.input = seen.prompt_tokens - usage.cache_read - written
-            self.started = True
+            self.started = self.input_told = True

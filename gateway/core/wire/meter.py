@@ -24,18 +24,23 @@ _first_value = json.JSONDecoder().raw_decode
 class Meter:
     """What one answer used, as far as it is known yet.
 
-    `started` once the input is known, `told_end` once the model has said why it stopped, `stopped` once the stream's
-    last event was seen; `error` is the type of an error in the stream. What was written to caches lives for `ttl`
+    `started` once the answer has begun, `told_end` once the model has said why it stopped, `stopped` once the stream's
+    last event was seen; `error` is the type of an error in the stream. `input_told` and `output_told` once the counts
+    for good were told, `garbled` if some of what was told could not be read. What was written to caches lives for `ttl`
     seconds, as the request asked, where the answer does not say.
     """
 
-    __slots__ = ("error", "model", "passed_bytes", "passed_deltas", "started", "stopped", "told_end", "ttl", "usage")
+    __slots__ = (
+        "error", "garbled", "input_told", "model", "output_told", "passed_bytes", "passed_deltas", "started", "stopped",
+        "told_end", "ttl", "usage",
+    )  # fmt: skip
 
     def __init__(self, ttl: int = 300) -> None:
         self.usage = Usage()
         self.model = ""
         self.ttl = ttl
         self.started = self.told_end = self.stopped = False
+        self.input_told = self.output_told = self.garbled = False
         self.error = ""
         self.passed_bytes = self.passed_deltas = 0  # of content, for an estimate
 
@@ -44,12 +49,18 @@ class Meter:
         """Tokens that the conversation holds with this answer."""
         return self.usage.total_input + self.usage.output
 
+    @property
+    def known(self) -> bool:
+        """Whether the answer has told all that it used: else there is an estimate in it."""
+        return self.input_told and self.output_told and not self.garbled
+
     def read_json(self, body: bytes) -> bool:
-        """Take usage from a whole JSON answer; False where it holds none."""
+        """Take usage from a whole JSON answer; False where it does not tell all of it."""
         try:
-            return self._read_answer(body)
+            self._read_answer(body)
         except UNREADABLE:
             return False
+        return self.input_told and self.output_told and not self.garbled
 
     def read_ends(self, head: bytes, tail: bytes) -> bool:
         """Take usage from the ends of a JSON answer that was too long to hold."""
@@ -63,12 +74,13 @@ class Meter:
                 continue
             with suppress(ValueError, RecursionError):  # msgspec's errors are values too
                 _, size = _first_value(part[begin : begin + _LONGEST].decode("latin-1"))
-                if self._read_usage(part[begin : begin + size]):
+                self._read_usage(part[begin : begin + size])
+                if self.known:
                     return True
         return False
 
-    def _read_answer(self, body: bytes) -> bool:
+    def _read_answer(self, body: bytes) -> None:
         raise NotImplementedError
 
-    def _read_usage(self, usage: bytes) -> bool:
+    def _read_usage(self, usage: bytes) -> None:
         raise NotImplementedError

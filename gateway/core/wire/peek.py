@@ -24,7 +24,8 @@ _ONE_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
 _WORDS = re.compile(rb'"(?:1h|source|base64|signature|cache_control|file_id|image_url)"')
 _TRUE = msgspec.Raw(b"true")
 _LONG = 16 * 1024
-_ENCODED = re.compile(rb"[A-Za-z0-9+/=]{8192,}")
+_ENCODED = re.compile(rb"[A-Za-z0-9+/=]+")
+_LONG_RUN = 8192  # bytes of an encoded part, at least
 ENCODED_COUNTS = 6400  # bytes: an image is about 1,600 tokens
 SOURCE = b'"source"'  # the key of every image and document that is no plain text
 MAX_FIELDS = 256  # keys of a body's top level: Anthropic knows about thirty
@@ -58,7 +59,7 @@ class Peek:
         self.encoded: list[tuple[int, int]] = []
         self.text_size = len(body)
         if len(body) > _LONG and SOURCE in words and b'"base64"' in words:
-            self.encoded = [match.span() for match in _ENCODED.finditer(body)]
+            self.encoded = encoded_parts(body)
             self.text_size -= sum(max(0, end - begin - ENCODED_COUNTS) for begin, end in self.encoded)
         stream = fields.get("stream")
         self.stream = stream is not None and stream == _TRUE
@@ -119,6 +120,23 @@ def peek(body: bytes) -> Peek:
     if len(model) > MAX_MODEL or not model.isprintable():
         raise ApiError(400, f"model: String should have at most {MAX_MODEL} printable characters")
     return Peek(body, fields, model)
+
+
+def encoded_parts(body: bytes, least: int = _LONG_RUN) -> list[tuple[int, int]]:
+    """Where the runs of base64 begin and end that have so many bytes, at least.
+
+    Each of them covers a multiple of `least`: nothing is looked at but what is around those, however many shorter runs
+    there are."""
+    found = []
+    end = 0
+    for at in range(0, len(body), least):
+        if at < end or (run := _ENCODED.match(body, at)) is None:
+            continue
+        before = _ENCODED.match(body[max(end, at - least) : at][::-1])
+        begin, end = at - (before.end() if before is not None else 0), run.end()
+        if end - begin >= least:
+            found.append((begin, end))
+    return found
 
 
 def _plain(error: Exception) -> str:

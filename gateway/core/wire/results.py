@@ -123,9 +123,11 @@ class ResultsTap:
         if hints(line):
             self.created_ids += in_message(bytes(result.message), False)
         meter = UsageMeter()
-        if not meter.read_json(result.message):
+        meter.read_json(result.message)
+        if meter.garbled or not meter.started:
             self.unread += 1
-            return
+            if meter.usage == Usage():
+                return
         model, used = self._models.setdefault(meter.model, len(self._models)), meter.usage
         cost, savings, _ = self._bill(meter.model, used)
         self._counts.extend((

@@ -48,8 +48,7 @@ class ShortWay:
         self._write(segment)
         self.deltas += 1
         begin = segment.rfind(b'":"')  # as text_size has it
-        if begin > 0:
-            self.size += size - len(_END) - 3 - begin
+        self.size += size - len(_END) - 3 - begin if begin > 0 else text_size(segment)
         return True
 
     def _take_several(self, segment: bytes) -> bool:

@@ -6,7 +6,8 @@ prices, nor who asked.
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import suppress
+from typing import Any, get_args
 
 import msgspec
 
@@ -78,7 +79,9 @@ def text_size(delta: bytes) -> int:
     """Bytes of the text that a delta brings: its last string. An escaped quote is not followed by a plain colon; what
     follows the text are braces, perhaps with blanks between them."""
     begin = delta.rfind(b'":"')
-    return delta.rfind(b'"') - begin - len(b'":"') if begin >= 0 else 0
+    if begin < 0:
+        begin = delta.rfind(b'": "') + 1  # of another hand
+    return delta.rfind(b'"') - begin - len(b'":"') if begin > 0 else 0
 
 
 class UsageMeter(Meter):
@@ -118,13 +121,14 @@ class UsageMeter(Meter):
             try:
                 event = _event(data)
             except UNREADABLE:
-                continue
+                event = self._legible(data)
             if event.type == "message_start" and event.message is not None:
                 self.started = True
                 self._take(event.message)
             elif event.type == "message_delta":
                 if event.usage is not None:
                     self._update(event.usage)
+                    self.output_told = self.output_told or event.usage.output_tokens is not None
                 if isinstance(event.delta, dict) and event.delta.get("stop_reason"):
                     self.told_end = True
             elif event.type == "message_stop":
@@ -149,21 +153,40 @@ class UsageMeter(Meter):
 
     def estimate(self) -> None:
         """Put the output at what passed, where the stream ended before it told."""
-        self.usage.output = max(self.usage.output, int(self.passed_bytes / _BYTES_A_TOKEN), self.passed_deltas)
+        if not self.output_told:
+            self.usage.output = max(self.usage.output, int(self.passed_bytes / _BYTES_A_TOKEN), self.passed_deltas)
 
-    def _read_answer(self, body: bytes) -> bool:
-        message = _message(body)
-        if message.usage is None:
-            return False
-        self.started = True
-        self.model = message.model
-        self._update(message.usage)
-        return True
+    def _read_answer(self, body: bytes) -> None:
+        try:
+            message = _message(body)
+        except UNREADABLE:
+            message = self._legible(body, whole=True).message or _Message()
+        if message.usage is not None:
+            self.started = True
+            self.model = message.model
+            self._update(message.usage)
+            self.output_told = message.usage.output_tokens is not None
 
-    def _read_usage(self, usage: bytes) -> bool:
-        self._update(_usage(usage))
+    def _read_usage(self, usage: bytes) -> None:
+        try:
+            seen = _usage(usage)
+        except UNREADABLE:
+            seen = _sound(msgspec.json.decode(usage), _Usage)
+            self.garbled = True
+        self._update(seen)
         self.started = True
-        return True
+        self.output_told = seen.output_tokens is not None
+
+    def _legible(self, data: bytes, *, whole: bool = False) -> _Event:
+        """What can be read of an event, or of a `whole` answer, that is not as it should be: a count that is none must
+        not take the others with it."""
+        try:
+            event = msgspec.json.decode(data)
+        except UNREADABLE:
+            return _Event()
+        self.garbled = True
+        read: _Event = _sound({"message": event} if whole else event, _Event)
+        return read
 
     def _take(self, message: _Message) -> None:
         self.model = message.model
@@ -179,6 +202,7 @@ class UsageMeter(Meter):
             told.fast = True
         if seen.input_tokens is not None:
             told.input = seen.input_tokens
+            self.input_told = True
         if seen.output_tokens is not None:
             told.output = seen.output_tokens
         if seen.cache_read_input_tokens is not None:
@@ -234,6 +258,23 @@ class UsageMeter(Meter):
             each.input_tokens or 0, each.cache_read_input_tokens or 0, five, hour, each.output_tokens or 0,
             self._told.us, self._told.fast,
         )  # fmt: skip
+
+
+def _sound(value: Any, kind: type[Any]) -> Any:
+    """What is as it should be of a `value` that is not altogether, as a struct of this kind."""
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind) if isinstance(value, dict) else ():
+        part = value.get(field.name)
+        inner = [each for each in get_args(field.type) if isinstance(each, type) and issubclass(each, msgspec.Struct)]
+        if part is None or field.name == "iterations":
+            continue
+        if inner:
+            if isinstance(part, dict):
+                found[field.name] = _sound(part, inner[0])
+            continue
+        with suppress(msgspec.ValidationError):
+            found[field.name] = msgspec.convert(part, field.type)
+    return kind(**found)
 
 
 def _written(usage: Usage) -> int:

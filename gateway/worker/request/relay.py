@@ -203,7 +203,7 @@ class StreamRelay:
                 if x.request.threaded or not _only_delta(ready):
                     await self._take(ready)
                 if meter.stopped:
-                    x.attempt.sent = not meter.started
+                    x.attempt.sent = not meter.known
                     await x.reply.write(ready, more=False)
                     if not self.response.complete:
                         x.attempt.response = None
@@ -227,7 +227,7 @@ class StreamRelay:
                     break
         except Interrupted as error:
             if x.attempt.over_since and cause_of(error) == "timeout" and not x.reply.raw:  # all but its last event came
-                x.attempt.sent = not meter.started
+                x.attempt.sent = not meter.known
                 await x.reply.write(_STOP, more=False)
                 return
             await self._break(cause_of(error), broken(error))
@@ -361,7 +361,7 @@ async def answer_whole(x: Journey, response: Response, headers: HeaderList, body
     if x.request.endpoint.metered:
         x.attempt.sent = not x.attempt.meter.read_json(text)
         if x.attempt.sent:
-            x.attempt.meter.count(text)
+            x.attempt.meter.count(text or body)
 
 
 class _Shape(msgspec.Struct):
@@ -391,11 +391,13 @@ def is_answer(text: bytes, endpoint: Endpoint) -> bool:
 
 async def relay_long(x: Journey, response: Response, headers: HeaderList, held: bytes) -> None:
     """Relay an answer that is too long to be held, of which this has come."""
-    head, tail = held[:_ENDS], held[-_ENDS:]
+    head, tail, meter = held[:_ENDS], held[-_ENDS:], x.attempt.meter
+    meter.count(held)
 
     def see(data: bytes) -> None:
         nonlocal tail
         tail = (tail + data)[-_ENDS:]
+        meter.count(data)
 
     await relay_through(x, response, headers, see, held)
     if x.request.endpoint.metered and x.outcome == "ok":

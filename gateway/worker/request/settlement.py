@@ -179,6 +179,6 @@ def _estimate(x: Journey) -> None:
     """An upstream may bill what we do not know whole: put it at what was sent, and at what passed."""
     attempt = x.attempt
     attempt.estimated = True
-    if not attempt.meter.started:
+    if not attempt.meter.input_told:
         attempt.meter.usage.input = x.request.body_size // _BYTES_A_TOKEN
     attempt.meter.estimate()

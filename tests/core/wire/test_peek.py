@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.wire.peek import MAX_MODEL, Peek, peek
+from gateway.core.wire.peek import MAX_MODEL, Peek, encoded_parts, peek
 from gateway.errors import ApiError
 
 RUNS = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
@@ -346,3 +347,9 @@ def test_a_word_is_found_wherever_it_stands(word: bytes):
     for body in (begin + b"]}", begin + word[:-1] + b'x"]}', begin + b'"x' + word[1:] + b"]}", begin + word[1:]):
         assert word not in Peek(body, {}, "m").words
     assert {word} == {each for each in WORDS if each in Peek(begin + word, {}, "m").words}
+
+
+@given(st.text(alphabet="aZ9+ =\"", max_size=80).map(str.encode), st.integers(1, 9))
+def test_encoded_parts_are_all_runs_that_are_long_enough(body, least):
+    expected = [match.span() for match in re.finditer(rb"[A-Za-z0-9+/=]{%d,}" % least, body)]
+    assert encoded_parts(body, least) == expected

@@ -233,9 +233,10 @@ def test_writes_beyond_a_split_that_was_told_live_as_the_request_asked():
 
 def test_the_whole_answer_in_json_is_read_alike():
     meter = UsageMeter(3600)
-    usage = {"cache_creation_input_tokens": 5, "server_tool_use": {"web_search_requests": 2}}
+    usage = {"input_tokens": 1, "output_tokens": 3, "cache_creation_input_tokens": 5}
+    usage |= {"server_tool_use": {"web_search_requests": 2}}  # type: ignore[dict-item]
     assert meter.read_json(json.dumps({"model": "m", "usage": usage}).encode())
-    assert meter.usage == Usage(cache_write_1h=5, searches=2)
+    assert meter.usage == Usage(input=1, output=3, cache_write_1h=5, searches=2)
     long = UsageMeter(3600)
     head = b'{"id":"msg_1","model":"claude-opus-5","content":[{"text":"' + b"a" * 5000
     assert long.read_ends(head, b'a"}],"usage":' + json.dumps(usage).encode() + b"}")
@@ -513,7 +514,8 @@ def answer(**usage: Any) -> bytes:
 def test_a_json_answer_tells_the_same_as_a_stream(usage):
     streamed, whole = UsageMeter(), UsageMeter()
     streamed.see(frame(start(**usage)))
-    assert whole.read_json(answer(**usage))
+    told = usage.get("input_tokens") is not None and usage.get("output_tokens") is not None
+    assert whole.read_json(answer(**usage)) == told
     assert whole.usage == streamed.usage
     assert whole.started
     assert whole.model == "claude-haiku-4-5"
