@@ -212,7 +212,8 @@ class Connection(asyncio.Protocol):
         size = len(body)
         cycle.received += size
         if self.phase == "body":
-            self.deadline = self.body_began + self.bounds.body + cycle.received / MIN_RATE
+            allowed = min(self.loop.time(), self.body_began + cycle.received / MIN_RATE)
+            self.deadline = allowed + self.bounds.body
         if cycle.complete:
             if cycle.received > MAX_DISCARDED:
                 self.finish()
@@ -282,12 +283,18 @@ class Connection(asyncio.Protocol):
         if self._reading:
             self._reading = False
             self.transport.pause_reading()
+            if self.phase == "body":
+                self.deadline = FOREVER  # it is not the client who is slow now
 
     def resume_reading(self) -> None:
         """More of a body is wanted, or the next request."""
         if not self._reading:
             self._reading = True
             self.transport.resume_reading()
+            if self.phase == "body" and self.cycle is not None:
+                now = self.loop.time()
+                self.body_began = max(self.body_began, now - self.cycle.received / MIN_RATE)
+                self.deadline = now + self.bounds.body
 
     def pause_writing(self) -> None:
         self.write_deadline = self.loop.time() + self.bounds.write

@@ -105,12 +105,13 @@ def test_a_client_that_half_closes_without_reading_a_large_answer_is_let_go(
         until(lambda: not holds(gateway, client), "the end of its connection", 5)
 
 
-def test_a_stalled_upload_does_not_hold_up_a_drain(launch: Launch, store: Store, sim: Simulator):
+@pytest.mark.parametrize("sent", [2, 700_000])  # however much came before
+def test_a_stalled_upload_does_not_hold_up_a_drain(sent: int, launch: Launch, store: Store, sim: Simulator):
     timeouts = {"client_body": 1, "drain": 30}
     gateway = launch(redis=f"{store.url}/4", accounts=accounts_of(sim, 2), timeouts=timeouts)
     since = sim.mark()
     with connect(gateway) as client:
-        client.sendall(post(KNOWN, b"content-length: 5\r\n") + b"{}")
+        client.sendall(post(KNOWN, b"content-length: 800000\r\n") + b" " * sent)
         until(lambda: in_flight(gateway) == 1, "the request's beginning")
         assert gateway.process is not None
         os.kill(gateway.pid, signal.SIGTERM)

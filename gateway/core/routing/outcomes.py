@@ -112,6 +112,11 @@ def judge_event(error: str) -> Outcome:
     return BY_ERROR_TYPE.get(error, Outcome.FAILED)
 
 
+def tells_error(body: bytes) -> bool:
+    """Whether a body is an error as APIs tell it: JSON with an `error` that has words."""
+    return _error(body) is not None
+
+
 def judge_body(outcome: Outcome, body: bytes) -> Outcome:
     """The outcome once the body is known: a 400 or a 429 may be about the organization's money after all, and a 404
     without an error of the API is none that a model could be the reason of."""

@@ -6,6 +6,7 @@ prices, nor who asked.
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ from gateway.records import Iteration, Usage
 
 _DELTA = b"event: content_block_delta"
 _BYTES_A_TOKEN = 4.4
+_COMPLETION = re.compile(rb'"completion"\s*:\s*"((?:[^"\\]|\\.)*)"')
 
 
 class _Creation(msgspec.Struct):
@@ -109,14 +111,14 @@ class UsageMeter(Meter):
     @staticmethod
     def matters(ready: bytes) -> bool:
         """Whether these events may hold anything that `see` wants. Text that looks alike does no harm."""
-        return b'"message_' in ready or b'"error"' in ready
+        return b'"message_' in ready or b"error" in ready
 
     def see(self, ready: bytes) -> int:
-        """Read whole events; returns how many bytes count: all, or those up to the end of message_stop."""
+        """Read whole events; returns how many bytes count: all, or those up to the end of message_stop or an error."""
         for name, data, end in events(ready):
             if not data or b"content_block" in name:
                 continue
-            if b'"message_' not in data and b'"error"' not in data:
+            if b'"message_' not in data and b'"error"' not in data and name != b"error":
                 continue
             try:
                 event = _event(data)
@@ -134,8 +136,9 @@ class UsageMeter(Meter):
             elif event.type == "message_stop":
                 self.stopped = True
                 return end
-            elif event.type == "error":
+            elif event.type == "error" or name == b"error" or (event.error is not None and not event.type):
                 self.error = (event.error and event.error.type) or "api_error"
+                return end
         return len(ready)
 
     def count(self, ready: bytes) -> None:
@@ -150,6 +153,12 @@ class UsageMeter(Meter):
                 if name == b"content_block_delta":
                     self.passed_bytes += text_size(data)
                     self.passed_deltas += 1
+
+    def count_completions(self, data: bytes) -> None:
+        """Note text of a text completion, whole or in a stream, which tells no usage."""
+        for text in _COMPLETION.findall(data):
+            self.passed_bytes += len(text)
+            self.passed_deltas += bool(text)
 
     def estimate(self) -> None:
         """Put the output at what passed, where the stream ended before it told."""

@@ -12,7 +12,7 @@ from time import monotonic, perf_counter
 from gateway.config.schema import Config
 from gateway.core.routing.document import Entry
 from gateway.core.routing.features import features_of
-from gateway.core.routing.outcomes import HIDDEN, Outcome, nameless, retry_after
+from gateway.core.routing.outcomes import HIDDEN, Outcome, nameless, retry_after, tells_error
 from gateway.core.routing.placement import NONE
 from gateway.core.routing.route import Refuse, Route, Wait
 from gateway.core.routing.router import FULL, Router
@@ -169,8 +169,10 @@ class Dispatch:
                 await reply.start(200, headers)
             await reply.write(body, more=False)
             return
-        if status < 400 or body is None or not head.kind.startswith(b"application/json"):
-            raise ApiError(status if status in TYPES else 502, "The upstream gave no proper answer.")
+        if status < 400 or body is None or not head.kind.startswith(b"application/json") or not tells_error(body):
+            wait = None if head.retry_after is None else retry_after(head.retry_after)
+            status = status if status in TYPES else 502
+            raise ApiError(status, "The upstream gave no proper answer.", retry_after=wait)
         if reply.started:
             await reply.write(b"event: error\ndata: " + b" ".join(body.splitlines()) + b"\n\n", more=False)
             return

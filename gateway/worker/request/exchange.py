@@ -12,7 +12,7 @@ from time import monotonic, perf_counter
 from gateway.config.schema import Config
 from gateway.core.routing.broadcast import Noted
 from gateway.core.routing.document import Entry
-from gateway.core.routing.outcomes import Outcome, judge, judge_event, without_secret
+from gateway.core.routing.outcomes import Outcome, judge, judge_event
 from gateway.core.routing.route import Route
 from gateway.core.routing.router import Router
 from gateway.core.wire.created_ids import CreatedId
@@ -33,8 +33,11 @@ from gateway.worker.request.relay import (
     StreamRelay,
     answer_whole,
     cause_of,
+    counter_of,
     decoded_stream,
+    error_told,
     is_answer,
+    may_be_billed,
     plain,
     read_whole,
     relay_long,
@@ -166,7 +169,7 @@ class Exchange:
             if endpoint.events:
                 return await self._stream(x, route, entry, account, response, head)
             await self._home.served(x, route, entry)
-            await relay_through(x, response, self._headers(x, head), x.attempt.meter.count)
+            await relay_through(x, response, self._headers(x, head), counter_of(x))
             return None
         if not head.kind.startswith(b"application/json"):
             return await self._set_aside(x, route, account, response, head, Outcome.IMPROPER)
@@ -191,8 +194,11 @@ class Exchange:
             held = text = attempt.whole(text)
             head.is_plain()
         if text is not None and not is_answer(text, endpoint):
+            reply.stream = streamed
+            if may_be_billed(text, endpoint):
+                raise Interrupted("an answer that is not whole")
             self._close(x)
-            reply.stream, attempt.sent = streamed, False
+            attempt.sent = False
             return Failure(Outcome.IMPROPER, status, head)
         await self._home.served(x, route, entry)
         if reply.started:  # the head of a stream went out with a ping, yet the answer is none
@@ -226,7 +232,7 @@ class Exchange:
             outcome = judge_event(error)
             if account.provider.tells_limits:
                 outcome = route.means(outcome, head.retry_after, monotonic(), head.about)
-            opening = without_secret(relay.opening, account.provider.secret)
+            opening = error_told(x, response, relay.opening, decoder is None)
             return Failure(outcome, 200, head, opening, event=True)
         await self._home.served(x, route, entry)
         x.phase = Phase.RELAYING
@@ -253,6 +259,9 @@ class Exchange:
             body = plain(body, head.encoding)
             head.is_plain()
         if status < 300:  # no answer of the API, whatever it is
+            if may_be_billed(body or b"", x.request.endpoint):
+                x.attempt.sent = True
+                raise Interrupted("an answer that does not say what it is")
             return Failure(outcome, status, head)
         provider = account.provider
         refusal = provider.refusal(status, headers, body, head.request_id.decode("latin-1") or x.request.id)

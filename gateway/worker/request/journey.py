@@ -221,12 +221,15 @@ class Reply:
         if self.ended:
             return
         if self.started:
-            event = error_event if self._chat else ApiError.event
-            await self.write(event(error, self._request_id), more=False)
+            await self.write(self.event_of(error), more=False)
             return
         own = error.headers(self._request_id)
         own += [header for header in headers if header[0] != b"x-gateway-request-id"]
         await self.answer(error.status, own, error.body(self._request_id))
+
+    def event_of(self, error: ApiError) -> bytes:
+        """An error of the gateway's own as one event of this stream."""
+        return error_event(error, self._request_id) if self._chat else error.event(self._request_id)
 
     def silent_since(self, now: float) -> float:
         """When the client was last sent something (perf_counter seconds). What goes the short way is looked at only

@@ -7,20 +7,21 @@ already half out: never in something that looks complete. It does not choose acc
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
 import msgspec
 
-from gateway.core.routing.outcomes import without_secret
+from gateway.core.routing.outcomes import tells_error, without_secret
 from gateway.core.wire.chat_meter import matters
 from gateway.core.wire.created_ids import CreatedId, hints, in_events, in_message
 from gateway.core.wire.decoding import Decoder, decode
 from gateway.core.wire.short_way import ShortWay
 from gateway.core.wire.sse import EventSplitter, events
 from gateway.core.wire.usage_meter import UsageMeter
-from gateway.errors import ApiError
+from gateway.errors import TYPES, ApiError
 from gateway.listen.client import HeaderList
 from gateway.upstream.provider import Decoder as Translator
 from gateway.upstream.transport import FirstByteTimeout, IdleTimeout, Interrupted, Response, TransportError
@@ -211,10 +212,12 @@ class StreamRelay:
                     return
                 if ready:
                     meter.count(ready)
-                    if meter.error and x.attempt.account is not None:
-                        ready = without_secret(ready, x.attempt.account.provider.secret)
+                    if meter.error:
+                        ready = error_told(x, self.response, ready, self._translator is None)
                     x.reply.raw = self._splitter.raw
                     await x.reply.write(ready, more=True)
+                    if meter.error:
+                        break
                 if plain and way is None:
                     way = x.reply.way = x.request.client.short_way()
                 direct = None if way is None or self._splitter.busy or meter.told_end else way.take
@@ -275,7 +278,7 @@ class StreamRelay:
             size = meter.see(ready)
             if meter.told_end and not self.x.attempt.over_since:
                 self.x.attempt.over_since = perf_counter()
-            if meter.stopped:
+            if meter.stopped or meter.error:
                 return ready[:size]
         return ready
 
@@ -314,6 +317,26 @@ def _is_error(opening: bytes) -> bool:
         if data and name not in _BEFORE and b'"ping"' not in data[:40] and b'"message_start"' not in data[:60]:
             return name == b"error" or b'"error"' in data[:200]
     return False
+
+
+def error_told(x: Journey, response: Response, ready: bytes, plain: bool) -> bytes:
+    """Events of which the last one is an error, as the client may see them: Anthropic's, and without what names the
+    account; `plain` if they are as the upstream wrote them."""
+    account, kind = x.attempt.account, x.attempt.meter.error
+    assert account is not None  # noqa: S101 - somebody has answered
+    if not plain:
+        return without_secret(ready, account.provider.secret)
+    begin, last = 0, (b"", 0)
+    for _, data, end in events(ready):
+        begin, last = last[1], (data, end)
+    status = next((status for status, each in TYPES.items() if each == kind), 500)
+    said = account.provider.refusal(status, response.headers, last[0], x.request.id).body
+    if said == last[0] and tells_error(said):
+        return ready
+    if said is None or not tells_error(said):
+        error = ApiError(status, "The upstream ended its stream with an error.", kind=kind)
+        return ready[:begin] + x.reply.event_of(error)
+    return ready[:begin] + b"event: error\ndata: " + b" ".join(said.splitlines()) + b"\n\n"
 
 
 def _only_delta(ready: bytes) -> bool:
@@ -361,7 +384,15 @@ async def answer_whole(x: Journey, response: Response, headers: HeaderList, body
     if x.request.endpoint.metered:
         x.attempt.sent = not x.attempt.meter.read_json(text)
         if x.attempt.sent:
-            x.attempt.meter.count(text or body)
+            counter_of(x)(text or body)
+
+
+def counter_of(x: Journey) -> Callable[[bytes], None]:
+    """What notes the text of an answer that does not tell its usage."""
+    meter = x.attempt.meter
+    if isinstance(meter, UsageMeter) and not x.request.endpoint.events:
+        return meter.count_completions
+    return meter.count
 
 
 class _Shape(msgspec.Struct):
@@ -387,6 +418,16 @@ def is_answer(text: bytes, endpoint: Endpoint) -> bool:
     if endpoint.metered:
         return shape.type in ("message", "completion") or bool(len(shape.content) or len(shape.completion))
     return bool(shape.type != "error") and (endpoint.name != COUNT or bool(len(shape.input_tokens)))
+
+
+_BEGUN = re.compile(
+    rb'"type"\s*:\s*"(?:message|completion|message_start)"|"object"\s*:\s*"chat\.completion|"usage"\s*:\s*\{'
+)
+
+
+def may_be_billed(body: bytes, endpoint: Endpoint) -> bool:
+    """Whether what is no proper answer looks like a part of one, or like one under a wrong name: a model has run."""
+    return endpoint.metered and _BEGUN.search(body) is not None
 
 
 async def relay_long(x: Journey, response: Response, headers: HeaderList, held: bytes) -> None:
