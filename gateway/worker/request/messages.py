@@ -35,6 +35,7 @@ from gateway.worker.request.upload import too_large
 
 _MOST_OUTPUT = 1_000_000  # tokens that anybody reserves, whatever a client writes
 _DECODED_AT_ONCE = 64 * 1024  # bytes of a compressed body that may be decoded while others wait
+_READ_AT_ONCE = 1024 * 1024  # bytes of a body of which every object may be looked at while others wait
 
 _LACKING = {
     "mcp": "mcp_servers: Extra inputs are not permitted",
@@ -90,8 +91,14 @@ class Messages:
         x.reply.stream = stream = peeked.stream and endpoint.events
         request.threaded = "thread" in peeked.fields
         x.attempt.meter.ttl = peeked.cache_ttl
-        named = references(peeked)
-        route = x.route = self._route(request, head, peeked, caller)
+        large = request.body_size > _READ_AT_ONCE
+        named = await asyncio.to_thread(references, peeked) if large and _is_read(peeked) else references(peeked)
+        key = None
+        if "messages" in peeked.fields:
+            words = self._secret, caller.principal or caller.id, head.conversation, head.session, head.agent, peeked
+            at_once = not large or head.conversation or head.session
+            key = identify(*words) if at_once else await asyncio.to_thread(identify, *words)
+        route = x.route = self._route(request, head, peeked, caller, key)
 
         x.phase = Phase.ADMITTING
         began = perf_counter()
@@ -153,12 +160,8 @@ class Messages:
         request.body_size = len(text)
         return text
 
-    def _route(self, request: Request, head: Head, peeked: Peek, caller: Caller) -> Route:
+    def _route(self, request: Request, head: Head, peeked: Peek, caller: Caller, key: bytes | None) -> Route:
         """The request as routing sees it. What has no conversation need not wander either: the caller is its key."""
-        key = None
-        if "messages" in peeked.fields:
-            principal = caller.principal or caller.id
-            key = identify(self._secret, principal, head.conversation, head.session, head.agent, peeked)
         deadline = monotonic() + self._total - (perf_counter() - request.t0)
         size = peeked.text_size
         own_limit = "" if request.endpoint.metered else request.endpoint.name
@@ -231,3 +234,9 @@ def _lacking(need: str) -> ApiError:
     else:
         words = _LACKING.get(need, f"{need}: not supported")
     return ApiError(400, words)
+
+
+def _is_read(peeked: Peek) -> bool:
+    """Whether `references` may have to look at every object."""
+    fields = peeked.fields
+    return peeked.escapes or "container" in fields or "thread" in fields or b'"file_id"' in peeked.words
