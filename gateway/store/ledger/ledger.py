@@ -238,6 +238,9 @@ def to_settle(batch: Sequence[Ended], now: int = 0, records: int = RECORDS) -> C
     conversations: list[Arg] = []
     renewals: list[Arg] = []
     whole: tuple[bytes, ...] = ()
+    ids: list[str] = []
+    sums: dict[tuple[int, str], list[int]] = {}
+    plain = True  # what they add up to serves
     for entry, packed, its, renewal in batch:
         number = callers.get(entry.caller)
         if number is None:
@@ -245,6 +248,12 @@ def to_settle(batch: Sequence[Ended], now: int = 0, records: int = RECORDS) -> C
             debits.append(its[0] if its else b"")
         whole = its or whole
         counted += (number, packed)
+        ids.append(entry.id)
+        used = sums_of(entry)
+        plain = plain and not entry.provisional and any(used)
+        place = number, f"{entry.caller}\0{entry.model}\0{entry.account}"
+        sum_ = sums.get(place)
+        sums[place] = list(used) if sum_ is None else list(map(add, sum_, used))
         if renewal is not None:
             conversations.append(renewal[0])
             renewals += renewal[1:]
@@ -254,14 +263,18 @@ def to_settle(batch: Sequence[Ended], now: int = 0, records: int = RECORDS) -> C
         debits.append(whole[1] if whole else b"")
     hour, when = first.at // _HOUR, labels(first.at)
     keys = _keys(tuple(callers), first.team, hour) + tuple(conversations)
+    told = pack([part for (number, field), sum_ in sums.items() for part in (number, field, sum_)])
+    if not plain or len(set(ids)) < len(ids):
+        told = b""
     return SETTLE, (
-        len(keys), *keys, now, when.day, when.month, records, len(debits), team, *debits, *counted, *renewals,
+        len(keys), *keys, now, when.day, when.month, records, len(debits), team, pack(ids), told, *debits, *counted,
+        *renewals,
     )  # fmt: skip
 
 
 def to_renew_binding(renewal: Renewal, now: int = 0) -> Call:
     """Renew the binding of a conversation, of which nothing is counted; the reply is `settled_of`."""
-    return SETTLE, (1, renewal[0], now, "", "", 0, 0, 0, *renewal[1:])
+    return SETTLE, (1, renewal[0], now, "", "", 0, 0, 0, "", "", *renewal[1:])
 
 
 def settled_of(reply: list[Any]) -> tuple[list[int], list[int]]:
