@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from operator import add, attrgetter
@@ -223,11 +223,6 @@ def levels_of(reply: list[Any]) -> Sequence[int]:
     return reply[3] if len(reply) > 3 else ()
 
 
-def is_short(reply: list[Any]) -> bool:
-    """Whether a request was admitted, and money is left for less than ten such requests."""
-    return len(reply) > 4 and reply[4] == 1
-
-
 def to_settle(batch: Sequence[Ended], now: int = 0, records: int = RECORDS) -> Call:
     """Count requests of one `place_of`, release what they reserved, and renew the bindings of their conversations. The
     reply is `settled_of`."""
@@ -238,9 +233,6 @@ def to_settle(batch: Sequence[Ended], now: int = 0, records: int = RECORDS) -> C
     conversations: list[Arg] = []
     renewals: list[Arg] = []
     whole: tuple[bytes, ...] = ()
-    ids: list[str] = []
-    sums: dict[tuple[int, str], list[int]] = {}
-    plain = True  # what they add up to serves
     for entry, packed, its, renewal in batch:
         number = callers.get(entry.caller)
         if number is None:
@@ -248,12 +240,6 @@ def to_settle(batch: Sequence[Ended], now: int = 0, records: int = RECORDS) -> C
             debits.append(its[0] if its else b"")
         whole = its or whole
         counted += (number, packed)
-        ids.append(entry.id)
-        used = sums_of(entry)
-        plain = plain and not entry.provisional and any(used)
-        place = number, f"{entry.caller}\0{entry.model}\0{entry.account}"
-        sum_ = sums.get(place)
-        sums[place] = list(used) if sum_ is None else list(map(add, sum_, used))
         if renewal is not None:
             conversations.append(renewal[0])
             renewals += renewal[1:]
@@ -263,13 +249,25 @@ def to_settle(batch: Sequence[Ended], now: int = 0, records: int = RECORDS) -> C
         debits.append(whole[1] if whole else b"")
     hour, when = first.at // _HOUR, labels(first.at)
     keys = _keys(tuple(callers), first.team, hour) + tuple(conversations)
-    told = pack([part for (number, field), sum_ in sums.items() for part in (number, field, sum_)])
-    if not plain or len(set(ids)) < len(ids):
-        told = b""
+    ids = [each.entry.id for each in batch]
+    sums = _sums(batch, callers) if len(ids) > 1 and len(set(ids)) == len(ids) else b""
     return SETTLE, (
-        len(keys), *keys, now, when.day, when.month, records, len(debits), team, pack(ids), told, *debits, *counted,
+        len(keys), *keys, now, when.day, when.month, records, len(debits), team, pack(ids), sums, *debits, *counted,
         *renewals,
     )  # fmt: skip
+
+
+def _sums(batch: Sequence[Ended], callers: Mapping[str, int]) -> bytes:
+    """What different requests add up to, as settle.lua is given it; b"" where their records have to be read."""
+    sums: dict[tuple[int, str], list[int]] = {}
+    for entry, _, _, _ in batch:
+        used = sums_of(entry)
+        if entry.provisional or not any(used):
+            return b""
+        place = callers[entry.caller], f"{entry.caller}\0{entry.model}\0{entry.account}"
+        before = sums.get(place)
+        sums[place] = list(used) if before is None else list(map(add, before, used))
+    return pack([part for (number, field), sum_ in sums.items() for part in (number, field, sum_)])
 
 
 def to_renew_binding(renewal: Renewal, now: int = 0) -> Call:

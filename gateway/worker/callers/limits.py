@@ -49,7 +49,6 @@ from gateway.store.ledger.ledger import (
     Renewal,
     ReservationRecord,
     UsageJournal,
-    is_short,
     levels_of,
     pack,
     pack_intent,
@@ -150,7 +149,7 @@ class Reservation:
             self.noted = False  # nothing was taken, so nothing is to be settled
             raise _refusal(refused)
         self.taken = self.stored = True
-        self._accounting.found_short(self.plan.tenant, is_short(reply))
+        self._accounting.found_short(self.plan.tenant, len(reply) > 4 and reply[4] == 1)
         self._now = reply[2]
 
     def without_store(self) -> None:

@@ -35,7 +35,7 @@ ENTRIES = st.builds(
     cost_nano=st.sampled_from([0, 1, 3 * CENT]),
     savings_nano=st.sampled_from([0, CENT]),
 )
-BATCHES = st.lists(st.lists(ENTRIES, min_size=1, max_size=6), min_size=1, max_size=4)
+BATCHES = st.lists(st.lists(ENTRIES, min_size=1, max_size=7), min_size=1, max_size=4)
 
 
 def without_sums(args: tuple[Any, ...]) -> tuple[Any, ...]:
