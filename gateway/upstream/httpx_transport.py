@@ -3,7 +3,8 @@
 Every connection is an httpx transport of its own, and this module keeps the idle ones: so that giving up one exchange
 closes one connection and nothing beside it, by HTTP/2 too, where httpx would neither reset the stream nor return its
 window. Of httpx the transport alone is used, beneath the client: no redirects, cookies, default headers, environment.
-A request counts as sent from the moment httpx starts to write it; its trace tells. It never sends anything twice.
+A request counts as sent from the moment httpx starts to write it; its trace tells. Nothing is sent twice: httpx would
+repeat by itself what an HTTP/2 upstream did not take (see `httpx_farewell`), and is stopped before it writes again.
 
 httpx reads nothing before it has written the request. So an upload goes on after an early answer, which is returned if
 the upstream takes the upload to its end; one that answers early and then closes, or takes nothing for `Timeouts.idle`,
@@ -22,6 +23,7 @@ import httpx
 
 from gateway.upstream.connection import HIGH_WATER
 from gateway.upstream.http1 import UNSAFE
+from gateway.upstream.httpx_farewell import Farewell, Unprocessed, farewell
 from gateway.upstream.httpx_feed import Feed
 from gateway.upstream.keepalive import keep_alive
 from gateway.upstream.transport import (
@@ -65,6 +67,12 @@ class Line:
         self._event = ""
         self._sent = False
         self._feed: Feed | None = None
+        self._farewell: Farewell | None = None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the upstream has said that it takes no further request on this connection."""
+        return self._farewell is not None and self._farewell.leaving
 
     async def send(self, request: httpx.Request, connect: float, first_byte: float) -> httpx.Response:
         """The response to one request, its body unread. Raises NotSent or Unanswered, and closes itself then."""
@@ -101,17 +109,25 @@ class Line:
             return FirstByteTimeout("no response head in time")
         if isinstance(problem, httpx.LocalProtocolError) and self._event == "send_request_headers.failed":
             return NotSent(f"the request is not HTTP: {reason}")  # it was judged before anything was written
-        if _refused(problem):
+        if isinstance(problem, Unprocessed) or _refused(problem):
+            if self._feed is not None and self._feed.begun:
+                return Unanswered("the upstream has not taken the upload, of which a part is gone")
             return NotSent("the upstream has not taken the request")
         return Unanswered(f"the upstream did not answer: {reason}")
 
     async def _trace(self, name: str, info: dict[str, Any]) -> None:
         event = name.partition(".")[2]
+        if self._sent and event in ("connect_tcp.started", "send_request_headers.started"):
+            raise Unanswered("httpx was about to send the request again")
         if event == "connect_tcp.complete":
             self._stream = info["return_value"]
             keep_alive(self._stream.get_extra_info("socket"))  # httpx has no option for connections to proxies
+        elif event == "start_tls.complete":
+            self._farewell = farewell(info["return_value"])
         elif event == "send_request_headers.started" and info["request"].method != b"CONNECT":
             self._sent = True  # not so the proxy's CONNECT, which still is part of connecting
+            if self._farewell is not None:
+                self._farewell.expect(info["stream_id"])
         if not self._sent:
             return
         if event in ("send_request_headers.started", "send_request_body.complete"):
@@ -209,7 +225,7 @@ class Exchange:
                 self._complete = True
                 spare = surplus(self._response)
                 await self._response.stream.aclose()  # type: ignore[union-attr]  # by httpx's transport, always async
-                clean = not spare
+                clean = not spare and not self._line.leaving
         except TimeoutError:
             self._fail(IdleTimeout("the upstream fell silent inside its answer"))
         except asyncio.CancelledError:

@@ -18,7 +18,7 @@ BOTH: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.SelectorEventLoop,
     "uvloop": uvloop.new_event_loop,
 }
-ON_BOTH = ("test_transport_contract.py", "test_http1.py", "test_httpx_transport.py")
+ON_BOTH = ("test_transport_contract.py", "test_http1.py", "test_httpx_transport.py", "test_httpx_farewell.py")
 
 
 def pytest_asyncio_loop_factories(
