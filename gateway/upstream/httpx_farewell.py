@@ -8,12 +8,15 @@ what httpx offers is used: its trace tells the network stream, whose `read` is r
 
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 _HEAD = 9  # bytes before the payload of a frame
 _HEADERS, _GOAWAY = 1, 7  # types of frames
 _SHORTEST, _LONGEST = 8, 1 << 14  # bytes of a GOAWAY
 _STREAM = 0x7FFF_FFFF  # the bits that number a stream
+_MOST = 1 << 16  # bytes to read at once
+_AT_ONCE = 0.1  # seconds in which what lies in a socket can be read
 
 
 class Unprocessed(Exception):
@@ -25,6 +28,7 @@ class Farewell:
 
     def __init__(self, network: Any) -> None:
         self.leaving = False  # the upstream takes no further request
+        self._network = network
         self._read = network.read
         network.read = self.read
         self._stream = 0  # of the request
@@ -32,14 +36,41 @@ class Farewell:
         self._refused = False
         self._held = b""  # the beginning of a frame that is to be seen whole
         self._rest = 0  # bytes to come of the frame that is passing
+        self._ready = b""  # what has come while no request was under way
 
     def expect(self, stream: int) -> None:
         """A request goes out as this stream."""
         self._stream = stream
         self._answered = False
 
+    async def left(self) -> bool:
+        """Whether the upstream has left the idle connection, which httpx would find out after it has written."""
+        try:
+            while not self.leaving:
+                data = self._at_hand()
+                if data is None:
+                    if not self._network.get_extra_info("is_readable"):
+                        return False
+                    data = await self._read(_MOST, _AT_ONCE)
+                if not data:
+                    return True
+                self._ready += self._sift(data)
+        except Exception:  # of no common base; the connection is of no use, whatever it was
+            return True
+        return True
+
+    def _at_hand(self) -> bytes | None:
+        """What TLS has taken from the socket and nobody has read; None if there is nothing."""
+        try:
+            return self._network.get_extra_info("ssl_object").read(_MOST)  # type: ignore[no-any-return]
+        except ssl.SSLWantReadError:
+            return None
+
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """What has come but GOAWAY; b"" at the end. Raises Unprocessed when what came before it has been read."""
+        if self._ready:
+            data, self._ready = self._ready, b""
+            return data
         while not self._refused:
             data = await self._read(max_bytes, timeout)
             if not data or (data := self._sift(data)):

@@ -74,6 +74,10 @@ class Line:
         """Whether the upstream has said that it takes no further request on this connection."""
         return self._farewell is not None and self._farewell.leaving
 
+    async def left(self) -> bool:
+        """Whether the upstream has left while nothing was asked; over HTTP/1.1 httpx sees to that and connects anew."""
+        return self._farewell is not None and await self._farewell.left()
+
     async def send(self, request: httpx.Request, connect: float, first_byte: float) -> httpx.Response:
         """The response to one request, its body unread. Raises NotSent or Unanswered, and closes itself then."""
         self._sent = False
@@ -327,12 +331,14 @@ class HttpxTransport:
         target = self.origin.prefix + path
         if UNSAFE.search(target):
             raise NotSent("the request target holds bytes that HTTP does not allow")
-        if self._closing:
-            raise Unable("the transport is closed")
         request = self._request(method, target, headers, body)
         limit = self.timeouts.first_byte
-        line = self._pick() or self._line()
-        self.busy.add(line)
+        line = await self._pick()
+        if line is None:
+            if self._closing:
+                raise Unable("the transport is closed")
+            line = self._line()
+            self.busy.add(line)
         try:
             response = await line.send(
                 request, self.timeouts.connect, limit if first_byte is None else min(limit, first_byte)
@@ -373,9 +379,25 @@ class HttpxTransport:
             )
         )
 
-    def _pick(self) -> Line | None:
+    async def _pick(self) -> Line | None:
+        """An idle connection that the upstream has not left; it is busy from now on."""
         self._expire()
-        return self.idle.pop() if self.idle else None
+        while self.idle:
+            line = self.idle.pop()
+            self.busy.add(line)
+            left = True
+            try:
+                left = await line.left()
+            finally:
+                if left:
+                    self._drop(line)
+            if not left:
+                return line
+        return None
+
+    def _drop(self, line: Line) -> None:
+        self.start(line.close())
+        self._forget(line)
 
     def _expire(self) -> None:
         """Close what was idle for too long, and look again when the next one will have been."""

@@ -22,7 +22,7 @@ from gateway.upstream.httpx_feed import Feed
 from gateway.upstream.httpx_transport import HttpxTransport
 from gateway.upstream.transport import Interrupted, NotSent, Origin, Timeouts, Unanswered
 from tests.upstream.offer import BLOCK, Offer
-from tests.upstream.origin import PATIENCE, Gone, Peer, Server, identity
+from tests.upstream.origin import PATIENCE, Gone, Peer, Script, Server, answers, identity
 
 Serve = Callable[..., Server]
 ANY = (1 << 31) - 1  # the stream that a first warning names
@@ -97,14 +97,14 @@ def hear(peer: Peer) -> bytes:
     return data
 
 
-Start = Callable[[Leaver], tuple[HttpxTransport, Server]]
+Start = Callable[[Script], tuple[HttpxTransport, Server]]
 
 
 @pytest.fixture
 async def start(serve: Serve, authority, ca_file) -> AsyncIterator[Start]:
     transports: list[HttpxTransport] = []
 
-    def connected(script: Leaver) -> tuple[HttpxTransport, Server]:
+    def connected(script: Script) -> tuple[HttpxTransport, Server]:
         tls = identity(authority, "localhost")
         tls.set_alpn_protocols(["h2"])
         server = serve(script, tls=tls)
@@ -207,6 +207,86 @@ async def test_an_upload_is_given_out_once():
         assert [piece async for piece in feed] == [b"hello"]
     with pytest.raises(Unanswered):
         [piece async for piece in feed]
+
+
+# While nothing is asked.
+
+
+def session(turns: list[bytes | None], *, settled: bool = True) -> Callable[[Peer], None]:
+    """An upstream that says this after each answer on a connection, and closes where that is None."""
+
+    def script(peer: Peer) -> None:
+        left = iter(turns)
+
+        def after() -> None:
+            if settled:
+                peer.server.settle()  # the answer has been read by now, and its connection is idle
+            words = next(left, b"")
+            if words is None:
+                peer.close()
+            elif words:
+                tell(peer, words)
+            peer.server.note(lambda: peer.server.names.append("told"))
+            if words is None:
+                raise Gone
+
+        Served(after)(peer)
+
+    return script
+
+
+class Served(Leaver):
+    """An upstream that answers, and then does something."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        super().__init__(0)
+        self.then = then
+
+    def answer(self, peer: Peer, state: h2.connection.H2Connection, stream: int, leaving: bool) -> None:
+        super().answer(peer, state, stream, leaving)
+        self.then()
+
+
+PING = b"\0\0\x08\x06\0\0\0\0\0" + bytes(8)
+IDLE = {
+    "leaves": (goaway(1), 2),
+    "leaves in two steps": (goaway(ANY) + PING, 2),
+    "leaves for an error": (goaway(1, CALM), 2),
+    "closes": (None, 2),
+    "sends a ping": (PING, 1),
+}
+
+
+@pytest.mark.parametrize("settled", [True, False])
+@pytest.mark.parametrize("what", IDLE)
+async def test_a_connection_that_the_upstream_left_while_idle_is_not_used(what, settled, start):
+    words, connections = IDLE[what]
+    transport, server = start(answers(session([words], settled=settled), session([])))
+    assert await exchange(transport) == b"hello"
+    await server.until(lambda: "told" in server.names)
+    assert len(transport.idle) == 1
+    for _ in range(2):
+        assert await exchange(transport) == b"hello"
+    assert len(server.peers) == connections
+
+
+async def test_giving_up_while_an_idle_connection_is_looked_at_closes_it(start, monkeypatch):
+    looked = asyncio.Event()
+
+    async def left(self: Farewell) -> bool:
+        looked.set()
+        await asyncio.Event().wait()
+        return False
+
+    transport, server = start(session([]))
+    assert await exchange(transport) == b"hello"
+    monkeypatch.setattr(Farewell, "left", left)
+    request = asyncio.create_task(exchange(transport))
+    await looked.wait()
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
+    await server.until(lambda: server.peers[0].gone)
+    assert not transport.busy
 
 
 # However the bytes come.

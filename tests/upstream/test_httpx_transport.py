@@ -267,6 +267,13 @@ async def test_an_http2_stream_that_was_refused_was_not_sent(code, problem, conn
         await transport.send(b"POST", b"/v1/messages", b"", b"{}")
 
 
+async def test_an_http2_upload_that_was_refused_is_unanswered(connect, serve, authority, ca_file):
+    server = serve(Second(reset=7), tls=second_tls(identity(authority, "localhost")))
+    transport = connect(server.url, ca_file=ca_file, http2=True)
+    with pytest.raises(Unanswered):
+        await transport.send(b"POST", b"/v1/files", b"", Offer(BLOCK))
+
+
 async def test_giving_up_an_http2_exchange_ends_it_at_the_upstream_and_no_other(connect, serve, authority, ca_file):
     server = serve(Second(), tls=second_tls(identity(authority, "localhost")))
     transport = connect(server.url, ca_file=ca_file, http2=True)
