@@ -467,7 +467,7 @@ class Config(Frozen, frozen=True, kw_only=True):
     ] = ()
     teams: Annotated[tuple[Team, ...], Many(Section(Team)), "teams that have limits of their own"] = ()
     teams_strict: Annotated[
-        bool, Flag(), "a caller's team that teams does not define is an error instead of a warning"
+        bool, Flag(), "a team of a caller or an issuer that teams does not define is an error instead of a warning"
     ] = False
     affinity: Annotated[Affinity, "how conversations are recognised"] = Affinity()
     cors: Annotated[Cors, "pages in browsers that may call the API"] = Cors()
@@ -514,11 +514,15 @@ def _config(reader: Reader, node: Node, path: str, values: dict[str, Any]) -> An
 def _teams_are_defined(reader: Reader, node: Node, values: dict[str, Any]) -> Any:
     defined = [team.id for team in values["teams"]]
     wrong = False
-    for number, caller in enumerate(values["keys"]):
-        problem = undefined_team(caller.team, defined)
-        if problem:
-            line = node.value["keys"].node.value[number].value["team"].line
-            wrong = reader.fail(line, f"keys[{number}].team", problem) is BAD
+    problems = {
+        "keys": [undefined_team(caller.team, defined) for caller in values["keys"]],
+        "issuers": [undefined_team_of(issuer, defined) for issuer in values["issuers"]],
+    }
+    for section, each in problems.items():
+        for number, problem in enumerate(each):
+            if problem:
+                line = node.value[section].node.value[number].value["team"].line
+                wrong = reader.fail(line, f"{section}[{number}].team", problem) is BAD
     return BAD if wrong else values
 
 
@@ -556,12 +560,19 @@ def catalogue_of(config: Config) -> Catalogue:
     return merged(config.models)
 
 
-def undefined_team(team: str | None, defined: Collection[str]) -> str:
+def undefined_team(team: str | None, defined: Collection[str], so: str = "it has no limits") -> str:
     """What is wrong with a caller's team where these are `defined`, for people; "" if nothing."""
     if team is None or team in defined:
         return ""
-    words = f'team "{team}" is not defined under teams, so that it has no limits'
+    words = f'team "{team}" is not defined under teams, so that {so}'
     return f"{words}; {nearest(team, defined, 'those that are')}" if defined else words
+
+
+def undefined_team_of(issuer: Issuer, defined: Collection[str]) -> str:
+    """What is wrong with the team of an issuer's callers, as `undefined_team` has it. One that is made of claims cannot
+    be looked at before there is a token."""
+    team = None if issuer.team is None or "{" in issuer.team else issuer.team
+    return undefined_team(team, defined, "no token is let in until somebody makes it")
 
 
 def caller_warnings(
@@ -612,6 +623,9 @@ def config_warnings(config: Config, told: Collection[str] = ()) -> list[str]:
     defined = [team.id for team in config.teams]
     for team in sorted({caller.team for caller in config.keys if caller.team is not None}.difference(defined)):
         warnings.append(undefined_team(team, defined))
+    for issuer in config.issuers:
+        problem = undefined_team_of(issuer, defined)
+        warnings += [f"issuer {issuer.id}: {problem}"] if problem else []
     holders: dict[str, str] = {}
     organizations: defaultdict[str, set[str]] = defaultdict(set)
     for account in config.accounts:

@@ -109,6 +109,34 @@ def test_an_issuer_that_requires_nothing_is_warned_of():
     assert not any("it has no require" in each for each in config_warnings(read(GOOD + ", require: {sub: a}")))
 
 
+TEAMS = "teams: [{id: platform}, {id: ops}]\n"
+MISSPELT = 'team "platfrom" is not defined under teams, so that no token is let in until somebody makes it'
+
+
+def with_team(team, rest=TEAMS):
+    return f'{START}  - {{{GOOD}, require: {{sub: a}}, team: "{team}"}}\n{rest}'
+
+
+def test_a_team_that_is_defined_nowhere_is_named_with_the_nearest_one():
+    def said(text):
+        return [each for each in config_warnings(loads(text, ENVIRON)) if "team" in each]
+
+    assert said(with_team("platfrom")) == [f'issuer k8s: {MISSPELT}; did you mean "platform"?']
+    assert said(with_team("platfrom", "")) == [f"issuer k8s: {MISSPELT}"]
+    assert said(with_team("platform")) == said(with_team("{department}")) == said(with_team("x-{department}")) == []
+
+
+def test_with_strict_teams_it_is_an_error_at_its_line():
+    strict = TEAMS + "teams_strict: true\n"
+    with pytest.raises(ConfigError) as caught:
+        loads(with_team("platfrom", strict), ENVIRON)
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.path) == (3, "issuers[0].team")
+    assert problem.message == f'{MISSPELT}; did you mean "platform"?'
+    for good in ("platform", "{department}"):
+        assert loads(with_team(good, strict), ENVIRON).teams_strict
+
+
 def test_issuers_take_effect_without_a_restart():
     before, after = read(GOOD), read(GOOD + ", team: platform")
     change = compare(before, after)
