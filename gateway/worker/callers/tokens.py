@@ -1,6 +1,7 @@
 """Workloads that bring tokens of their own: which issuer's, whether they are right, and which caller that is.
 
-A token that was right once is known by its digest until it ends. Imported only where an issuer is configured.
+A token that was right once is known by its digest until it ends; whose it is, until something changes that may matter,
+after which it is looked at anew, wherever it comes from. Imported only where an issuer is configured.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from gateway.worker.callers.issuer_keys import IssuerKeys, NoKeys, Source, sourc
 MOST_CALLERS = 10_000  # of an issuer at a time
 MOST_KNOWN = 20_000  # tokens
 MOST_WRONG = 120  # tokens a minute from one address, after which no other one that is new is looked at
+
+# Tokens that were right, by digest: whose (None where that is to be looked at anew), and until when they count.
+_Known = dict[bytes, tuple[Caller | None, float]]
 
 
 class Rule:
@@ -78,10 +82,11 @@ class Tokens:
 
     def __init__(self, config: Config, now: Callable[[], float] = time) -> None:
         self._now = now
-        self._known: dict[bytes, tuple[Caller, float]] = {}  # the oldest first
+        self._known: _Known = {}  # the oldest first
         self._wrong = Repeats[str](60.0, lambda address, times: None, now)
         self._sources: dict[Source, IssuerKeys] = {}
         self._rules: dict[str, Rule] = {}
+        self._secrets: list[bytes] = []
         self._teams: frozenset[str] = frozenset()
         self._running = False
         self._leaving: set[asyncio.Task[None]] = set()
@@ -91,6 +96,7 @@ class Tokens:
 
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
+        before, secrets = self._rules, self._secrets
         self._secrets = [gateway_token.key_of(secret) for secret in config.secret]
         wanted = {source_of(issuer): issuer.id for issuer in config.issuers}
         for source in self._sources.keys() - wanted.keys():
@@ -102,14 +108,14 @@ class Tokens:
                 keys = self._sources[source] = IssuerKeys(name, source.open(), self.forget, self._now)
                 if self._running:
                     keys.start()
-        before = self._rules
         self._rules = {
             issuer.id: before[issuer.id]
             if issuer.id in before and before[issuer.id].issuer == issuer
             else Rule(issuer, self._sources[source_of(issuer)])
             for issuer in config.issuers
         }
-        self.forget()
+        if self._secrets != secrets or list(self._rules.values()) != list(before.values()):
+            self.forget()
 
     def know(self, teams: Iterable[str]) -> None:
         """These teams there are."""
@@ -120,7 +126,7 @@ class Tokens:
 
     def forget(self) -> None:
         """Look at every token anew."""
-        self._known = {}
+        self._known = {digest: (None, until) for digest, (_, until) in self._known.items()}
 
     @property
     def any(self) -> bool:
@@ -158,9 +164,7 @@ class Tokens:
         529 where nobody can tell, 429 for an address that has sent too many wrong ones."""
         known = self._known  # as it is now: what changes meanwhile is to be looked at anew
         caller, until = await self._look(token, None, address)
-        if len(known) >= MOST_KNOWN:
-            del known[next(iter(known))]
-        known[hashlib.sha256(token).digest()] = caller, until
+        _remember(known, token, caller, until)
         return caller
 
     async def exchange(self, token: bytes, rule: str | None, address: str) -> tuple[bytes, Caller]:
@@ -168,15 +172,20 @@ class Tokens:
         ApiError as `identify` does."""
         if token.startswith(gateway_token.PREFIX):
             raise ApiError(401, "A token of the gateway's own cannot be exchanged.")
-        caller, _ = await self._look(token, rule, address)
+        caller, right_until = await self._look(token, rule, address)
         until = int(self._now()) + gateway_token.LIFE
         grant = Grant(caller.id.partition("/")[0], caller.id, caller.team or "", until)
-        return gateway_token.sign(grant, self._secrets[0]), caller
+        own = gateway_token.sign(grant, self._secrets[0])
+        for each, counts in ((token, right_until), (own, until)):
+            _remember(self._known, each, None, counts)
+        return own, caller
 
     async def _look(self, token: bytes, rule: str | None, address: str) -> tuple[Caller, float]:
         """Whose it is, and until when it counts. Raises ApiError."""
-        network = network_of(address)
-        if self._wrong.times(network) >= MOST_WRONG:
+        network, digest = network_of(address), hashlib.sha256(token).digest()
+        _, right_until = self._known.get(digest, (None, 0.0))
+        new = self._now() >= right_until
+        if new and self._wrong.times(network) >= MOST_WRONG:
             wait = max(1, math.ceil(self._wrong.left(network)))
             raise ApiError(429, "Too many wrong tokens came from your address.", retry_after=wait, cause="wrong_tokens")
         try:
@@ -184,7 +193,9 @@ class Tokens:
                 return self._read_own(token)
             return await self._verify(token, rule)
         except WrongToken as error:
-            self._wrong.add(network)
+            if new:
+                self._wrong.add(network)
+            self._known.pop(digest, None)
             raise ApiError(401, str(error), cause="token") from None
         except NotAdmitted as error:
             raise ApiError(403, str(error), cause="token") from None
@@ -216,6 +227,15 @@ class Tokens:
                 if refused is None or _MEANING.index(type(error)) > _MEANING.index(type(refused)):
                     refused = error
         raise refused or WrongToken("The token's issuer is none that this gateway accepts tokens of.")
+
+
+def _remember(known: _Known, token: bytes, caller: Caller | None, until: float) -> None:
+    """Note that a token is right, and the caller's if one is given."""
+    digest = hashlib.sha256(token).digest()
+    found, _ = known.get(digest, (None, 0.0))
+    if digest not in known and len(known) >= MOST_KNOWN:
+        del known[next(iter(known))]
+    known[digest] = caller or found, until
 
 
 # Of several rules for one issuer the last of these is what the bearer is told.

@@ -331,6 +331,77 @@ async def test_an_address_that_sends_too_many_wrong_tokens_must_wait(scene: Scen
     assert await scene.who(mint(KEY, claims_of(sub="carol")), "2001:db8::1") == "k8s/carol"
 
 
+async def flooded(scene: Scene, address: str = "192.0.2.1") -> None:
+    """An address sends so many wrong tokens that no new one of it is looked at."""
+    for _ in range(MOST_WRONG):
+        await scene.refusal(b"eyJ..", address)
+    assert (await scene.refusal(mint(KEY, claims_of(sub="new")), address))[0] == 429
+
+
+@pytest.mark.parametrize("change", ["teams", "issuers", "secret", "keys", "nothing"])
+async def test_what_was_right_goes_on_behind_such_an_address_whatever_changes(scene: Scene, change: str):
+    token = mint(KEY)
+    await scene.who(token)
+    own, _ = await scene.tokens.exchange(token, None, "192.0.2.1")
+    await flooded(scene)
+    if change == "teams":
+        scene.tokens.know([*scene.teams, "another"])
+    elif change == "issuers":
+        scene.says(scene.issuer(limits=CallerLimits(requests_per_minute=5)))
+    elif change == "secret":
+        scene.secret = ("t" * 32, SECRET)
+        scene.says(*scene.issuers)
+    elif change == "keys":
+        scene.tokens.forget()
+    else:
+        scene.says(*scene.issuers)
+    assert known(scene, token) is (change == "nothing")
+    for right in (token, own):
+        assert await scene.who(right) == "k8s/alice"
+        assert known(scene, right)
+    assert (await scene.tokens.exchange(token, None, "192.0.2.1"))[1].id == "k8s/alice"
+    assert (await scene.refusal(mint(KEY, claims_of(sub="bob"))))[0] == 429
+
+
+async def test_what_a_change_makes_wrong_is_looked_at_once_more_and_counts_for_nothing(scene: Scene):
+    token = mint(KEY)
+    await scene.who(token)
+    for _ in range(MOST_WRONG - 1):
+        await scene.refusal(b"eyJ..")
+    scene.says(scene.issuer(id="other", audiences=("other",)))
+    assert (await scene.refusal(token))[0] == 401  # not counted
+    assert (await scene.refusal(token))[0] == 401  # counted, as any other wrong one
+    assert (await scene.refusal(token))[0] == 429
+
+
+async def test_who_has_lost_the_team_is_let_in_again_with_it(scene: Scene):
+    scene.says(scene.issuer(team="platform"))
+    token = mint(KEY)
+    await scene.who(token)
+    await flooded(scene)
+    scene.tokens.know([])
+    assert (await scene.refusal(token))[0] == 403
+    scene.tokens.know(scene.teams)
+    assert await scene.who(token) == "k8s/alice"
+
+
+async def test_what_has_ended_is_new_again(scene: Scene):
+    token = mint(KEY)
+    await scene.who(token)
+    scene.later = 600.0 + LEEWAY
+    await flooded(scene)
+    assert (await scene.refusal(token))[0] == 429
+
+
+async def test_what_was_exchanged_once_is_exchanged_again_behind_such_an_address(scene: Scene):
+    token = mint(KEY)
+    own, _ = await scene.tokens.exchange(token, "k8s", "192.0.2.1")
+    assert not known(scene, token)  # another entry may be the first that lets it in
+    await flooded(scene)
+    assert await scene.who(own) == "k8s/alice"
+    assert (await scene.tokens.exchange(token, "k8s", "192.0.2.1"))[1].id == "k8s/alice"
+
+
 # The gateway's own tokens.
 
 
