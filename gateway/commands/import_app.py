@@ -49,7 +49,7 @@ def litellm(
     draft = Draft()
     names = _use(config, lambda: import_litellm.take(_read_yaml(config), load_catalogue(), draft))
     key_rows, team_rows = _rows(keys), _rows(teams)
-    found = _use(teams or config, lambda: import_litellm_keys.take_teams(team_rows, draft))
+    found = _use(teams or config, lambda: import_litellm_keys.take_teams(team_rows, names, draft))
     _use(keys or config, lambda: import_litellm_keys.take(key_rows, found, names, draft))
     if keys is None:
         draft.look("keys", "virtual keys are in LiteLLM's database: export them and give them with --keys")

@@ -58,6 +58,8 @@ _WHY = {
     "allowed_cache_controls": "answers are not kept and served again",
 }
 _NO_COUNTERPART = "it has no counterpart"
+_BLOCKED = "it is blocked, or a limit of 0 lets nothing through"
+_NO_MODELS = "it may use none of the models that are taken over"
 
 
 def read_rows(text: str) -> list[dict[str, Any]]:
@@ -107,9 +109,9 @@ def _cell(column: str, text: str | None) -> Any:
     return text
 
 
-def take_teams(rows: list[dict[str, Any]], draft: Draft) -> Teams:
+def take_teams(rows: list[dict[str, Any]], names: Names, draft: Draft) -> Teams:
     """The teams of a table. Raises ValueError for rows that are none."""
-    found = Teams(draft)
+    found = Teams(draft, names)
     for row in rows:
         found.add(row)
     return found
@@ -133,22 +135,33 @@ def take(keys: list[dict[str, Any]], teams: Teams, names: Names, draft: Draft) -
 class Teams:
     """Those of the table, and of the columns beside keys."""
 
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, names: Names) -> None:
         self._draft = draft
+        self._names = names
         self.entries: dict[str, dict[str, Any]] = {}  # by LiteLLM's id
-        self.models: dict[str, list[str]] = {}
+        self.models: dict[str, list[str]] = {}  # also of those that are left out
         self.blocked: set[str] = set()
 
     def add(self, row: Mapping[str, Any]) -> None:
         theirs = str(row.get("team_id"))
-        if theirs in self.entries:
+        if theirs in self.models:
             return
         name = str(row.get("team_alias") or theirs)
+        models = self.models[theirs] = _resolved(_strings(row.get("models")), self._names, f"team {name}", self._draft)
+        if row.get("blocked") is True or _closed(row, f"team {name}"):
+            self.blocked.add(theirs)
+            self._draft.left("teams", _BLOCKED, name)
+            return
+        if not models:
+            self._draft.left("teams", _NO_MODELS, name)
+            return
         taken = [entry["id"] for entry in self.entries.values()]
         entry: dict[str, Any] = {"id": unique(name, taken, "A-Za-z0-9._-", 64)}
         holder = f"team {entry['id']}"
         if entry["id"] != name:
             self._draft.changed("a team's name", "an id has the characters A-Z a-z 0-9 . _ - alone", holder)
+        if models != ["*"]:
+            entry["models"] = models
         limits = _limits(row, holder, self._draft)
         entry.update({"limits": limits} if limits else {})
         _spent(row, holder, self._draft)
@@ -158,9 +171,6 @@ class Teams:
         for key in given(metadata) if isinstance(metadata, dict) else ():
             self._draft.left(f"teams: metadata.{key}", _NO_COUNTERPART, holder)
         self.entries[theirs] = entry
-        self.models[theirs] = _strings(row.get("models"))
-        if row.get("blocked") is True or _closed(row, holder):
-            self.blocked.add(theirs)
 
     def add_joined(self, row: Mapping[str, Any]) -> None:
         """The team of a key, whose columns may stand beside the key's own."""
@@ -186,11 +196,11 @@ class _Callers:
             draft.left("keys", "it has no token" if not token else "the same token stands there twice", shown)
             return
         if row.get("blocked") is True or team in self._teams.blocked or _closed(row, shown):
-            draft.left("keys", "it is blocked, or a limit of 0 lets nothing through", shown)
+            draft.left("keys", _BLOCKED, shown)
             return
         models = self._models(row, team, shown)
         if not models:
-            draft.left("keys", "it may use none of the models that are taken over", shown)
+            draft.left("keys", _NO_MODELS, shown)
             return
         taken = [entry["id"] for entry in self.entries.values()]
         entry: dict[str, Any] = {"id": unique(shown, taken, "A-Za-z0-9._@+'-", 128), "key_sha256": digest}
@@ -214,22 +224,10 @@ class _Callers:
 
     def _models(self, row: Mapping[str, Any], team: str | None, shown: str) -> list[str]:
         """What the key may use: its own list within its team's, in which an empty list is all."""
-        own, of_team = _strings(row.get("models")), self._teams.models.get(team or "", [])
-        within = self._resolved(of_team, shown)
+        own, within = _strings(row.get("models")), self._teams.models.get(team or "", ["*"])
         if not own or _TEAMS in own:
             return within
-        return self._names.common(self._resolved(own, shown), within)
-
-    def _resolved(self, listed: list[str], shown: str) -> list[str]:
-        if not listed or not _ALL.isdisjoint(listed):
-            return ["*"]
-        found: list[str] = []
-        for name in listed:
-            models = self._names.resolve(name)
-            found += [model for model in models if model not in found]
-            if not models:
-                self._draft.left(f"models: {name}", "it is none of the models that are taken over", shown)
-        return ["*"] if "*" in found else found
+        return self._names.common(_resolved(own, self._names, shown, self._draft), within)
 
     def _notes(self, metadata: object, name: str) -> dict[str, str]:
         notes = {}
@@ -243,6 +241,19 @@ class _Callers:
             else:
                 self._draft.left(f"keys: metadata.{key}", "a note is one short text", name)
         return notes
+
+
+def _resolved(listed: list[str], names: Names, holder: str, draft: Draft) -> list[str]:
+    """What a list of models allows here, in which an empty list is all."""
+    if not listed or not _ALL.isdisjoint(listed):
+        return ["*"]
+    found: list[str] = []
+    for name in listed:
+        models = names.resolve(name)
+        found += [model for model in models if model not in found]
+        if not models:
+            draft.left(f"models: {name}", "it is none of the models that are taken over", holder)
+    return ["*"] if "*" in found else found
 
 
 def _closed(row: Mapping[str, Any], holder: str) -> bool:

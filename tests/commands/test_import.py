@@ -144,11 +144,14 @@ def test_clients_keep_their_keys_models_and_budgets(moved: tuple[dict[str, Any],
 
 def test_teams_come_with_their_limits(moved: tuple[dict[str, Any], str, Path]) -> None:
     assert moved[0]["teams"] == [
-        {"id": "research", "limits": {"requests_per_minute": 600, "concurrency": 20, "budget_usd": {"month": 500}}},
+        {
+            "id": "research",
+            "models": ["claude-sonnet-4-5-20250929", "claude-haiku-4-5-20251001", "claude-haiku-4-5"],
+            "limits": {"requests_per_minute": 600, "concurrency": 20, "budget_usd": {"month": 500}},
+        },
         {"id": "Data-Tools", "limits": {"budget_usd": {"day": 100}}},
         {"id": "support", "limits": {"input_tokens_per_minute": 200_000, "output_tokens_per_minute": 200_000}},
-        {"id": "interns"},
-        {"id": "8f1c0d5e-0005"},
+        {"id": "8f1c0d5e-0005", "models": ["claude-haiku-4-5"]},
     ]
 
 
@@ -181,6 +184,7 @@ def test_whatever_has_no_counterpart_is_named_with_the_reason(moved: tuple[dict[
         "  mcp_servers: ",
         "keys (erin): it may use none of the models that are taken over",
         "keys (blocked, intern): it is blocked",
+        "teams (interns): it is blocked",
         "models: gpt-4o (erin, frank)",
         "keys: aliases (Dora-Smith)",
         "keys: model_max_budget (frank)",
@@ -240,8 +244,31 @@ def test_teams_may_stand_beside_the_keys_as_in_the_view_that_joins_them(run: Run
     path.write_text(as_csv([row("alice", team_id=TEAMS[0], **team), row("bob", team_id=TEAMS[0], **team)]))
     code, out, _ = run("import", "litellm", FOLDER / "config.yaml", "--keys", path, "--output", "-")
     written = yaml.safe_load(out)
-    assert code == 0 and written["teams"] == [{"id": "research", "limits": {"budget_usd": {"day": 40}}}]
+    assert code == 0 and written["teams"] == [
+        {"id": "research", "models": ["claude-haiku-4-5"], "limits": {"budget_usd": {"day": 40}}}
+    ]
     assert [key["models"] for key in written["keys"]] == [["claude-haiku-4-5"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"team_models": "{gpt-4o}"}, "it may use none of the models that are taken over"),
+        ({"team_blocked": "t", "team_models": "{fast}"}, "it is blocked, or a limit of 0 lets nothing through"),
+        ({"team_rpm_limit": "0"}, "it is blocked, or a limit of 0 lets nothing through"),
+    ],
+    ids=["models of others", "blocked", "closed"],
+)
+def test_a_team_that_may_use_nothing_is_left_out_with_its_keys(
+    run: Run, tmp_path: Path, columns: dict[str, str], words: str
+) -> None:
+    path = tmp_path / "keys.csv"
+    team = {"team_id": TEAMS[0], "team_alias": "closed", **columns}
+    path.write_text(as_csv([row("alice"), row("bob", **team), row("carol", **team)]))
+    code, out, said = run("import", "litellm", FOLDER / "config.yaml", "--keys", path, "--output", "-")
+    written = yaml.safe_load(out)
+    assert code == 0 and "teams" not in written and [key["id"] for key in written["keys"]] == ["alice"]
+    assert f"teams (closed): {words}" in said and f"keys (bob, carol): {words}" in said
 
 
 def test_an_id_that_looks_like_a_flag_is_an_id(run: Run, tmp_path: Path) -> None:
