@@ -205,7 +205,7 @@ def why(account: Row) -> str:
         return ""
     words = str(found.get("why") or found.get("reason") or "").rstrip(".")
     until = found.get("until")
-    return f"{words} ({_UNTIL.get(health(account), 'until')} {clock(until)})" if until and words else words
+    return f"{words} ({_UNTIL.get(health(account), 'until')} {upcoming(until)})" if until and words else words
 
 
 def headroom(account: Row) -> str:
@@ -282,7 +282,17 @@ def span(value: float | None) -> str:
 
 def clock(moment: str | None) -> str:
     """A time of the API as the clock here shows it."""
+    return _shown(moment, lambda here: f"{here:%H:%M:%S}")
+
+
+def upcoming(moment: str | None) -> str:
+    """As `clock`, with the date where it is not today."""
+    today = datetime.now().astimezone().date()
+    return _shown(moment, lambda here: f"{here:%H:%M:%S}" if here.date() == today else f"{here:%Y-%m-%d %H:%M:%S}")
+
+
+def _shown(moment: str | None, here: Callable[[datetime], str]) -> str:
     try:
-        return f"{datetime.fromisoformat(moment or '').astimezone():%H:%M:%S}"
+        return here(datetime.fromisoformat(moment or "").astimezone())
     except ValueError:
         return moment or "-"

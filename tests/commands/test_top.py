@@ -16,6 +16,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,14 @@ def test_everything_that_matters_is_in_the_picture():
     ):  # fmt: skip
         assert part in text, part
     assert "opus" not in text
+
+
+def test_until_when_has_its_date_unless_that_is_today():
+    noon = datetime.now().astimezone().replace(hour=12, minute=0, second=0, microsecond=0)
+    later = noon + timedelta(days=3)
+    for moment, shown in ((noon, "12:00:00"), (later, f"{later:%Y-%m-%d} 12:00:00")):
+        drains = {"state": "draining", "why": "It is being drained.", "until": moment.isoformat()}
+        assert top_view.why(account("one", health=drains)) == f"It is being drained (until {shown})"
 
 
 def test_what_the_gateway_does_not_know_is_a_dash():

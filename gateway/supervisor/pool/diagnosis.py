@@ -69,10 +69,10 @@ class Diagnosis(msgspec.Struct, frozen=True):
 def diagnose(router: Router, entry: Entry, now: float, wall: float) -> Diagnosis:
     """How the account stands at `now`, which is `wall` in Unix seconds."""
     if entry.state == "draining":
+        if 0.0 < entry.drain_until <= wall:
+            return Diagnosis("draining", _SET, "It was drained, and its time is over: nothing goes there.")
         until = entry.drain_until - wall + now if entry.drain_until else 0.0
         why = "It is being drained: it serves conversations whose cache is warm there, and gets no others."
-        if 0.0 < until <= now:
-            until, why = 0.0, "It was drained, and its time is over: nothing goes there."
         return Diagnosis("draining", _SET, why, until)
     if entry.state != "active":
         return Diagnosis(entry.state, _SET, "It is switched off, by configuration or an operator: nothing goes there.")

@@ -91,6 +91,9 @@ def test_a_drain_says_when_it_ends_and_that_it_has():
     over = diagnose(router(entry), entry, NOW + 61.0, WALL + 61.0)
     assert (over.state, over.until) == ("draining", 0.0)
     assert over.why != told.why
+    for ago in (0.0, NOW - 1.0, NOW, NOW + 86_400.0):  # also before the clock of this machine began
+        long_over = account("home", state="draining", drain_until=WALL - ago)
+        assert diagnose(router(long_over), long_over, NOW, WALL) == over
     endless = account("home", state="draining")
     assert diagnose(router(endless), endless, NOW, WALL).until == 0.0
 
