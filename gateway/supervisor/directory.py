@@ -4,7 +4,7 @@ ask."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from gateway import log
 from gateway.config.schema import Caller, Config, Team, undefined_team
@@ -21,6 +21,7 @@ class Directory:
         self._keys = keys
         self._known: tuple[tuple[Caller, ...], Stored, Keyring[Caller]] | None = None  # of what, and the keyring
         self._teams: tuple[tuple[Team, ...], Stored, dict[str, Team]] | None = None  # of what, and the teams
+        self._warned: list[str] = []
 
     def keyring(self) -> Keyring[Caller]:
         """Who may call now. Made again when the file or the store says otherwise, for anybody may ask about it."""
@@ -49,13 +50,21 @@ class Directory:
         return {(caller.id, caller.team or "") for caller in self.callers().values()}
 
     def warn(self) -> None:
-        """Of callers made at run time, whom no check of the file has seen, and of what the file hides."""
+        """Of callers made at run time, whom no check of the file has seen, and of what the file hides; once of each for
+        as long as it is so."""
+        found = list(self._warnings())
+        for warning in found:
+            if warning not in self._warned:
+                log.warning(warning)
+        self._warned = found
+
+    def _warnings(self) -> Iterator[str]:
         config, stored, defined = self._config(), self._keys.stored, self.teams()
         in_file = {"caller": {each.id for each in config.keys}, "team": {each.id for each in config.teams}}
         for kind, made in (("caller", stored.present), ("team", stored.present_teams)):
             for name in sorted(in_file[kind] & made.keys()):
-                log.warning(f"the {kind} {name} of the configuration file hides one that was made at run time")
+                yield f"the {kind} {name} of the configuration file hides one that was made at run time"
         for team in sorted({caller.team for caller in stored.present.values() if caller.team is not None}):
             problem = undefined_team(team, defined)
             if problem and all(caller.team != team for caller in config.keys):
-                log.warning(problem)
+                yield problem

@@ -182,6 +182,7 @@ class Supervisor:
     async def _reload(self, config: Config) -> None:
         """Serve by this configuration from now on. Workers learn of accounts before the document names them."""
         self.config = config
+        self._directory.warn()
         self._workers.tell(Reload(encode(config)))
         self.account_states.configure(config)
         self.pool.announce(tuple(map(entry_of, config.accounts)))

@@ -9,8 +9,10 @@ import msgspec
 import pytest
 from prometheus_client.exposition import generate_latest
 
+from gateway import log
 from gateway.config.file import loads
-from gateway.core.spending.keyring import Stored
+from gateway.config.schema import Caller, Team
+from gateway.core.spending.keyring import CallerRecord, Stored, TeamRecord
 from gateway.supervisor.supervisor import Supervisor
 
 
@@ -39,6 +41,27 @@ async def test_who_may_call_is_looked_up_once_until_the_file_or_the_store_says_o
     assert second is not first and supervisor._directory.keyring() is second
     supervisor.config = msgspec.structs.replace(supervisor.config, keys=())
     assert supervisor._directory.keyring().callers == {}
+
+
+async def test_a_file_that_begins_to_hide_what_was_made_at_run_time_is_warned_of_once(supervisor, monkeypatch):
+    async def agreed():
+        """Nobody else is there."""
+
+    monkeypatch.setattr(supervisor.pool, "agree", agreed)
+    supervisor.keys.stored = Stored("one", {"ada": CallerRecord(team="blue")}, {}, {"blue": TeamRecord()})
+
+    async def said(**sections):
+        with log.captured() as lines:
+            await supervisor._reload(msgspec.structs.replace(supervisor.config, **sections))
+        return [line["event"] for line in lines if line["log_level"] == "warning"]
+
+    caller, team = Caller(id="ada"), Team(id="blue")
+    assert await said() == []
+    hidden = "of the configuration file hides one that was made at run time"
+    assert await said(keys=(caller,), teams=(team,)) == [f"the caller ada {hidden}", f"the team blue {hidden}"]
+    assert await said(teams=(team, Team(id="red"))) == []
+    assert await said(keys=()) == []
+    assert await said(keys=(caller,)) == [f"the caller ada {hidden}"], "for it was not so meanwhile"
 
 
 async def test_the_supervisors_own_lateness_is_among_that_of_the_loops(supervisor):
