@@ -22,7 +22,7 @@ _WORDS = {
     412: "What is to be changed is not as If-Match says",
     413: "The body is too large",
     429: "Too much at once: wrong tokens from one address, or streams with one token",
-    503: "The store is away, or as much is done as can be",
+    503: "The store is away, so that what was asked may or may not be done, or as much is done as can be",
 }
 _IF_MATCH = Param(
     "If-Match", "the `etag` of what is to be changed, as it was got; without it, whatever it is", schemas.TEXT

@@ -185,7 +185,7 @@ _RAISED = _numbers(boosts.CREATE)
 BOOST_CREATE: Schema = {
     **_closed(
         ("usd", "reason"),
-        id={**_IDENTIFIER, "description": "without it, one is made up"},
+        id={**_IDENTIFIER, "description": "without it, one is made up, and the same request again makes another boost"},
         team=_IDENTIFIER,
         caller=_WHO,
         usd={**_RAISED["usd"], "type": "number", "description": "how much more each budget is"},

@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import msgspec
 
 from gateway.admin.desks.body import read
+from gateway.admin.desks.records import done
 from gateway.config.rules import Choice, Moment, Number, Rule, moment_text
 from gateway.config.sections import simple
 from gateway.core.routing.document import STATES, Announcement, Entry, Overrides, PoolDocument, effective
 from gateway.errors import ApiError
-from gateway.store.client.client import StoreDown
 
 DRAIN_SECONDS = 3600.0  # how long a drain lasts that nobody gave a deadline
 # What a body may say; null is as in the file, or never.
@@ -99,10 +99,7 @@ class Accounts:
         """
         present = self.one(name)
         values = override_of(body, present["state"], (present["configured"] or present)["state"], self._now())
-        try:
-            await self._pool.override(name, values)
-        except StoreDown as error:
-            raise ApiError(503, f"The store is away, so nothing was changed: {error}") from None
+        await done(self._pool.override(name, values))
         if "state" in values and self.one(name)["state"] == "active":
             self._enabled(name)
         return self.one(name)

@@ -250,4 +250,5 @@ async def test_while_the_store_is_away_nothing_can_be_changed_and_all_be_seen(co
     console.pool.away = True
     answer = await console.ask("PATCH", "accounts/a", b'{"state":"disabled"}')
     assert (answer.status_code, answer.json()["error"]["type"]) == (503, "api_error")
+    assert "may or may not be done" in answer.json()["error"]["message"]
     assert (await console.ask("GET", "accounts/a")).json()["state"] == "active"

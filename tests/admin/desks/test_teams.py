@@ -342,6 +342,13 @@ async def test_a_boost_that_makes_no_sense_is_refused(house, fields, status):
     assert house.boosts.all() == []
 
 
+async def test_a_boost_with_an_id_can_be_asked_for_again(house):
+    asked = body(id="b1", team="filed", usd=5, seconds=60, reason="launch")
+    await house.boosts.create(asked, "ops")
+    assert (await refused(house.boosts.create(asked, "ops")))[0] == 409
+    assert [each["id"] for each in house.boosts.all()] == ["b1"]
+
+
 async def test_a_record_that_this_version_does_not_understand_lets_nobody_spend(house):
     house.table.stored = msgspec.structs.replace(
         house.table.stored, teams={"odd": TeamRecord(limits={"watts": 5}, key_policy={"max_keys": "many"})}
