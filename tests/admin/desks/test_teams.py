@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -347,6 +349,15 @@ async def test_a_boost_with_an_id_can_be_asked_for_again(house):
     await house.boosts.create(asked, "ops")
     assert (await refused(house.boosts.create(asked, "ops")))[0] == 409
     assert [each["id"] for each in house.boosts.all()] == ["b1"]
+
+
+async def test_the_documented_boost_is_given_in_any_year(house):
+    page = (Path(__file__).parents[3] / "docs" / "teams.md").read_text()
+    (example,) = re.findall(r"""admin/v1/boosts" \\\s+-d '([^']*)'""", page)
+    for number in range(8):
+        asked = {**json.loads(example), "id": f"b{number}", "team": "filed"}
+        assert (await house.boosts.create(body(**asked), "ops"))["active"]
+        house.table.now += 366 * 86_400_000
 
 
 async def test_a_record_that_this_version_does_not_understand_lets_nobody_spend(house):
