@@ -263,13 +263,18 @@ async def test_what_is_being_answered_to_a_caller_by_token_ends_with_its_team(
     await eventually(lambda: opens(403))
 
 
-async def test_a_form_does_as_well(gateway: Gateway, shared_issuer: Issuer):
-    form = urllib.parse.urlencode({"grant_type": GRANT, "assertion": pod(shared_issuer, "train")}).encode()
+@pytest.mark.parametrize("end", ["", "\n", " \r\n"], ids=["bare", "of a file", "of a file with blanks"])
+async def test_a_form_does_as_well(end: str, gateway: Gateway, shared_issuer: Issuer):
+    form = urllib.parse.urlencode({"grant_type": GRANT, "assertion": pod(shared_issuer, "train") + end}).encode()
     headers = {"content-type": "application/x-www-form-urlencoded; charset=utf-8"}
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=20)
     connection.request("POST", "/v1/oauth/token", form, headers)
     assert json.loads(connection.getresponse().read())["access_token"].startswith("gwt_")
     connection.close()
+
+
+async def test_a_token_may_come_with_the_line_end_of_its_file(gateway: Gateway, shared_issuer: Issuer):
+    assert (await exchanged(gateway, f"{pod(shared_issuer, 'train')}\n")).status == 200
 
 
 async def test_what_cannot_be_exchanged_is_refused_as_oauth_says(gateway: Gateway, shared_issuer: Issuer):

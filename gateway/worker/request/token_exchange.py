@@ -40,7 +40,9 @@ async def exchange(x: Journey, callers: Callers) -> None:
         asked = _asked(await _body(x), dict(client.headers).get(b"content-type", b""))
         if asked.grant_type != GRANT_TYPE:
             raise ApiError(400, f"grant_type must be {GRANT_TYPE}", kind=_UNSUPPORTED)
-        token, caller = await callers.exchange(asked.assertion.encode(), asked.federation_rule_id, client.scope)
+        # The file that a token is in may end in a line end.
+        assertion = asked.assertion.encode().strip()
+        token, caller = await callers.exchange(assertion, asked.federation_rule_id, client.scope)
     except ApiError as error:
         x.outcome, x.cause = "error", error.cause
         if error.retry_after is not None:
