@@ -22,22 +22,30 @@ _OTHERS = {
 }
 
 
-def _parse(text: str, shown: str, draft: Draft) -> Iterator[tuple[str, str]]:
-    """Names and values of a `.env` file: `NAME=value`, perhaps after `export`, perhaps in quotes."""
+_LINE = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)(\s*)=(\s*)(?:(?<=\s)#.*|(.*?))\s*")
+_NO_LINE = "it holds a key, and is not NAME=value"
+
+
+def _parse(text: str, unread: list[int]) -> Iterator[tuple[str, str]]:
+    """Names and values of a `.env` file: `NAME=value`, perhaps after `export`, perhaps in quotes; a shell takes no
+    blanks around the `=`. Other lines that hold a key get their number into `unread`."""
     for number, line in enumerate(text.splitlines(), 1):
-        found = re.fullmatch(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*", line)
-        if found is not None:
-            value = found[2]
+        found = _LINE.fullmatch(line)
+        name, before, after, value = found.groups("") if found is not None else ("", "", "", "")
+        if name and not (value and (before or after)):
             quoted = re.match(r"(['\"])(.*?)\1", value)
-            yield found[1], quoted[2] if quoted else re.sub(r"\s+#.*$", "", value)
-        elif _API_KEY.search(line) and not line.lstrip().startswith("#"):
-            draft.left(f"{shown}:{number}", "it holds a key, and is not NAME=value")
+            yield name, quoted[2] if quoted else re.sub(r"\s+#.*$", "", value)
+        elif (_API_KEY.search(line) or _NAME.fullmatch(name)) and not line.lstrip().startswith("#"):
+            unread.append(number)
 
 
 def take(environ: Mapping[str, str], text: str, shown: str, draft: Draft) -> None:
     """An account for each distinct key of Anthropic's in the environment and in the text of a `.env` file, `shown` by
     its name. Raises ValueError if there is none."""
-    file = dict(_parse(text, shown, draft))
+    unread: list[int] = []
+    file = dict(_parse(text, unread))
+    for number in unread:
+        draft.left(f"{shown}:{number}", _NO_LINE)
     accounts: dict[str, dict[str, str]] = {}  # by key
     for name, value in {**dict(sorted(environ.items())), **file, **environ}.items():  # its own come first, and hold
         if not value:
@@ -58,7 +66,8 @@ def take(environ: Mapping[str, str], text: str, shown: str, draft: Draft) -> Non
                 "api_key": draft.variable(name, origin),
             }
     if not accounts:
-        raise ValueError(f"neither the environment nor {shown} holds a key of Anthropic's, such as ANTHROPIC_API_KEY")
+        words = f"neither the environment nor {shown} holds a key of Anthropic's, such as ANTHROPIC_API_KEY"
+        raise ValueError("\n".join([words, *(f"{shown}:{number}: {_NO_LINE}" for number in unread)]))
     draft.config["accounts"] = list(accounts.values())
     draft.look("keys", "none are in the file: `gateway keys create NAME` makes one while the gateway runs")
     if len(accounts) > 1:

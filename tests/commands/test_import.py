@@ -579,17 +579,18 @@ def test_lines_of_any_shape_are_read_or_told(run: Run, tmp_path: Path, monkeypat
     path.write_bytes(
         b'\xef\xbb\xbfANTHROPIC_API_KEY=sk-ant-api03-1\r\nexport  B = "sk-ant-api03-2" # b\r\nC: sk-ant-api03-3\n'
         b"$env:D='sk-ant-api03-4'\n# E: sk-ant-api03-5\nanthropic_api_key_low=sk-ant-api03-6\n"
-        b"AWS_BEARER_TOKEN_BEDROCK=x\n"
+        b"AWS_BEARER_TOKEN_BEDROCK=x\nF =sk-ant-api03-7\nexport CLAUDE_API_KEY= of-some-kind\n"
+        b"ANTHROPIC_API_KEY_NONE= # none\nG='sk-ant-api03-8'  # a comment\nNOTHING = \nOTHER = x\n"
     )
     code, _, said = run("import", "env", "--env-file", path)
     assert code == 0 and yaml.safe_load((tmp_path / "gateway.yaml").read_text())["accounts"] == [
         {"id": "anthropic", "api_key": "${ANTHROPIC_API_KEY}"},
-        {"id": "anthropic-b", "api_key": "${B}"},
         {"id": "anthropic-low", "api_key": "${anthropic_api_key_low}"},
+        {"id": "anthropic-g", "api_key": "${G}"},
     ]
     assert [line for line in said.splitlines() if ": it holds a key" in line] == [
-        f"  {path}:3: it holds a key, and is not NAME=value", f"  {path}:4: it holds a key, and is not NAME=value",
-    ]  # fmt: skip
+        f"  {path}:{number}: it holds a key, and is not NAME=value" for number in (2, 3, 4, 8, 9)
+    ]
     assert "AWS_BEARER_TOKEN_BEDROCK: write an account of the provider bedrock" in said
 
 
@@ -597,6 +598,17 @@ def test_a_file_that_was_named_has_to_be_there(run: Run, tmp_path: Path, monkeyp
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-api03-one")
     code, _, said = run("import", "env", "--env-file", tmp_path / "no.env", "--output", "-")
     assert (code, said) == (2, f"gateway: {tmp_path / 'no.env'}: no such file\n")
+
+
+def test_a_file_of_lines_that_no_shell_takes_is_told_so(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    (tmp_path / ".env").write_text("# ours\nKEY_F = sk-ant-api03-f\n")
+    code, _, said = run("import", "env")
+    assert code == 2 and ".env:2: it holds a key, and is not NAME=value" in said and "sk-ant" not in said
+    assert not (tmp_path / "gateway.yaml").exists()
 
 
 def test_an_environment_without_keys_gives_no_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
