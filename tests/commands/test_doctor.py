@@ -564,5 +564,9 @@ def test_the_keys_of_issuers_are_fetched(examine, tmp_path: Path):
     assert {name: found[f"issuer {name}", "keys"]["level"] for name in ("good", "other", "broken", "away")} == {
         "good": "ok", "other": "warning", "broken": "failed", "away": "failed",
     }  # fmt: skip
-    assert "no key for ES256" in found["issuer other", "keys"]["message"]
+    said = {name: found[f"issuer {name}", "keys"]["message"] for name in ("good", "other", "broken", "away")}
+    assert said["good"] == f"{tmp_path / 'keys.json'} has 1 key"
+    assert said["other"] == f"{tmp_path / 'keys.json'} has no key for ES256"
+    assert said["broken"].startswith(f"{tmp_path / 'none.json'}: ")
+    assert said["away"].startswith("https://b.example/jwks: ")
     assert "hidden-word" not in str(found)

@@ -35,4 +35,4 @@ async def _issuer(issuer: Issuer) -> Finding:
     if unusable:
         words = f"{source} has no key for {', '.join(unusable)}"
         return warning(about, _CHECK, words, "take out of algorithms what it does not sign by")
-    return ok(about, _CHECK, f"{source} has {len(keys)}")
+    return ok(about, _CHECK, f"{source} has {len(keys)} {'key' if len(keys) == 1 else 'keys'}")

@@ -54,6 +54,10 @@ class Source(msgspec.Struct, frozen=True):
     proxy: str | None = None
     token_file: str | None = None
 
+    def __str__(self) -> str:
+        """The URL, or the file's name."""
+        return self.uri or self.file or ""
+
     def open(self) -> KeyServer:
         """Who has it."""
         return KeyUrl(self) if self.file is None else KeyFile(self.file)
