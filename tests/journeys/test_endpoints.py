@@ -163,6 +163,7 @@ def test_other_shapes_of_inference(journey: Journey, rig: Rig):
 
 # -- What the gateway answers itself ----------------------------------------------------------------------------------
 
+OTHER = "claude-opus-4-7"
 ANTHROPIC = {"content-type": "application/json"}
 
 
@@ -242,6 +243,15 @@ CALLED = [
         "a model that is not the caller's is refused",
         ask(want=Want(status=403, error="permission_error", attempts=0, record={"account": ""})),
         config={"keys": [{**each, "models": ["claude-opus-*"]} for each in CALLERS]},
+        asked="",
+    ),
+    journey(
+        "no large number hides a model that is not the caller's",
+        ask(
+            body=message(fallbacks=[{"model": OTHER}, {"model": MODEL, "n": 10**400}]),
+            want=Want(status=403, error="permission_error", attempts=0, record={"account": ""}),
+        ),
+        config={"keys": [{**each, "models": [MODEL]} for each in CALLERS]},
         asked="",
     ),
     journey(

@@ -25,7 +25,7 @@ _FIELDS = ("messages", "system")
 def tokens_elsewhere(peek: Peek, context: int, chat: bool = False) -> int:
     """Tokens that such content may have beyond what `peek.text_size` counts of it; all together no more than the
     model's `context`. `chat`: the body is one of OpenAI's chat completions. A body without such content costs a few
-    searches for words."""
+    searches for words. Raises ApiError(400) for a field that nobody can read."""
     document = min(DOCUMENT, context)
     tokens = 0
     for begin, end in peek.encoded:
@@ -34,7 +34,7 @@ def tokens_elsewhere(peek: Peek, context: int, chat: bool = False) -> int:
     fields, body = peek.fields, peek.body
     tokens += document * ("container" in fields)
     if "thread" in fields:
-        thread = peek.value("thread")
+        thread = peek.sure("thread")
         tokens += document * (isinstance(thread, dict) and thread.get("type") == "continue")
     if (
         b'"file_id"' in peek.words
@@ -42,7 +42,7 @@ def tokens_elsewhere(peek: Peek, context: int, chat: bool = False) -> int:
         or (chat and b'"image_url"' in peek.words)
         or (peek.escapes and _ESCAPED.search(body))
     ):
-        documents, images = _walk([peek.value(name) for name in _FIELDS])
+        documents, images = _walk([peek.sure(name) for name in _FIELDS])
         tokens += documents * document + images * IMAGE
     return max(0, min(tokens, context))
 

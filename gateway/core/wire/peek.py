@@ -7,6 +7,7 @@ asks. It does not know what the fields will be used for.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -65,14 +66,24 @@ class Peek:
         self.stream = stream is not None and stream == _TRUE
 
     def value(self, name: str) -> Any:
-        """The decoded value of a top-level field, or None where it is absent or cannot be decoded."""
+        """The decoded value of a top-level field, or None where it is absent or nobody can decode it."""
         raw = self.fields.get(name)
         if raw is None:
             return None
         try:
             return _decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None
+            try:
+                return _anyhow(name, bytes(raw))
+            except ApiError:
+                return None
+
+    def sure(self, name: str) -> Any:
+        """As `value`, but raises ApiError(400) where nobody can decode it: for what rights or prices turn on."""
+        value = self.value(name)
+        if value is None and name in self.fields:
+            return _anyhow(name, bytes(self.fields[name]))
+        return value
 
     @property
     def max_tokens(self) -> int:
@@ -122,6 +133,21 @@ def peek(body: bytes) -> Peek:
     return Peek(body, fields, model)
 
 
+def members_once(name: str, raw: bytes) -> dict[str, msgspec.Raw]:
+    """The members of an object in the field `name`, none where it is no object. Raises ApiError(400) where one of its
+    keys stands twice, so that two parsers can never see two values."""
+    try:
+        fields = _top_level(raw)
+    except msgspec.ValidationError:
+        return {}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(400, f"{name}: it is not valid JSON: {_plain(error)}") from None
+    duplicate = _duplicate(raw, fields)
+    if duplicate is not None:
+        raise ApiError(400, f"{name}: {duplicate[:MAX_MODEL]}: this key stands more than once in one object")
+    return fields
+
+
 def encoded_parts(body: bytes, least: int = _LONG_RUN) -> list[tuple[int, int]]:
     """Where the runs of base64 begin and end that have so many bytes, at least.
 
@@ -137,6 +163,16 @@ def encoded_parts(body: bytes, least: int = _LONG_RUN) -> list[tuple[int, int]]:
         if end - begin >= least:
             found.append((begin, end))
     return found
+
+
+def _anyhow(name: str, raw: bytes) -> Any:
+    """A value with numbers that are too large for some decoders."""
+    try:
+        return json.loads(raw.decode(), parse_int=float)
+    except RecursionError as error:
+        raise ApiError(400, f"{name}: {_plain(error)}") from None
+    except ValueError as error:
+        raise ApiError(400, f"{name}: it is not valid JSON: {error}") from None
 
 
 def _plain(error: Exception) -> str:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from gateway.config.schema import Caller, Config, Team, catalogue_of
 from gateway.core.wire.peek import Peek
+from gateway.core.wire.server_tools import models_beside
 from gateway.errors import ApiError
 from gateway.worker.callers.model_list import Models
 
@@ -39,16 +40,13 @@ class Rights:
 
     def check_body(self, caller: Caller, peeked: Peek) -> None:
         """As `check`, of all models that a Messages body would have answer: its own, those it falls back to, those of
-        its tools."""
+        its tools. Raises ApiError(400) where nobody can tell which those are."""
         if caller.models == _ANY and caller.team not in self._teams:
             return
         self.check(caller, peeked.model)
-        for name in ("fallbacks", "tools"):
-            listed = peeked.value(name)
-            for each in listed if isinstance(listed, list) else ():
-                model = each.get("model") if isinstance(each, dict) else each if name == "fallbacks" else None
-                if isinstance(model, str):
-                    self.check(caller, model)
+        if "fallbacks" in peeked.fields or "tools" in peeked.fields:
+            for model in models_beside(peeked):
+                self.check(caller, model)
 
     def check_named(self, caller: Caller, name: str) -> None:
         """As `check`, of what stands as a model somewhere in a body that passes through: in a tool's input it may be

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.core.wire.by_reference import DOCUMENT, IMAGE, tokens_elsewhere
 from gateway.core.wire.peek import Peek, peek
+from gateway.errors import ApiError
 
 CONTEXT = 1_000_000
 PDF = {"type": "document", "source": {"type": "url", "url": "https://example.com/a.pdf"}}
@@ -115,3 +116,10 @@ class Plain(Peek):
 
 def test_a_body_without_such_content_is_not_decoded():
     assert tokens_elsewhere(Plain(raw(user({"type": "text", "text": "hello " * 5000}))), CONTEXT) == 0
+
+
+def test_numbers_that_some_decoders_refuse_hide_nothing():
+    hidden = raw(user(PDF)).replace(b'"model"', b'"system":[{"type":"text","text":"","n":1e999}],"model"')
+    assert tokens_elsewhere(peek(hidden.replace(b'"role"', b'"n":1e999,"role"')), CONTEXT) == DOCUMENT
+    with pytest.raises(ApiError, match="messages"):
+        tokens_elsewhere(peek(hidden.replace(b"/a.pdf", b"/\xff.pdf")), CONTEXT)

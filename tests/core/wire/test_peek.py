@@ -329,7 +329,7 @@ def test_text_about_lifetimes_is_no_lifetime():
 
 
 def test_a_field_that_cannot_be_decoded_has_no_value():
-    seen = peek(b'{"model":"x","a":"\xff","b":[1,2],"c":1e999}')
+    seen = peek(b'{"model":"x","a":"\xff","b":[1,2],"c":[1e999,"\xff"]}')
     assert seen.value("a") is None
     assert seen.value("b") == [1, 2]
     assert seen.value("c") is None
@@ -353,3 +353,15 @@ def test_a_word_is_found_wherever_it_stands(word: bytes):
 def test_encoded_parts_are_all_runs_that_are_long_enough(body, least):
     expected = [match.span() for match in re.finditer(rb"[A-Za-z0-9+/=]{%d,}" % least, body)]
     assert encoded_parts(body, least) == expected
+
+
+def test_a_value_is_read_whatever_its_numbers_and_refused_where_nobody_can_read_it():
+    body = b'{"model":"m","tools":[{"n":1e999}],"thread":{"n":%b},"metadata":{"user_id":"\xff"}}' % (b"9" * 5000)
+    read = peek(body)
+    assert read.value("tools") == [{"n": float("inf")}]
+    assert read.value("thread") == {"n": float("inf")}
+    assert read.sure("tools") == read.value("tools")
+    assert read.sure("system") is read.value("system") is read.value("metadata") is None
+    with pytest.raises(ApiError, match="metadata") as refused:
+        read.sure("metadata")
+    assert refused.value.status == 400

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from gateway.config.schema import Account, Admin, Caller, Config, Models
+from gateway.core.wire.peek import Peek, peek
 from gateway.errors import ApiError
 from gateway.worker.callers.rights import Rights
 
@@ -75,3 +76,27 @@ def test_a_caller_sees_the_models_that_it_may_use():
     with pytest.raises(ApiError) as unknown:
         rights().models(caller("claude-haiku-*"), "claude-opus-5", b"")
     assert unknown.value.status == 404
+
+
+def body(members: bytes) -> Peek:
+    return peek(b'{"model":"claude-haiku-4-5","messages":[],%b}' % members)
+
+
+@pytest.mark.parametrize(
+    ("members", "status"),
+    [
+        (b'"fallbacks":[{"model":"claude-opus-4-7"},{"model":"claude-haiku-4-5","x":1e999}]', 403),
+        (b'"fallbacks":[{"model":"claude-opus-4-7","model":"claude-haiku-4-5"}]', 400),
+        (b'"tools":[{"type":"advisor_20260301","model":"claude-opus-4-7"},{"input_schema":{"maximum":1e999}}]', 403),
+        (b'"tools":[{"type":"advisor_20260301","model":"claude-haiku-4-5", "model":"claude-opus-4-7"}]', 400),
+    ],
+)
+def test_no_spelling_of_a_body_hides_a_model_that_is_not_the_callers(members, status):
+    with pytest.raises(ApiError) as refused:
+        rights().check_body(caller("claude-haiku-*"), body(members))
+    assert refused.value.status == status
+
+
+def test_numbers_of_a_body_are_of_no_interest():
+    schema = b'"tools":[{"name":"t","input_schema":{"properties":{"model":{"maximum":1e999}}}}]'
+    rights().check_body(caller("claude-haiku-*"), body(schema + b',"fallbacks":[{"model":"claude-haiku-4-5"}]'))
