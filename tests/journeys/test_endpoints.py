@@ -273,6 +273,15 @@ CALLED = [
         ask(model="fast", sent=message(), want=Want(by="a", record={"model": MODEL})),
         config={"models": {"aliases": {"fast": MODEL}}},
     ),
+    journey(
+        "an alias to fall back to is refused",
+        ask(
+            body=message(fallbacks=[{"model": "fast"}]),
+            want=Want(status=400, error="invalid_request_error", says="fast is an alias", attempts=0),
+        ),
+        config={"models": {"aliases": {"fast": MODEL}}},
+        asked="",
+    ),
 ]
 
 

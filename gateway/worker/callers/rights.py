@@ -40,21 +40,25 @@ class Rights:
 
     def check_body(self, caller: Caller, peeked: Peek) -> None:
         """As `check`, of all models that a Messages body would have answer: its own, those it falls back to, those of
-        its tools. Raises ApiError(400) where nobody can tell which those are."""
-        if caller.models == _ANY and caller.team not in self._teams:
-            return
-        self.check(caller, peeked.model)
-        if "fallbacks" in peeked.fields or "tools" in peeked.fields:
+        its tools. Raises ApiError(400) where nobody can tell which those are, and for an alias other than its own."""
+        limited = caller.models != _ANY or caller.team in self._teams
+        if limited:
+            self.check(caller, peeked.model)
+        if (limited or self.aliases) and ("fallbacks" in peeked.fields or "tools" in peeked.fields):
             for model in models_beside(peeked):
-                self.check(caller, model)
+                self.check_unchanged(caller, model)
+
+    def check_unchanged(self, caller: Caller, model: str) -> None:
+        """As `check`, of a model that is sent as it is named. Raises ApiError(400) for an alias."""
+        if model in self.aliases:
+            raise ApiError(400, f"{model} is an alias, which is not replaced here; write {self.aliases[model]}.")
+        self.check(caller, model)
 
     def check_named(self, caller: Caller, name: str) -> None:
-        """As `check`, of what stands as a model somewhere in a body that passes through: in a tool's input it may be
-        anything. Raises ApiError(400) for an alias: such a body is not changed."""
-        if name in self.aliases:
-            raise ApiError(400, f"{name} is an alias, which is not replaced here; write {self.aliases[name]}.")
-        if self._models.knows(name):
-            self.check(caller, name)
+        """As `check_unchanged`, of what stands as a model somewhere in a body that passes through, and may be
+        anything."""
+        if name in self.aliases or self._models.knows(name):
+            self.check_unchanged(caller, name)
 
     def models(self, caller: Caller, name: str, query: bytes) -> bytes:
         """The answer to a request for the model of that name, or for a page of those that the caller may use."""

@@ -100,3 +100,17 @@ def test_no_spelling_of_a_body_hides_a_model_that_is_not_the_callers(members, st
 def test_numbers_of_a_body_are_of_no_interest():
     schema = b'"tools":[{"name":"t","input_schema":{"properties":{"model":{"maximum":1e999}}}}]'
     rights().check_body(caller("claude-haiku-*"), body(schema + b',"fallbacks":[{"model":"claude-haiku-4-5"}]'))
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        b'"fallbacks":[{"model":"claude-haiku-4-5"},{"model":"fast"}]',
+        b'"tools":[{"type":"advisor_20260301","name":"advisor","model":"fast"}]',
+    ],
+)
+@pytest.mark.parametrize("patterns", [("*",), ("claude-haiku-*",)])
+def test_an_alias_that_would_be_sent_as_it_stands_is_refused(patterns, members):
+    with pytest.raises(ApiError, match=r"^fast is an alias, .* write claude-haiku-4-5\.$") as refused:
+        rights().check_body(caller(*patterns), body(members))
+    assert refused.value.status == 400
