@@ -70,7 +70,7 @@ class Call:
             await self.body()
 
     async def body(self) -> bytes:
-        """The whole body. Raises ApiError 413."""
+        """The whole body. Raises ApiError 413, and 400 for a length that is no number."""
         if self._body is None:
             try:
                 self._body = await self._read()
@@ -82,7 +82,10 @@ class Call:
 
     async def _read(self) -> bytes:
         pieces, size = [], 0
-        if int(self.request.headers.get("content-length", "0")) > MAX_BODY:
+        length = self.request.headers.get("content-length", "0")
+        if not re.fullmatch("[0-9]{1,18}", length):
+            raise ApiError(400, "Content-Length: it is no number of any use")
+        if int(length) > MAX_BODY:
             raise _TOO_LARGE
         try:
             async for piece in self.request.stream():

@@ -31,6 +31,7 @@ _STABLE = (b"x-stainless-", b"user-agent", b"accept", b"content-type", b"anthrop
 _OF_CREDENTIAL = b"oauth-2025-04-20"  # a beta that belongs to the credential that is replaced
 _IDLE = (b"accept-encoding", b"connection")  # dropped, whatever they say
 _MAX_KNOWN = 4096
+_LONGEST = 18  # digits of a content-length
 _known: dict[tuple[bytes, bytes], bytes] = {}
 
 
@@ -80,7 +81,7 @@ def read_head(headers: HeaderList, affinity: bytes) -> Head:
     """Walk `headers` (names in lower case); `affinity` is the name of the conversation header, in lower case.
 
     The listener's parser has refused control characters, so every value can be forwarded as it is. Raises
-    ApiError(400) for a bad conversation id.
+    ApiError(400) for a bad conversation id, and for what says nothing of the body.
     """
     head = Head()
     add = head.lines.append
@@ -117,6 +118,8 @@ def _take(head: Head, header: tuple[bytes, bytes], affinity: bytes) -> bytes:
             elif not rest:
                 head.credentials.append(value)  # without a scheme
         elif name == b"content-length":
+            if len(value) > _LONGEST or not value.isdigit():
+                raise ApiError(400, "Content-Length: it is no number of any use")
             head.content_length = int(value)
         elif name == b"transfer-encoding" and value.strip(b" \t,").lower() != b"chunked":
             raise ApiError(400, "Transfer-Encoding: only chunked is understood; use Content-Encoding")

@@ -276,6 +276,7 @@ async def test_a_form_that_is_none_signs_nobody_in(console: Console):
     assert await post(good, **{"content-type": "text/plain"}) == 415
     assert await post(good) == 415
     assert await post(b"x" * 70_000, **{"content-type": FORM}) == 413
+    assert await post(good, **{"content-type": FORM, "content-length": "0" * 4400 + "5"}) == 400
     assert await post(b"token=\xff\xfe", **{"content-type": FORM}) == 401
     assert await post(good, **{"content-type": f"{FORM}; charset=utf-8"}) == 303
 

@@ -26,6 +26,13 @@ def names(head: Head) -> list[bytes]:
     return [line.partition(b":")[0] for line in head.lines[len(OWN) :]]
 
 
+@pytest.mark.parametrize("length", [b"0" * 4400 + b"5", b"9" * 4400, b"", b"-1", b"5, 5", b"\xb2"])
+def test_a_length_of_the_body_that_is_no_number_of_use_is_refused(length):
+    with pytest.raises(ApiError, match="Content-Length") as refused:
+        read((b"content-length", length))
+    assert refused.value.status == 400
+
+
 # What goes on.
 
 

@@ -5,6 +5,7 @@ It counts nothing itself, and knows neither callers nor accounts: names are thos
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -105,7 +106,7 @@ class Usage:
         if not key and not team:
             raise ApiError(400, "Give team, or key for a caller without one, or both for one caller of the team")
         limit = _one(query, "limit") if "limit" in query else str(_RECORDS)
-        if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MOST_RECORDS:
+        if not re.fullmatch("[0-9]{1,9}", limit) or not 1 <= int(limit) <= MOST_RECORDS:
             raise ApiError(400, f"limit must be a number from 1 to {MOST_RECORDS}")
         tenant = f"t:{team}" if team else f"c:{key}"
         span = self._span(query)

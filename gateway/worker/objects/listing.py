@@ -25,6 +25,7 @@ from gateway.worker.objects.owners import Owners
 _DEFAULT = 20  # entries a page where the client does not say
 _MORE = 1000  # entries of a further page by ids, where few of those before were the caller's
 _MANY = 100  # likewise, by cursors
+_LONGEST = 18  # characters of a limit that may be a number
 MOST_PAGES = 100  # of the upstream's for one of ours
 _CURSORS = ("after_id", "before_id", "page", "page_token", "limit")
 EMPTY = b'{"data":[],"has_more":false,"first_id":null,"last_id":null,"next_page":null}'
@@ -75,7 +76,8 @@ _spot = msgspec.msgpack.Decoder(_Spot).decode
 
 class Listing:
     """One request of `caller` with this query string. `fetch(workspace, query)` brings a page of the upstream's, None
-    if the client has been answered already. `secrets` sign cursors: the first one new ones."""
+    if the client has been answered already. `secrets` sign cursors: the first one new ones. Raises ApiError(400) for a
+    limit that is no number of any use."""
 
     def __init__(self, caller: Caller, query: bytes, owners: Owners, fetch: Fetch, secrets: tuple[bytes, ...]) -> None:
         self._caller = caller
@@ -86,7 +88,10 @@ class Listing:
         self._asked = {name: value for name, value in pairs if name in _CURSORS and value}
         self._others = [(name, value) for name, value in pairs if name not in _CURSORS]
         self._wanted = self._asked.get("limit", "")  # as it came: the upstream judges it
-        self._limit = int(self._wanted) if self._wanted.isdecimal() and 0 < int(self._wanted) <= 1000 else _DEFAULT
+        if len(self._wanted) > _LONGEST:
+            limit_of(self._wanted)
+        number = int(self._wanted) if self._wanted.isascii() and self._wanted.isdigit() else 0
+        self._limit = number if 0 < number <= 1000 else _DEFAULT
         if any(name in ("ids", "ids[]") for name, _ in pairs):
             self._limit = 1000  # a page of its own, as long as it is
         self._pages = 0

@@ -222,6 +222,7 @@ async def test_records_come_with_money_in_dollars_and_where_to_go_on(client, sto
         ("team=t&limit=1001", "limit must be"),
         ("team=t&limit=ten", "limit must be"),
         ("team=t&limit=9999999999999", "limit must be"),
+        ("team=t&limit=000000001" + "9" * 4400, "limit must be"),
         ("team=t&team=u", "team must be given once"),
         ("team=t&model=m", "Unknown parameters: model"),
         ("team=t&to=never", "to must be a time"),

@@ -240,3 +240,10 @@ async def test_what_is_no_list_is_a_502(body: bytes):
     with pytest.raises(ApiError) as refused:
         await Listing(ALICE, b"", cast(Owners, world), fetch, SECRETS).page()
     assert refused.value.status == 502
+
+
+@pytest.mark.parametrize("limit", ["9" * 4400, "0" * 4399 + "5"])
+async def test_a_limit_of_many_digits_is_refused(limit):
+    with pytest.raises(ApiError, match=r"^limit: ") as refused:
+        await ask(World([]), ALICE, limit=limit)
+    assert refused.value.status == 400
