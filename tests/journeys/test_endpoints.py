@@ -483,10 +483,20 @@ RESULTS = Answer(200, (("content-type", "application/binary"),), ((0.1, LINES[:1
 REQUESTS = {"requests": [{"custom_id": "item-0", "params": message()}]}
 
 
+PICKED = {"type": "tool_use", "id": "toolu_1", "name": "pick", "input": {"model": "fast", "other": {"model": OTHER}}}
+
+
 def batch(want: Want, **more: Any) -> Ask:
-    return Ask(want, path="/v1/messages/batches", body=REQUESTS, conversation=None, **more)
+    body = (
+        {"requests": [{"custom_id": "item-0", "params": message(**more.pop("params"))}]} if "params" in more else None
+    )
+    return Ask(want, path="/v1/messages/batches", body=body or REQUESTS, conversation=None, **more)
 
 
+ITS_MODELS = {
+    "keys": [{**each, "models": [MODEL]} for each in CALLERS],
+    "models": {"aliases": {"fast": MODEL}},
+}
 HAS_BATCH: dict[str, Any] = {"given": (batch(Want()),), "then": {"a": [as_json(200, BATCH)]}}
 BATCHES = [
     journey(
@@ -494,6 +504,29 @@ BATCHES = [
         batch(Want(by="a", attempts=1, **FREE)),
         upstream={"a": [as_json(200, BATCH)]},
         asked="a",
+    ),
+    journey(
+        "what a tool of a batch is given may be called a model",
+        batch(Want(by="a", attempts=1), params={"messages": [{"role": "assistant", "content": [PICKED]}]}),
+        config=ITS_MODELS,
+        upstream={"a": [as_json(200, BATCH)]},
+        asked="a",
+    ),
+    *(
+        journey(
+            f"a batch is refused {why}",
+            batch(Want(status=status, error=error, attempts=0), params=params),
+            config=ITS_MODELS,
+            asked="",
+        )
+        for why, params, status, error in (
+            ("for its model", {"model": OTHER}, 403, "permission_error"),
+            ("for a model to fall back to", {"fallbacks": [{"model": OTHER}]}, 403, "permission_error"),
+            ("for its advisor", {"tools": [{"type": "advisor_20260301", "model": OTHER}]}, 403, "permission_error"),
+            ("for a model that nobody knows", {"model": "next-1"}, 403, "permission_error"),
+            ("for an alias", {"model": "fast"}, 400, "invalid_request_error"),
+            ("for an alias to fall back to", {"fallbacks": [{"model": "fast"}]}, 400, "invalid_request_error"),
+        )
     ),
     journey(
         "results of a batch are metered when they are read, at half the price",

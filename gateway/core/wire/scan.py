@@ -44,6 +44,7 @@ def _candidates(words: tuple[bytes, ...]) -> re.Pattern[bytes]:
 _KEYS = (b'model(?=")', b'thread(?=")', b'previous_message_id(?=")', b'id(?=")(?!": ?"[^c])')  # most ids are no model's
 _MODELS = _candidates(_KEYS)
 _ALL = _candidates(_KEYS + _OBJECTS)
+_IDS = _candidates(_KEYS[1:3] + _OBJECTS)
 _WHOLE_ID = re.compile(rb'"([A-Za-z0-9_-]+)"')
 _VALUE = re.compile(
     rb'"(?P<key>\w+)"[ \t\r\n]{0,%d}+(?:(?P<blank>[ \t\r\n])|:[ \t\r\n]{0,%d}+' % (_BLANKS, _BLANKS)
@@ -61,15 +62,15 @@ def is_object_id(text: str) -> bool:
 
 
 class Scanner:
-    """Feed it the body's pieces, cut anywhere. `models` and `ids` hold what was found so far; without `ids` only the
-    models are looked for. Memory: a few KiB and what was found."""
+    """Feed it the body's pieces, cut anywhere. `models` and `ids` hold what was found so far; without either, only
+    the other is looked for. Memory: a few KiB and what was found."""
 
     __slots__ = ("_begin", "_escape", "_messages", "_pattern", "_same", "_tail", "_thread", "ids", "models")
 
-    def __init__(self, ids: bool = True) -> None:
+    def __init__(self, ids: bool = True, models: bool = True) -> None:
         self.models: set[str] = set()
         self.ids: set[str] = set()
-        self._pattern = _ALL if ids else _MODELS
+        self._pattern = (_ALL if models else _IDS) if ids else _MODELS
         self._messages: set[str] = set()
         self._thread = False
         self._same = b"\0"  # a key and its value as they were found before: a batch repeats them in every item
@@ -111,7 +112,7 @@ class Scanner:
         if value is None:
             self._thread = self._thread or key == b"thread"
         elif key == b"previous_message_id":
-            if self._pattern is _ALL:
+            if self._pattern is not _MODELS:
                 self._messages.add(_decode(value))
         elif key == b"model" or (key == b"id" and _decode(value).startswith("claude-")):
             self.models.add(_decode(value))

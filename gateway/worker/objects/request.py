@@ -23,7 +23,7 @@ from gateway.upstream.provider import Call
 from gateway.upstream.transport import Interrupted, Response
 from gateway.worker.callers.limits import Accounting
 from gateway.worker.callers.rights import Rights
-from gateway.worker.endpoints import LIFETIMES, Answer, At, Body
+from gateway.worker.endpoints import LIFETIMES, Answer, At, Body, Endpoint
 from gateway.worker.head import AnswerHead, Head, without
 from gateway.worker.objects.batch_usage import BatchUsageMeter
 from gateway.worker.objects.listing import Listing
@@ -87,7 +87,7 @@ class Objects:
         if x.request.endpoint.answer is Answer.PAGE:
             await self._list(x, head, caller)
             return
-        if x.request.endpoint.batches and x.request.endpoint.answer is Answer.CREATED:
+        if _is_batch(x.request.endpoint):
             await self._accounting.batch(caller, x.request.id)
         names, owners = x.request.names, self._owners
         x.request.home = await owners.where(caller, names) if names else await owners.home(caller)
@@ -163,7 +163,8 @@ class Objects:
             raise ApiError(400, "content-type: given twice")
         known_as_json = x.request.endpoint.body is Body.JSON and x.request.endpoint.kind
         if known_as_json or not kinds or _MAYBE_JSON.search(kinds[0]):
-            look = Inspection(head.content_encoding, limit, partial(self._judge, x, caller)).look
+            judge = partial(self._judge, x, caller)
+            look = Inspection(head.content_encoding, limit, judge, _is_batch(x.request.endpoint)).look
         size = head.content_length if head.content_length >= 0 else None
         upload = Upload(x.request.client.read, size, limit, self._patience, x.request.hold, look)
         began = perf_counter()
@@ -177,8 +178,9 @@ class Objects:
 
     async def _judge(self, x: Journey, caller: Caller, models: set[str], ids: set[str]) -> None:
         """What came up in a body on its way."""
+        check = self._rights.check_unchanged if _is_batch(x.request.endpoint) else self._rights.check_named
         for model in models:
-            self._rights.check_named(caller, model)
+            check(caller, model)
         known = await self._owners.known(ids) if ids else None
         if not known:
             return  # words that look like ids, or ids that the upstream does not know either
@@ -255,6 +257,11 @@ class Objects:
         if endpoint.batches:
             body = results_to(body, self._addresses.base_url(x.request.client.scope))
         await x.reply.answer(kept.status, kept.headers, body)
+
+
+def _is_batch(endpoint: Endpoint) -> bool:
+    """Whether a request to this endpoint makes a batch."""
+    return endpoint.batches and endpoint.answer is Answer.CREATED
 
 
 async def _read(x: Journey, response: Response) -> bytes:

@@ -9,11 +9,12 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
+from gateway.core.wire.batch_models import BatchModels
 from gateway.core.wire.decoding import Decoder
 from gateway.core.wire.scan import Scanner
 from gateway.errors import ApiError
 
-_SLICE = 4096  # bytes of a compressed body that are looked at in one go
+_SLICE = 4096  # bytes of a compressed body, or of a batch, that are looked at in one go
 
 Look = Callable[[bytes, bool], Awaitable[None]]
 
@@ -89,29 +90,47 @@ def too_large(limit: int) -> ApiError:
 
 class Inspection:
     """Looks through a JSON body as it passes, compressed or not; `judge(models, ids)` is told of those that are new,
-    and may raise."""
+    and may raise. Of a `batch`, models are those that it asks for; of another body, whatever is called so."""
 
-    def __init__(self, encoding: bytes, limit: int, judge: Callable[[set[str], set[str]], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        encoding: bytes,
+        limit: int,
+        judge: Callable[[set[str], set[str]], Awaitable[None]],
+        batch: bool = False,
+    ) -> None:
         self._decoder = None if encoding in (b"", b"identity") else Decoder(encoding, limit)
-        self._scanner = Scanner()
+        self._scanner = Scanner(models=not batch)
+        self._batch = BatchModels() if batch else None
         self._judge = judge
         self._models: set[str] = set()
         self._ids: set[str] = set()
 
     async def look(self, piece: bytes, last: bool) -> None:
         """See one piece."""
-        scanner, decoder = self._scanner, self._decoder
+        decoder = self._decoder
         if decoder is None:
-            scanner.feed(piece)
+            await self._read(piece)
         else:
             for start in range(0, len(piece), _SLICE):
-                scanner.feed(decoder.feed(piece[start : start + _SLICE]))
+                await self._read(decoder.feed(piece[start : start + _SLICE]))
                 if start:
                     await asyncio.sleep(0)
             if last:
                 decoder.finish()
-        if len(scanner.models) > len(self._models) or len(scanner.ids) > len(self._ids):
-            models, ids = scanner.models - self._models, scanner.ids - self._ids
+        models = self._scanner.models if self._batch is None else self._batch.found
+        ids = self._scanner.ids
+        if len(models) > len(self._models) or len(ids) > len(self._ids):
+            models, ids = models - self._models, ids - self._ids
             self._models |= models
             self._ids |= ids
             await self._judge(models, ids)
+
+    async def _read(self, text: bytes) -> None:
+        self._scanner.feed(text)
+        if self._batch is None:
+            return
+        for start in range(0, len(text), _SLICE):  # of odd bodies a byte may take as long as a hundred of others
+            self._batch.feed(text[start : start + _SLICE])
+            if start:
+                await asyncio.sleep(0)

@@ -254,3 +254,12 @@ def test_no_more_than_a_few_kilobytes_are_kept():
         kept = sum(sys.getsizeof(getattr(scanner, name)) for name in Scanner.__slots__ if name != "_pattern")
         assert kept < 4096
     assert scanner.models == {"m"}
+
+
+@pytest.mark.parametrize("models", [True, False])
+def test_without_models_the_same_ids_are_found(models):
+    scanner = Scanner(models=models)
+    named = {"model": "claude-opus-5", "thread": {"type": "continue", "previous_message_id": "msg_1"}, "id": FILE}
+    scanner.feed(json.dumps([named, {"model": {"id": "claude-haiku-4-5"}}]).encode())
+    assert scanner.ids == {FILE, "msg_1"}
+    assert scanner.models == ({"claude-opus-5", "claude-haiku-4-5"} if models else set())
