@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from typing import Any
 
 import pytest
 
+from gateway.records import Finished
+from gateway.worker.callers.limits import Accounting
 from tests.journeys.driver import CALLERS, KEYS, Rig
 from tests.journeys.http import Answer
 from tests.journeys.journey import (
@@ -297,8 +300,19 @@ MADE = as_json(200, FILE)
 PAGE = as_json(200, {"data": [FILE, {**FILE, "id": "file_strange"}], "has_more": False, "first_id": "file_1",
                      "last_id": "file_strange"})  # fmt: skip
 DELETED = as_json(200, {"id": "file_1", "type": "file_deleted"})
+PLAIN = {"content-encoding": None}
+LISTED = (
+    b'{"data":[{"type": "file", "id": "file_1", "filename": "a.txt"}],'
+    b'"has_more":false,"first_id":"file_1","last_id":"file_1"}'
+)
 UNKNOWN = Want(status=404, error="not_found_error", says="Not found", attempts=0, record={"account": ""})
 OCTETS = (("content-type", "application/octet-stream"),)
+
+
+def in_gzip(answer: Answer) -> Answer:
+    """The same from an upstream that compresses it."""
+    body = gzip.compress(b"".join(piece for _, piece in answer.pieces), mtime=0)
+    return Answer(answer.status, (*answer.headers, ("content-encoding", "gzip")), ((0.0, body),))
 
 
 def create(want: Want | None = None, **more: Any) -> Ask:
@@ -379,6 +393,14 @@ OBJECTS = [
         get("/v1/files", Want(by="a", record={"endpoint": "files"})),
         **HAS_FILE,
         upstream={"a": [PAGE]},
+        asked="a",
+    ),
+    journey(
+        "a list in gzip shows the caller's own alone, of what was told in gzip",
+        get("/v1/files", Want(by="a", body=LISTED, headers=PLAIN)),
+        given=(create(),),
+        then={"a": [in_gzip(MADE)]},
+        upstream={"a": [in_gzip(PAGE)]},
         asked="a",
     ),
     journey(
@@ -483,6 +505,7 @@ RESULTS = Answer(200, (("content-type", "application/binary"),), ((0.1, LINES[:1
 REQUESTS = {"requests": [{"custom_id": "item-0", "params": message()}]}
 
 
+HERE = json.dumps(BATCH).replace("api.anthropic.com", "llm.acme.test").encode()
 PICKED = {"type": "tool_use", "id": "toolu_1", "name": "pick", "input": {"model": "fast", "other": {"model": OTHER}}}
 
 
@@ -557,6 +580,25 @@ BATCHES = [
         asked="",
     ),
     journey(
+        "a batch of which the upstream tells in gzip is its maker's, and its results are here",
+        get("/v1/messages/batches/msgbatch_1", Want(by="a", route="pinned", body=HERE, headers=PLAIN)),
+        given=(batch(Want(body=HERE, headers=PLAIN)),),
+        then={"a": [in_gzip(as_json(200, BATCH))]},
+        upstream={"a": [in_gzip(as_json(200, BATCH))]},
+        config={"public_url": "https://llm.acme.test"},
+        asked="a",
+    ),
+    *(
+        journey(
+            f"{what} of which the upstream tells in {coding} passes as it came",
+            get("/v1/messages/batches/msgbatch_1", Want(by="a", body=b"???", headers={"content-encoding": coding})),
+            **HAS_BATCH,
+            upstream={"a": [as_json(200, b"???", ("content-encoding", coding))]},
+            asked="a",
+        )
+        for what, coding in (("a batch", "br"), ("a broken batch", "gzip"))
+    ),
+    journey(
         "a batch is cancelled where it lives",
         Ask(Want(by="a", attempts=1, route="pinned"), path="/v1/messages/batches/msgbatch_1/cancel", conversation=None),
         **HAS_BATCH,
@@ -569,3 +611,28 @@ BATCHES = [
 @pytest.mark.parametrize("journey", OBJECTS + BATCHES, ids=str)
 def test_objects_of_accounts(journey: Journey, rig: Rig):
     rig.play(journey)
+
+
+IN_GZIP = journey(
+    "results in gzip pass as they came, and are metered",
+    get(
+        "/v1/messages/batches/msgbatch_1/results",
+        Want(by="a", body=in_gzip(RESULTS).pieces[0][1], headers={"content-encoding": "gzip"}, **FREE),
+    ),
+    **HAS_BATCH,
+    upstream={"a": [in_gzip(RESULTS)]},
+    asked="a",
+)
+
+
+def test_results_that_the_upstream_compresses_are_metered(rig: Rig, monkeypatch: pytest.MonkeyPatch):
+    items: list[Finished] = []
+    told = Accounting.items
+
+    def note(accounting: Accounting, record: Finished) -> None:
+        items.append(record)
+        told(accounting, record)
+
+    monkeypatch.setattr(Accounting, "items", note)
+    rig.play(IN_GZIP)
+    assert [(record.usage.input, record.usage.output) for record in items] == [(300, 60)]

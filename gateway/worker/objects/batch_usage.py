@@ -12,7 +12,9 @@ from time import time
 
 from gateway import log
 from gateway.core.spending.pricing import Catalogue
+from gateway.core.wire.decoding import Decoder
 from gateway.core.wire.results import ResultsTap
+from gateway.errors import ApiError
 from gateway.records import ITEMS, Finished
 from gateway.store.client.client import StoreClient, StoreDown
 from gateway.store.owners import Owner, to_meter
@@ -21,7 +23,39 @@ from gateway.worker.endpoints import LIFETIMES
 from gateway.worker.objects.owners import Owners
 from gateway.worker.request.journey import Journey
 
+_MOST_DECODED = 8 * 1024 * 1024 * 1024  # bytes of results
+_SLICE = 16 * 1024  # bytes of encoded ones that are decoded at once
 _MARKS = 10_000  # batches whose marks this process keeps for itself
+
+
+class Decoded:
+    """Has a tap read the results of `batch` that the upstream has encoded although it was asked not to. What nobody can
+    decode is not read."""
+
+    def __init__(self, tap: ResultsTap, batch: str, encoding: bytes) -> None:
+        self._tap = tap
+        self._batch = batch
+        self._decoder: Decoder | None = None
+        try:
+            self._decoder = Decoder(encoding, _MOST_DECODED)
+        except ApiError as error:
+            self._give_up(error)
+
+    def feed(self, data: bytes) -> None:
+        """Read the lines that `data` completes once it is decoded."""
+        for start in range(0, len(data), _SLICE):
+            if self._decoder is None:
+                return
+            try:
+                text = self._decoder.feed(data[start : start + _SLICE])
+            except ApiError as error:
+                self._give_up(error)
+                return
+            self._tap.feed(text)
+
+    def _give_up(self, error: ApiError) -> None:
+        self._decoder = None
+        log.warning("results of a batch could not be decoded", batch=self._batch, why=error.code)
 
 
 class BatchUsageMeter:

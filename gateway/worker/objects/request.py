@@ -13,9 +13,11 @@ from functools import partial
 from time import monotonic, perf_counter
 from urllib.parse import unquote
 
+from gateway import log
 from gateway.config.schema import Caller, Config
 from gateway.core.routing.route import Route
 from gateway.core.routing.router import Router
+from gateway.core.wire.decoding import decode
 from gateway.errors import ApiError
 from gateway.listen.addresses import Addresses
 from gateway.listen.client import HeaderList
@@ -25,7 +27,7 @@ from gateway.worker.callers.limits import Accounting
 from gateway.worker.callers.rights import Rights
 from gateway.worker.endpoints import LIFETIMES, Answer, At, Body, Endpoint
 from gateway.worker.head import AnswerHead, Head, without
-from gateway.worker.objects.batch_usage import BatchUsageMeter
+from gateway.worker.objects.batch_usage import BatchUsageMeter, Decoded
 from gateway.worker.objects.listing import Listing
 from gateway.worker.objects.owners import APART, Owners
 from gateway.worker.objects.rewriting import created_ids, results_to
@@ -212,29 +214,34 @@ class Objects:
     async def take(self, x: Journey, response: Response, head: AnswerHead) -> None:
         """An account has answered well."""
         endpoint = x.request.endpoint
-        headers = head.visible + x.gateway_headers(self._expose_account)
         answer = endpoint.answer
         looked_at = answer in (Answer.CREATED, Answer.PAGE, Answer.DELETED) or endpoint.batches
         if looked_at and x.request.client.method != "HEAD" and head.kind.startswith(b"application/json"):
-            x.reply.kept = Kept(response.status, headers, await _read(x, response))
+            body = await _read(x, response)
+            if head.encoding:
+                body = _decoded(x, head, body)
+            headers = head.visible + x.gateway_headers(self._expose_account)
+            x.reply.kept = Kept(response.status, headers, body)
             response.close()
             x.attempt.response = None
             return
+        headers = head.visible + x.gateway_headers(self._expose_account)
         if answer is Answer.PAGE and response.status == 200:
             raise ApiError(502, "The upstream gave no proper list.")
         if answer is Answer.DELETED:
             await self._owners.deleted(x.request.object)
         elif answer is Answer.RESULTS:
-            await self._results(x, response, headers)
+            await self._results(x, response, headers, head.encoding)
             return
         await relay_through(x, response, headers)
 
-    async def _results(self, x: Journey, response: Response, headers: HeaderList) -> None:
+    async def _results(self, x: Journey, response: Response, headers: HeaderList, encoding: bytes) -> None:
         """Results of a batch pass through, and what is read of them is metered, also if that is not all."""
         skip = await self._batch_usage.metered(x.request.object)
         tap = self._batch_usage.tap(skip)
+        see = Decoded(tap, x.request.object, encoding).feed if encoding else tap.feed
         try:
-            await relay_through(x, response, headers, tap.feed)
+            await relay_through(x, response, headers, see)
             if x.outcome == "ok":
                 tap.finish()
         finally:
@@ -262,6 +269,18 @@ class Objects:
 def _is_batch(endpoint: Endpoint) -> bool:
     """Whether a request to this endpoint makes a batch."""
     return endpoint.batches and endpoint.answer is Answer.CREATED
+
+
+def _decoded(x: Journey, head: AnswerHead, body: bytes) -> bytes:
+    """A body that the upstream has encoded although it was asked not to, made plain; as it came where nobody can."""
+    try:
+        text = decode(body, head.encoding, MAX_KEPT)
+    except ApiError:
+        log.warning("an answer could not be decoded", request_id=x.request.id, endpoint=x.request.endpoint.name)
+        return body
+    x.request.hold(len(text))
+    head.is_plain()
+    return text
 
 
 async def _read(x: Journey, response: Response) -> bytes:
