@@ -216,8 +216,8 @@ class StreamRelay:
                         ready = error_told(x, self.response, ready, self._translator is None)
                     x.reply.raw = self._splitter.raw
                     await x.reply.write(ready, more=True)
-                    if meter.error:
-                        break
+                if meter.error:
+                    break
                 if plain and way is None:
                     way = x.reply.way = x.request.client.short_way()
                 direct = None if way is None or self._splitter.busy or meter.told_end else way.take
@@ -329,6 +329,8 @@ def error_told(x: Journey, response: Response, ready: bytes, plain: bool) -> byt
     begin, last = 0, (b"", 0)
     for _, data, end in events(ready):
         begin, last = last[1], (data, end)
+    if not last[0]:  # of a longer one, which has passed
+        return ready
     status = next((status for status, each in TYPES.items() if each == kind), 500)
     said = account.provider.refusal(status, response.headers, last[0], x.request.id).body
     if said == last[0] and tells_error(said):
