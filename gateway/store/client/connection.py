@@ -48,6 +48,7 @@ class Call:
     by_text = False  # sent with the script's text once more, to a server that has forgotten it
     asking = False  # sent after ASKING, for a server that is about to receive the slot
     redirections = 0
+    count = 1  # calls
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class Again(Call):
 class Joined(Call):
     """Calls of a script that joins, sent as one."""
 
-    __slots__ = ("calls",)
+    __slots__ = ("calls", "count")
 
     def __init__(self, calls: Sequence[Call]) -> None:
         first = calls[0]
@@ -98,6 +99,7 @@ class Joined(Call):
             rest += args[last + 1 :]
         super().__init__(first.script, (len(keys), *keys, *rest), None, first.watch)
         self.calls = calls
+        self.count = len(calls)
 
     def answered(self, replies: Sequence[Any]) -> None:
         """Tell each caller who still waits."""
@@ -116,6 +118,7 @@ class _Question:
 
     __slots__ = ("future",)
     script = Script("", "", "")
+    count = 1
     watch: Watch | None = None
 
     def __init__(self, future: asyncio.Future[Any] | None) -> None:
@@ -280,7 +283,8 @@ class Connection(asyncio.Protocol):
                 if watch is not None:
                     while writes[0][0] < self._answered:
                         writes.popleft()
-                    watch.answered(now - writes[0][1])
+                    for _ in range(asked.count):
+                        watch.answered(now - writes[0][1])
         except (hiredis.ProtocolError, IndexError):
             self.end("the server does not keep to the protocol")
 

@@ -25,7 +25,7 @@ from gateway.worker.objects.owners import Owners
 _DEFAULT = 20  # entries a page where the client does not say
 _MORE = 1000  # entries of a further page by ids, where few of those before were the caller's
 _MANY = 100  # likewise, by cursors
-_LONGEST = 18  # characters of a limit that may be a number
+_LONGEST = 4000  # characters of a limit that Python may take for a number
 MOST_PAGES = 100  # of the upstream's for one of ours
 _CURSORS = ("after_id", "before_id", "page", "page_token", "limit")
 EMPTY = b'{"data":[],"has_more":false,"first_id":null,"last_id":null,"next_page":null}'
