@@ -58,7 +58,13 @@ def whole(name: str, used: tuple[int, int | None], usage: Any, *, estimated: boo
 
 SIZE = len(json.dumps(message(stream=True))) // 4  # tokens that are put at what was asked
 ASKED = len(json.dumps(message())) // 4
+AT_ONCE = (started(), BLOCK, delta(TEXT), BLOCK_STOP, ends(), STOP)
 ODD_USAGE = [
+    journey(
+        "a stream in one piece that tells nothing of its output is put at what passed",
+        ask(stream=True, want=Want(by="a", used=(100, PASSED), record={"outcome": "ok", "estimated": True})),
+        upstream={"a": [stream(b"".join(AT_ONCE))]},
+    ),
     streamed("that tells nothing of its output is put at what passed", (100, PASSED), last=ends()),
     streamed("whose output is text is put at what passed", (100, PASSED), last=ends(output_tokens="800")),
     streamed("whose output is below nothing is put at what passed", (100, PASSED), last=ends(output_tokens=-5)),

@@ -205,6 +205,8 @@ class StreamRelay:
                     await self._take(ready)
                 if meter.stopped:
                     x.attempt.sent = not meter.known
+                    if x.attempt.sent and isinstance(meter, UsageMeter):
+                        meter.count(ready)
                     await x.reply.write(ready, more=False)
                     if not self.response.complete:
                         x.attempt.response = None
