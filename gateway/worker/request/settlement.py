@@ -176,9 +176,13 @@ def _let_go(x: Journey) -> None:
 
 
 def _estimate(x: Journey) -> None:
-    """An upstream may bill what we do not know whole: put it at what was sent, and at what passed."""
-    attempt = x.attempt
+    """An upstream may bill what we do not know whole: put it at what was sent, and at what passed, but at no more than
+    the answer may have had."""
+    attempt, peeked = x.attempt, x.request.peek
     attempt.estimated = True
     if not attempt.meter.input_told:
         attempt.meter.usage.input = x.request.body_size // _BYTES_A_TOKEN
     attempt.meter.estimate()
+    most = 0 if peeked is None or attempt.meter.output_told else peeked.max_tokens
+    if most:
+        attempt.meter.usage.output = min(attempt.meter.usage.output, most)
