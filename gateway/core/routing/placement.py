@@ -16,7 +16,7 @@ LEAST_LOAD = 100.0  # tokens that a served request counts for at least, however 
 NONE: frozenset[str] = frozenset()
 
 
-class Placement:
+class Placement(msgspec.Struct, eq=False):
     """Where a conversation lives: `workspace` is its home, None until it has one; there it is `warm` while its cache
     lives, and `sticky` if it is warm or its first answer is on its way. `pinned` is the one workspace that may serve
     it, "" if any may. `how` is what the x-gateway-route header says, `reason` why. `now_ms` is the store's clock when
@@ -24,16 +24,19 @@ class Placement:
 
     workspace: str | None = None
     record: Record | None = None
-    now_ms = 0
-    how = "none"
-    reason = ""
-    away = ""  # why its home does not serve it, "" while it does
-    pinned = ""
-    created = warm = sticky = account_bound = False
-    rewritten = False  # its history is not the one that is in the cache
-    cached = 0.0  # tokens that are in the cache at home
-    chosen = False  # the home was chosen for its room just now
-    moved = False  # this request has rebound its conversation: once is enough
+    now_ms: int = 0
+    how: str = "none"
+    reason: str = ""
+    away: str = ""  # why its home does not serve it, "" while it does
+    pinned: str = ""
+    created: bool = False
+    warm: bool = False
+    sticky: bool = False
+    account_bound: bool = False
+    rewritten: bool = False  # its history is not the one that is in the cache
+    cached: float = 0.0  # tokens that are in the cache at home
+    chosen: bool = False  # the home was chosen for its room just now
+    moved: bool = False  # this request has rebound its conversation: once is enough
 
     @property
     def warm_for(self) -> int:
@@ -63,34 +66,34 @@ class Suspicion(msgspec.Struct, frozen=True):
     kind: str = ""
 
 
-class Past:
+class Past(msgspec.Struct, eq=False):
     """What has come of a request so far."""
 
-    attempts = 0
-    waited = 0.0  # seconds, for limits
-    pause = 0.0  # seconds until the next attempt
+    attempts: int = 0
+    waited: float = 0.0  # seconds, for limits
+    pause: float = 0.0  # seconds until the next attempt
     again: Entry | None = None  # whom to ask once more
     trials: tuple[Trial, ...] = ()  # what it is the trial of
-    insisted = False  # an overloaded account was asked twice
-    repeated = False  # another account was asked after a failure: once is enough
-    limited = NONE  # accounts that were at their limit
+    insisted: bool = False  # an overloaded account was asked twice
+    repeated: bool = False  # another account was asked after a failure: once is enough
+    limited: frozenset[str] = NONE  # accounts that were at their limit
     suspicions: tuple[Suspicion, ...] = ()
 
 
-class Reserved:
+class Reserved(msgspec.Struct, eq=False):
     """What a request has taken: of the load of the `workspace` it goes to, and of the limits of the account that was
     asked last, whose `domain` they are. `fresh` input tokens has that account to compute, `tokens` of them are reserved
     for its limit while the answer is `pending`, and it has a `hold` of limits that are stated until that has ended."""
 
     domain: Domain | None = None
     hold: Hold | None = None
-    pending = False
-    fresh = 0.0
-    tokens = 0.0
-    workspace = ""
-    load = 0.0
-    load_at = 0.0
-    sent_at = 0.0
+    pending: bool = False
+    fresh: float = 0.0
+    tokens: float = 0.0
+    workspace: str = ""
+    load: float = 0.0
+    load_at: float = 0.0
+    sent_at: float = 0.0
 
     def take_load(self, loads: Loads, workspace: str, fresh: float, now: float) -> None:
         """Its load goes there from now on: whatever else chooses counts it."""

@@ -82,31 +82,31 @@ class Holding:
         self.bytes = 0
 
 
-class Request:
-    """What was asked. `t0` is when (perf_counter seconds), `at` the same in Unix seconds."""
+class Request(msgspec.Struct, eq=False):
+    """What was asked. `t0` is when (perf_counter seconds), `at` the same in Unix seconds; `object` is the id that the
+    path names; `held` bytes of it this process keeps, `home` is the workspace where the objects are whose `names` it
+    has or makes; `threaded`: the answer's id will be asked for; `upload` is a body that passes through."""
 
+    endpoint: Endpoint
+    client: Client
+    holding: Holding
+    t0: float
+    at: float
+    id: str
+    object: str = ""
     head: Head | None = None
     caller: Caller | None = None
     trace: Trace | None = None
-    body = b""
-    body_size = 0
-    held = 0  # bytes of it that this process keeps
+    body: bytes = b""
+    body_size: int = 0
+    held: int = 0
     peek: Peek | None = None
-    conversation = b""  # its key; empty for a request that has none
-    threaded = False  # the answer's id will be asked for
-    needs = NO_NEEDS
-    names: frozenset[str] = frozenset()  # objects of its own that it names or has made
-    home = ""  # the workspace where they are
-    upload: Upload | None = None  # a body that passes through
-
-    def __init__(self, endpoint: Endpoint, client: Client, holding: Holding, object_id: str) -> None:
-        self.t0 = perf_counter()
-        self.at = time()
-        self.id = new_request_id()
-        self.endpoint = endpoint
-        self.client = client
-        self.object = object_id  # that the path names
-        self.holding = holding
+    conversation: bytes = b""  # its key; empty for a request that has none
+    threaded: bool = False
+    needs: Needs = NO_NEEDS
+    names: frozenset[str] = frozenset()
+    home: str = ""
+    upload: Upload | None = None
 
     @property
     def model(self) -> str:
@@ -138,23 +138,22 @@ class Request:
             self.peek.forget()
 
 
-class Attempt:
+class Attempt(msgspec.Struct, eq=False):
     """What one account was asked, and its answer. Times are perf_counter seconds; `patient_from` is when the wait for
     the first byte began."""
 
+    account: Account | None
+    meter: UsageMeter | ChatMeter
+    renewed: float
+    patient_from: float
     lease: Lease | None = None
     response: Response | None = None
-    sent = False  # it may bill the request, and what that used is not known whole
-    hurried = False  # less time was left for an answer's head than an account may take
-    response_began = 0.0
-    estimated = False
+    sent: bool = False  # it may bill the request, and what that used is not known whole
+    hurried: bool = False  # less time was left for an answer's head than an account may take
+    response_began: float = 0.0
+    estimated: bool = False
     whole: Callable[[bytes], bytes] | None = None  # makes its JSON Anthropic's
-    over_since = 0.0  # when the model had said why it stopped, and nothing but pings has come since
-
-    def __init__(self, account: Account | None, meter: UsageMeter | ChatMeter, now: float) -> None:
-        self.account = account
-        self.meter = meter
-        self.renewed = self.patient_from = now
+    over_since: float = 0.0  # when the model had said why it stopped, and nothing but pings has come since
 
 
 class Opening(Protocol):
@@ -165,27 +164,25 @@ class Opening(Protocol):
         ...
 
 
-class Reply:
+class Reply(msgspec.Struct, eq=False):
     """What the client has: nothing, pings, a head, part of an answer, all of it. `status` is 0 before it began;
     `first_byte` is when the first of an account's answer came (perf_counter seconds)."""
 
-    stream = False  # pings may break its silence
-    status = 0
-    started = False  # the head is out
-    pinged = False  # it is, by a ping, and no more than pings: any account's stream may follow
-    ended = False
-    writing = False  # the client has yet to take what was written last
-    raw = False  # in the middle of an event that passes in pieces
+    client: Client
+    request_id: str
+    chat: bool
+    last_sent: float
+    stream: bool = False  # pings may break its silence
+    status: int = 0
+    started: bool = False  # the head is out
+    pinged: bool = False  # it is, by a ping, and no more than pings: any account's stream may follow
+    ended: bool = False
+    writing: bool = False  # the client has yet to take what was written last
+    raw: bool = False  # in the middle of an event that passes in pieces
     opening: Opening | None = None  # of a stream of which nothing but a message_start has come
     kept: Kept | None = None
     way: ShortWay | None = None  # that most of a stream goes
-    first_byte = 0.0
-
-    def __init__(self, client: Client, request_id: str, chat: bool, now: float) -> None:
-        self.client = client
-        self.last_sent = now
-        self._request_id = request_id
-        self._chat = chat
+    first_byte: float = 0.0
 
     async def answer(self, status: int, headers: HeaderList, body: bytes) -> None:
         """Send a whole answer."""
@@ -223,13 +220,13 @@ class Reply:
         if self.started:
             await self.write(self.event_of(error), more=False)
             return
-        own = error.headers(self._request_id)
+        own = error.headers(self.request_id)
         own += [header for header in headers if header[0] != b"x-gateway-request-id"]
-        await self.answer(error.status, own, error.body(self._request_id))
+        await self.answer(error.status, own, error.body(self.request_id))
 
     def event_of(self, error: ApiError) -> bytes:
         """An error of the gateway's own as one event of this stream."""
-        return error_event(error, self._request_id) if self._chat else error.event(self._request_id)
+        return error_event(error, self.request_id) if self.chat else error.event(self.request_id)
 
     def silent_since(self, now: float) -> float:
         """When the client was last sent something (perf_counter seconds). What goes the short way is looked at only
@@ -255,40 +252,43 @@ class Reply:
             self.pinged = True
             await self.start(200, headers)
         if self.quiet:  # still: the head may have waited for a slow client
-            await self.client.write(CHAT_PING if self._chat else PING, True)
+            await self.client.write(CHAT_PING if self.chat else PING, True)
 
 
-class Times:
+class Times(msgspec.Struct, eq=False):
     """Seconds that a request spent: on its body, on being admitted, on choosing an account, `queued` for limits and
     slots, `waited` for upstreams; and when its waiting for a slot ends (perf_counter seconds)."""
 
-    body = admit = choose = queued = waited = slot_until = 0.0
+    body: float = 0.0
+    admit: float = 0.0
+    choose: float = 0.0
+    queued: float = 0.0
+    waited: float = 0.0
+    slot_until: float = 0.0
 
 
-class Journey:
+class Journey(msgspec.Struct, eq=False):
     """Everything known of one request on its way, and what was decided about it."""
 
-    phase = Phase.READING
+    request: Request
+    reply: Reply
+    attempt: Attempt
+    times: Times
+    phase: Phase = Phase.READING
     route: Route | None = None
     reservation: Reservation | None = None
     binding: Binding | None = None
     leader: Leader | None = None  # this request's, while others wait for it
     call: Call | None = None
-    interrupted = ""  # why this process ends it, if it does
-    attempts = 0
-    reached = False  # an upstream has had it
-    upstream_request_id = ""
-    outcome = "ok"
-    cause = ""
-    failover = ""  # why it was tried again
+    interrupted: str = ""  # why this process ends it, if it does
+    attempts: int = 0
+    reached: bool = False  # an upstream has had it
+    upstream_request_id: str = ""
+    outcome: str = "ok"
+    cause: str = ""
+    failover: str = ""  # why it was tried again
     limit: tuple[str, str] = ("", "")  # whose limit refused it, and which
     cached: tuple[int, str] = (0, "")  # tokens of the conversation that a cache had, and its workspace ("": run out)
-
-    def __init__(self, endpoint: Endpoint, client: Client, holding: Holding, object_id: str = "") -> None:
-        request = self.request = Request(endpoint, client, holding, object_id)
-        self.reply = Reply(client, request.id, endpoint.chat, request.t0)
-        self.attempt = Attempt(None, ChatMeter() if endpoint.chat else UsageMeter(), request.t0)
-        self.times = Times()
 
     def ask(self, account: Account, lease: Lease) -> None:
         """The next account is asked: what it answers is metered by itself."""
@@ -300,8 +300,8 @@ class Journey:
         ttl = self.attempt.meter.ttl
         meter = ChatMeter() if self.request.endpoint.chat else UsageMeter()
         meter.ttl = ttl
-        attempt = self.attempt = Attempt(account, meter, perf_counter())
-        attempt.lease = lease
+        now = perf_counter()
+        self.attempt = Attempt(account, meter, now, now, lease)
         self.attempts += 1
 
     def abandon(self) -> None:
@@ -376,3 +376,15 @@ class Journey:
         self.limit = error.limit
         self.cause = self.cause or error.cause
         await self.reply.refuse(error, headers)
+
+
+def begun(endpoint: Endpoint, client: Client, holding: Holding, object_id: str = "") -> Journey:
+    """The journey of a request that has just arrived, whose path names `object_id`."""
+    t0, request_id = perf_counter(), new_request_id()
+    meter = ChatMeter() if endpoint.chat else UsageMeter()
+    return Journey(
+        Request(endpoint, client, holding, t0, time(), request_id, object_id),
+        Reply(client, request_id, endpoint.chat, t0),
+        Attempt(None, meter, t0, t0),
+        Times(),
+    )

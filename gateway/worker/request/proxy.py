@@ -30,7 +30,7 @@ from gateway.worker.objects.request import Objects
 from gateway.worker.request.dispatch import Dispatch
 from gateway.worker.request.exchange import Exchange
 from gateway.worker.request.home import Home
-from gateway.worker.request.journey import Holding, Journey, Phase
+from gateway.worker.request.journey import Holding, Journey, Phase, begun
 from gateway.worker.request.messages import Messages
 from gateway.worker.request.relay import broken
 from gateway.worker.request.settlement import Settlement
@@ -100,7 +100,7 @@ class Proxy:
 
     async def handle(self, endpoint: Endpoint, client: Client, object_id: str = "") -> None:
         """Serve one request of an endpoint, whose path names `object_id`."""
-        x = Journey(endpoint, client, self.holding, object_id)
+        x = begun(endpoint, client, self.holding, object_id)
         request = x.request
         self.live.add(x)
         try:
