@@ -9,11 +9,14 @@ import asyncio
 from typing import cast
 
 from gateway.listen.client import HeaderList, Receive, Scope, Send
+from gateway.listen.plain_head import PlainHead
 
 
 class AsgiClient:
     """One request and its answer; a `client.Client`. From the end of the request's body on, the task that reads it is
     cancelled when the client has `gone`, until `close`."""
+
+    plain: PlainHead | None = None
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope

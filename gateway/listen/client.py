@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
 from gateway.core.wire.short_way import ShortWay
+from gateway.listen.plain_head import PlainHead
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -20,9 +21,11 @@ HeaderList = list[tuple[bytes, bytes]]
 
 class Client(Protocol):
     """One request and its answer. Header names are in lower case; `target` are path and query as they came; `version`
-    is HTTP's, "1.1" for instance; `scope` is what ASGI says of the request."""
+    is HTTP's, "1.1" for instance; `scope` is what ASGI says of the request. `plain` is its head where that was read at
+    a glance."""
 
     method: str
+    plain: PlainHead | None
     target: tuple[bytes, bytes]
     headers: HeaderList
     version: str

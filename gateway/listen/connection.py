@@ -18,7 +18,7 @@ from gateway.core.wire.short_way import ShortWay
 from gateway.errors import ApiError
 from gateway.listen.cycle import STATUS_LINE, Cycle
 from gateway.listen.parser import Parser
-from gateway.listen.plain_head import PlainHead, read_plain
+from gateway.listen.plain_head import PlainHead, PlainHeads, Shape
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
@@ -36,11 +36,18 @@ MAX_UNREAD = 192 * 1024  # bytes written and not yet taken by the client at whic
 Serve = Callable[[Cycle], Awaitable[None]]
 
 
-class Bounds:
-    """What bounds the connections of one server, how to name a request, and who is told of a limit that refused one:
-    its scope and its name. Clients get half of the descriptors at most: answers need the others."""
+class Listener:
+    """What the connections of one listener share: who serves what they ask, their bounds, how to name a request, and
+    who is told of a limit that refused one: its scope and its name. Clients get half of the descriptors at most:
+    answers need the others. While it is `draining`, every answer closes its connection."""
 
-    def __init__(self, config: Config, request_id: Callable[[], str], throttled: Callable[[str, str], None]) -> None:
+    draining = False
+
+    def __init__(
+        self, serve: Serve, config: Config, request_id: Callable[[], str], throttled: Callable[[str, str], None]
+    ) -> None:
+        self.serve = serve
+        self.plain = PlainHeads(config.affinity.header)
         self.head_bytes = config.limits.max_head_kb * 1024
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.connections = min(config.limits.max_connections, max(1, (files - OTHER_FILES) // 2))
@@ -56,16 +63,15 @@ class Connection(asyncio.Protocol):
     """Phases: `idle`, `head` (arriving), `body` (arriving), `busy` (being answered), `linger` (answered before its body
     had arrived). `writable` is set while the client does not take what was written."""
 
-    bounds: Bounds  # set on the subclass that a server makes
-    serve: Serve
-    server_draining = False
     transport: asyncio.Transport
     cycle: Cycle | None = None  # the latest
     serving: Cycle | None = None  # whose answer is due; later ones on this connection wait in the pipeline
     writable: asyncio.Future[None] | None = None
     way: ShortWay | None = None  # of the latest stream
+    shape: Shape | None = None  # of the latest plain head
 
-    def __init__(self, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, listener: Listener, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+        self.listener = listener
         self.loop = loop
         self.pipeline: deque[Cycle] = deque()
         self.phase = "head"
@@ -99,9 +105,9 @@ class Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=MAX_UNREAD)
         connections = self.state.connections
         connections.add(cast(Any, self))
-        self.deadline = self.loop.time() + self.bounds.head
-        if len(connections) > self.bounds.connections:
-            self.bounds.throttled("gateway", "connections")
+        self.deadline = self.loop.time() + self.listener.head
+        if len(connections) > self.listener.connections:
+            self.listener.throttled("gateway", "connections")
             self.refuse(ApiError(529, "The gateway has too many open connections.", retry_after=1))
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -146,20 +152,22 @@ class Connection(asyncio.Protocol):
                 return
         if self.phase == "idle" or self.phase == "head":
             if self._parser is None or not self._parser.within:
-                head = read_plain(data, self.bounds.head_bytes)
+                head = self.listener.plain.read(data, self.listener.head_bytes, self.shape)
                 if head is not None:
+                    self.shape = head.shape
                     self._begin_plain(head, data)
                     return
             if self.phase == "idle":
                 self.phase = "head"
-                self.deadline = self.loop.time() + self.bounds.head
+                self.deadline = self.loop.time() + self.listener.head
         if self._parser is None:
             self._parser = Parser(self)
         self._parser.feed(data)
 
     def _begin_plain(self, head: PlainHead, data: bytes) -> None:
         """A request whose head needs no parser; what follows it in `data` is of its body."""
-        cycle = self.cycle = Cycle(self, "POST", head.target, "1.1", head.headers, True)
+        cycle = self.cycle = Cycle(self, "POST", head.shape.known.target, "1.1", head.headers, True)
+        cycle.plain = head
         self._left = head.length
         self._begin(cycle)
         if len(data) > head.size:
@@ -202,8 +210,8 @@ class Connection(asyncio.Protocol):
         self.serving = cycle
         self.phase = "body"
         self.body_began = self.loop.time()
-        self.deadline = self.body_began + self.bounds.body
-        task = cycle.task = self.loop.create_task(cycle.run(self.serve))
+        self.deadline = self.body_began + self.listener.body
+        task = cycle.task = self.loop.create_task(cycle.run(self.listener.serve))
         self.state.tasks.add(task)
 
     def on_body(self, body: bytes) -> None:
@@ -213,7 +221,7 @@ class Connection(asyncio.Protocol):
         cycle.received += size
         if self.phase == "body":
             allowed = min(self.loop.time(), self.body_began + cycle.received / MIN_RATE)
-            self.deadline = allowed + self.bounds.body
+            self.deadline = allowed + self.listener.body
         if cycle.complete:
             if cycle.received > MAX_DISCARDED:
                 self.finish()
@@ -238,7 +246,7 @@ class Connection(asyncio.Protocol):
                 cycle.wake()
         elif cycle.keep_alive:
             self.phase = "idle"
-            self.deadline = self.loop.time() + self.bounds.idle
+            self.deadline = self.loop.time() + self.listener.idle
         else:
             self.finish()
 
@@ -252,7 +260,7 @@ class Connection(asyncio.Protocol):
             self.resume_reading()
         if not serving.keep_alive:
             if serving.more_body and not serving.waiting_for_100_continue:
-                self._linger(self.bounds.body)
+                self._linger(self.listener.body)
             elif self.deaf:  # closing now would reset the connection, and the answer with it
                 self._linger(DEAF_LINGER)
                 with contextlib.suppress(OSError, RuntimeError):  # reset meanwhile: the answer is out
@@ -268,9 +276,9 @@ class Connection(asyncio.Protocol):
                 self.deadline = FOREVER
         elif self.cycle is not None and not self.cycle.more_body:
             self.phase = "idle"
-            self.deadline = self.loop.time() + self.bounds.idle
+            self.deadline = self.loop.time() + self.listener.idle
         else:
-            self._linger(self.bounds.body)
+            self._linger(self.listener.body)
 
     def _linger(self, wait: float) -> None:
         """Answered early: let the client finish sending, within bounds, so that it reads the answer."""
@@ -294,10 +302,10 @@ class Connection(asyncio.Protocol):
             if self.phase == "body" and self.cycle is not None:
                 now = self.loop.time()
                 self.body_began = max(self.body_began, now - self.cycle.received / MIN_RATE)
-                self.deadline = now + self.bounds.body
+                self.deadline = now + self.listener.body
 
     def pause_writing(self) -> None:
-        self.write_deadline = self.loop.time() + self.bounds.write
+        self.write_deadline = self.loop.time() + self.listener.write
         if self.writable is None:
             self.writable = self.loop.create_future()
         if self.way is not None:
@@ -337,7 +345,7 @@ class Connection(asyncio.Protocol):
         """Answer what is no proper request, where an answer still can be given, and close."""
         cycle = self.serving
         if self.phase == "head" or (self.phase == "body" and cycle is not None and not cycle.started):
-            request_id = self.bounds.request_id()
+            request_id = self.listener.request_id()
             body = error.body(request_id)
             lines = [b"%s: %s\r\n" % header for header in error.headers(request_id)]
             head = STATUS_LINE[error.status] + b"".join(lines)
@@ -348,7 +356,7 @@ class Connection(asyncio.Protocol):
 
     def finish(self) -> None:
         """Close once what was written is read, within the time that writing may take."""
-        self.deadline = self.loop.time() + self.bounds.write
+        self.deadline = self.loop.time() + self.listener.write
         self.transport.close()
 
     def shutdown(self) -> None:

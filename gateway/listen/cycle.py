@@ -16,6 +16,7 @@ from gateway import log
 from gateway.core.wire.short_way import ShortWay
 from gateway.errors import ApiError
 from gateway.listen.client import HeaderList, Scope
+from gateway.listen.plain_head import PlainHead
 
 if TYPE_CHECKING:
     from gateway.listen.connection import Connection
@@ -33,6 +34,7 @@ class Cycle:
     task: asyncio.Task[None] | None = None
     disconnected = False
     # The request.
+    plain: PlainHead | None = None
     received = 0  # bytes of body
     pending = 0  # of them, not yet read
     more_body = True
@@ -40,8 +42,7 @@ class Cycle:
     waiter: asyncio.Future[None] | None = None  # of the one who reads the body
     # The answer.
     head = b""  # not yet written
-    chunked = False
-    remaining = 0  # bytes that content-length still promises; -1 where the close ends the answer
+    remaining: int | None = 0  # bytes that its length still promises; -1: the close ends it, None: its last chunk does
     started = False
     complete = False
 
@@ -99,7 +100,7 @@ class Cycle:
 
     async def refuse(self, error: ApiError) -> None:
         """Answer with an error of the server's own and close the connection after it."""
-        request_id = self.connection.bounds.request_id()
+        request_id = self.connection.listener.request_id()
         headers = [*error.headers(request_id), (b"connection", b"close")]
         await self.answer(error.status, headers, error.body(request_id))
 
@@ -167,7 +168,7 @@ class Cycle:
             self.task.cancel()
 
     def short_way(self) -> ShortWay | None:
-        plain = self.chunked and not self.head and not self.complete
+        plain = self.remaining is None and not self.head and not self.complete
         return self.connection.short_way() if plain else None
 
     def _start(self, status: int, headers: HeaderList, length: bytes = b"") -> None:
@@ -182,7 +183,7 @@ class Cycle:
                 length = b"content-length: %b\r\n" % header[1]
             elif header == (b"connection", b"close"):
                 self.keep_alive = False
-        if not self.keep_alive or self.connection.server_draining:
+        if not self.keep_alive or self.connection.listener.draining:
             self.keep_alive = False
             lines.append(b"connection: close\r\n")
         if length:
@@ -191,7 +192,7 @@ class Cycle:
             if self.version == "1.0":
                 self.remaining = -1  # the close ends the answer
             else:
-                self.chunked = True
+                self.remaining = None
                 lines.append(b"transfer-encoding: chunked\r\n")
         head = b"".join((STATUS_LINE.get(status) or b"HTTP/1.1 %d \r\n" % status, *lines, b"\r\n"))
         if head.count(b"\n") != len(lines) + 2:
@@ -204,7 +205,7 @@ class Cycle:
         if self.method == "HEAD":
             body = b""
             self.remaining = 0
-        if self.chunked:
+        if self.remaining is None:
             if body:
                 body = b"%x\r\n%b\r\n" % (len(body), body)
             if not more:

@@ -52,7 +52,7 @@ class Parser:
     def feed(self, data: bytes) -> None:
         """What the client has sent."""
         connection = self._connection
-        bound = connection.bounds.head_bytes
+        bound = connection.listener.head_bytes
         self._wide = len(data) > bound  # only then can one segment hold too large a head whole
         self._unparsed += len(data)  # until a callback takes it back: the parser holds unfinished fields by itself
         try:
@@ -103,7 +103,7 @@ class Parser:
         connection, url, parser = self._connection, self._url, self._parser
         if self._wide:
             size = sum(len(name) + len(value) + 4 for name, value in self._headers)
-            if size > connection.bounds.head_bytes:
+            if size > connection.listener.head_bytes:
                 raise _TooLarge
         target = _split(url) if len(url) <= _SHORT else _split.__wrapped__(url)
         version = parser.get_http_version()

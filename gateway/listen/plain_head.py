@@ -2,92 +2,162 @@
 
 A head is plain if it lies whole in one segment, each of its lines is `name: value` in visible ASCII with one blank
 behind the colon, it tells its length once, and nothing in it changes how it is framed. Everything else is the parser's.
+A client says most lines alike in all its requests: these are remembered together, its own ones are taken out before.
 """
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 _REQUEST = re.compile(rb"POST (/[A-Za-z0-9/._~-]*)(?:\?([A-Za-z0-9/._~=&%-]*))? HTTP/1\.1")
 _LINE = re.compile(rb"([A-Za-z0-9-]+): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
+_VALUE = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 _LENGTH = re.compile(rb"[0-9]{1,10}")
 # What says how a request is framed, or what becomes of its connection.
 _OTHERWISE = frozenset(
     b"transfer-encoding connection expect upgrade proxy-connection http2-settings trailer te".split()
 )
-# What clients say alike in all their requests, and is nobody's secret: such lines are remembered.
+# What clients say alike in all their requests, and is nobody's secret.
 _ALIKE = re.compile(
-    rb"(?:host|accept(?:-encoding|-language)?|user-agent|content-type|anthropic-(?:version|beta)|x-app"
-    rb"|x-stainless-(?!retry-count|timeout)[a-z-]+)\Z"
+    rb"(?:host|accept(?:-encoding|-language)?|user-agent|content-type|connection|anthropic-(?:version|beta)|x-app"
+    rb"|anthropic-dangerous-direct-browser-access|x-stainless-[a-z-]+)\Z"
 )
-_MAX_KNOWN = 4096
-_LONGEST = 256  # bytes of a line that is remembered
+# What is a request's or a caller's own, beside the conversation's id.
+_OWN = (
+    b"content-length", b"x-api-key", b"authorization", b"traceparent", b"x-claude-code-session-id",
+    b"x-claude-code-agent-id", b"idempotency-key",
+)  # fmt: skip
+_MAX_KNOWN = 1024
+_LONGEST = 2048  # bytes of lines that are remembered
 
 Header = tuple[bytes, bytes]
 
-_known: dict[bytes, Header] = {
-    b"Connection: keep-alive": (b"connection", b"keep-alive"),
-    b"connection: keep-alive": (b"connection", b"keep-alive"),
-}
-_targets: dict[bytes, Header] = {}  # path and query, by request line
 
-
-class PlainHead(NamedTuple):
-    """`target` is path and query; `size` bytes of head, `length` of body."""
+class Known(msgspec.Struct, eq=False):
+    """What many requests say alike: path and query, and headers. `read` is what whoever serves them makes of these, for
+    the conversation header of this name."""
 
     target: Header
     headers: list[Header]
+    read: tuple[bytes, Any] = b"", None
+
+
+class Shape(NamedTuple):
+    """How a head is written: `parts` of it are as they are in other requests of its client, and between them are values
+    of its own, by these `names`."""
+
+    known: Known
+    names: list[bytes]
+    parts: list[bytes]
+
+
+class PlainHead(NamedTuple):
+    """`own` are the headers that its `shape` does not tell; `size` bytes of head, `length` of body."""
+
+    shape: Shape
+    own: list[Header]
     length: int
     size: int
 
+    @property
+    def headers(self) -> list[Header]:
+        return self.shape.known.headers + self.own
 
-def read_plain(segment: bytes, most: int) -> PlainHead | None:
-    """The head with which a segment begins, if it is plain and has at most `most` bytes, and no other request follows;
-    else None."""
-    end = segment.find(b"\r\n\r\n")
-    if end < 0 or end > most:
-        return None
-    request, *lines = segment[:end].split(b"\r\n")
-    target = _targets.get(request) or _target(request)
-    if target is None:
-        return None
-    headers: list[Header] = []
-    length = -1
-    for line in lines:
-        header = _known.get(line)
-        if header is None:
+
+class PlainHeads:
+    """Reads them for one listener; `conversation` is the name of the header that tells whose conversation it is."""
+
+    def __init__(self, conversation: str) -> None:
+        self._own = frozenset((*_OWN, conversation.lower().encode()))
+        names = b"|".join(sorted(map(_in_any_case, self._own)))
+        self._lines = re.compile(rb"\r\n(" + names + rb"): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)(?=\r\n)")
+        self._known: dict[bytes, Known] = {}
+        self._latest: Shape | None = None
+
+    def read(self, segment: bytes, most: int, shape: Shape | None = None) -> PlainHead | None:
+        """The head with which a segment begins, if it is plain and has at most `most` bytes, and no other request
+        follows; else None. It is read at a glance if it has this `shape`, which the one before had."""
+        shape = shape or self._latest
+        head = self._alike(segment, shape) if shape is not None else None
+        if head is None:
+            head = self._read(segment)
+            if head is None:
+                return None
+            self._latest = head.shape
+        return head if head.size - 4 <= most and 0 <= len(segment) - head.size <= head.length else None
+
+    @staticmethod
+    def _alike(segment: bytes, shape: Shape) -> PlainHead | None:
+        parts = shape.parts
+        own: list[Header] = []
+        end, length = 0, -1
+        for name, part in zip(shape.names, parts, strict=False):
+            if not segment.startswith(part, end):
+                return None
+            begin = end + len(part)
+            end = segment.find(b"\r\n", begin)
+            value = segment[begin:end]
+            if name == b"content-length":
+                if not value.isdigit() or len(value) > 10:
+                    return None
+                length = int(value)
+            elif not _VALUE.fullmatch(value):
+                return None
+            own.append((name, value))
+        last = parts[-1]
+        return PlainHead(shape, own, length, end + len(last)) if segment.startswith(last, end) else None
+
+    def _read(self, segment: bytes) -> PlainHead | None:
+        """The same of a head of any shape; it has a length."""
+        end = segment.find(b"\r\n\r\n")
+        if end < 0:
+            return None
+        parts = self._lines.split(segment[: end + 2])
+        alike = b"".join(parts[::3])
+        known = self._known.get(alike) or self._learn(alike)
+        if known is None:
+            return None
+        written = parts[1::3]
+        names, values = [name.lower() for name in written], parts[2::3]
+        if names.count(b"content-length") != 1:
+            return None
+        length = values[names.index(b"content-length")]
+        if not _LENGTH.fullmatch(length):
+            return None
+        pieces = [b"%b\r\n%b: " % pair for pair in zip(parts[::3], written, strict=False)]
+        shape = Shape(known, names, [*pieces, parts[-1] + b"\r\n"])
+        return PlainHead(shape, list(zip(names, values, strict=True)), int(length), end + 4)
+
+    def _learn(self, alike: bytes) -> Known | None:
+        """What these lines say, remembered if others may say the same; None if they are not plain."""
+        request, *lines = alike[:-2].split(b"\r\n")
+        match = _REQUEST.fullmatch(request)
+        if match is None:
+            return None
+        target = match[1], match[2] or b""
+        headers: list[Header] = []
+        keep = len(alike) <= _LONGEST
+        for line in lines:
             match = _LINE.fullmatch(line)
             if match is None:
                 return None
             name, value = match[1].lower(), match[2]
-            if name in _OTHERWISE:
+            if name in self._own or (name in _OTHERWISE and (name, value) != (b"connection", b"keep-alive")):
                 return None
-            header = name, value
-            if name == b"content-length":
-                if length >= 0 or not _LENGTH.fullmatch(value):
-                    return None
-                length = int(value)
-            elif len(line) <= _LONGEST and _ALIKE.match(name):
-                _remember(line, header)
-        headers.append(header)
-    size = end + 4
-    return PlainHead(target, headers, length, size) if 0 <= len(segment) - size <= length else None
+            keep = keep and _ALIKE.match(name) is not None
+            headers.append((name, value))
+        known = Known(target, headers)
+        if keep:
+            if len(self._known) >= _MAX_KNOWN:
+                self._known.clear()
+            self._known[alike] = known
+        return known
 
 
-def _target(request: bytes) -> Header | None:
-    match = _REQUEST.fullmatch(request)
-    if match is None:
-        return None
-    target = match[1], match[2] or b""
-    if len(request) <= _LONGEST:
-        if len(_targets) >= _LONGEST:
-            _targets.clear()
-        _targets[request] = target
-    return target
-
-
-def _remember(line: bytes, header: Header) -> None:
-    if len(_known) >= _MAX_KNOWN:
-        _known.clear()
-    _known[line] = header
+def _in_any_case(name: bytes) -> bytes:
+    """A pattern for it. Letters of either case are listed: a pattern that ignores case takes several times as long."""
+    text = name.decode("latin-1")
+    return "".join(f"[{c.upper()}{c}]" if c.isalpha() else re.escape(c) for c in text).encode("latin-1")

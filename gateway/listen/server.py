@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 
 from gateway.config.schema import Config
 from gateway.listen.client import App
-from gateway.listen.connection import Bounds, Connection, Serve
+from gateway.listen.connection import Connection, Listener, Serve
 from gateway.listen.cycle import Cycle
 
 _CUT_WAIT = 1.0  # seconds in which what is cut off comes to its end
@@ -39,12 +39,10 @@ class Server(uvicorn.Server):
         request_id: Callable[[], str],
         throttled: Callable[[str, str], None] = lambda scope, reason: None,
     ) -> None:
-        bounds = Bounds(config, request_id, throttled)
-        attributes = {"bounds": bounds, "serve": staticmethod(serve)}
-        self.protocol = cast(type[Connection], type("BoundedConnection", (Connection,), attributes))
+        listener = self.listener = Listener(serve, config, request_id, throttled)
 
         def connect(server_state: ServerState, **_: object) -> Connection:
-            return self.protocol(server_state, asyncio.get_running_loop())
+            return Connection(listener, server_state, asyncio.get_running_loop())
 
         super().__init__(
             uvicorn.Config(
@@ -108,4 +106,4 @@ class Server(uvicorn.Server):
 
     def drain(self) -> None:
         """From now on every answer closes its connection, so that clients move on to another process."""
-        self.protocol.server_draining = True
+        self.listener.draining = True

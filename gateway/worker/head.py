@@ -8,9 +8,13 @@ from __future__ import annotations
 from email.utils import parsedate_to_datetime
 from time import time
 
+import msgspec
+from msgspec.structs import replace
+
 from gateway.core.routing.conversation import check_id
 from gateway.errors import ApiError
 from gateway.listen.client import HeaderList
+from gateway.listen.plain_head import PlainHead
 
 # Hop-by-hop, credentials, framing that is made anew, and what would tell the upstream about the client's network.
 DROPPED = frozenset(
@@ -35,23 +39,22 @@ _LONGEST = 18  # digits of a content-length
 _known: dict[tuple[bytes, bytes], bytes] = {}
 
 
-class Head:
+class Head(msgspec.Struct, eq=False):
     """What the headers said. Byte values are b"" where absent; `lines` are finished lines for the upstream."""
 
-    __slots__ = (
-        "agent", "connection", "content_encoding", "content_length", "conversation", "credentials", "hosts",
-        "lines", "profile", "session", "traceparent", "tracestate", "version",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.credentials: list[bytes] = []  # in either header, of whatever number
-        self.conversation = self.session = self.agent = b""
-        self.content_encoding = self.traceparent = self.connection = b""
-        self.content_length = -1
-        self.profile = ""
-        self.hosts = 0
-        self.tracestate = self.version = False
-        self.lines = [_UNMETERED_ENCODING]
+    credentials: list[bytes] = []  # in either header, of whatever number
+    conversation: bytes = b""
+    session: bytes = b""
+    agent: bytes = b""
+    content_encoding: bytes = b""
+    traceparent: bytes = b""
+    connection: bytes = b""
+    content_length: int = -1
+    profile: str = ""
+    hosts: int = 0
+    tracestate: bool = False
+    version: bool = False
+    lines: list[bytes] = msgspec.field(default_factory=lambda: [_UNMETERED_ENCODING])
 
     @property
     def betas(self) -> list[bytes]:
@@ -74,7 +77,7 @@ class Head:
         if self.tracestate and broken:
             self.lines = without(self.lines, b"tracestate")
         self.traceparent = traceparent
-        self.lines.append(b"traceparent: %b\r\n" % traceparent)
+        self.lines = [*self.lines, b"traceparent: %b\r\n" % traceparent]
 
 
 def read_head(headers: HeaderList, affinity: bytes) -> Head:
@@ -95,6 +98,24 @@ def read_head(headers: HeaderList, affinity: bytes) -> Head:
         named = {token.strip() for token in head.connection.lower().split(b",")}
         own, *forwarded = head.lines
         head.lines = [own, *(line for line in forwarded if line.partition(b":")[0] not in named)]
+    return head
+
+
+def read_plain(plain: PlainHead, affinity: bytes) -> Head:
+    """As `read_head`, of what the listener has read at a glance: what many requests say alike is walked over once."""
+    known = plain.shape.known
+    name, alike = known.read
+    if name != affinity:
+        alike = read_head(known.headers, affinity)
+        known.read = affinity, alike
+    head: Head = replace(alike, credentials=[], content_length=plain.length)
+    for header in plain.own:
+        if header[0] == b"x-api-key":
+            head.credentials.append(header[1])
+        elif header[0] != b"content-length":
+            line = _take(head, header, affinity)
+            if line:
+                head.lines = [*head.lines, line]
     return head
 
 

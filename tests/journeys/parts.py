@@ -18,6 +18,7 @@ from gateway.telemetry.metrics import WorkerMetrics
 from gateway.upstream.anthropic import Anthropic
 from gateway.upstream.connection import Connection
 from gateway.upstream.http1 import Pool
+from gateway.worker import head
 from gateway.worker.accounts import Account
 from gateway.worker.affinity.bindings import Admission
 from gateway.worker.affinity.single_flight import SingleFlight
@@ -25,10 +26,10 @@ from gateway.worker.callers.authenticate import Callers
 from gateway.worker.callers.limits import Accounting
 from gateway.worker.callers.rights import Rights
 from gateway.worker.head import AnswerHead
-from gateway.worker.request import exchange, messages, proxy
+from gateway.worker.request import exchange, messages
 
 PARTS: dict[str, tuple[Any, str]] = {
-    "reading the head": (proxy, "read_head"),
+    "reading the head": (head, "check_id"),
     "authentication": (Callers, "find"),
     "reading the body": (messages, "peek"),
     "rights": (Rights, "check_body"),

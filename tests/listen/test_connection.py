@@ -31,8 +31,8 @@ class Transport:
 @pytest.fixture
 async def connection() -> Connection:
     state = SimpleNamespace(connections=set(), tasks=set(), total_requests=0)
-    connection = Connection(cast(Any, state), asyncio.get_running_loop())
-    connection.bounds = cast(Any, SimpleNamespace(write=5.0, idle=5.0))
+    listener = SimpleNamespace(write=5.0, idle=5.0, draining=False)
+    connection = Connection(cast(Any, listener), cast(Any, state), asyncio.get_running_loop())
     connection.transport = cast(Any, Transport())
     return connection
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import httptools
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import ApiError
+from gateway.listen.plain_head import PlainHeads
 from gateway.worker import head as module
-from gateway.worker.head import DROPPED, LIMIT_KINDS, AnswerHead, Head, read_head, without
+from gateway.worker.head import DROPPED, LIMIT_KINDS, AnswerHead, Head, read_head, read_plain, without
 
 RUNS = settings(deadline=None, max_examples=150)
 AFFINITY = b"x-conversation-id"
@@ -31,6 +35,39 @@ def test_a_length_of_the_body_that_is_no_number_of_use_is_refused(length):
     with pytest.raises(ApiError, match="Content-Length") as refused:
         read((b"content-length", length))
     assert refused.value.status == 400
+
+
+LINES = [
+    b"Host: a", b"X-Api-Key: sk-1", b"Authorization: Bearer sk-2", b"X-Conversation-Id: c", b"x-conversation-id: c",
+    b"X-Conversation-Id: d", b"traceparent: 00-1", b"Traceparent: 00-2", b"tracestate: a=b", b"Accept: */*",
+    b"anthropic-version: 2023-06-01", b"anthropic-beta: a,oauth-2025-04-20", b"User-Agent: claude-cli/2",
+    b"Connection: keep-alive", b"x-claude-code-session-id: s", b"X-Claude-Code-Agent-Id: t", b"x-forwarded-for: 1",
+    b"X-Own: 1", b"idempotency-key: i", b"anthropic-user-profile-id: p", b"content-encoding: gzip", b"x-session: own",
+]  # fmt: skip
+
+
+@RUNS
+@given(
+    st.lists(st.lists(st.sampled_from(LINES), max_size=8), min_size=1, max_size=3),
+    st.sampled_from([AFFINITY, b"x-session"]),
+)
+def test_what_is_read_at_a_glance_is_what_a_walk_over_all_headers_reads(requests, affinity):
+    heads, shape = PlainHeads("X-Conversation-Id"), None
+    for lines in [each for each in requests for _ in range(2)]:
+        text = b"\r\n".join([b"POST / HTTP/1.1", *lines, b"Content-Length: 0", b"", b""])
+        plain = heads.read(text, 10_000, shape)
+        assert plain is not None
+        shape = plain.shape
+        try:
+            expected = read_head(plain.headers, affinity)
+        except ApiError as error:
+            with pytest.raises(ApiError, match=re.escape(error.message)):
+                read_plain(plain, affinity)
+            continue
+        found = read_plain(plain, affinity)
+        assert sorted(found.lines) == sorted(expected.lines) and found.lines[0] == expected.lines[0]
+        found.lines = expected.lines = []
+        assert msgspec.structs.asdict(found) == msgspec.structs.asdict(expected)
 
 
 # What goes on.

@@ -23,7 +23,7 @@ from gateway.worker.callers.limits import Accounting
 from gateway.worker.callers.own_view import OwnView
 from gateway.worker.callers.rights import Rights
 from gateway.worker.endpoints import At, Endpoint
-from gateway.worker.head import read_head
+from gateway.worker.head import read_head, read_plain
 from gateway.worker.objects.batch_usage import BatchUsageMeter
 from gateway.worker.objects.owners import Owners
 from gateway.worker.objects.request import Objects
@@ -104,7 +104,8 @@ class Proxy:
         request = x.request
         self.live.add(x)
         try:
-            head = request.head = read_head(client.headers, self._affinity)
+            plain, affinity = client.plain, self._affinity
+            head = request.head = read_head(client.headers, affinity) if plain is None else read_plain(plain, affinity)
             trace = request.trace = self._trace(head.traceparent)
             if trace.header is not None:
                 head.continue_trace(trace.header, trace.broken)
