@@ -8,6 +8,7 @@ A client says most lines alike in all its requests: these are remembered togethe
 from __future__ import annotations
 
 import re
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -55,12 +56,14 @@ class Shape(NamedTuple):
 
 
 class PlainHead(NamedTuple):
-    """`own` are the headers that its `shape` does not tell; `size` bytes of head, `length` of body."""
+    """`own` are the headers that its `shape` does not tell; `size` bytes of head, `length` of body. It came `at` that
+    time (perf_counter seconds)."""
 
     shape: Shape
     own: list[Header]
     length: int
     size: int
+    at: float
 
     @property
     def headers(self) -> list[Header]:
@@ -108,7 +111,7 @@ class PlainHeads:
                 return None
             own.append((name, value))
         last = parts[-1]
-        return PlainHead(shape, own, length, end + len(last)) if segment.startswith(last, end) else None
+        return PlainHead(shape, own, length, end + len(last), perf_counter()) if segment.startswith(last, end) else None
 
     def _read(self, segment: bytes) -> PlainHead | None:
         """The same of a head of any shape; it has a length."""
@@ -129,7 +132,7 @@ class PlainHeads:
             return None
         pieces = [b"%b\r\n%b: " % pair for pair in zip(parts[::3], written, strict=False)]
         shape = Shape(known, names, [*pieces, parts[-1] + b"\r\n"])
-        return PlainHead(shape, list(zip(names, values, strict=True)), int(length), end + 4)
+        return PlainHead(shape, list(zip(names, values, strict=True)), int(length), end + 4, perf_counter())
 
     def _learn(self, alike: bytes) -> Known | None:
         """What these lines say, remembered if others may say the same; None if they are not plain."""

@@ -22,6 +22,7 @@ from gateway.upstream.transport import (
     TransportError,
     Unanswered,
     Upload,
+    Waiter,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._chunks: list[bytes] = []
         self._size = 0  # bytes of the head that have come, then of body that nobody has read
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Waiter | None = None
         self._error: TransportError | None = None
         self._paused = False
         self._direct: Callable[[bytes], bool] | None = None  # whom segments are offered to, while somebody waits
@@ -78,10 +79,8 @@ class Connection(asyncio.Protocol):
 
     # The exchange, as the pool and the caller use it.
 
-    async def exchange(
-        self, method: bytes, head: bytes, body: bytes, first_byte: float, upload: Upload | None = None
-    ) -> None:
-        """Write one request and wait for the final response head; an upload takes the place of the body."""
+    def begin(self, method: bytes, head: bytes, body: bytes, first_byte: float) -> None:
+        """Write one request, whose answer's head may take so many seconds."""
         self.phase = "head"
         self.status = self._size = 0
         self.headers = self._lines = []
@@ -97,11 +96,20 @@ class Connection(asyncio.Protocol):
         else:
             transport.write(head)
             transport.write(body)
+
+    async def upload(self, upload: Upload, first_byte: float) -> None:
+        """Send this as the body of what has begun."""
         try:
-            if upload is not None:
-                await self._send(upload, first_byte)
+            await self._send(upload, first_byte)
+        except BaseException:
+            self._close()
+            raise
+
+    async def answered(self) -> None:
+        """Wait for the final response head; cancelling closes the connection."""
+        try:
             while self.phase == "head":
-                waiter = self._waiter = self._pool.loop.create_future()
+                self._waiter = waiter = self._pool.loop.create_future()
                 await waiter
         except BaseException:
             self._close()
@@ -111,13 +119,16 @@ class Connection(asyncio.Protocol):
         if self.status == 0:
             self._give_up()
 
+    def tell(self, waiter: Waiter | None) -> None:
+        self._waiter = waiter
+
     async def _send(self, upload: Upload, first_byte: float) -> None:
         """Write an upload as the socket takes it, until its end, or until there is an answer or no connection."""
         loop = self._pool.loop
         sending = self._upload = _Sending()
         self.deadline = FOREVER
         self._transport.set_write_buffer_limits(high=1)  # one piece at a time
-        over = self._waiter = loop.create_future()
+        self._waiter = over = loop.create_future()
 
         def strike(_: object) -> None:
             if self._waiter is over:
@@ -168,11 +179,15 @@ class Connection(asyncio.Protocol):
     def complete(self) -> bool:
         return self.phase == "done"
 
+    @property
+    def held(self) -> bytes:
+        chunks = self._chunks
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
     async def read(self, direct: Callable[[bytes], bool] | None = None) -> bytes:
         while True:
             if self._chunks:
-                chunks = self._chunks
-                data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                data = self.held
                 self._chunks = []
                 self._size = 0
                 if self._paused:
@@ -209,7 +224,7 @@ class Connection(asyncio.Protocol):
     # Inside.
 
     async def _wait(self) -> None:
-        waiter = self._waiter = self._pool.loop.create_future()
+        self._waiter = waiter = self._pool.loop.create_future()
         try:
             await waiter
         finally:

@@ -34,9 +34,6 @@ class Pool:
     async def send(
         self, method: bytes, path: bytes, headers: bytes, body: bytes | Upload, *, first_byte: float | None = None
     ) -> Connection:
-        target = self.origin.prefix + path
-        if UNSAFE.search(target):
-            raise NotSent("the request target holds bytes that HTTP does not allow")
         upload = None
         if isinstance(body, bytes):
             framing = b"content-length: %d\r\n\r\n" % len(body) if body or method != b"GET" else b"\r\n"
@@ -44,15 +41,32 @@ class Pool:
             upload, body = body, b""
             size = upload.size
             framing = b"transfer-encoding: chunked\r\n\r\n" if size is None else b"content-length: %d\r\n\r\n" % size
-        head = b"".join((method, b" ", target, self._host_line, headers, framing))
+        head = self._head(method, path, headers, framing)
         if self._closing:
             raise Unable("the pool is closed")
         connection = self._pick() or await self._connect()
         if self._ticker is None:
             self._ticker = self.loop.call_later(TICK, self._tick)
         limit = self.timeouts.first_byte
-        await connection.exchange(method, head, body, limit if first_byte is None else min(limit, first_byte), upload)
+        limit = limit if first_byte is None else min(limit, first_byte)
+        connection.begin(method, head, body, limit)
+        if upload is not None:
+            await connection.upload(upload, limit)
+        await connection.answered()
         return connection
+
+    def begin(self, method: bytes, path: bytes, headers: bytes, body: bytes, first_byte: float) -> Connection | None:
+        head = self._head(method, path, headers, b"content-length: %d\r\n\r\n" % len(body))
+        connection = None if self._closing or self._ticker is None else self._pick()
+        if connection is not None:
+            connection.begin(method, head, body, min(self.timeouts.first_byte, first_byte))
+        return connection
+
+    def _head(self, method: bytes, path: bytes, headers: bytes, framing: bytes) -> bytes:
+        target = self.origin.prefix + path
+        if UNSAFE.search(target):
+            raise NotSent("the request target holds bytes that HTTP does not allow")
+        return b"".join((method, b" ", target, self._host_line, headers, framing))
 
     def _pick(self) -> Connection | None:
         """A connection that is open and was used lately; staler ones are closed."""

@@ -176,6 +176,34 @@ class Response(Protocol):
         ...
 
 
+class Waiter(Protocol):
+    """Who waits for news of an exchange, as a future does."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: None, /) -> None: ...
+
+
+class Exchange(Response, Protocol):
+    """One that has begun, whose head may not have come. `phase` is `head`, `body` or `done`; any other means that it
+    has failed."""
+
+    phase: str
+
+    @property
+    def held(self) -> bytes:
+        """Body bytes that nobody has read yet."""
+        ...
+
+    def tell(self, waiter: Waiter | None) -> None:
+        """Have this one told, at once and as often as it is not done: of the head, of each piece of the body, of the
+        end, of a failure."""
+        ...
+
+    async def answered(self) -> None:
+        """Wait for the final head, as `Transport.send` does."""
+        ...
+
+
 class Transport(Protocol):
     """A pool of connections to one origin."""
 
@@ -195,6 +223,11 @@ class Transport(Protocol):
         that takes nothing for `Timeouts.idle`, and an upload that ends short of its size or goes beyond it, is
         Unanswered. What `read` raises goes up unchanged. All of these close the connection.
         """
+        ...
+
+    def begin(self, method: bytes, path: bytes, headers: bytes, body: bytes, first_byte: float) -> Exchange | None:
+        """The same without waiting, of a body in memory: over a connection that is there, else None, and nothing was
+        written. Raises NotSent."""
         ...
 
     async def aclose(self) -> None:

@@ -72,7 +72,8 @@ def connected(pool: Pool) -> tuple[Connection, Wire]:
 
 
 async def begin(connection: Connection) -> asyncio.Task[None]:
-    task = asyncio.ensure_future(connection.exchange(b"GET", b"GET / HTTP/1.1\r\n\r\n", b"", 60.0))
+    connection.begin(b"GET", b"GET / HTTP/1.1\r\n\r\n", b"", 60.0)
+    task = asyncio.ensure_future(connection.answered())
     await asyncio.sleep(0)
     return task
 

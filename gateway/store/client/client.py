@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.store.client.cluster import Cluster
-from gateway.store.client.connection import Arg, Call, StoreDown, Watch
+from gateway.store.client.connection import Arg, Asker, Call, StoreDown, Watch
 from gateway.store.client.link import PROBE, FixedLink, Link
 from gateway.store.client.sentinels import MasterLink
 from gateway.store.client.topology import read_url, redis_url
@@ -78,8 +78,12 @@ class StoreClient:
 
         Raises StoreDown, or the future does."""
         future: asyncio.Future[Any] = self.loop.create_future()
-        self._put(script, args, future)
+        self.ask(script, args, future)
         return future
+
+    def ask(self, script: Script, args: tuple[Arg, ...], asker: Asker) -> None:
+        """As `call`; the asker is told the reply, or StoreDown, at once. Raises StoreDown."""
+        self._put(script, args, asker)
 
     def post(self, script: Script, args: tuple[Arg, ...], refused: Callable[[str], None] | None = None) -> None:
         """Run `script`; nobody waits for the reply. Raises StoreDown; where a store that is there answers with an
@@ -90,7 +94,7 @@ class StoreClient:
         self,
         script: Script,
         args: tuple[Arg, ...],
-        future: asyncio.Future[Any] | None,
+        asker: Asker | None,
         refused: Callable[[str], None] | None = None,
     ) -> None:
         watch = self._watches.get(script.name) or self._watched(script)
@@ -98,7 +102,7 @@ class StoreClient:
             connection = self._route(args)
             if connection is None:
                 raise StoreDown("the store is away")
-            connection.put(Call(script, args, future, watch, refused))
+            connection.put(Call(script, args, asker, watch, refused))
         except StoreDown:
             if watch is not None:
                 watch.failed()

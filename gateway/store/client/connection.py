@@ -40,9 +40,17 @@ class Watch(Protocol):
     def failed(self) -> None: ...
 
 
+class Asker(Protocol):
+    """Who waits for a reply, as a future does; what it is told must not raise."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: Any, /) -> None: ...
+    def set_exception(self, exception: Any, /) -> None: ...
+
+
 class Call:
-    """A script with `args` (number of keys, keys, arguments), for whoever awaits `future` (None for nobody). `refused`
-    is told the error with which the server answers."""
+    """A script with `args` (number of keys, keys, arguments), for whoever waits as `future` (None for nobody).
+    `refused` is told the error with which the server answers."""
 
     __slots__ = ("args", "future", "refused", "script", "watch")
     by_text = False  # sent with the script's text once more, to a server that has forgotten it
@@ -54,7 +62,7 @@ class Call:
         self,
         script: Script,
         args: tuple[Arg, ...],
-        future: asyncio.Future[Any] | None,
+        future: Asker | None,
         watch: Watch | None = None,
         refused: Callable[[str], None] | None = None,
     ) -> None:

@@ -7,8 +7,9 @@ this process's own memory, else from the ranking alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic, time
+from typing import Any
 
 import msgspec
 
@@ -21,7 +22,7 @@ from gateway.core.routing.groups import group_of
 from gateway.core.routing.route import Route
 from gateway.core.wire.peek import Peek
 from gateway.store.client.client import StoreClient, StoreDown
-from gateway.store.ledger.ledger import Renewal, pack_renewal, to_bind, to_renew_binding
+from gateway.store.ledger.ledger import Call, Renewal, pack_renewal, to_bind, to_renew_binding
 from gateway.store.scripts import REBIND, RECALL
 from gateway.worker.callers.limits import Reservation
 
@@ -44,6 +45,17 @@ class Binding(msgspec.Struct):
     record: Record
     stored: bytes = b""
     leads: bool = False
+
+
+class Proposal(msgspec.Struct):
+    """Where a conversation lives as far as this process knows, for the store to confirm: `record`, which is `fresh` if
+    nobody remembers it. `in_flight` is how long an answer may take that will make it warm (ms; 0: it is)."""
+
+    key: str
+    model: str
+    record: Record
+    fresh: bool = False
+    in_flight: int = 0
 
 
 class Admission:
@@ -97,41 +109,70 @@ class Admission:
 
         `former` is the conversation's key under the secret before this one, whose binding a new one follows.
         """
-        key, model = record_key(caller.tenant, conversation), route.model
-        remembered = self._memory.get((key, model))
-        proposed = remembered
-        if proposed is None and former is not None:
-            proposed = await self._recall(record_key(caller.tenant, former), model)
-        fresh = proposed is None
-        if proposed is None:
-            if route.counts:
-                route.group = group_of(peek)
-            workspace = route.propose(monotonic()) if self._store.up else self._ranked(route)
-            if workspace is None:
-                return None
-            proposed = Record(workspace, group=route.group)
-            if route.counts:
-                proposed.in_flight_until = self.now_ms + self._in_flight
-        in_flight = self._in_flight if route.counts and proposed.warm_until <= self.now_ms else 0
-        place = (key, model, pack(proposed), proposed.generation, self._provisional, in_flight)
-        call = to_bind(place) if reservation is None else reservation.call(place)
+        proposal = await self._propose(caller, conversation, peek, route, former)
+        if proposal is None:
+            return None
         try:
-            asked = self._store.call(*call)
+            asked = self._store.call(*self.call(proposal, reservation))
             if reservation is not None:
                 reservation.asked = True
+        except StoreDown:
+            return self._alone(proposal, reservation, route)
+        return await self.bound(proposal, asked, route, reservation)
+
+    async def _propose(
+        self, caller: Caller, conversation: bytes, peek: Peek, route: Route, former: bytes | None
+    ) -> Proposal | None:
+        key, model = record_key(caller.tenant, conversation), route.model
+        remembered = self._memory.get((key, model))
+        if remembered is None and former is not None:
+            remembered = await self._recall(record_key(caller.tenant, former), model)
+        if remembered is not None:
+            cold = route.counts and remembered.warm_until <= self.now_ms
+            return Proposal(key, model, remembered, False, self._in_flight if cold else 0)
+        if route.counts:
+            route.group = group_of(peek)
+        workspace = route.propose(monotonic()) if self._store.up else self._ranked(route)
+        if workspace is None:
+            return None
+        record = Record(workspace, group=route.group)
+        if route.counts:
+            record.in_flight_until = self.now_ms + self._in_flight
+        return Proposal(key, model, record, True, self._in_flight if route.counts else 0)
+
+    def warm_at(self, caller: Caller, conversation: bytes, model: str) -> Proposal | None:
+        """The conversation's own binding, if this process remembers it as warm."""
+        key = record_key(caller.tenant, conversation)
+        record = self._memory.get((key, model))
+        if record is None or not record.tokens or record.warm_until <= self.now_ms:
+            return None
+        return Proposal(key, model, record)
+
+    def call(self, proposal: Proposal, reservation: Reservation | None) -> Call:
+        """The script that confirms it, and takes the reservation."""
+        record = proposal.record
+        place = (
+            proposal.key, proposal.model, pack(record), record.generation, self._provisional, proposal.in_flight
+        )  # fmt: skip
+        return to_bind(place) if reservation is None else reservation.call(place)
+
+    async def bound(
+        self, proposal: Proposal, asked: Awaitable[Any], route: Route, reservation: Reservation | None
+    ) -> Binding | None:
+        """The binding, once the store has answered what it was `asked`; else as `bind`."""
+        key, model, in_flight = proposal.key, proposal.model, proposal.in_flight
+        try:
             reply = await asked
             if reservation is not None:
                 reservation.answered(reply)
             created, packed, now_ms = reply[:3]
-            record = proposed if created else unpack(packed)
+            record = proposal.record if created else unpack(packed)
         except (StoreDown, msgspec.MsgspecError):  # away, or the record cannot be read: settlement writes it anew
-            if reservation is not None:
-                reservation.without_store()
-            return self._alone(Binding(key, model, proposed), remembered, route)
+            return self._alone(proposal, reservation, route)
         self._skew = now_ms - monotonic() * 1000
-        if created and not fresh:  # the store has lost what this process knows
+        if created and not proposal.fresh:  # the store has lost what this process knows
             self.reseed()
-        route.found(record, bool(created) and fresh, now_ms)
+        route.found(record, bool(created) and proposal.fresh, now_ms)
         leads = bool(in_flight) and (route.placement.created or record.is_cold(now_ms))
         if leads:
             record.in_flight_until = now_ms + in_flight  # for others, as the store has noted it
@@ -147,14 +188,25 @@ class Admission:
         self._keep(binding)
         return binding
 
-    def _alone(self, binding: Binding, remembered: Record | None, route: Route) -> Binding | None:
+    def confirmed(self, proposal: Proposal, record: Record, reply: list[Any]) -> Binding:
+        """The binding of a conversation that lives where it was proposed, by the `record` in this reply."""
+        self._skew = reply[2] - monotonic() * 1000
+        binding = Binding(proposal.key, proposal.model, record, reply[1])
+        self._keep(binding)
+        return binding
+
+    def _alone(self, proposal: Proposal, reservation: Reservation | None, route: Route) -> Binding | None:
         """The store is away: memory, else rank."""
-        if remembered is None:
+        if reservation is not None:
+            reservation.without_store()
+        record = proposal.record
+        if proposal.fresh:
             workspace = self._ranked(route)
             if workspace is None:
                 return None
-            binding.record = Record(workspace, in_flight_until=self.now_ms + self._in_flight)
-        route.found(binding.record, False, self.now_ms, "stateless")
+            record = Record(workspace, in_flight_until=self.now_ms + self._in_flight)
+        route.found(record, False, self.now_ms, "stateless")
+        binding = Binding(proposal.key, proposal.model, record)
         self._keep(binding)
         return binding
 

@@ -18,10 +18,13 @@ from gateway.core.routing.route import Refuse, Route, Wait
 from gateway.core.routing.router import FULL, Router
 from gateway.errors import TYPES, ApiError
 from gateway.upstream.provider import Call
+from gateway.upstream.transport import Exchange as Began
 from gateway.worker.accounts import SLOT_WAIT, Account, Lease, Pool
 from gateway.worker.request.exchange import Exchange, Take
 from gateway.worker.request.failure import ALL_LIMITED, BUSY, CAUSES, NO_ACCOUNT, OUT, UNREACHABLE, Failure
 from gateway.worker.request.journey import Journey, Phase
+
+Begun = tuple[Entry, Began]  # who was asked, and what comes of it
 
 
 class Dispatch:
@@ -40,49 +43,59 @@ class Dispatch:
         self._expose_account = config.expose_account
         self._exchange.configure(config)
 
-    async def serve(self, x: Journey, route: Route, call: Call, take: Take | None = None) -> None:
-        """Ask, step by step, while nothing but pings has reached the client and this process does not stop. Raises
-        ApiError where nobody is left to ask."""
+    async def serve(
+        self, x: Journey, route: Route, call: Call, take: Take | None = None, begun: Begun | None = None
+    ) -> None:
+        """Ask, step by step, while nothing but pings has reached the client and this process does not stop; the first
+        one has `begun`, perhaps. Raises ApiError where nobody is left to ask."""
         shown: Failure | None = None  # what the client may see
         refuse: Refuse | None = None
         outcome: Outcome | None = None  # of the last exchange
-        while (not x.reply.started or x.reply.pinged) and not x.interrupted:
-            x.phase = Phase.WAITING  # no ping while no upstream has the request
-            step = route.next(monotonic(), random())
-            if isinstance(step, Wait):
-                await self._pause(x, step.seconds)
-                continue
-            if isinstance(step, Refuse):
-                refuse = step
-                break
-            entry = step.entry
-            account = self._pool.accounts.get(entry.id)
-            if account is None:
-                route.no_slot(entry)
-                continue
-            caller = x.request.caller
-            tenant = caller.tenant if caller is not None else ""
-            lease = account.lease_now(tenant)
-            if lease is None:
-                lease = await self._slot(x, route, entry, account, tenant)
-                if lease is None:
+        while begun is not None or ((not x.reply.started or x.reply.pinged) and not x.interrupted):
+            if begun is None:
+                x.phase = Phase.WAITING  # no ping while no upstream has the request
+                step = route.next(monotonic(), random())
+                if isinstance(step, Wait):
+                    await self._pause(x, step.seconds)
                     continue
-            if perf_counter() - x.request.t0 >= self._total:
-                lease.release()
-                raise ApiError(504, "The request could not be served in time.")
-            x.ask(account, lease)
-            route.sent(entry, monotonic())
-            failure = await self._exchange.run(x, route, entry, call, take)
+                if isinstance(step, Refuse):
+                    refuse = step
+                    break
+                entry, exchange = step.entry, None
+                if not await self._take(x, route, entry):
+                    continue
+            else:
+                (entry, exchange), begun = begun, None
+            failure = await self._exchange.run(x, route, entry, call, take, exchange)
             if failure is None:
                 return
             outcome = failure.outcome
             if failure.tells_more(shown):
                 shown = failure
-            lease.release()
+            if x.attempt.lease is not None:
+                x.attempt.lease.release()
             if not self._again(x, route, entry, failure):
                 break
         route.unserved(monotonic())
         await self._give_up(x, shown, refuse or route.refuse(monotonic()), outcome)
+
+    async def _take(self, x: Journey, route: Route, entry: Entry) -> bool:
+        """Whether the account is asked now: it has a slot for the request."""
+        account = self._pool.accounts.get(entry.id)
+        if account is None:
+            route.no_slot(entry)
+            return False
+        caller = x.request.caller
+        tenant = caller.tenant if caller is not None else ""
+        lease = account.lease_now(tenant) or await self._slot(x, route, entry, account, tenant)
+        if lease is None:
+            return False
+        if perf_counter() - x.request.t0 >= self._total:
+            lease.release()
+            raise ApiError(504, "The request could not be served in time.")
+        x.ask(account, lease)
+        route.sent(entry, monotonic())
+        return True
 
     def _again(self, x: Journey, route: Route, entry: Entry, failure: Failure) -> bool:
         """Whether another step is worth while, after this one failed."""

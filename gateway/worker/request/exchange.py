@@ -21,6 +21,7 @@ from gateway.listen.client import HeaderList
 from gateway.upstream.credential import NotReady
 from gateway.upstream.fitting import fitted
 from gateway.upstream.provider import Call
+from gateway.upstream.transport import Exchange as Began
 from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError, Unable, Withdrawn
 from gateway.worker.accounts import Account, Pool, readable_notes
 from gateway.worker.endpoints import LIFETIMES
@@ -81,14 +82,18 @@ class Exchange:
         self._timeouts = config.timeouts
         self._expose_account = config.expose_account
 
-    async def run(self, x: Journey, route: Route, entry: Entry, call: Call, take: Take | None) -> Failure | None:
-        """Ask the account of this attempt. None means that the client has its answer."""
+    async def run(
+        self, x: Journey, route: Route, entry: Entry, call: Call, take: Take | None, begun: Began | None = None
+    ) -> Failure | None:
+        """Ask the account of this attempt, if that has not `begun`. None means that the client has its answer."""
         account, attempt = x.attempt.account, x.attempt
         assert account is not None  # noqa: S101 - an attempt is one at an account
         try:
             renewed = False
             while True:
-                response = attempt.response = await self._send(x, account, call)
+                sent = self._send(x, account, call) if begun is None else _awaited(x, begun)
+                response = attempt.response = await sent
+                begun = None
                 self._answered(account.id, account.config.provider, call.model, str(response.status))
                 failure = await self._answer(x, route, entry, account, response, take)
                 if failure is None or failure.outcome is not Outcome.UNAUTHORIZED or renewed:
@@ -156,7 +161,7 @@ class Exchange:
         if not head.request_id:
             head.visible.append((b"request-id", x.request.id.encode()))
         if head.about:
-            self._observe(route, account, head, outcome is Outcome.LIMITED)
+            self.observe(route, account, head, outcome is Outcome.LIMITED)
         if outcome is not Outcome.SERVED:
             return await self._set_aside(x, route, account, response, head, outcome)
         x.upstream_request_id = head.request_id.decode("latin-1")
@@ -294,7 +299,7 @@ class Exchange:
                 request.names |= {object_id}
                 await self._owners.created(request.caller, object_id, account.workspace, LIFETIMES.get(kind, 0))
 
-    def _observe(self, route: Route, account: Account, head: AnswerHead, limited: bool) -> None:
+    def observe(self, route: Route, account: Account, head: AnswerHead, limited: bool) -> None:
         """What an answer's head says of the account and its limits: read now and then, and whenever it is a refusal."""
         domain, now = route.reserved.domain, monotonic()
         if domain is not None and (now >= domain.look_at or limited or head.retry_after is not None):
@@ -312,6 +317,18 @@ class Exchange:
             if now >= account.tell_at:
                 account.tell_at = now + _TELL_EVERY
                 self._router.tell(Noted(account.id, readable_notes(account)))
+
+
+async def _awaited(x: Journey, begun: Began) -> Response:
+    """Wait for the answer to what was sent already."""
+    attempt = x.attempt
+    try:
+        await begun.answered()
+        x.reached = True
+        return begun
+    finally:
+        attempt.response_began = perf_counter()
+        x.times.waited += attempt.response_began - attempt.renewed
 
 
 async def _renewed(x: Journey, account: Account) -> bool:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from time import monotonic, perf_counter
+from typing import Any
 
 from gateway.core.routing.document import Entry
 from gateway.core.routing.route import Route
-from gateway.worker.affinity.bindings import Admission
+from gateway.worker.affinity.bindings import Admission, Proposal
 from gateway.worker.affinity.single_flight import SingleFlight
 from gateway.worker.request.journey import Journey
 from gateway.worker.request.settlement import Settlement
 
 _WARM_ENOUGH = 150_000  # ms: half of the shortest cache lifetime; a stream that begins later than this renews at once
+
+
+Asked = tuple[Proposal, Awaitable[Any]]  # where a conversation may live, and the store's reply
 
 
 class Home:
@@ -22,15 +27,20 @@ class Home:
         self._admission = admission
         self._settlement = settlement
 
-    async def find(self, x: Journey, route: Route, former: bytes | None) -> None:
+    async def find(self, x: Journey, route: Route, former: bytes | None, asked: Asked | None = None) -> None:
         """Bind the conversation, and take what the caller's limits allow; raises ApiError(429) where they do not.
-        `former` is its key under the secret before this one."""
+        `former` is its key under the secret before this one; `asked` is what the store was asked already."""
         request = x.request
         caller, peeked = request.caller, request.peek
         if caller is None or peeked is None:
             return
         key = request.conversation
-        binding = x.binding = await self._admission.bind(caller, key, peeked, route, former, x.reservation)
+        admission, reservation = self._admission, x.reservation
+        if asked is None:
+            binding = await admission.bind(caller, key, peeked, route, former, reservation)
+        else:
+            binding = await admission.bound(*asked, route, reservation)
+        x.binding = binding
         if binding is None or not request.endpoint.metered:
             return
         place = binding.key, binding.model

@@ -380,11 +380,12 @@ class Journey(msgspec.Struct, eq=False):
 
 def begun(endpoint: Endpoint, client: Client, holding: Holding, object_id: str = "") -> Journey:
     """The journey of a request that has just arrived, whose path names `object_id`."""
-    t0, request_id = perf_counter(), new_request_id()
+    now, plain, request_id = perf_counter(), client.plain, new_request_id()
+    t0 = now if plain is None else plain.at
     meter = ChatMeter() if endpoint.chat else UsageMeter()
     return Journey(
-        Request(endpoint, client, holding, t0, time(), request_id, object_id),
+        Request(endpoint, client, holding, t0, time() - (now - t0), request_id, object_id),
         Reply(client, request_id, endpoint.chat, t0),
         Attempt(None, meter, t0, t0),
-        Times(),
+        Times(now - t0),
     )

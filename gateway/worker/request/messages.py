@@ -28,8 +28,8 @@ from gateway.worker.callers.limits import Accounting
 from gateway.worker.callers.rights import Rights
 from gateway.worker.head import Head, without
 from gateway.worker.objects.owners import Owners
-from gateway.worker.request.dispatch import Dispatch
-from gateway.worker.request.home import Home
+from gateway.worker.request.dispatch import Begun, Dispatch
+from gateway.worker.request.home import Asked, Home
 from gateway.worker.request.journey import Journey, Needs, Phase, Request
 from gateway.worker.request.upload import too_large
 
@@ -88,7 +88,7 @@ class Messages:
         self._rights.check_body(caller, peeked)
         if peeked.model in self._rights.aliases:
             self._resolve(request, head, peeked)
-        x.reply.stream = stream = peeked.stream and endpoint.events
+        x.reply.stream = peeked.stream and endpoint.events
         request.threaded = "thread" in peeked.fields
         x.attempt.meter.ttl = peeked.cache_ttl
         large = request.body_size > _READ_AT_ONCE
@@ -107,14 +107,22 @@ class Messages:
         if named:
             route.pin(await self._where(caller, named, request.threaded))
         await self._admit(x, route, head, caller, peeked)
+        await self._go(x, route, began)
+
+    async def admitted(self, x: Journey, route: Route, asked: Asked, began: float) -> None:
+        """Go on with a request for whose admission the store was `asked` already, at `began` (perf_counter)."""
+        await self._home.find(x, route, None, asked)
+        await self._go(x, route, began)
+
+    async def _go(self, x: Journey, route: Route, began: float) -> None:
         x.times.admit = perf_counter() - began - x.times.queued
         x.remember_cache()
-
-        call = x.call = Call(
-            b"POST", request.target, head.lines, request.body, peeked.model, stream, head.version, endpoint.chat,
-            endpoint.name, peeked,
-        )  # fmt: skip
+        x.call = call = call_of(x)
         await self._dispatch.serve(x, route, call)
+
+    async def begun(self, x: Journey, route: Route, call: Call, begun: Begun) -> None:
+        """Go on with a request that an account has been sent already."""
+        await self._dispatch.serve(x, route, call, begun=begun)
 
     async def _admit(self, x: Journey, route: Route, head: Head, caller: Caller, peeked: Peek) -> None:
         """Take what the caller's limits allow, and find out where the conversation lives: by one script of the
@@ -217,9 +225,19 @@ class Messages:
                     raise too_large(limit)
                 request.hold(len(piece))
             body = b"".join(parts)
-        x.times.body = perf_counter() - began
+        x.times.body += perf_counter() - began
         request.body_size = len(body)
         return body
+
+
+def call_of(x: Journey) -> Call:
+    """What an account is asked for a request that has been read."""
+    request, head, peeked = x.request, x.request.head, x.request.peek
+    assert head is not None and peeked is not None  # noqa: S101 - it has been read
+    return Call(
+        b"POST", request.target, head.lines, request.body, peeked.model, x.reply.stream, head.version,
+        request.endpoint.chat, request.endpoint.name, peeked,
+    )  # fmt: skip
 
 
 def _lacking(need: str) -> ApiError:

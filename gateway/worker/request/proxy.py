@@ -7,7 +7,7 @@ Read on in `messages` (what names a model) or `objects.request` (what belongs to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from gateway import log
 from gateway.config.schema import Caller, Config, Team
@@ -101,32 +101,38 @@ class Proxy:
     async def handle(self, endpoint: Endpoint, client: Client, object_id: str = "") -> None:
         """Serve one request of an endpoint, whose path names `object_id`."""
         x = begun(endpoint, client, self.holding, object_id)
-        request = x.request
         self.live.add(x)
+        await self.see_through(x, self._serve(x, endpoint, client))
+
+    async def _serve(self, x: Journey, endpoint: Endpoint, client: Client) -> None:
+        plain, affinity, request = client.plain, self._affinity, x.request
+        head = request.head = read_head(client.headers, affinity) if plain is None else read_plain(plain, affinity)
+        trace = request.trace = self._trace(head.traceparent)
+        if trace.header is not None:
+            head.continue_trace(trace.header, trace.broken)
+        if head.hosts != 1 and client.version == "1.1":
+            raise ApiError(400, "host: exactly one is needed")
+        if endpoint.at is At.EXCHANGE and self._callers.may_exchange:
+            return await exchange(x, self._callers)
+        caller = self._callers.find(head) or await self._callers.identify(head, client.scope)
+        request.caller = caller
+        if endpoint.at is At.REFUSED or endpoint.at is At.EXCHANGE:
+            raise ApiError(
+                403, "This part of the API is for the company's administrators; the gateway does not pass it on."
+            )
+        if endpoint.method and client.method != endpoint.method:
+            raise ApiError(405, f"Method {client.method} is not allowed here; use {endpoint.method}.")
+        if endpoint.peeks:
+            await self._messages.journey(x, head, caller)
+        elif endpoint.at is At.HERE:
+            await self._here(x, caller)
+        else:
+            await self._objects.journey(x, head, caller)
+
+    async def see_through(self, x: Journey, rest: Awaitable[None]) -> None:
+        """Have the rest of a journey done. Whatever comes of it, its client is answered and it is settled once."""
         try:
-            plain, affinity = client.plain, self._affinity
-            head = request.head = read_head(client.headers, affinity) if plain is None else read_plain(plain, affinity)
-            trace = request.trace = self._trace(head.traceparent)
-            if trace.header is not None:
-                head.continue_trace(trace.header, trace.broken)
-            if head.hosts != 1 and client.version == "1.1":
-                raise ApiError(400, "host: exactly one is needed")
-            if endpoint.at is At.EXCHANGE and self._callers.may_exchange:
-                return await exchange(x, self._callers)
-            caller = self._callers.find(head) or await self._callers.identify(head, client.scope)
-            request.caller = caller
-            if endpoint.at is At.REFUSED or endpoint.at is At.EXCHANGE:
-                raise ApiError(
-                    403, "This part of the API is for the company's administrators; the gateway does not pass it on."
-                )
-            if endpoint.method and client.method != endpoint.method:
-                raise ApiError(405, f"Method {client.method} is not allowed here; use {endpoint.method}.")
-            if endpoint.peeks:
-                await self._messages.journey(x, head, caller)
-            elif endpoint.at is At.HERE:
-                await self._here(x, caller)
-            else:
-                await self._objects.journey(x, head, caller)
+            await rest
         except ApiError as error:
             await x.refuse(error, x.gateway_headers(self._expose_account))
         except asyncio.CancelledError:
@@ -142,11 +148,15 @@ class Proxy:
             x.outcome, x.cause = "error", "gateway"
             await x.refuse(ApiError(500, "The gateway failed to handle this request."), [])
         finally:
-            self.live.discard(x)
-            if x.leader is not None:
-                self.home.release(x)
-            x.request.hold(-x.request.held)
-            self._settlement.settle(x)
+            self.ended(x)
+
+    def ended(self, x: Journey) -> None:
+        """It has ended."""
+        self.live.discard(x)
+        if x.leader is not None:
+            self.home.release(x)
+        x.request.hold(-x.request.held)
+        self._settlement.settle(x)
 
     async def _here(self, x: Journey, caller: Caller) -> None:
         request = x.request

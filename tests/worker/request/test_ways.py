@@ -143,7 +143,8 @@ async def test_whatever_way_it_goes_a_stream_comes_in_order(
     upstream, reader, meter = Upstream(), Reader(), UsageMeter()
     connection = Connection(cast(Any, upstream))
     connection.connection_made(cast(Any, upstream))
-    asked = asyncio.ensure_future(connection.exchange(b"POST", b"", b"x", 60.0))
+    connection.begin(b"POST", b"", b"x", 60.0)
+    asked = asyncio.ensure_future(connection.answered())
     await asyncio.sleep(0)
     connection.data_received(HEAD)
     await asked
