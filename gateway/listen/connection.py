@@ -31,22 +31,31 @@ MAX_PIPELINED = 8  # requests waiting on one connection; beyond it reading pause
 MAX_QUEUED = 1024 * 1024  # bytes of body of a request that waits there; the same
 MAX_UNREAD_BODY = 64 * 1024  # bytes of body that nobody has asked for yet, beside the first piece
 OTHER_FILES = 64  # descriptors of a process that are no connection of a client's or to an account
+SHORT = MAX_UNREAD_BODY  # bytes of body of a request that is served when it is whole
 MAX_UNREAD = 192 * 1024  # bytes written and not yet taken by the client at which writing pauses
 
 Serve = Callable[[Cycle], Awaitable[None]]
+Take = Callable[[Cycle], bool]
 
 
 class Listener:
     """What the connections of one listener share: who serves what they ask, their bounds, how to name a request, and
     who is told of a limit that refused one: its scope and its name. Clients get half of the descriptors at most:
-    answers need the others. While it is `draining`, every answer closes its connection."""
+    answers need the others. While it is `draining`, every answer closes its connection. A plain request of a few
+    kilobytes is offered to `take` when it is whole; what that does not take, and all else, is served by a task."""
 
     draining = False
 
     def __init__(
-        self, serve: Serve, config: Config, request_id: Callable[[], str], throttled: Callable[[str, str], None]
+        self,
+        serve: Serve,
+        config: Config,
+        request_id: Callable[[], str],
+        throttled: Callable[[str, str], None],
+        take: Take | None = None,
     ) -> None:
         self.serve = serve
+        self.take = take
         self.plain = PlainHeads(config.affinity.header)
         self.head_bytes = config.limits.max_head_kb * 1024
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -69,6 +78,7 @@ class Connection(asyncio.Protocol):
     writable: asyncio.Future[None] | None = None
     way: ShortWay | None = None  # of the latest stream
     shape: Shape | None = None  # of the latest plain head
+    due: Cycle | None = None  # one that is served when it is whole
 
     def __init__(self, listener: Listener, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
         self.listener = listener
@@ -128,9 +138,12 @@ class Connection(asyncio.Protocol):
         cycle.disconnected = True
         cycle.wake()
         task = cycle.task
-        if task is not None and not cycle.complete and not task.cancelling():
+        if cycle is self.due:  # there is to be a record of it
+            self.due = None
+            self.serve(cycle, self.listener.serve)
+        elif task is not None and not cycle.complete and not task.cancelling():
             task.cancel()
-            self.state.tasks.discard(task)  # one that has not begun will not do it itself
+            self.state.tasks.discard(cast(Any, task))  # one that has not begun will not do it itself
 
     def eof_received(self) -> None:
         """A half-close counts as gone: nobody would know whether the other half still listens."""
@@ -169,6 +182,8 @@ class Connection(asyncio.Protocol):
         cycle = self.cycle = Cycle(self, "POST", head.shape.known.target, "1.1", head.headers, True)
         cycle.plain = head
         self._left = head.length
+        if self.listener.take is not None and head.length <= SHORT:
+            self.due = cycle
         self._begin(cycle)
         if len(data) > head.size:
             self._take_body(data[head.size :])
@@ -211,8 +226,18 @@ class Connection(asyncio.Protocol):
         self.phase = "body"
         self.body_began = self.loop.time()
         self.deadline = self.body_began + self.listener.body
-        task = cycle.task = self.loop.create_task(cycle.run(self.listener.serve))
+        if cycle is not self.due:
+            self.serve(cycle, self.listener.serve)
+
+    def serve(self, cycle: Cycle, serve: Serve) -> None:
+        """Have it served by a task."""
+        task = cycle.task = self.loop.create_task(cycle.run(serve))
         self.state.tasks.add(task)
+
+    def served(self, cycle: Cycle) -> None:
+        """The task that served it has come to its end."""
+        task, cycle.task = cycle.task, None
+        self.state.tasks.discard(cast(Any, task))
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body of the latest request."""
@@ -241,7 +266,12 @@ class Connection(asyncio.Protocol):
         if self.phase == "body":
             self.phase = "busy"
             self.deadline = FOREVER
-        if not cycle.complete:
+        if cycle is self.due:
+            self.due = None
+            take = self.listener.take
+            if take is None or not take(cycle):
+                self.serve(cycle, self.listener.serve)
+        elif not cycle.complete:
             if cycle.waiter is not None:
                 cycle.wake()
         elif cycle.keep_alive:

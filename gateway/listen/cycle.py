@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
 from gateway import log
@@ -28,10 +28,17 @@ _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 STATUS_LINE = {status: b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)}
 
 
+class Serving(Protocol):
+    """Who serves a request, as a task does."""
+
+    def cancel(self) -> bool: ...
+    def cancelling(self) -> int: ...
+
+
 class Cycle:
     """The head of the answer leaves together with its first body bytes."""
 
-    task: asyncio.Task[None] | None = None
+    task: Serving | None = None
     disconnected = False
     # The request.
     plain: PlainHead | None = None
@@ -94,9 +101,7 @@ class Cycle:
             if not self.complete and not self.disconnected:
                 self.connection.transport.abort()  # an answer that cannot be ended properly must not look complete
         finally:
-            if self.task is not None:
-                self.connection.state.tasks.discard(self.task)
-                self.task = None
+            self.connection.served(self)
 
     async def refuse(self, error: ApiError) -> None:
         """Answer with an error of the server's own and close the connection after it."""
@@ -159,9 +164,22 @@ class Cycle:
         if self.connection.writable is not None:
             await self.connection.drained()
         if not self.disconnected:
-            self.remaining = len(body)
-            self._start(status, headers, b"content-length: %d\r\n" % len(body))
-            self._body(body, False)
+            self.answer_now(status, headers, body)
+
+    @property
+    def held_up(self) -> bool:
+        """Whether an answer would have to wait for the client, or has none."""
+        return self.connection.writable is not None or self.disconnected
+
+    def answer_now(self, status: int, headers: HeaderList, body: bytes) -> None:
+        """Send a whole answer to a client that does not hold it up."""
+        self.remaining = len(body)
+        self._start(status, headers, b"content-length: %d\r\n" % len(body))
+        self._body(body, False)
+
+    def go_on(self, serve: Callable[[Cycle], Awaitable[None]]) -> None:
+        """Have it served on by a task."""
+        self.connection.serve(self, serve)
 
     def cancel(self) -> None:
         if self.task is not None:

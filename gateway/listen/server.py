@@ -14,7 +14,7 @@ from uvicorn.server import ServerState
 
 from gateway.config.schema import Config
 from gateway.listen.client import App
-from gateway.listen.connection import Connection, Listener, Serve
+from gateway.listen.connection import Connection, Listener, Serve, Take
 from gateway.listen.cycle import Cycle
 
 _CUT_WAIT = 1.0  # seconds in which what is cut off comes to its end
@@ -38,8 +38,9 @@ class Server(uvicorn.Server):
         config: Config,
         request_id: Callable[[], str],
         throttled: Callable[[str, str], None] = lambda scope, reason: None,
+        take: Take | None = None,
     ) -> None:
-        listener = self.listener = Listener(serve, config, request_id, throttled)
+        listener = self.listener = Listener(serve, config, request_id, throttled, take)
 
         def connect(server_state: ServerState, **_: object) -> Connection:
             return Connection(listener, server_state, asyncio.get_running_loop())

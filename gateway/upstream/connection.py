@@ -184,6 +184,10 @@ class Connection(asyncio.Protocol):
         chunks = self._chunks
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
+    @property
+    def full(self) -> bool:
+        return self._paused
+
     async def read(self, direct: Callable[[bytes], bool] | None = None) -> bytes:
         while True:
             if self._chunks:

@@ -194,6 +194,11 @@ class Exchange(Response, Protocol):
         """Body bytes that nobody has read yet."""
         ...
 
+    @property
+    def full(self) -> bool:
+        """Whether no more of the body comes until some is read."""
+        ...
+
     def tell(self, waiter: Waiter | None) -> None:
         """Have this one told, at once and as often as it is not done: of the head, of each piece of the body, of the
         end, of a failure."""

@@ -206,6 +206,10 @@ class Gateway:
             return self.proxy.handle(endpoint, cycle)
         return self._forward(cycle) or self._cold(cycle.scope, cycle.receive, cast(Send, cycle.send))
 
+    def take(self, cycle: Cycle) -> bool:
+        """Whether a whole request of the data listener goes the short way."""
+        return not self._cors.on and self.proxy.warm.take(cycle)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request as an ASGI application does."""
         client = AsgiClient(scope, receive, send)

@@ -32,7 +32,7 @@ async def run(control: socket.socket, listener: socket.socket, writer: LogWriter
     if begun is None:
         return
     gateway, config = begun
-    server = Server(gateway.serve, config, new_request_id, gateway.metrics.throttled)
+    server = Server(gateway.serve, config, new_request_id, gateway.metrics.throttled, gateway.take)
     serving = asyncio.create_task(server.serve([listener]))
     listening = asyncio.create_task(server.listening.wait())
     await asyncio.wait((listening, serving), return_when=asyncio.FIRST_COMPLETED)

@@ -60,7 +60,8 @@ class Replica:
         if self.asgi:
             await self._start_uvicorn()
             return
-        server = Server(self.gateway.serve, self._config, new_request_id, self.gateway.metrics.throttled)
+        gateway = self.gateway
+        server = Server(gateway.serve, self._config, new_request_id, gateway.metrics.throttled, gateway.take)
         self._drain = server.drain
         self._serving = asyncio.create_task(server.serve([cast(Any, _Socket())]))
         await server.listening.wait()

@@ -242,7 +242,15 @@ def cell(answer: str, account: str, name: str, word: str, streamed: bool) -> Jou
             "pinned": "a request that names a file"}[name]  # fmt: skip
     return journey(
         f"{what} that gets {answer} {word} ({'stream' if streamed else 'JSON'})",
-        Ask(want, conversation=sort.conversation, caller=sort.caller, path=sort.path, body=body),
+        # Sent again just after a look at silent streams: a ping is due at the next.
+        Ask(
+            want,
+            at=0.4 if word == "waits" else 0.0,
+            conversation=sort.conversation,
+            caller=sort.caller,
+            path=sort.path,
+            body=body,
+        ),
         upstream={"a": [said if isinstance(said, Answer) else said(streamed)]},
         given=sort.given,
         then={"a": sort.then},

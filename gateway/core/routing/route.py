@@ -192,6 +192,26 @@ class Route:
             members = self.router.ring.members(place.workspace or "", b"\0")
             self.tried -= {entry.id for entry in members if entry.id in self.barred - self.lacking}
 
+    def straight(self, record: Record, now_ms: int, now: float) -> Entry | None:
+        """The account to which `found`, `better` and `next` would have it sent at once, where its conversation is warm
+        by this binding. None where there is more to consider; they are asked then."""
+        router, place = self.router, self.placement
+        more, warm = self.size - record.size, float(record.tokens)
+        if (
+            router.failing.marked or self.tried or record.previous or record.warm_until <= now_ms or not warm
+            or more < -record.size * _SHORTER
+        ):  # fmt: skip
+            return None
+        place.record, place.now_ms, place.workspace, place.how = record, now_ms, record.workspace, "bound"
+        place.warm = place.sticky = True
+        if record.account_bound:
+            place.account_bound = True
+        tokens = warm + more / router.bytes_a_token
+        self.tokens = tokens if tokens > 1.0 else 1.0
+        place.cached = warm if warm < tokens else self.tokens
+        self.group = record.group
+        return router.first(record.workspace, self.conversation, self.model, self.limit_class, tokens - warm, now)
+
     def _fresh(self, workspace: str, now: float, cached: dict[str, float] | None = None) -> float:
         """Tokens that this workspace would have to compute."""
         place = self.placement

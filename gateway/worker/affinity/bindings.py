@@ -22,6 +22,7 @@ from gateway.core.routing.groups import group_of
 from gateway.core.routing.route import Route
 from gateway.core.wire.peek import Peek
 from gateway.store.client.client import StoreClient, StoreDown
+from gateway.store.client.connection import Asker
 from gateway.store.ledger.ledger import Call, Renewal, pack_renewal, to_bind, to_renew_binding
 from gateway.store.scripts import REBIND, RECALL
 from gateway.worker.callers.limits import Reservation
@@ -113,7 +114,7 @@ class Admission:
         if proposal is None:
             return None
         try:
-            asked = self._store.call(*self.call(proposal, reservation))
+            asked = self._store.call(*self._call(proposal, reservation))
             if reservation is not None:
                 reservation.asked = True
         except StoreDown:
@@ -148,7 +149,14 @@ class Admission:
             return None
         return Proposal(key, model, record)
 
-    def call(self, proposal: Proposal, reservation: Reservation | None) -> Call:
+    def ask(self, proposal: Proposal, reservation: Reservation | None, asker: Asker) -> None:
+        """Have the asker told the store's reply to it; what becomes of that, `bound` and `confirmed` say. Raises
+        StoreDown."""
+        self._store.ask(*self._call(proposal, reservation), asker)
+        if reservation is not None:
+            reservation.asked = True
+
+    def _call(self, proposal: Proposal, reservation: Reservation | None) -> Call:
         """The script that confirms it, and takes the reservation."""
         record = proposal.record
         place = (

@@ -52,7 +52,7 @@ _REFUSAL_WAIT = 2.0  # seconds for that body to arrive
 _LOOK_EVERY = 0.02  # seconds between looks at what answers say of one limit
 _NOTE_EVERY = 1.0  # seconds between looks at what else they say of one account
 _TELL_EVERY = 15.0  # seconds between tellings of that
-_PATIENT = 60.0  # seconds for an answer's head, below which its absence says nothing of the account
+PATIENT = 60.0  # seconds for an answer's head, below which its absence says nothing of the account
 
 # Takes a good answer of what is no conversation to the client.
 Take = Callable[[Journey, Response, AnswerHead], Awaitable[None]]
@@ -74,7 +74,7 @@ class Exchange:
         self._router = router
         self._owners = owners
         self._home = home
-        self._answered = answered
+        self._told = answered
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -94,7 +94,7 @@ class Exchange:
                 sent = self._send(x, account, call) if begun is None else _awaited(x, begun)
                 response = attempt.response = await sent
                 begun = None
-                self._answered(account.id, account.config.provider, call.model, str(response.status))
+                self.answered(account, call, str(response.status))
                 failure = await self._answer(x, route, entry, account, response, take)
                 if failure is None or failure.outcome is not Outcome.UNAUTHORIZED or renewed:
                     break
@@ -108,7 +108,7 @@ class Exchange:
             cause = x.cause = cause_of(error)
             self._close(x)
             x.reached = True
-            self._answered(account.id, account.config.provider, call.model, cause)
+            self.answered(account, call, cause)
             status, words = words_for(cause)
             ours = cause == "drain" or (cause == "timeout" and attempt.hurried)
             return Failure(Outcome.BROKEN, status, words=words, ours=ours)
@@ -126,7 +126,7 @@ class Exchange:
         remaining = max(0.0, self._timeouts.total - (sent - request.t0))
         attempt.sent = True
         x.phase = Phase.SENT
-        attempt.hurried = remaining < _PATIENT and remaining < self._timeouts.first_byte
+        attempt.hurried = remaining < PATIENT and remaining < self._timeouts.first_byte
         try:
             if request.needs.asked and account.capabilities is not None:
                 call = fitted(call, account.capabilities.fit(call.model, request.needs.asked, monotonic()).drops)
@@ -143,7 +143,7 @@ class Exchange:
         except NotSent as error:
             attempt.sent = False
             cause = "no_credential" if isinstance(error, NotReady) else "not_sent"
-            self._answered(account.id, account.config.provider, call.model, cause)
+            self.answered(account, call, cause)
             raise
         finally:
             attempt.response_began = perf_counter()
@@ -158,10 +158,7 @@ class Exchange:
         if provider.head is not None:
             headers = provider.head(headers)
         outcome, head = judge(response.status), AnswerHead(headers, provider.secret.encode())
-        if not head.request_id:
-            head.visible.append((b"request-id", x.request.id.encode()))
-        if head.about:
-            self.observe(route, account, head, outcome is Outcome.LIMITED)
+        self.look(x, route, account, head, outcome is Outcome.LIMITED)
         if outcome is not Outcome.SERVED:
             return await self._set_aside(x, route, account, response, head, outcome)
         x.upstream_request_id = head.request_id.decode("latin-1")
@@ -299,7 +296,18 @@ class Exchange:
                 request.names |= {object_id}
                 await self._owners.created(request.caller, object_id, account.workspace, LIFETIMES.get(kind, 0))
 
-    def observe(self, route: Route, account: Account, head: AnswerHead, limited: bool) -> None:
+    def answered(self, account: Account, call: Call, code: str) -> None:
+        """An account has answered so."""
+        self._told(account.id, account.config.provider, call.model, code)
+
+    def look(self, x: Journey, route: Route, account: Account, head: AnswerHead, limited: bool = False) -> None:
+        """Look at the head of an answer, `limited` if it is a 429."""
+        if not head.request_id:
+            head.visible.append((b"request-id", x.request.id.encode()))
+        if head.about:
+            self._observe(route, account, head, limited)
+
+    def _observe(self, route: Route, account: Account, head: AnswerHead, limited: bool) -> None:
         """What an answer's head says of the account and its limits: read now and then, and whenever it is a refusal."""
         domain, now = route.reserved.domain, monotonic()
         if domain is not None and (now >= domain.look_at or limited or head.retry_after is not None):

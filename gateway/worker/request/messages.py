@@ -67,7 +67,7 @@ class Messages:
         self._rights = rights
         self._home = home
         self._dispatch = dispatch
-        self._bound_thinking = bound_thinking
+        self.bound_thinking = bound_thinking
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -95,9 +95,9 @@ class Messages:
         named = await asyncio.to_thread(references, peeked) if large and _is_read(peeked) else references(peeked)
         key = None
         if "messages" in peeked.fields:
-            words = self._secret, caller.principal or caller.id, head.conversation, head.session, head.agent, peeked
             at_once = not large or head.conversation or head.session
-            key = identify(*words) if at_once else await asyncio.to_thread(identify, *words)
+            words = caller, head, peeked
+            key = self.conversation(*words) if at_once else await asyncio.to_thread(self.conversation, *words)
         route = x.route = self._route(request, head, peeked, caller, key)
 
         x.phase = Phase.ADMITTING
@@ -123,6 +123,11 @@ class Messages:
     async def begun(self, x: Journey, route: Route, call: Call, begun: Begun) -> None:
         """Go on with a request that an account has been sent already."""
         await self._dispatch.serve(x, route, call, begun=begun)
+
+    def conversation(self, caller: Caller, head: Head, peeked: Peek) -> bytes | None:
+        """The key of a request's conversation, None if it has none."""
+        principal = caller.principal or caller.id
+        return identify(self._secret, principal, head.conversation, head.session, head.agent, peeked)
 
     async def _admit(self, x: Journey, route: Route, head: Head, caller: Caller, peeked: Peek) -> None:
         """Take what the caller's limits allow, and find out where the conversation lives: by one script of the
@@ -189,7 +194,7 @@ class Messages:
         if self._router.picky:
             route.bar(features_of(peeked, head.betas), monotonic())
         if key is not None:
-            route.placement.account_bound = self._bound_thinking(peeked.model) and peeked.signed_thinking
+            route.placement.account_bound = self.bound_thinking(peeked.model) and peeked.signed_thinking
         return route
 
     def _fit(self, request: Request, head: Head, peeked: Peek, route: Route) -> None:

@@ -34,7 +34,8 @@ from gateway.worker.request.journey import Holding, Journey, Phase, begun
 from gateway.worker.request.messages import Messages
 from gateway.worker.request.relay import broken
 from gateway.worker.request.settlement import Settlement
-from gateway.worker.request.token_exchange import exchange
+from gateway.worker.request.token_exchange import exchange as exchange_token
+from gateway.worker.request.warm import WarmWay
 
 
 class Proxy:
@@ -73,6 +74,10 @@ class Proxy:
         self._messages = Messages(
             config, router, admission, accounting, owners, self._rights, self.home, self._dispatch, bound_thinking
         )
+        self.warm = WarmWay(
+            config, pool, router, admission, accounting, callers, self._rights, self.home, exchange, self._messages,
+            self.holding, self.live, trace, self.see_through, self.ended,
+        )  # fmt: skip
         self._objects = Objects(config, router, owners, accounting, batch_usage, self._dispatch, self._rights)
         self.configure(config)
 
@@ -85,6 +90,7 @@ class Proxy:
         self._messages.configure(config)
         self._objects.configure(config)
         self._dispatch.configure(config)
+        self.warm.configure(config)
 
     def know(self, teams: Mapping[str, Team]) -> None:
         """These are the teams that there are."""
@@ -113,7 +119,7 @@ class Proxy:
         if head.hosts != 1 and client.version == "1.1":
             raise ApiError(400, "host: exactly one is needed")
         if endpoint.at is At.EXCHANGE and self._callers.may_exchange:
-            return await exchange(x, self._callers)
+            return await exchange_token(x, self._callers)
         caller = self._callers.find(head) or await self._callers.identify(head, client.scope)
         request.caller = caller
         if endpoint.at is At.REFUSED or endpoint.at is At.EXCHANGE:

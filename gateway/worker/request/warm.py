@@ -1,0 +1,360 @@
+"""The short way of most requests: to the account where their conversation is warm, and whole back again.
+
+One object carries such a request from its last byte to its record: told by the store that the conversation lives where
+this process remembers it, and by the account's connection that an answer in JSON is whole. No task wakes for it. As
+soon as anything is not as it mostly is, the journey goes on the long way from where it is: in `messages`, `dispatch` or
+`exchange`, which say what is done then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from time import monotonic, perf_counter, time
+from typing import Any
+
+from gateway import log
+from gateway.config.schema import Config
+from gateway.core.routing.binding import unpack
+from gateway.core.routing.route import Route
+from gateway.core.routing.router import Router
+from gateway.core.wire.created_ids import hints
+from gateway.core.wire.peek import peek
+from gateway.core.wire.references import references
+from gateway.core.wire.usage_meter import UsageMeter
+from gateway.errors import ApiError
+from gateway.listen.cycle import Cycle
+from gateway.listen.plain_head import PlainHead
+from gateway.store.client.client import StoreDown
+from gateway.telemetry.tracing import Trace
+from gateway.upstream.transport import Exchange as Began
+from gateway.upstream.transport import NotSent
+from gateway.worker.accounts import Pool
+from gateway.worker.affinity.bindings import Admission, Proposal
+from gateway.worker.callers.authenticate import Callers
+from gateway.worker.callers.limits import Accounting
+from gateway.worker.callers.rights import Rights
+from gateway.worker.endpoints import HOT
+from gateway.worker.head import AnswerHead, read_plain
+from gateway.worker.request.exchange import PATIENT, Exchange
+from gateway.worker.request.home import Home
+from gateway.worker.request.journey import (
+    Attempt,
+    Holding,
+    Journey,
+    Phase,
+    Reply,
+    Request,
+    Times,
+    begun,
+    new_request_id,
+)
+from gateway.worker.request.messages import Messages, call_of
+from gateway.worker.request.relay import counter_of, is_answer
+
+_PATH = b"/v1/messages"
+_ENDPOINT = HOT[_PATH]
+
+
+class WarmWay:
+    """Of one process. `see_through(x, rest)` has the rest of a journey done the long way, `ended(x)` is told of one
+    that needs none; `live` are the requests on their way."""
+
+    def __init__(
+        self,
+        config: Config,
+        pool: Pool,
+        router: Router,
+        admission: Admission,
+        accounting: Accounting,
+        callers: Callers,
+        rights: Rights,
+        home: Home,
+        exchange: Exchange,
+        messages: Messages,
+        holding: Holding,
+        live: set[Journey],
+        trace: Callable[[bytes], Trace],
+        see_through: Callable[[Journey, Coroutine[Any, Any, None]], Coroutine[Any, Any, None]],
+        ended: Callable[[Journey], None],
+    ) -> None:
+        self.pool = pool
+        self.router = router
+        self.admission = admission
+        self.accounting = accounting
+        self.home = home
+        self.exchange = exchange
+        self.messages = messages
+        self.live = live
+        self.see_through = see_through
+        self.ended = ended
+        self._callers = callers
+        self._rights = rights
+        self._holding = holding
+        self._trace = trace
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Follow a new configuration from the next request on."""
+        self.total = config.timeouts.total
+        self.expose_account = config.expose_account
+        self._affinity = config.affinity.header.lower().encode()
+
+    def take(self, cycle: Cycle) -> bool:
+        """Whether a request, which has arrived whole, is served this way. If not nothing was done for it."""
+        plain = cycle.plain
+        if plain is None or cycle.target[0] != _PATH:
+            return False
+        try:
+            journey = self._read(cycle, plain)
+        except ApiError:  # the long way comes upon it too, and says so
+            return False
+        except Exception as error:
+            x, failed = begun(_ENDPOINT, cycle, self._holding), _raise(error)
+            self.live.add(x)
+            cycle.go_on(lambda _: self.see_through(x, failed))
+            return True
+        if journey is None:
+            return False
+        cycle.chunks.clear()
+        cycle.pending = 0
+        cycle.body_read = True
+        Warm(self, cycle, *journey).admit()
+        return True
+
+    def _read(self, cycle: Cycle, plain: PlainHead) -> tuple[Journey, Route, Proposal] | None:
+        """What is asked, if it is a turn of a conversation that this process remembers as warm, and nothing else."""
+        router, offer, rights = self.router, self.router.offer, self._rights
+        head = read_plain(plain, self._affinity)
+        if head.hosts != 1 or head.profile or head.content_encoding or offer.partial or offer.capabilities:
+            return None
+        caller = self._callers.find(head)
+        if caller is None or router.picky:
+            return None
+        body = b"".join(cycle.chunks)
+        peeked = peek(body)
+        fields, model = peeked.fields, peeked.model
+        rights.check_body(caller, peeked)
+        if "messages" not in fields or "speed" in fields or "thread" in fields or model in rights.aliases:
+            return None
+        conversation = self.messages.conversation(caller, head, peeked)
+        if conversation is None:
+            return None
+        proposal, size = self.admission.warm_at(caller, conversation, model), len(body)
+        if proposal is None or references(peeked) or self._holding.bytes + size > self._holding.most:
+            return None
+        trace = self._trace(head.traceparent)
+        if trace.header is not None:
+            head.continue_trace(trace.header, trace.broken)
+        now, t0, request_id = perf_counter(), plain.at, new_request_id()
+        route = Route(
+            router, conversation, model, peeked.text_size, peeked.cache_ttl, monotonic() + self.total - (now - t0)
+        )
+        route.caller = caller.id
+        route.placement.account_bound = peeked.signed_thinking and self.messages.bound_thinking(model)
+        request = Request(
+            _ENDPOINT, cycle, self._holding, t0, time() - (now - t0), request_id, "", head, caller, trace, body, size,
+            0, peeked, conversation,
+        )  # fmt: skip
+        x = Journey(
+            request,
+            Reply(cycle, request_id, False, t0, peeked.stream),
+            Attempt(None, UsageMeter(peeked.cache_ttl), t0, t0),
+            Times(now - t0),
+            Phase.ADMITTING,
+            route,
+        )
+        plan, record = self.accounting.plan(caller), proposal.record
+        x.reservation = self.accounting.ask(
+            caller, plan, request_id, request.at, _ENDPOINT, peeked, int(route.tokens), record.tokens
+        )
+        request.hold(size)
+        return x, route, proposal
+
+
+class Warm:
+    """One request. As a future is, it is told the store's reply, and then what comes from the account; as a task is, it
+    is cancelled when its client has gone."""
+
+    __slots__ = ("_began", "_call", "_cycle", "_entry", "_exchange", "_head", "_head_at", "_over", "_proposal",
+                 "_route", "_way", "_x")  # fmt: skip
+
+    def __init__(self, way: WarmWay, cycle: Cycle, x: Journey, route: Route, proposal: Proposal) -> None:
+        self._way = way
+        self._cycle = cycle
+        self._x = x
+        self._route = route
+        self._proposal = proposal
+        self._exchange: Began | None = None
+        self._head: AnswerHead | None = None
+        self._over = False  # it has ended, or goes on the long way
+
+    def admit(self) -> None:
+        """Ask the store."""
+        way, x = self._way, self._x
+        way.live.add(x)
+        self._cycle.task = self
+        self._began = perf_counter()
+        try:
+            way.admission.ask(self._proposal, x.reservation, self)
+        except StoreDown as error:
+            self.set_exception(error)
+        except Exception as error:
+            self._go_on(_raise(error))
+
+    # As futures are.
+
+    def done(self) -> bool:
+        return self._over
+
+    def set_result(self, result: Any, /) -> None:
+        try:
+            if self._exchange is None:
+                self._admitted(result)
+            else:
+                self._heard(self._exchange)
+        except Exception as error:
+            if self._over:
+                log.exception("unhandled error", request_id=self._x.request.id)
+            else:
+                self._go_on(_raise(error))
+
+    def set_exception(self, error: Any, /) -> None:
+        asked = asyncio.get_running_loop().create_future()
+        asked.set_exception(error)
+        self._ask_on(asked)
+
+    # As tasks are.
+
+    def cancelling(self) -> int:
+        return int(self._over)
+
+    def cancel(self) -> bool:
+        if not self._over:
+            self._go_on(_raise(asyncio.CancelledError()))
+        return True
+
+    # The long way.
+
+    def _ask_on(self, asked: asyncio.Future[Any]) -> None:
+        x, route = self._x, self._route
+        self._go_on(self._way.messages.admitted(x, route, (self._proposal, asked), self._began))
+
+    def _hand_over(self, reply: Any) -> None:
+        """With what the store has said."""
+        asked = asyncio.get_running_loop().create_future()
+        asked.set_result(reply)
+        self._ask_on(asked)
+
+    def _hand_on(self, exchange: Began) -> None:
+        """With what an account has been sent, and may have answered."""
+        self._exchange = None
+        exchange.tell(None)
+        self._go_on(self._way.messages.begun(self._x, self._route, self._call, (self._entry, exchange)))
+
+    def _go_on(self, rest: Coroutine[Any, Any, None]) -> None:
+        self._over = True
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.tell(None)
+            exchange.close()
+            self._x.attempt.response = None
+        way, x = self._way, self._x
+        self._cycle.go_on(lambda _: way.see_through(x, rest))
+
+    # The short way.
+
+    def _admitted(self, reply: Any) -> None:
+        """The store has answered: send it, if the conversation lives here, and nobody has to wait for anything."""
+        way, x, route, proposal = self._way, self._x, self._route, self._proposal
+        request, attempt = x.request, x.attempt
+        if reply[0] or way.home.flights.leads((proposal.key, proposal.model)):  # refused, or made anew
+            return self._hand_over(reply)
+        now, record = monotonic(), unpack(reply[1])
+        entry = route.straight(record, reply[2], now)
+        account = way.pool.accounts.get(entry.id) if entry is not None else None
+        if entry is None or account is None:
+            return self._hand_over(reply)
+        call, provider = call_of(x), account.provider
+        outgoing, body = provider.prepare(call), request.body
+        sent = perf_counter()
+        remaining = way.total - (sent - request.t0)
+        if outgoing.body is not body or outgoing.whole is not None or provider.head is not None or remaining < PATIENT:
+            return self._hand_over(reply)
+        caller = request.caller
+        lease = attempt.lease = account.lease_now(caller.tenant if caller is not None else "")
+        exchange = None
+        if lease is not None:
+            try:
+                exchange = account.transport.begin(outgoing.method, outgoing.path, outgoing.headers, body, remaining)
+            except NotSent:  # as the long way will find
+                exchange = None
+            if exchange is None:
+                lease.release()
+        if lease is None or exchange is None:
+            attempt.lease = None
+            return self._hand_over(reply)
+        self._exchange, self._entry, self._call = exchange, entry, call
+        exchange.tell(self)
+        x.ask(account, lease)
+        attempt.sent, x.phase = True, Phase.SENT
+        if x.reservation is not None:
+            x.reservation.answered(reply)
+        x.binding = way.admission.confirmed(proposal, record, reply)
+        times = x.times
+        times.admit = sent - self._began
+        times.choose = max(0.0, self._began - request.t0 - times.body)
+        x.remember_cache()
+        x.call = call
+        route.sent(entry, now)
+        return None
+
+    def _heard(self, exchange: Began) -> None:
+        """Something has come from the account: its answer is the client's if it is one in JSON, and whole."""
+        head = self._head
+        if head is None:
+            account = self._x.attempt.account
+            if exchange.status != 200 or self._x.reply.stream or account is None:
+                return self._hand_on(exchange)
+            head = self._head = AnswerHead(exchange.headers, account.provider.secret.encode())
+            self._head_at = perf_counter()
+            if head.encoding or not head.kind.startswith(b"application/json"):
+                return self._hand_on(exchange)
+        if exchange.phase == "done":
+            self._answered(exchange, head)
+        elif exchange.phase != "body" or exchange.full:
+            self._hand_on(exchange)
+        return None
+
+    def _answered(self, exchange: Began, head: AnswerHead) -> None:
+        way, x, route, cycle, entry = self._way, self._x, self._route, self._cycle, self._entry
+        text, attempt, reply, account = exchange.held, x.attempt, x.reply, x.attempt.account
+        if account is None or cycle.held_up or hints(text) or not is_answer(text, _ENDPOINT):
+            return self._hand_on(exchange)
+        now = monotonic()
+        attempt.response, attempt.response_began = exchange, self._head_at
+        x.times.waited += perf_counter() - attempt.renewed
+        x.reached = True
+        way.exchange.answered(account, self._call, "200")
+        way.exchange.look(x, route, account, head)
+        x.upstream_request_id = head.request_id.decode("latin-1")
+        x.phase = Phase.RELAYING
+        route.served(entry, now)
+        headers = head.visible + x.gateway_headers(way.expose_account)
+        reply.started = reply.ended = True
+        reply.status = 200
+        cycle.answer_now(200, headers, text)
+        reply.first_byte = perf_counter()
+        attempt.sent = not attempt.meter.read_json(text)
+        if attempt.sent:
+            counter_of(x)(text)
+        route.completed(entry, now)
+        self._over = True
+        exchange.tell(None)
+        cycle.task = None
+        way.ended(x)
+        return None
+
+
+async def _raise(error: BaseException) -> None:
+    raise error
