@@ -160,6 +160,9 @@ class Connection(asyncio.Protocol):
                 self.finish()
             return
         if self._left:
+            if self.due is not None and len(data) == self._left:
+                self._whole(self.due, data)
+                return
             data = self._take_body(data)
             if not data:
                 return
@@ -186,9 +189,27 @@ class Connection(asyncio.Protocol):
             self.due = cycle
         self._begin(cycle)
         if len(data) > head.size:
-            self._take_body(data[head.size :])
+            self.data_received(data[head.size :])
         elif not head.length:
             self.on_message_complete()
+
+    def _whole(self, cycle: Cycle, data: bytes) -> None:
+        """The rest of the body of one that was waited for."""
+        self._left = 0
+        cycle.chunks.append(data)
+        size = len(data)
+        cycle.received += size
+        cycle.pending += size
+        cycle.more_body = False
+        self.phase = "busy"
+        self.deadline = FOREVER
+        self._serve_due(cycle)
+
+    def _serve_due(self, cycle: Cycle) -> None:
+        self.due = None
+        take = self.listener.take
+        if take is None or not take(cycle):
+            self.serve(cycle, self.listener.serve)
 
     def _take_body(self, data: bytes) -> bytes:
         """Take what is of the present body; returns the rest."""
@@ -267,10 +288,7 @@ class Connection(asyncio.Protocol):
             self.phase = "busy"
             self.deadline = FOREVER
         if cycle is self.due:
-            self.due = None
-            take = self.listener.take
-            if take is None or not take(cycle):
-                self.serve(cycle, self.listener.serve)
+            self._serve_due(cycle)
         elif not cycle.complete:
             if cycle.waiter is not None:
                 cycle.wake()

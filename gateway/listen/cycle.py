@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
@@ -25,6 +26,7 @@ _FRAMING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _ALONE = 16 * 1024  # bytes of a piece of body that is given as it came: whoever reads a large one joins it anyway
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
+_LINES = [b"%b: %b\r\n" * lines for lines in range(256)]
 STATUS_LINE = {status: b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)}
 
 
@@ -164,7 +166,9 @@ class Cycle:
         if self.connection.writable is not None:
             await self.connection.drained()
         if not self.disconnected:
-            self.answer_now(status, headers, body)
+            self.remaining = len(body)
+            self._start(status, headers, b"content-length: %d\r\n" % len(body))
+            self._body(body, False)
 
     @property
     def held_up(self) -> bool:
@@ -172,10 +176,18 @@ class Cycle:
         return self.connection.writable is not None or self.disconnected
 
     def answer_now(self, status: int, headers: HeaderList, body: bytes) -> None:
-        """Send a whole answer to a client that does not hold it up."""
-        self.remaining = len(body)
-        self._start(status, headers, b"content-length: %d\r\n" % len(body))
-        self._body(body, False)
+        """Send a whole answer to a client that does not hold it up; none of the headers is about framing."""
+        connection = self.connection
+        text = _LINES[len(headers)] % tuple(chain.from_iterable(headers))
+        if text.count(b"\n") != len(headers):
+            raise ValueError("a response header holds a line break")
+        if not self.keep_alive or connection.listener.draining:
+            self.keep_alive = False
+            text += b"connection: close\r\n"
+        length = b"content-length: %d\r\n\r\n" % len(body)
+        self.started = self.complete = True
+        connection.transport.write(b"".join((STATUS_LINE[status], text, length, body)))
+        connection.answered()
 
     def go_on(self, serve: Callable[[Cycle], Awaitable[None]]) -> None:
         """Have it served on by a task."""

@@ -129,14 +129,6 @@ class Distribution:
         self.sum += value
 
 
-def observe_together(distributions: Sequence[Distribution], values: Sequence[float]) -> None:
-    """Note a value in each, all of them with the same bounds."""
-    bounds = distributions[0].bounds
-    for each, value in zip(distributions, values, strict=True):
-        each.counts[bisect_left(bounds, value)] += 1
-        each.sum += value
-
-
 class Histograms:
     """A family of histograms with the same buckets. Children with `known` labels are there from the start."""
 

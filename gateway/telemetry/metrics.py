@@ -6,8 +6,9 @@ holds a key, user, conversation or request id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import cast
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, cast
 
 from gateway.records import ITEMS, Finished
 from gateway.telemetry import metric_table as measures
@@ -18,7 +19,6 @@ from gateway.telemetry.counters import (
     Gauges,
     Histograms,
     Summed,
-    observe_together,
     snapshot_of,
 )
 from gateway.telemetry.metric_table import Measure
@@ -26,9 +26,10 @@ from gateway.telemetry.metric_table import Measure
 OTHER = "other"
 MAX_TEAMS = 500
 _MAX_CHILDREN = 16_384  # label combinations kept at hand
+_MAX_UPDATES = 4096  # of them, those of requests
 _MAX_NEEDS = 512  # needs by team that are told apart
 
-Update = Callable[[Finished], None]
+Update = Callable[[Finished, float], None]  # a record, and the seconds spent on the store before it was sent
 
 
 class StoreWatch:
@@ -91,9 +92,8 @@ class WorkerMetrics:
         self._metered = metered
         self._models: dict[str, str] = {}
         self._teams: frozenset[str] = frozenset()
-        self._updates: dict[tuple[str | int | bool, ...], Update] = {}
-        self._by_account: dict[tuple[str, str], Update] = {}
-        self._by_team: dict[tuple[str, str], Update] = {}
+        self._updates: dict[tuple[str | int | bool, ...], Update] = {}  # by what requests have in common
+        self._usages: dict[tuple[str, str, str], Update] = {}  # by model, account, team
         self._exchanges: dict[tuple[str, str, str, str], Count] = {}
         of = self._of = Measured(measures.ALL)
         self.lag = of.distribution(measures.LAG).observe
@@ -108,8 +108,7 @@ class WorkerMetrics:
             Summed(of.counters(measures.LACKING), "need"),
             of.histograms(measures.TTFT), of.histograms(measures.OVERHEAD), *now,
         )  # fmt: skip
-        self._route = of.counters(measures.ROUTES).labels
-        self._phases = tuple(of.distribution(measures.OVERHEAD, each) for each in ("admit", "choose", "relay", "total"))
+        self._phases = [of.distribution(measures.OVERHEAD, each) for each in ("admit", "choose", "relay", "total")]
 
     # Names.
 
@@ -129,7 +128,7 @@ class WorkerMetrics:
         if new:
             self._teams = self._teams.union(new)
             self._updates.clear()
-            self._by_team.clear()
+            self._usages.clear()
 
     def team(self, name: str) -> str:
         """The label of a team, "" of none."""
@@ -137,7 +136,7 @@ class WorkerMetrics:
 
     def forget_models(self) -> None:
         """The catalogue has changed: look names of models up again."""
-        for kept in (self._models, self._updates, self._by_account, self._by_team, self._exchanges):
+        for kept in (self._models, self._updates, self._usages, self._exchanges):
             kept.clear()
 
     # Counting.
@@ -169,93 +168,117 @@ class WorkerMetrics:
         if model is None:
             model = self.model(record.model)
         if record.endpoint != ITEMS:
-            key = (record.endpoint, model, record.team, record.status, record.stream)
-            update = self._updates.get(key)
+            kind = record.endpoint, model, record.team, record.status, record.stream, record.route
+            update = self._updates.get(kind)
             if update is None:
-                if len(self._updates) >= _MAX_CHILDREN:
-                    self._updates.clear()
-                update = self._updates[key] = self._update_for(record, model)
-            update(record)
-            self._route(record.route).value += 1
-            if record.status == 200 and record.attempts and record.endpoint in self._metered:
-                self._observe_overhead(record, admit_time)
+                update = _keep(self._updates, kind, self._update_for(record, model))
+            update(record, admit_time)
         usage = record.usage
         if usage.output or usage.input or usage.cache_read or usage.cache_write_5m or usage.cache_write_1h:
-            self._observe_usage(record, model)
+            whose = model, record.account, record.team
+            update = self._usages.get(whose)
+            if update is None:
+                update = _keep(self._usages, whose, self._usage_for(record, model))
+            update(record, admit_time)
         if record.outcome != "ok" or record.queued or record.failover or record.missed or record.lacking:
             self._observe_trouble(record)
 
+    # Functions with all label children of a kind of request at hand: they cost more to find than to use, and so would
+    # calls for each.
+
     def _update_for(self, record: Finished, model: str) -> Update:
-        """One function with all label children of this kind of request at hand: they cost more to find than to use."""
-        requests = self._of.count(
+        """What counts requests like this one."""
+        of = self._of
+        requests = of.count(
             measures.REQUESTS, record.endpoint, model, self.team(record.team), str(record.status or 499)
         )
-        duration = (
-            self._of.histograms(measures.DURATION)
-            .labels(record.endpoint, model, "true" if record.stream else "false")
-            .observe
-        )
+        route = of.count(measures.ROUTES, record.route)
+        duration = of.distribution(measures.DURATION, record.endpoint, model, "true" if record.stream else "false")
+        observe = duration.observe
 
-        def count_only(record: Finished) -> None:
+        def count_only(record: Finished, admit_time: float) -> None:
             requests.value += 1
-            duration(record.duration)
+            route.value += 1
+            observe(record.duration)
 
         if record.status != 200 or record.endpoint not in self._metered:
             return count_only
-        ttft = self._of.distribution(measures.TTFT, model).observe
+        ttft = of.distribution(measures.TTFT, model)
         hit, partial, miss, none = (
-            self._of.count(measures.CACHE, model, word) for word in ("hit", "partial", "miss", "none")
+            of.count(measures.CACHE, model, word) for word in ("hit", "partial", "miss", "none")
         )
-        per_token = self._of.distribution(measures.PER_TOKEN, model).observe if record.stream else None
+        per_token = of.distribution(measures.PER_TOKEN, model).observe if record.stream else None
+        durations, ttfts = duration.counts, ttft.counts
+        admit, choose, relay, total = self._phases
+        admits, chooses, relays, totals = (phase.counts for phase in self._phases)
+        of_duration, of_ttft, of_phase = duration.bounds, ttft.bounds, admit.bounds
 
-        def count_answer(record: Finished) -> None:
+        def count_answer(record: Finished, admit_time: float) -> None:
             requests.value += 1
-            duration(record.duration)
+            route.value += 1
+            seconds = record.duration
+            durations[bisect_left(of_duration, seconds)] += 1
+            duration.sum += seconds
             if not record.attempts:
                 return
-            ttft(record.ttft)
+            seconds = record.ttft
+            ttfts[bisect_left(of_ttft, seconds)] += 1
+            ttft.sum += seconds
             usage = record.usage
             read, written = usage.cache_read, usage.cache_write_5m + usage.cache_write_1h
             result = (hit if read > written else partial) if read else miss if written else none
             result.value += 1
             if per_token is not None and usage.output > 1 and record.outcome == "ok":
                 per_token((record.duration - record.ttft) / (usage.output - 1))
+            admits[bisect_left(of_phase, admit_time)] += 1
+            admit.sum += admit_time
+            chosen, overhead = record.choose, record.overhead
+            chooses[bisect_left(of_phase, chosen)] += 1
+            choose.sum += chosen
+            rest = overhead - admit_time - chosen
+            if rest < 0.0:
+                rest = 0.0
+            relays[bisect_left(of_phase, rest)] += 1
+            relay.sum += rest
+            totals[bisect_left(of_phase, overhead)] += 1
+            total.sum += overhead
 
         return count_answer
 
-    def _observe_overhead(self, record: Finished, admit_time: float) -> None:
-        rest = record.overhead - admit_time - record.choose
-        observe_together(self._phases, (admit_time, record.choose, rest if rest > 0.0 else 0.0, record.overhead))
+    def _usage_for(self, record: Finished, model: str) -> Update:
+        """What counts tokens and money of requests like this one, as the ledger has them: also those that a broken or
+        refused request may be billed for."""
+        team, of = self.team(record.team), self._of
+        fresh, read, write_5m, write_1h, output = _by_kind(of.counters(measures.TOKENS), model, record.account)
+        team_fresh, team_read, team_5m, team_1h, team_output = _by_kind(of.counters(measures.TEAM_TOKENS), model, team)
+        cost, savings = of.count(measures.COST, model, team), of.count(measures.SAVINGS, model, team)
 
-    def _observe_usage(self, record: Finished, model: str) -> None:
-        """Tokens and money, as the ledger has them: also those that a broken or refused request may be billed for."""
-        account, team = (model, record.account), (model, record.team)
-        update = self._by_account.get(account)
-        if update is None:
-            update = self._by_account[account] = _token_update(self._of.counters(measures.TOKENS), *account)
-        update(record)
-        update = self._by_team.get(team)
-        if update is None:
-            if len(self._by_team) >= _MAX_CHILDREN:
-                self._by_team.clear()
-            update = self._by_team[team] = self._team_update(model, self.team(record.team))
-        update(record)
-        if record.priced_by_default:
-            self._of.count(measures.UNPRICED, model).inc()
-
-    def _team_update(self, model: str, team: str) -> Update:
-        tokens = _token_update(self._of.counters(measures.TEAM_TOKENS), model, team)
-        cost, savings = (
-            self._of.count(measures.COST, model, team),
-            self._of.count(measures.SAVINGS, model, team),
-        )
-
-        def count_money(record: Finished) -> None:
-            tokens(record)
+        def count_usage(record: Finished, admit_time: float) -> None:
+            usage = record.usage
+            tokens = usage.input
+            fresh.value += tokens
+            team_fresh.value += tokens
+            tokens = usage.output
+            output.value += tokens
+            team_output.value += tokens
+            tokens = usage.cache_read
+            if tokens:
+                read.value += tokens
+                team_read.value += tokens
+            tokens = usage.cache_write_5m
+            if tokens:
+                write_5m.value += tokens
+                team_5m.value += tokens
+            tokens = usage.cache_write_1h
+            if tokens:
+                write_1h.value += tokens
+                team_1h.value += tokens
             cost.value += record.cost_nano_usd
             savings.value += record.savings_nano_usd
+            if record.priced_by_default:
+                of.count(measures.UNPRICED, model).inc()
 
-        return count_money
+        return count_usage
 
     def _observe_trouble(self, record: Finished) -> None:
         """What most requests do not have."""
@@ -289,19 +312,15 @@ class WorkerMetrics:
         return snapshot_of([each.family() for each in self._looked_at])
 
 
-def _token_update(tokens: Counters, model: str, whose: str) -> Update:
-    """Counts the tokens of one model for one account or team."""
-    fresh, read, write_5m, write_1h, output = (
-        tokens.labels(kind, model, whose)
-        for kind in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
-    )
+def _keep(updates: dict[Any, Update], key: tuple[object, ...], update: Update) -> Update:
+    """Keep it for the next alike."""
+    if len(updates) >= _MAX_UPDATES:
+        updates.clear()
+    updates[key] = update
+    return update
 
-    def count_tokens(record: Finished) -> None:
-        usage = record.usage
-        fresh.value += usage.input
-        read.value += usage.cache_read
-        write_5m.value += usage.cache_write_5m
-        write_1h.value += usage.cache_write_1h
-        output.value += usage.output
 
-    return count_tokens
+def _by_kind(tokens: Counters, model: str, whose: str) -> Iterator[Count]:
+    """What counts the tokens of one model for one account or team: fresh, read, written for either time, output."""
+    kinds = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
+    return (tokens.labels(kind, model, whose) for kind in kinds)

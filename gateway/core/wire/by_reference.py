@@ -19,6 +19,7 @@ _COUNTED = ENCODED_COUNTS // 4  # tokens of an encoded part that are counted as 
 _PDF = b"JVBER"  # what encoded PDFs begin with
 _BY_URL = re.compile(rb'"type"[ \t\r\n]*:[ \t\r\n]*"url"')
 _ESCAPED = re.compile(rb"\\u00(?:[46][1-9A-Fa-f]|5[0-9AaFf]|7[0-9Aa])")  # a letter, which no encoder escapes
+_NAMED = frozenset((b'"file_id"', b'"image_url"', SOURCE))
 _FIELDS = ("messages", "system")
 
 
@@ -26,12 +27,16 @@ def tokens_elsewhere(peek: Peek, context: int, chat: bool = False) -> int:
     """Tokens that such content may have beyond what `peek.text_size` counts of it; all together no more than the
     model's `context`. `chat`: the body is one of OpenAI's chat completions. A body without such content costs a few
     searches for words. Raises ApiError(400) for a field that nobody can read."""
+    fields, body = peek.fields, peek.body
+    if not (peek.encoded or peek.escapes or "container" in fields or "thread" in fields) and _NAMED.isdisjoint(
+        peek.words
+    ):
+        return 0
     document = min(DOCUMENT, context)
     tokens = 0
     for begin, end in peek.encoded:
         pdf = peek.body.startswith(_PDF, begin)
         tokens += (min(document, (end - begin) // _BYTES_A_TOKEN) if pdf else IMAGE) - _COUNTED
-    fields, body = peek.fields, peek.body
     tokens += document * ("container" in fields)
     if "thread" in fields:
         thread = peek.sure("thread")
