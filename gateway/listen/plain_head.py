@@ -16,6 +16,7 @@ import msgspec
 _REQUEST = re.compile(rb"POST (/[A-Za-z0-9/._~-]*)(?:\?([A-Za-z0-9/._~=&%-]*))? HTTP/1\.1")
 _LINE = re.compile(rb"([A-Za-z0-9-]+): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
 _VALUE = re.compile(rb"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
+_is_value = _VALUE.fullmatch
 _LENGTH = re.compile(rb"[0-9]{1,10}")
 # What says how a request is framed, or what becomes of its connection.
 _OTHERWISE = frozenset(
@@ -27,8 +28,9 @@ _ALIKE = re.compile(
     rb"|anthropic-dangerous-direct-browser-access|x-stainless-[a-z-]+)\Z"
 )
 # What is a request's or a caller's own, beside the conversation's id.
+_LENGTH_NAME = b"content-length"
 _OWN = (
-    b"content-length", b"x-api-key", b"authorization", b"traceparent", b"x-claude-code-session-id",
+    _LENGTH_NAME, b"x-api-key", b"authorization", b"traceparent", b"x-claude-code-session-id",
     b"x-claude-code-agent-id", b"idempotency-key",
 )  # fmt: skip
 _MAX_KNOWN = 1024
@@ -47,12 +49,12 @@ class Known(msgspec.Struct, eq=False):
 
 
 class Shape(NamedTuple):
-    """How a head is written: `parts` of it are as they are in other requests of its client, and between them are values
-    of its own, by these `names`."""
+    """How a head is written: it says what is `known`, then, by its name, a value of its own behind each of these
+    `parts` (name, text, size of that), and has this `end`."""
 
     known: Known
-    names: list[bytes]
-    parts: list[bytes]
+    parts: list[tuple[bytes, bytes, int]]
+    end: bytes
 
 
 class PlainHead(NamedTuple):
@@ -74,7 +76,7 @@ class PlainHeads:
     """Reads them for one listener; `conversation` is the name of the header that tells whose conversation it is."""
 
     def __init__(self, conversation: str) -> None:
-        self._own = frozenset((*_OWN, conversation.lower().encode()))
+        self._own = {name: name for name in (*_OWN, conversation.lower().encode())}
         names = b"|".join(sorted(map(_in_any_case, self._own)))
         self._lines = re.compile(rb"\r\n(" + names + rb"): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)(?=\r\n)")
         self._known: dict[bytes, Known] = {}
@@ -94,24 +96,24 @@ class PlainHeads:
 
     @staticmethod
     def _alike(segment: bytes, shape: Shape) -> PlainHead | None:
-        parts = shape.parts
         own: list[Header] = []
-        end, length = 0, -1
-        for name, part in zip(shape.names, parts, strict=False):
+        end = length = 0
+        for name, part, size in shape.parts:
             if not segment.startswith(part, end):
                 return None
-            begin = end + len(part)
+            begin = end + size
             end = segment.find(b"\r\n", begin)
             value = segment[begin:end]
-            if name == b"content-length":
+            if name is _LENGTH_NAME:
                 if not value.isdigit() or len(value) > 10:
                     return None
                 length = int(value)
-            elif not _VALUE.fullmatch(value):
+            elif not _is_value(value):
                 return None
             own.append((name, value))
-        last = parts[-1]
-        return PlainHead(shape, own, length, end + len(last), perf_counter()) if segment.startswith(last, end) else None
+        if not segment.startswith(shape.end, end):
+            return None
+        return PlainHead(shape, own, length, end + len(shape.end), perf_counter())
 
     def _read(self, segment: bytes) -> PlainHead | None:
         """The same of a head of any shape; it has a length."""
@@ -124,14 +126,14 @@ class PlainHeads:
         if known is None:
             return None
         written = parts[1::3]
-        names, values = [name.lower() for name in written], parts[2::3]
-        if names.count(b"content-length") != 1:
+        names, values = [self._own[name.lower()] for name in written], parts[2::3]
+        if names.count(_LENGTH_NAME) != 1:
             return None
-        length = values[names.index(b"content-length")]
+        length = values[names.index(_LENGTH_NAME)]
         if not _LENGTH.fullmatch(length):
             return None
         pieces = [b"%b\r\n%b: " % pair for pair in zip(parts[::3], written, strict=False)]
-        shape = Shape(known, names, [*pieces, parts[-1] + b"\r\n"])
+        shape = Shape(known, list(zip(names, pieces, map(len, pieces), strict=True)), parts[-1] + b"\r\n")
         return PlainHead(shape, list(zip(names, values, strict=True)), int(length), end + 4, perf_counter())
 
     def _learn(self, alike: bytes) -> Known | None:

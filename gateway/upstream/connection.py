@@ -355,10 +355,9 @@ class Connection(asyncio.Protocol):
         if status < 200:
             return
         self.headers = headers
-        for name, value in headers:
-            if name == b"content-length" or (name == b"transfer-encoding" and b"chunked" in value.lower()):
-                self._framed = True
-                break
+        values = dict(headers)
+        if b"content-length" in values or b"chunked" in values.get(b"transfer-encoding", b"").lower():
+            self._framed = True
         if self._origin_method == b"HEAD" or status in (204, 304):
             self._framed = True
         self.status = status

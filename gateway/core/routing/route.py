@@ -51,7 +51,7 @@ class Refuse(msgspec.Struct, frozen=True):
 Step = Send | Wait | Refuse
 
 
-class Route:
+class Route(msgspec.Struct, eq=False):
     """`conversation` is the ranking's key; `size` bytes of body; `ttl` the cache lifetime in seconds that the request
     asks for; `deadline` the time by which it must be answered; `own_limit` names the limit of an endpoint whose
     requests do not count against the model's; `group` names those that share its prefix, as far as it is known;
@@ -62,36 +62,33 @@ class Route:
     far, `reserved` what it has taken of an account's limits and load.
     """
 
-    group = ""
-    caller = ""
-    claim = 0.0
-    once = False
-    tried = NONE
-    barred = NONE  # accounts that have lately refused what it asks for
-    lacking = NONE  # accounts whose provider does not serve what it asks for
+    router: Router
+    conversation: bytes
+    model: str
+    size: int
+    ttl: float
+    deadline: float
+    own_limit: str = ""
+    group: str = ""
+    caller: str = ""
+    claim: float = 0.0
+    once: bool = False
+    tried: frozenset[str] = NONE
+    barred: frozenset[str] = NONE  # accounts that have lately refused what it asks for
+    lacking: frozenset[str] = NONE  # accounts whose provider does not serve what it asks for
+    limit_class: str = ""
+    counts: bool = True
+    tokens: float = 0.0
+    placement: Placement = msgspec.field(default_factory=Placement)
+    past: Past = msgspec.field(default_factory=Past)
+    reserved: Reserved = msgspec.field(default_factory=Reserved)
 
-    def __init__(
-        self,
-        router: Router,
-        conversation: bytes,
-        model: str,
-        size: int,
-        ttl: float,
-        deadline: float,
-        own_limit: str = "",
-    ) -> None:
-        self.router = router
-        self.conversation = conversation
-        self.model = model
-        self.limit_class = own_limit or router.classify(model)
-        self.size = size
-        self.counts = not own_limit
-        self.tokens = size / router.bytes_a_token if self.counts else 0.0
-        self.ttl = ttl
-        self.deadline = deadline
-        self.placement = Placement()
-        self.past = Past()
-        self.reserved = Reserved()
+    def __post_init__(self) -> None:
+        if self.own_limit:
+            self.limit_class, self.counts = self.own_limit, False
+        else:
+            self.limit_class = self.router.classify(self.model)
+            self.tokens = self.size / self.router.bytes_a_token
 
     # Where it lives.
 
@@ -474,12 +471,12 @@ class Route:
 
     def sent(self, entry: Entry, now: float) -> None:
         """The request goes to this account."""
-        router, taken, past = self.router, self.reserved, self.past
+        router, taken, past, place = self.router, self.reserved, self.past, self.placement
         past.attempts += 1
         if past.attempts == 1:
             router.retries.request(now)
-        home = entry.workspace == self.placement.workspace
-        fresh = self._fresh(entry.workspace, now, None if home else self.placement.elsewhere("", self.tokens))
+        home = entry.workspace == place.workspace
+        fresh = self._fresh(entry.workspace, now, None if home else place.elsewhere("", self.tokens))
         domain = router.domain(entry.organization, self.limit_class)
         taken.domain, taken.fresh, taken.pending = domain, fresh, True
         taken.tokens = domain.send(fresh, now)
@@ -488,7 +485,7 @@ class Route:
             taken.hold = domain.stated.send(fresh, self.claim, now)
         if self.counts:
             taken.sent_at = now
-            taken.take_load(self.router.loads, entry.workspace, fresh, now)
+            taken.take_load(router.loads, entry.workspace, fresh, now)
             if domain.input is not None and domain.takes_much(fresh):
                 router.tell_report(now)
         past.trials = router.try_again(entry, now, self.counts)
@@ -546,7 +543,8 @@ class Route:
                 router.measured(self.size, total)
             if read and self.group and not self.placement.cached:
                 router.groups.read(self.group, read)
-        router.loads.correct(workspace, load - taken.load, taken.load_at)
+        if load != taken.load:
+            router.loads.correct(workspace, load - taken.load, taken.load_at)
         if output and taken.domain is not None and taken.domain.output is not None:
             taken.domain.output.take(output, now)
 

@@ -61,8 +61,6 @@ class ChatMeter(Meter):
     """Of OpenAI's answers. `started` in a stream by a chunk near its end, if at all; `stopped` by [DONE], which nothing
     but pings follows: nothing is `told_end`."""
 
-    __slots__ = ()
-
     matters = staticmethod(matters)
 
     def see(self, ready: bytes) -> int:

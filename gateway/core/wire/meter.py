@@ -21,7 +21,7 @@ _HEAD = 1024  # bytes of a long answer in which its model stands, if it stands b
 _first_value = json.JSONDecoder().raw_decode
 
 
-class Meter:
+class Meter(msgspec.Struct, eq=False):
     """What one answer used, as far as it is known yet.
 
     `started` once the answer has begun, `told_end` once the model has said why it stopped, `stopped` once the stream's
@@ -30,19 +30,18 @@ class Meter:
     seconds, as the request asked, where the answer does not say.
     """
 
-    __slots__ = (
-        "error", "garbled", "input_told", "model", "output_told", "passed_bytes", "passed_deltas", "started", "stopped",
-        "told_end", "ttl", "usage",
-    )  # fmt: skip
-
-    def __init__(self, ttl: int = 300) -> None:
-        self.usage = Usage()
-        self.model = ""
-        self.ttl = ttl
-        self.started = self.told_end = self.stopped = False
-        self.input_told = self.output_told = self.garbled = False
-        self.error = ""
-        self.passed_bytes = self.passed_deltas = 0  # of content, for an estimate
+    ttl: int = 300
+    usage: Usage = msgspec.field(default_factory=Usage)
+    model: str = ""
+    started: bool = False
+    told_end: bool = False
+    stopped: bool = False
+    input_told: bool = False
+    output_told: bool = False
+    garbled: bool = False
+    error: str = ""
+    passed_bytes: int = 0  # of content, for an estimate
+    passed_deltas: int = 0
 
     @property
     def context(self) -> int:

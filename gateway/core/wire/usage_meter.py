@@ -7,6 +7,7 @@ prices, nor who asked.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, get_args
 
@@ -89,19 +90,15 @@ def text_size(delta: bytes) -> int:
 class UsageMeter(Meter):
     """Of Anthropic's answers. `started` by message_start or a JSON answer's usage, `stopped` by message_stop."""
 
-    __slots__ = ("_creation", "_iterations", "_told", "_written")
-
-    def __init__(self, ttl: int = 300) -> None:
-        super().__init__(ttl)
-        self._told = self.usage  # what the answer's own counts say, of all that is used
-        self._written: int | None = None
-        self._creation: _Creation | None = None
-        self._iterations: list[_Iteration] = []
+    told: Usage = msgspec.field(default_factory=Usage)  # what the answer's own counts say, of all that is used
+    written: int | None = None
+    creation: _Creation | None = None
+    iterations: Sequence[_Iteration] = ()
 
     @property
     def context(self) -> int:
         """Tokens that the conversation holds with this answer: what the last run of the model read and wrote."""
-        for each in reversed(self._iterations):
+        for each in reversed(self.iterations) if self.iterations else ():
             if each.type not in _APART:
                 last = self._usage_of(each)
                 return last.total_input + last.output
@@ -204,7 +201,7 @@ class UsageMeter(Meter):
 
     def _update(self, seen: _Usage) -> None:
         """Counts are cumulative: those present replace, those absent stay."""
-        told = self._told
+        told = self.told
         if seen.inference_geo == "us":
             told.us = True
         if seen.speed == "fast":
@@ -217,10 +214,10 @@ class UsageMeter(Meter):
         if seen.cache_read_input_tokens is not None:
             told.cache_read = seen.cache_read_input_tokens
         if seen.cache_creation is not None:
-            self._creation = seen.cache_creation
+            self.creation = seen.cache_creation
         if seen.cache_creation_input_tokens is not None:
-            self._written = seen.cache_creation_input_tokens
-        told.cache_write_5m, told.cache_write_1h = _writes(self._written, self._creation, self.ttl)
+            self.written = seen.cache_creation_input_tokens
+        told.cache_write_5m, told.cache_write_1h = _writes(self.written, self.creation, self.ttl)
         tools = seen.server_tool_use
         if tools is not None:
             if tools.web_search_requests is not None:
@@ -229,16 +226,16 @@ class UsageMeter(Meter):
                 told.executions = tools.code_execution_requests
         if len(seen.iterations) > 2:  # more than []
             try:
-                self._iterations = _iterations(seen.iterations) or self._iterations
+                self.iterations = _iterations(seen.iterations) or self.iterations
             except UNREADABLE:  # of a kind that is not known yet: what the answer's own counts say stands
-                self._iterations = []
-        self.usage = self._with_iterations() if self._iterations else told
+                self.iterations = ()
+        self.usage = self._with_iterations() if self.iterations else told
 
     def _with_iterations(self) -> Usage:
         """The sum of all iterations. What the answer's own counts have beyond those that they cover counts too."""
-        told = self._told
-        parts = [Iteration(each.model or "", self._usage_of(each)) for each in self._iterations]
-        covered = [part.usage for each, part in zip(self._iterations, parts, strict=True) if each.type not in _APART]
+        told = self.told
+        parts = [Iteration(each.model or "", self._usage_of(each)) for each in self.iterations]
+        covered = [part.usage for each, part in zip(self.iterations, parts, strict=True) if each.type not in _APART]
         written = told.cache_write_5m + told.cache_write_1h - sum(_written(each) for each in covered)
         five, hour = _writes(max(0, written), None, self.ttl)
         rest = Usage(
@@ -248,7 +245,7 @@ class UsageMeter(Meter):
         )  # fmt: skip
         if rest.total_input or rest.output:
             parts.append(Iteration("", rest))
-        for each in self._iterations:
+        for each in self.iterations:
             if each.type == _FALLBACK and each.model:
                 self.model = each.model
         return msgspec.structs.replace(
@@ -265,7 +262,7 @@ class UsageMeter(Meter):
         five, hour = _writes(each.cache_creation_input_tokens, each.cache_creation, self.ttl)
         return Usage(
             each.input_tokens or 0, each.cache_read_input_tokens or 0, five, hour, each.output_tokens or 0,
-            self._told.us, self._told.fast,
+            self.told.us, self.told.fast,
         )  # fmt: skip
 
 

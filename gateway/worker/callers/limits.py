@@ -7,7 +7,7 @@ do).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import ceil
 from pathlib import Path
@@ -88,80 +88,64 @@ class _Model(msgspec.Struct, frozen=True):
     priced: Model
 
 
-class Reservation:
-    """What one request asks of its caller's limits; `noted` if it is reserved until somebody settles it."""
+class Reservation(msgspec.Struct, eq=False):
+    """What one request that arrived `at` (Unix ms) asks of its caller's limits, in nano-dollars too; `noted` if it is
+    reserved until somebody settles it. It is `lighter` by its `discount` where that counts."""
 
-    __slots__ = (
-        "_accounting", "_at", "_cost", "_discount", "_levels", "_lighter", "_now", "asked", "journaled", "limits",
-        "local", "noted", "plan", "record", "request_id", "stored", "taken",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        accounting: Accounting,
-        plan: Plan,
-        limits: Limits,
-        request_id: str,
-        record: bytes,
-        at: int,
-        cost_nano: int = 0,
-        discount_nano: int = 0,
-        lighter: bytes = b"",
-    ) -> None:
-        self.plan = plan
-        self.limits = limits
-        self.request_id = request_id
-        self.noted = bool(record)
-        self.taken = False
-        self.local = False  # of the local limits, without the store
-        self.asked = False  # the store, which may have taken it
-        self.stored = False  # the store has it
-        self.journaled = False
-        self.record = record
-        self._accounting = accounting
-        self._cost = cost_nano
-        self._discount = discount_nano
-        self._lighter = lighter
-        self._at = at
-        self._levels: Any = ()
-        self._now = at
+    accounting: Accounting
+    plan: Plan
+    limits: Limits
+    request_id: str
+    record: bytes
+    at: int
+    cost: int = 0
+    discount: int = 0
+    lighter: bytes = b""
+    noted: bool = False
+    taken: bool = False
+    local: bool = False  # of the local limits, without the store
+    asked: bool = False  # the store, which may have taken it
+    stored: bool = False  # the store has it
+    journaled: bool = False
+    levels: Sequence[int] = ()
+    now: int = 0  # when the store said these, by its clock
 
     def call(self, binding: Proposal | None) -> Call:
         """The script that takes it, with the binding of a conversation if there is one; its intent is journaled in the
         same tick. What its tenant has used until now goes ahead of it."""
-        accounting, tenant = self._accounting, self.plan.tenant
+        accounting, tenant = self.accounting, self.plan.tenant
         if tenant in accounting.settling.waiting:
             accounting.settling.flush(tenant)
         if self.noted:
             accounting.journal.intend(self)
         return to_admit(
-            self.limits, self.request_id, self.record, self._cost, labels(self._at), binding,
-            discount=self._discount, lighter=self._lighter,
+            self.limits, self.request_id, self.record, self.cost, labels(self.at), binding,
+            discount=self.discount, lighter=self.lighter,
         )  # fmt: skip
 
     def answered(self, reply: list[Any]) -> None:
         """The store's reply. Raises ApiError(429) where a limit refuses."""
-        self._levels = levels_of(reply)
-        refused = refused_of(reply, self.limits, self._at) if reply[0] == REFUSED else None
+        self.levels = levels_of(reply)
+        refused = refused_of(reply, self.limits, self.at) if reply[0] == REFUSED else None
         if refused is not None:
             if self.noted:
-                self._accounting.journal.keep(pack(Cancelled(self.request_id)))
+                self.accounting.journal.keep(pack(Cancelled(self.request_id)))
             self.noted = False  # nothing was taken, so nothing is to be settled
             raise _refusal(refused)
         self.taken = self.stored = True
-        self._accounting.found_short(self.plan.tenant, len(reply) > 4 and reply[4] == 1)
-        self._now = reply[2]
+        self.accounting.found_short(self.plan.tenant, len(reply) > 4 and reply[4] == 1)
+        self.now = reply[2]
 
     def without_store(self) -> None:
         """The store is away, or too slow: take it of the local limits. Raises ApiError where they refuse, and where
         the journal has not got it either."""
         if self.taken:
             return
-        if self.noted and not self._accounting.journal.insist(self):
+        if self.noted and not self.accounting.journal.insist(self):
             self.noted = self.asked  # the store may have it, which then hears of its end
             words = "The gateway cannot keep account of this request now. Please try again later."
             raise ApiError(529, words, retry_after=1, limit=("gateway", "journal"))
-        self._accounting.take_locally(self)
+        self.accounting.take_locally(self)
         self.taken = self.local = True
 
     @property
@@ -172,16 +156,16 @@ class Reservation:
     @property
     def place(self) -> tuple[str, tuple[str, ...], str]:
         """Where the store keeps it: the tenant, the subjects, the hour."""
-        return self.plan.tenant, self.plan.subjects, labels(self._at).hour
+        return self.plan.tenant, self.plan.subjects, labels(self.at).hour
 
     def headers(self) -> Headers:
         """What is left of the caller's own limits, as rate-limit headers."""
-        return self.limits.headers(self._levels, self._now) if self._levels else []
+        return self.limits.headers(self.levels, self.now) if self.levels else []
 
     def warnings(self, claude_code: bool) -> Headers:
         """Of the budgets that are used beyond a soft threshold, as headers of an answer; not of a refusal, which says
         more, and which Claude Code would not show beside them."""
-        warned = self.limits.warned(self._levels, self._at) if self.taken else None
+        warned = self.limits.warned(self.levels, self.at) if self.taken else None
         return [] if warned is None else warned.headers(claude_code)
 
     @property
@@ -301,7 +285,7 @@ class Accounting:
             fresh, cost, limits.leases, limits.reserved,
         )  # fmt: skip
         lighter = pack(replace(record, cost_nano=cost - discount)) if discount else b""
-        return Reservation(self, plan, limits, request_id, pack(record), arrived, cost, discount, lighter)
+        return Reservation(self, plan, limits, request_id, pack(record), arrived, cost, discount, lighter, True)
 
     def _price(
         self,

@@ -38,7 +38,7 @@ def price(model: str, tokens: int, warm: int = 0, mode: str = "strict", **fields
     peeked, plan = peek(msgspec.json.encode(body)), accounting.plan(ALICE)
     reservation = accounting.ask(ALICE, plan, "req_1", 1e9, match.endpoint, peeked, tokens, warm)
     assert reservation is not None
-    return reservation._cost, reservation._discount
+    return reservation.cost, reservation.discount
 
 
 def reserved(model: str, tokens: int, **fields: Any) -> int:
@@ -185,7 +185,7 @@ async def test_the_intent_is_written_in_the_tick_that_asks_the_store():
     assert [(type(each), each.id) for each in desk.disk.records] == [(Intent, "r1"), (Intent, "r2")]
     held = desk.disk.records[0].held
     assert (held.process, held.caller, held.input, held.reserved) == ("p", "alice", 100, (1,))
-    assert held.cost_nano == one._cost > held.input_nano > 0
+    assert held.cost_nano == one.cost > held.input_nano > 0
 
 
 @pytest.mark.parametrize(
