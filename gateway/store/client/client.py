@@ -81,25 +81,22 @@ class StoreClient:
         self.ask(script, args, future)
         return future
 
-    def ask(self, script: Script, args: tuple[Arg, ...], asker: Asker) -> None:
-        """As `call`; the asker is told the reply, or StoreDown, at once. Raises StoreDown."""
-        self._put(script, args, asker)
-
     def post(self, script: Script, args: tuple[Arg, ...], refused: Callable[[str], None] | None = None) -> None:
         """Run `script`; nobody waits for the reply. Raises StoreDown; where a store that is there answers with an
         error, `refused` is told that."""
-        self._put(script, args, None, refused)
+        self.ask(script, args, None, refused)
 
-    def _put(
+    def ask(
         self,
         script: Script,
         args: tuple[Arg, ...],
         asker: Asker | None,
         refused: Callable[[str], None] | None = None,
     ) -> None:
+        """As `call`; the asker is told the reply, or StoreDown, at once. Raises StoreDown."""
         watch = self._watches.get(script.name) or self._watched(script)
+        connection = self._route(args)
         try:
-            connection = self._route(args)
             if connection is None:
                 raise StoreDown("the store is away")
             connection.put(Call(script, args, asker, watch, refused))

@@ -268,57 +268,50 @@ class Accounting:
         if not endpoint.metered:
             limits = plan.limits(COUNT)
             return Reservation(self, plan, limits, request_id, b"", arrived) if limits.packed else None
-        limits = plan.message
+        limits, fields = plan.message, peeked.fields
         model = self._models.get(peeked.model) or self._model(peeked.model)
-        fast = "speed" in peeked.fields and peeked.value("speed") == "fast"
-        us = "inference_geo" in peeked.fields and peeked.value("inference_geo") == "us"
-        price = model.priced.price_for(tokens, fast)
+        fast = "speed" in fields and peeked.value("speed") == "fast"
+        us = "inference_geo" in fields and peeked.value("inference_geo") == "us"
+        priced = model.priced
+        price = priced.price if priced.above is None and not fast else priced.price_for(tokens, fast)
         fresh = tokens * price.input
         if us:
-            fresh = model.priced.in_us(fresh)
+            fresh = priced.in_us(fresh)
         cost, discount = 0, 0
         if limits.reserved:
-            cost, discount = self._price(model, price, endpoint, peeked, tokens, warm, fast, us)
-        when = labels(arrived)
+            writes = 3600 if peeked.cache_ttl == 3600 else 300 if peeked.caches else 0
+            elsewhere = tokens_elsewhere(peeked, model.context, endpoint.chat)
+            if elsewhere:
+                tokens += elsewhere
+                price = priced.price_for(tokens, fast)
+            most = _most(endpoint, peeked, model.max_output)
+            cost = estimate_cost(price, tokens, most, self._strict, writes)
+            if warm and not self._strict:
+                discount = warm_discount(price, warm if warm < tokens else tokens, writes)
+            if us or "tools" in fields or "fallbacks" in fields:
+                cost, discount = self._beside(model, peeked, tokens, most, writes, fast, us, cost, discount)
+            tokens -= elsewhere
+        hour = labels(arrived).hour
         record = ReservationRecord(
-            self._process, arrived, when.hour, caller.id, caller.team or "", model.name, "", endpoint.name, tokens,
-            fresh, cost, limits.leases, limits.reserved,
+            self._process, arrived, hour, caller.id, caller.team or "", model.name, "", endpoint.name, tokens, fresh,
+            cost, limits.leases, limits.reserved,
         )  # fmt: skip
         lighter = pack(replace(record, cost_nano=cost - discount)) if discount else b""
         return Reservation(self, plan, limits, request_id, pack(record), arrived, cost, discount, lighter, True)
 
-    def _price(
-        self,
-        model: _Model,
-        price: Price,
-        endpoint: Endpoint,
-        peeked: Peek,
-        tokens: int,
-        warm: int,
-        fast: bool,
-        us: bool,
-    ) -> tuple[int, int]:
-        """Nano-dollars to reserve for a request, and how many of them it may not need because its prompt is in a cache;
-        `price` is that of `tokens` of input. What it names counts as if it were long, and every model that may read the
-        prompt as if it did."""
-        elsewhere = tokens_elsewhere(peeked, model.context, endpoint.chat)
-        if elsewhere:
-            tokens += elsewhere
-            price = model.priced.price_for(tokens, fast)
-        most = _most(endpoint, peeked, model.max_output)
-        writes = 3600 if peeked.cache_ttl == 3600 else 300 if peeked.caches else 0
-        cost = estimate_cost(price, tokens, most, self._strict, writes)
-        discount = 0 if self._strict else warm_discount(price, min(warm, tokens), writes)
-        searches = 0
-        if "tools" in peeked.fields or "fallbacks" in peeked.fields:
-            more = extras(peeked)
-            searches = more.searches
-            for name in more.models:
-                other = (self._models.get(name) or self._model(name)).priced
-                cost += estimate_cost(other.price_for(tokens, fast), tokens, most, self._strict, writes)
+    def _beside(
+        self, model: _Model, peeked: Peek, tokens: int, most: int, writes: int, fast: bool, us: bool, cost: int,
+        discount: int,
+    ) -> tuple[int, int]:  # fmt: skip
+        """Nano-dollars to reserve for a request, and how many of them it may not need, with what it may have done
+        beside: every model that may read the prompt counts as if it did."""
+        more = extras(peeked)
+        for name in more.models:
+            other = (self._models.get(name) or self._model(name)).priced
+            cost += estimate_cost(other.price_for(tokens, fast), tokens, most, self._strict, writes)
         if us:
             cost, discount = model.priced.in_us(cost), model.priced.in_us(discount)
-        return cost + searches * self._catalogue.fees.web_search, discount
+        return cost + more.searches * self._catalogue.fees.web_search, discount
 
     async def batch(self, caller: Caller, request_id: str) -> None:
         """Take what creating a batch asks: a request, and that money is left. Raises ApiError(429) where a limit

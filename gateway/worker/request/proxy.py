@@ -161,7 +161,8 @@ class Proxy:
         self.live.discard(x)
         if x.leader is not None:
             self.home.release(x)
-        x.request.hold(-x.request.held)
+        self.holding.bytes -= x.request.held
+        x.request.held = 0
         self._settlement.settle(x)
 
     async def _here(self, x: Journey, caller: Caller) -> None:

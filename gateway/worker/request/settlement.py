@@ -117,7 +117,9 @@ def _record(x: Journey, now: float, bill: Bill) -> Finished:
     first = reply.first_byte or now
     cost, savings, by_default = bill
     throttled, limit = x.limit
-    missed, missed_reason = x.missed() if x.cached[0] else (0, "")
+    usage = attempt.meter.usage
+    wrote = usage.cache_write_5m or usage.cache_write_1h
+    missed, missed_reason = x.missed() if wrote and x.cached[0] else (0, "")
     return Finished(
         request_id=request.id,
         at=request.at,
@@ -128,7 +130,7 @@ def _record(x: Journey, now: float, bill: Bill) -> Finished:
         cause=x.cause,
         caller=caller.id if caller is not None else "",
         team=(caller.team or "") if caller is not None else "",
-        model=request.model,
+        model=request.peek.model if request.peek is not None else "",
         answered_model=attempt.meter.model,
         stream=reply.stream,
         account=account.id if account is not None else "",
@@ -145,7 +147,7 @@ def _record(x: Journey, now: float, bill: Bill) -> Finished:
         failover=x.failover,
         throttled=throttled,
         limit=limit,
-        usage=attempt.meter.usage,
+        usage=usage,
         estimated=attempt.estimated,
         cost_nano_usd=cost,
         savings_nano_usd=savings,

@@ -154,7 +154,7 @@ class WarmWay:
         route.placement.account_bound = peeked.signed_thinking and self.messages.bound_thinking(model)
         request = Request(
             _ENDPOINT, cycle, self._holding, t0, time() - (now - t0), request_id, "", head, caller, trace, body, size,
-            0, peeked, conversation,
+            size, peeked, conversation,
         )  # fmt: skip
         x = Journey(
             request,
@@ -168,7 +168,7 @@ class WarmWay:
         x.reservation = self.accounting.ask(
             caller, plan, request_id, request.at, _ENDPOINT, peeked, int(route.tokens), record.tokens
         )
-        request.hold(size)
+        self._holding.bytes += size
         return x, route, proposal
 
 
