@@ -56,6 +56,7 @@ class Listener:
     ) -> None:
         self.serve = serve
         self.take = take
+        self._whole: list[Connection] = []  # with a request that is to be served
         self.plain = PlainHeads(config.affinity.header)
         self.head_bytes = config.limits.max_head_kb * 1024
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -66,6 +67,18 @@ class Listener:
         self.write = config.timeouts.write
         self.request_id = request_id
         self.throttled = throttled
+
+    def whole(self, connection: Connection) -> None:
+        """A request that was waited for is whole. Those that come together are served together: one after the other,
+        each step for all, costs a good part less."""
+        if not self._whole:
+            connection.loop.call_soon(self._serve_due)
+        self._whole.append(connection)
+
+    def _serve_due(self) -> None:
+        whole, self._whole = self._whole, []
+        for connection in whole:
+            connection.serve_due()
 
 
 class Connection(asyncio.Protocol):
@@ -203,12 +216,13 @@ class Connection(asyncio.Protocol):
         cycle.more_body = False
         self.phase = "busy"
         self.deadline = FOREVER
-        self._serve_due(cycle)
+        self.listener.whole(self)
 
-    def _serve_due(self, cycle: Cycle) -> None:
-        self.due = None
+    def serve_due(self) -> None:
+        """Have the request served that was waited for, if its client is still there."""
+        cycle, self.due = self.due, None
         take = self.listener.take
-        if take is None or not take(cycle):
+        if cycle is not None and (take is None or not take(cycle)):
             self.serve(cycle, self.listener.serve)
 
     def _take_body(self, data: bytes) -> bytes:
@@ -288,7 +302,7 @@ class Connection(asyncio.Protocol):
             self.phase = "busy"
             self.deadline = FOREVER
         if cycle is self.due:
-            self._serve_due(cycle)
+            self.listener.whole(self)
         elif not cycle.complete:
             if cycle.waiter is not None:
                 cycle.wake()
