@@ -61,6 +61,10 @@ class Meter(msgspec.Struct, eq=False):
             return False
         return self.input_told and self.output_told and not self.garbled
 
+    def read_message(self, body: bytes) -> bool:
+        """Take usage from a JSON answer of Anthropic's that tells all of it; nothing was taken if it does not."""
+        return False
+
     def read_ends(self, head: bytes, tail: bytes) -> bool:
         """Take usage from the ends of a JSON answer that was too long to hold."""
         match = MODEL.search(head, 0, _HEAD)

@@ -57,6 +57,10 @@ class _Message(msgspec.Struct):
     usage: _Usage | None = None
 
 
+class _Answer(_Message):
+    type: str = ""
+
+
 class _Error(msgspec.Struct):
     type: str = ""
 
@@ -71,6 +75,7 @@ class _Event(msgspec.Struct):
 
 _event = msgspec.json.Decoder(_Event).decode
 _message = msgspec.json.Decoder(_Message).decode
+_answer = msgspec.json.Decoder(_Answer).decode
 _usage = msgspec.json.Decoder(_Usage).decode
 _iterations = msgspec.json.Decoder(list[_Iteration] | None).decode
 
@@ -162,11 +167,26 @@ class UsageMeter(Meter):
         if not self.output_told:
             self.usage.output = max(self.usage.output, int(self.passed_bytes / _BYTES_A_TOKEN), self.passed_deltas)
 
+    def read_message(self, body: bytes) -> bool:
+        """Take usage from a JSON answer, if that is a message and tells all of it; nothing was taken if not."""
+        try:
+            answer = _answer(body)
+        except UNREADABLE:
+            return False
+        usage = answer.usage
+        if answer.type != "message" or usage is None or usage.input_tokens is None or usage.output_tokens is None:
+            return False
+        self._take_answer(answer)
+        return True
+
     def _read_answer(self, body: bytes) -> None:
         try:
             message = _message(body)
         except UNREADABLE:
             message = self._legible(body, whole=True).message or _Message()
+        self._take_answer(message)
+
+    def _take_answer(self, message: _Message) -> None:
         if message.usage is not None:
             self.started = True
             self.model = message.model

@@ -50,7 +50,6 @@ from gateway.worker.request.journey import (
     new_request_id,
 )
 from gateway.worker.request.messages import Messages, call_of
-from gateway.worker.request.relay import counter_of, is_answer
 
 _PATH = b"/v1/messages"
 _ENDPOINT = HOT[_PATH]
@@ -353,7 +352,8 @@ class Warm:
     def _answered(self, exchange: Began, head: AnswerHead) -> Journey | None:
         way, x, route, cycle, entry = self._way, self._x, self._route, self._cycle, self._entry
         text, attempt, reply, account = exchange.held, x.attempt, x.reply, x.attempt.account
-        if account is None or cycle.held_up or hints(text) or not is_answer(text, _ENDPOINT):
+        meter = attempt.meter
+        if account is None or cycle.held_up or hints(text) or not meter.read_message(text):
             self._hand_on(exchange)
             return None
         now = monotonic()
@@ -370,9 +370,7 @@ class Warm:
         reply.status = 200
         cycle.answer_now(200, headers, text)
         reply.first_byte = perf_counter()
-        attempt.sent = not attempt.meter.read_json(text)
-        if attempt.sent:
-            counter_of(x)(text)
+        attempt.sent = False  # the answer has told all that it used
         route.completed(entry, now)
         self._over = True
         exchange.tell(None)
