@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -48,7 +48,7 @@ class Known(msgspec.Struct, eq=False):
     read: tuple[bytes, Any] = b"", None
 
 
-class Shape(NamedTuple):
+class Shape(msgspec.Struct, eq=False):
     """How a head is written: it says what is `known`, then, by its name, a value of its own behind each of these
     `parts` (name, text, size of that), and has this `end`."""
 
@@ -57,7 +57,7 @@ class Shape(NamedTuple):
     end: bytes
 
 
-class PlainHead(NamedTuple):
+class PlainHead(msgspec.Struct, eq=False):
     """`own` are the headers that its `shape` does not tell; `size` bytes of head, `length` of body. It came `at` that
     time (perf_counter seconds)."""
 

@@ -285,9 +285,11 @@ class Limits:
         headers: Headers = []
         for each in self._headers:
             tightest = each[0]
-            if len(each) > 1:
-                tightest = min(each, key=lambda header: levels[header.place])
-            level, limit = levels[tightest.place], tightest.limit
+            level = levels[tightest.place]
+            for other in each[1:] if len(each) > 1 else ():
+                if levels[other.place] < level:
+                    tightest, level = other, levels[other.place]
+            limit = tightest.limit
             full_at = now + (limit - level) * 60_000 // limit
             headers += (
                 tightest.stated,
