@@ -33,6 +33,11 @@ class Client(Protocol):
     @property
     def scope(self) -> Scope: ...
 
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits for anything any more."""
+        ...
+
     async def read(self) -> tuple[bytes, bool]:
         """The next piece of the body, and whether more follows. Raises CancelledError where the client has gone."""
         ...

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from gateway import log
 from gateway.config.schema import Config
 from gateway.core.wire.short_way import ShortWay
 from gateway.errors import ApiError
@@ -78,7 +79,11 @@ class Listener:
     def _serve_due(self) -> None:
         whole, self._whole = self._whole, []
         for connection in whole:
-            connection.serve_due()
+            try:
+                connection.serve_due()
+            except Exception:  # it costs no other one
+                log.exception("unhandled error")
+                connection.transport.abort()
 
 
 class Connection(asyncio.Protocol):
@@ -147,7 +152,8 @@ class Connection(asyncio.Protocol):
             self._abandon(self.serving)
 
     def _abandon(self, cycle: Cycle) -> None:
-        """Nobody waits for this answer any more. Its task is told once: what it still does then must not be ended."""
+        """Nobody waits for this answer any more. Its task is told once: what it still does then must not be ended. One
+        that has not begun finds out by itself."""
         cycle.disconnected = True
         cycle.wake()
         task = cycle.task
@@ -156,7 +162,6 @@ class Connection(asyncio.Protocol):
             self.serve(cycle, self.listener.serve)
         elif task is not None and not cycle.complete and not task.cancelling():
             task.cancel()
-            self.state.tasks.discard(cast(Any, task))  # one that has not begun will not do it itself
 
     def eof_received(self) -> None:
         """A half-close counts as gone: nobody would know whether the other half still listens."""
@@ -183,7 +188,7 @@ class Connection(asyncio.Protocol):
             if self._parser is None or not self._parser.within:
                 head = self.listener.plain.read(data, self.listener.head_bytes, self.shape)
                 if head is not None:
-                    self.shape = head.shape
+                    self.shape = head.shape if head.shape.known.kept else None
                     self._begin_plain(head, data)
                     return
             if self.phase == "idle":
@@ -198,7 +203,8 @@ class Connection(asyncio.Protocol):
         cycle = self.cycle = Cycle(self, "POST", head.shape.known.target, "1.1", head.headers, True)
         cycle.plain = head
         self._left = head.length
-        if self.listener.take is not None and head.length <= SHORT:
+        listener = self.listener
+        if listener.take is not None and head.length <= SHORT and not listener.draining:
             self.due = cycle
         self._begin(cycle)
         if len(data) > head.size:
@@ -219,10 +225,10 @@ class Connection(asyncio.Protocol):
         self.listener.whole(self)
 
     def serve_due(self) -> None:
-        """Have the request served that was waited for, if its client is still there."""
+        """Have the request served that was waited for, if its client is still there; by a task, if it is not whole."""
         cycle, self.due = self.due, None
         take = self.listener.take
-        if cycle is not None and (take is None or not take(cycle)):
+        if cycle is not None and (take is None or cycle.more_body or not take(cycle)):
             self.serve(cycle, self.listener.serve)
 
     def _take_body(self, data: bytes) -> bytes:
@@ -266,8 +272,7 @@ class Connection(asyncio.Protocol):
 
     def serve(self, cycle: Cycle, serve: Serve) -> None:
         """Have it served by a task."""
-        task = cycle.task = self.loop.create_task(cycle.run(serve))
-        self.state.tasks.add(task)
+        self.state.tasks.add(self.loop.create_task(cycle.run(serve)))
 
     def served(self, cycle: Cycle) -> None:
         """The task that served it has come to its end."""

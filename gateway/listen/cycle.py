@@ -89,6 +89,7 @@ class Cycle:
 
     async def run(self, serve: Callable[[Cycle], Awaitable[None]]) -> None:
         """Have the request served, and the connection cut where that leaves no whole answer."""
+        self.task = asyncio.current_task()  # not before: one that is cancelled before its first step never takes it
         try:
             await serve(self)
         except asyncio.CancelledError:
@@ -178,7 +179,8 @@ class Cycle:
     def answer_now(self, status: int, headers: HeaderList, body: bytes) -> None:
         """Send a whole answer to a client that does not hold it up; none of the headers is about framing."""
         connection = self.connection
-        text = _LINES[len(headers)] % tuple(chain.from_iterable(headers))
+        form = _LINES[len(headers)] if len(headers) < len(_LINES) else _LINES[1] * len(headers)
+        text = form % tuple(chain.from_iterable(headers))
         if text.count(b"\n") != len(headers):
             raise ValueError("a response header holds a line break")
         if not self.keep_alive or connection.listener.draining:
@@ -191,6 +193,7 @@ class Cycle:
 
     def go_on(self, serve: Callable[[Cycle], Awaitable[None]]) -> None:
         """Have it served on by a task."""
+        self.task = None
         self.connection.serve(self, serve)
 
     def cancel(self) -> None:

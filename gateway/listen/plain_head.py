@@ -31,7 +31,8 @@ _ALIKE = re.compile(
 _LENGTH_NAME = b"content-length"
 _OWN = (
     _LENGTH_NAME, b"x-api-key", b"authorization", b"traceparent", b"x-claude-code-session-id",
-    b"x-claude-code-agent-id", b"idempotency-key",
+    b"x-claude-code-agent-id", b"idempotency-key", b"cookie", b"x-request-id", b"x-amzn-trace-id", b"tracestate",
+    b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-port", b"x-forwarded-host", b"x-real-ip", b"via",
 )  # fmt: skip
 _MAX_KNOWN = 1024
 _LONGEST = 2048  # bytes of lines that are remembered
@@ -41,10 +42,11 @@ Header = tuple[bytes, bytes]
 
 class Known(msgspec.Struct, eq=False):
     """What many requests say alike: path and query, and headers. `read` is what whoever serves them makes of these, for
-    the conversation header of this name."""
+    the conversation header of this name. What is not `kept` may be somebody's own."""
 
     target: Header
     headers: list[Header]
+    kept: bool = False
     read: tuple[bytes, Any] = b"", None
 
 
@@ -91,7 +93,8 @@ class PlainHeads:
             head = self._read(segment)
             if head is None:
                 return None
-            self._latest = head.shape
+            if head.shape.known.kept:
+                self._latest = head.shape
         return head if head.size - 4 <= most and 0 <= len(segment) - head.size <= head.length else None
 
     @staticmethod
@@ -154,7 +157,7 @@ class PlainHeads:
                 return None
             keep = keep and _ALIKE.match(name) is not None
             headers.append((name, value))
-        known = Known(target, headers)
+        known = Known(target, headers, keep)
         if keep:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()

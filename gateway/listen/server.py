@@ -106,5 +106,9 @@ class Server(uvicorn.Server):
             await asyncio.wait(tasks, timeout=_CUT_WAIT)
 
     def drain(self) -> None:
-        """From now on every answer closes its connection, so that clients move on to another process."""
+        """From now on every answer closes its connection, so that clients move on to another process, and every request
+        whose head has come is told of the end."""
         self.listener.draining = True
+        for connection in self.server_state.connections:
+            if isinstance(connection, Connection):
+                connection.serve_due()

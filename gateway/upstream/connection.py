@@ -212,6 +212,10 @@ class Connection(asyncio.Protocol):
             finally:
                 self._direct = None
 
+    def forget(self) -> None:
+        """Nobody will read what is held."""
+        self._chunks = []
+
     def interrupt(self, reason: str) -> None:
         if self.phase in ("body", "done"):
             self._chunks = []

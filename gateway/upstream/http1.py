@@ -110,6 +110,7 @@ class Pool:
         if self._closing or not connection.reusable:
             connection._close()
             return
+        connection.forget()
         connection.phase = "idle"
         connection.idle_since = self.loop.time()
         self.idle.append(connection)

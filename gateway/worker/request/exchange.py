@@ -335,7 +335,7 @@ async def _awaited(x: Journey, begun: Began) -> Response:
         x.reached = True
         return begun
     finally:
-        attempt.response_began = perf_counter()
+        attempt.response_began = attempt.response_began or perf_counter()
         x.times.waited += attempt.response_began - attempt.renewed
 
 

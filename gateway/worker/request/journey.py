@@ -130,7 +130,7 @@ class Request(msgspec.Struct, eq=False):
     def forget(self) -> None:
         """Nobody will send this again: thousands of long streams should not hold theirs."""
         self.body = b""
-        self.client.headers = []
+        self.client.headers, self.client.plain = [], None
         if self.head is not None:
             self.head.lines = []
         self.hold(-self.held)

@@ -7,7 +7,8 @@ Read on in `messages` (what names a model) or `objects.request` (what belongs to
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Any
 
 from gateway import log
 from gateway.config.schema import Caller, Config, Team
@@ -135,12 +136,18 @@ class Proxy:
         else:
             await self._objects.journey(x, head, caller)
 
-    async def see_through(self, x: Journey, rest: Awaitable[None]) -> None:
+    async def see_through(self, x: Journey, rest: Coroutine[Any, Any, None]) -> None:
         """Have the rest of a journey done. Whatever comes of it, its client is answered and it is settled once."""
         try:
+            if x.reservation is not None and (x.interrupted or x.request.client.gone):
+                rest.close()
+                raise asyncio.CancelledError
             await rest
         except ApiError as error:
-            await x.refuse(error, x.gateway_headers(self._expose_account))
+            if x.request.client.gone:
+                x.outcome, x.cause = "client_gone", "client"
+            else:
+                await x.refuse(error, x.gateway_headers(self._expose_account))
         except asyncio.CancelledError:
             if not x.interrupted:
                 x.outcome, x.cause = "client_gone", "client"

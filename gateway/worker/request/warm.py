@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine
 from time import monotonic, perf_counter, time
 from typing import Any
 
+import msgspec
+
 from gateway import log
 from gateway.config.schema import Config
 from gateway.core.routing.binding import unpack
@@ -27,6 +29,7 @@ from gateway.listen.cycle import Cycle
 from gateway.listen.plain_head import PlainHead
 from gateway.store.client.client import StoreDown
 from gateway.telemetry.tracing import Trace
+from gateway.upstream.credential import NotReady
 from gateway.upstream.transport import Exchange as Began
 from gateway.upstream.transport import NotSent
 from gateway.worker.accounts import Pool
@@ -97,6 +100,7 @@ class WarmWay:
     def configure(self, config: Config) -> None:
         """Follow a new configuration from the next request on."""
         self.total = config.timeouts.total
+        self._max_body = int(config.limits.max_body_mb * 1024 * 1024)
         self.expose_account = config.expose_account
         self._affinity = config.affinity.header.lower().encode()
 
@@ -133,7 +137,10 @@ class WarmWay:
         whole, self._whole = self._whole, []
         for x in [warm.answer() for warm in whole]:
             if x is not None:
-                self.ended(x)
+                try:
+                    self.ended(x)
+                except Exception:  # it costs no other one
+                    log.exception("unhandled error", request_id=x.request.id)
 
     def _read(self, cycle: Cycle, plain: PlainHead) -> tuple[Journey, Route, Proposal] | None:
         """What is asked, if it is a turn of a conversation that this process remembers as warm, and nothing else."""
@@ -154,7 +161,7 @@ class WarmWay:
         if conversation is None:
             return None
         proposal, size = self.admission.warm_at(caller, conversation, model), len(body)
-        if proposal is None or references(peeked) or self._holding.bytes + size > self._holding.most:
+        if proposal is None or references(peeked) or not self._fits(size):
             return None
         trace = self._trace(head.traceparent)
         if trace.header is not None:
@@ -184,12 +191,16 @@ class WarmWay:
         self._holding.bytes += size
         return x, route, proposal
 
+    def _fits(self, size: int) -> bool:
+        """Whether a body is within all bounds."""
+        return size <= self._max_body and self._holding.bytes + size <= self._holding.most
+
 
 class Warm:
     """One request. As a future is, it is told the store's reply, and then what comes from the account; as a task is, it
     is cancelled when its client has gone."""
 
-    __slots__ = ("_began", "_call", "_cycle", "_entry", "_exchange", "_head", "_head_at", "_over", "_proposal",
+    __slots__ = ("_began", "_call", "_cycle", "_entry", "_exchange", "_head", "_over", "_proposal",
                  "_route", "_way", "_x")  # fmt: skip
 
     def __init__(self, way: WarmWay, cycle: Cycle, x: Journey, route: Route, proposal: Proposal) -> None:
@@ -263,15 +274,20 @@ class Warm:
         """With what an account has been sent, and may have answered."""
         self._exchange = None
         exchange.tell(None)
+        if exchange.status:
+            self._x.attempt.response = exchange
         self._go_on(self._way.messages.begun(self._x, self._route, self._call, (self._entry, exchange)))
 
     def _go_on(self, rest: Coroutine[Any, Any, None]) -> None:
         self._over = True
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
+            attempt = self._x.attempt
             exchange.tell(None)
             exchange.close()
-            self._x.attempt.response = None
+            attempt.response = None
+            attempt.response_began = attempt.response_began or perf_counter()
+            self._x.times.waited += perf_counter() - attempt.renewed
         way, x = self._way, self._x
         self._cycle.go_on(lambda _: way.see_through(x, rest))
 
@@ -283,13 +299,20 @@ class Warm:
         request, attempt = x.request, x.attempt
         if reply[0] or way.home.flights.leads((proposal.key, proposal.model)):  # refused, or made anew
             return self._hand_over(reply)
-        now, record = monotonic(), unpack(reply[1])
+        try:
+            record = unpack(reply[1])
+        except msgspec.MsgspecError:
+            return self._hand_over(reply)
+        now = monotonic()
         entry = route.straight(record, reply[2], now)
         account = way.pool.accounts.get(entry.id) if entry is not None else None
         if entry is None or account is None:
             return self._hand_over(reply)
-        call, provider = call_of(x), account.provider
-        outgoing, body = provider.prepare(call), request.body
+        call, provider, body = call_of(x), account.provider, request.body
+        try:
+            outgoing = provider.prepare(call)
+        except (NotSent, NotReady):  # as the long way will find
+            return self._hand_over(reply)
         sent = perf_counter()
         remaining = way.total - (sent - request.t0)
         if outgoing.body is not body or outgoing.whole is not None or provider.head is not None or remaining < PATIENT:
@@ -326,11 +349,13 @@ class Warm:
         """Something has come from the account: its answer is the client's if it is one in JSON, and whole."""
         head = self._head
         if head is None:
-            account = self._x.attempt.account
-            if exchange.status != 200 or self._x.reply.stream or account is None:
+            x, attempt = self._x, self._x.attempt
+            account = attempt.account
+            if exchange.status != 200 or x.reply.stream or account is None:
                 return self._hand_on(exchange)
+            attempt.response, attempt.response_began, x.reached = exchange, perf_counter(), True
             head = self._head = AnswerHead(exchange.headers, account.provider.secret.encode())
-            self._head_at = perf_counter()
+            x.upstream_request_id = head.request_id.decode("latin-1")
             if head.encoding or not head.kind.startswith(b"application/json"):
                 return self._hand_on(exchange)
         if exchange.phase == "done":
@@ -357,12 +382,9 @@ class Warm:
             self._hand_on(exchange)
             return None
         now = monotonic()
-        attempt.response, attempt.response_began = exchange, self._head_at
         x.times.waited += perf_counter() - attempt.renewed
-        x.reached = True
         way.exchange.answered(account, self._call, "200")
         way.exchange.look(x, route, account, head)
-        x.upstream_request_id = head.request_id.decode("latin-1")
         x.phase = Phase.RELAYING
         route.served(entry, now)
         headers = head.visible + x.gateway_headers(way.expose_account)
