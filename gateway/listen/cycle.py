@@ -26,7 +26,7 @@ _FRAMING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _ALONE = 16 * 1024  # bytes of a piece of body that is given as it came: whoever reads a large one joins it anyway
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
-_LINES = [b"%b: %b\r\n" * lines for lines in range(256)]
+_LINES = [b"%b: %b\r\n" * lines for lines in range(64)]
 STATUS_LINE = {status: b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b"")) for status in range(100, 600)}
 
 
