@@ -109,6 +109,5 @@ class Server(uvicorn.Server):
         """From now on every answer closes its connection, so that clients move on to another process, and every request
         whose head has come is told of the end."""
         self.listener.draining = True
-        for connection in self.server_state.connections:
-            if isinstance(connection, Connection):
-                connection.serve_due()
+        for connection in [c for c in self.server_state.connections if isinstance(c, Connection)]:
+            connection.serve_due()

@@ -53,6 +53,18 @@ def test_a_new_conversation_goes_the_long_way(rig: Rig, ways: list[Warm]):
     assert ways == []
 
 
+@pytest.mark.parametrize("needs", [False, True])
+def test_a_pool_with_a_cloud_in_it_has_the_short_way_too(rig: Rig, ways: list[Warm], needs: bool):
+    cloud = {"provider": "bedrock", "region": "us-east-1", "api_key": "key-of-the-cloud", "base_url": "http://b.test"}
+    more: Any = {"tools": [{"type": "web_search_20250305", "name": "web_search"}]} if needs else {}
+    played = journey(
+        "a warm turn beside a cloud", ask(want=Want(by="a", route="bound", attempts=1), **more),
+        pool={"a": {}, "b": cloud}, given=(ask(want=Want(by="a")),),
+    )  # fmt: skip
+    rig.play(played)
+    assert len(ways) == (0 if rig.asgi or needs else 1)
+
+
 def unreadable(stage: Stage) -> None:
     line = stage.rig.server.line
     for key in line.ask("KEYS", "*:b:*"):

@@ -195,7 +195,7 @@ class Route(msgspec.Struct, eq=False):
         router, place = self.router, self.placement
         more, warm = self.size - record.size, float(record.tokens)
         if (
-            router.failing.marked or self.tried or record.previous or record.warm_until <= now_ms or not warm
+            router.failing.marked or record.previous or record.warm_until <= now_ms or not warm
             or more < -record.size * _SHORTER
         ):  # fmt: skip
             return None
@@ -203,11 +203,15 @@ class Route(msgspec.Struct, eq=False):
         place.warm = place.sticky = True
         if record.account_bound:
             place.account_bound = True
-        tokens = warm + more / router.bytes_a_token
+        before, tokens = self.tokens, warm + more / router.bytes_a_token
         self.tokens = tokens if tokens > 1.0 else 1.0
+        if self.claim:
+            self.claim += self.tokens - before
         place.cached = warm if warm < tokens else self.tokens
         self.group = record.group
-        return router.first(record.workspace, self.conversation, self.model, self.limit_class, tokens - warm, now)
+        fresh = tokens - warm if tokens > warm else 0.0
+        entry = router.first(record.workspace, self.conversation, self.model, self.limit_class, fresh, now, self.claim)
+        return entry if entry is None or entry.id not in self.tried else None
 
     def _fresh(self, workspace: str, now: float, cached: dict[str, float] | None = None) -> float:
         """Tokens that this workspace would have to compute."""

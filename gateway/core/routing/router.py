@@ -180,13 +180,15 @@ class Router(Standing):
             return None, (CREDENTIAL, inf)  # another process may serve it there
         return None, best
 
-    def first(self, workspace: str, key: bytes, model: str, limit_class: str, fresh: float, now: float) -> Entry | None:
+    def first(
+        self, workspace: str, key: bytes, model: str, limit_class: str, fresh: float, now: float, claim: float
+    ) -> Entry | None:
         """The account that `pick` chooses for a warm conversation, if that is the first by rank."""
         members = self.ring.members(workspace, key)
         if not members:
             return None
         entry = members[0]
-        state = self.state(entry, model, limit_class, fresh if fresh > 0.0 else 0.0, True, now)
+        state = self.state(entry, model, limit_class, fresh, True, now, claim)
         return entry if state is _OPEN and self.free(entry.id) else None
 
     def fails(self, workspace: str, key: bytes, now: float) -> bool:

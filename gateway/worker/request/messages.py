@@ -33,7 +33,7 @@ from gateway.worker.request.home import Asked, Home
 from gateway.worker.request.journey import Journey, Needs, Phase, Request
 from gateway.worker.request.upload import too_large
 
-_MOST_OUTPUT = 1_000_000  # tokens that anybody reserves, whatever a client writes
+MOST_OUTPUT = 1_000_000  # tokens that anybody reserves, whatever a client writes
 _DECODED_AT_ONCE = 64 * 1024  # bytes of a compressed body that may be decoded while others wait
 _READ_AT_ONCE = 1024 * 1024  # bytes of a body of which every object may be looked at while others wait
 
@@ -187,7 +187,7 @@ class Messages:
         route.caller = caller.id
         if self._router.offer.partial:
             if not own_limit:
-                route.claim = route.tokens + min(peeked.max_tokens, _MOST_OUTPUT)
+                route.claim = route.tokens + min(peeked.max_tokens, MOST_OUTPUT)
             route.leave_out(self._router.offer.without(request.endpoint.name, peeked.model))
         if self._router.offer.capabilities:
             self._fit(request, head, peeked, route)

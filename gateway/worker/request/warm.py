@@ -18,6 +18,7 @@ import msgspec
 from gateway import log
 from gateway.config.schema import Config
 from gateway.core.routing.binding import unpack
+from gateway.core.routing.features import needs_of
 from gateway.core.routing.route import Route
 from gateway.core.routing.router import Router
 from gateway.core.wire.created_ids import hints
@@ -29,7 +30,6 @@ from gateway.listen.cycle import Cycle
 from gateway.listen.plain_head import PlainHead
 from gateway.store.client.client import StoreDown
 from gateway.telemetry.tracing import Trace
-from gateway.upstream.credential import NotReady
 from gateway.upstream.transport import Exchange as Began
 from gateway.upstream.transport import NotSent
 from gateway.worker.accounts import Pool
@@ -52,7 +52,7 @@ from gateway.worker.request.journey import (
     begun,
     new_request_id,
 )
-from gateway.worker.request.messages import Messages, call_of
+from gateway.worker.request.messages import MOST_OUTPUT, Messages, call_of
 
 _PATH = b"/v1/messages"
 _ENDPOINT = HOT[_PATH]
@@ -146,7 +146,7 @@ class WarmWay:
         """What is asked, if it is a turn of a conversation that this process remembers as warm, and nothing else."""
         router, offer, rights = self.router, self.router.offer, self._rights
         head = read_plain(plain, self._affinity)
-        if head.hosts != 1 or head.profile or head.content_encoding or offer.partial or offer.capabilities:
+        if head.hosts != 1 or head.profile or head.content_encoding:
             return None
         caller = self._callers.find(head)
         if caller is None or router.picky:
@@ -158,7 +158,7 @@ class WarmWay:
         if "messages" not in fields or "speed" in fields or "thread" in fields or model in rights.aliases:
             return None
         conversation = self.messages.conversation(caller, head, peeked)
-        if conversation is None:
+        if conversation is None or (offer.capabilities and needs_of(peeked, head.betas)):
             return None
         proposal, size = self.admission.warm_at(caller, conversation, model), len(body)
         if proposal is None or references(peeked) or not self._fits(size):
@@ -171,6 +171,9 @@ class WarmWay:
             router, conversation, model, peeked.text_size, peeked.cache_ttl, monotonic() + self.total - (now - t0)
         )
         route.caller = caller.id
+        if offer.partial:
+            route.claim = route.tokens + min(peeked.max_tokens, MOST_OUTPUT)
+            route.leave_out(offer.without(_ENDPOINT.name, model))
         route.placement.account_bound = peeked.signed_thinking and self.messages.bound_thinking(model)
         request = Request(
             _ENDPOINT, cycle, self._holding, t0, time() - (now - t0), request_id, "", head, caller, trace, body, size,
@@ -308,15 +311,12 @@ class Warm:
         account = way.pool.accounts.get(entry.id) if entry is not None else None
         if entry is None or account is None:
             return self._hand_over(reply)
-        call, provider, body = call_of(x), account.provider, request.body
-        try:
-            outgoing = provider.prepare(call)
-        except (NotSent, NotReady):  # as the long way will find
-            return self._hand_over(reply)
         sent = perf_counter()
         remaining = way.total - (sent - request.t0)
-        if outgoing.body is not body or outgoing.whole is not None or provider.head is not None or remaining < PATIENT:
+        if account.renames or remaining < PATIENT:  # a cloud's, whose answers are not Anthropic's bytes
             return self._hand_over(reply)
+        call, body = call_of(x), request.body
+        outgoing = account.provider.prepare(call)
         caller = request.caller
         lease = attempt.lease = account.lease_now(caller.tenant if caller is not None else "")
         exchange = None
