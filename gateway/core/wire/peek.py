@@ -23,6 +23,8 @@ _COMMA = re.compile(rb"[ \t\r\n]*([,}])")
 _ONE_HOUR = re.compile(rb'"ttl"\s*:\s*"1h"')
 # What may stand anywhere in a body, looked for in one pass.
 _WORDS = re.compile(rb'"(?:1h|source|base64|signature|cache_control|file_id|image_url)"')
+_LONGEST_WORD = 14  # bytes between its quotes, and one of them
+_SPARSE = 1000  # bytes of a body for each quote that is gone to from the one before, at most
 _TRUE = msgspec.Raw(b"true")
 _LONG = 16 * 1024
 _ENCODED = re.compile(rb"[A-Za-z0-9+/=]+")
@@ -52,7 +54,7 @@ class Peek:
         self.body = body
         self.fields = fields
         self.model = model
-        words = self.words = frozenset(_WORDS.findall(body))
+        words = self.words = _words_in(body)
         self.escapes = b"\\" in body and body.rfind(b"\\u00") >= 0  # faster than forwards
         self.caches = b'"cache_control"' in words
         self.cache_ttl = 3600 if b'"1h"' in words and _ONE_HOUR.search(body) else 300
@@ -165,6 +167,20 @@ def encoded_parts(body: bytes, least: int = _LONG_RUN) -> list[tuple[int, int]]:
         if end - begin >= least:
             found.append((begin, end))
     return found
+
+
+def _words_in(body: bytes) -> frozenset[bytes]:
+    """Those of _WORDS that stand in it. In a large body with few quotes, which is mostly text, only what is near those
+    is looked at."""
+    found: set[bytes] = set()
+    begin, spare = body.find(b'"'), len(body) // _SPARSE if len(body) > _LONG else 0
+    while begin >= 0 and spare:
+        end = body.find(b'"', begin + 1)
+        if end - begin <= _LONGEST_WORD and _WORDS.match(body, begin):
+            found.add(body[begin : end + 1])
+        begin = end
+        spare -= 1
+    return frozenset(found.union(_WORDS.findall(body, begin)) if begin >= 0 else found)
 
 
 def _anyhow(name: str, raw: bytes) -> Any:

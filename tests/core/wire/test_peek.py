@@ -349,6 +349,17 @@ def test_a_word_is_found_wherever_it_stands(word: bytes):
     assert {word} == {each for each in WORDS if each in Peek(begin + word, {}, "m").words}
 
 
+@given(
+    st.lists(st.sampled_from([*WORDS, b'"', b"x", b"\\", b"y" * 5000, b'"z"' * 40, b"1h", b"source"]), max_size=40),
+    st.sampled_from([0, 20_000]),
+)
+def test_words_are_the_same_in_bodies_of_any_length_and_any_number_of_quotes(parts: list[bytes], more: int):
+    body = b"".join(parts) + b"w" * more
+    words = Peek(body, {}, "m").words
+    assert words >= set(re.findall(b"|".join(WORDS), body))
+    assert words <= {word for word in WORDS if word in body}
+
+
 @given(st.text(alphabet='aZ9+ ="', max_size=80).map(str.encode), st.integers(1, 9))
 def test_encoded_parts_are_all_runs_that_are_long_enough(body, least):
     expected = [match.span() for match in re.finditer(rb"[A-Za-z0-9+/=]{%d,}" % least, body)]
