@@ -55,6 +55,10 @@ class Pool:
         await connection.answered()
         return connection
 
+    @property
+    def ready(self) -> bool:
+        return bool(self.idle)
+
     def begin(self, method: bytes, path: bytes, headers: bytes, body: bytes, first_byte: float) -> Connection | None:
         head = self._head(method, path, headers, b"content-length: %d\r\n\r\n" % len(body))
         connection = None if self._closing or self._ticker is None else self._pick()

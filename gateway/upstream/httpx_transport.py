@@ -325,6 +325,8 @@ class HttpxTransport:
             context.load_verify_locations(self.origin.ca_file)
         return httpx.Proxy(url, ssl_context=context)
 
+    ready = False
+
     def begin(self, method: bytes, path: bytes, headers: bytes, body: bytes, first_byte: float) -> None:
         return None  # it always waits
 

@@ -230,6 +230,11 @@ class Transport(Protocol):
         """
         ...
 
+    @property
+    def ready(self) -> bool:
+        """Whether `begin` may find a connection."""
+        ...
+
     def begin(self, method: bytes, path: bytes, headers: bytes, body: bytes, first_byte: float) -> Exchange | None:
         """The same without waiting, of a body in memory: over a connection that is there, else None, and nothing was
         written. Raises NotSent."""

@@ -13,6 +13,7 @@ from tests.journeys import http, store, world
 from tests.journeys.driver import ACTIONS, CALLERS, Rig, Stage
 from tests.journeys.http import Answer
 from tests.journeys.journey import Journey, Want, ask, error, good, journey, limited
+from tests.journeys.test_clouds import EVERY, on
 
 WARM: Any = {"given": (ask(),)}
 
@@ -31,6 +32,11 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> list[Warm]:
     return found
 
 
+def to_its_end(way: Warm) -> bool:
+    """Whether it went the short way until its answer was out."""
+    return way._exchange is not None
+
+
 @pytest.fixture(scope="module")
 def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """The gateway's own listener, which the short way begins at."""
@@ -46,6 +52,7 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 def test_a_turn_of_a_warm_conversation_goes_the_short_way(rig: Rig, ways: list[Warm], streamed: bool):
     rig.play(journey("a warm turn", ask(stream=streamed, want=Want(by="a", route="bound", attempts=1)), **WARM))
     assert len(ways) == (0 if rig.asgi else 1)
+    assert all(to_its_end(way) is not streamed for way in ways)
 
 
 def test_a_new_conversation_goes_the_long_way(rig: Rig, ways: list[Warm]):
@@ -63,6 +70,18 @@ def test_a_pool_with_a_cloud_in_it_has_the_short_way_too(rig: Rig, ways: list[Wa
     )  # fmt: skip
     rig.play(played)
     assert len(ways) == (0 if rig.asgi or needs else 1)
+
+
+@pytest.mark.parametrize("cloud", EVERY)
+def test_a_turn_at_a_cloud_goes_the_short_way(rig: Rig, ways: list[Warm], cloud: str):
+    played = journey(
+        f"a warm turn at {cloud}",
+        ask(want=Want(by="a", route="bound", attempts=1, used=(100, 20), content="Good evening.")),
+        pool=on(cloud), given=(ask(want=Want(by="a")),), bound="a",
+    )  # fmt: skip
+    rig.play(played)
+    assert len(ways) == (0 if rig.asgi else 1)
+    assert all(map(to_its_end, ways))
 
 
 def unreadable(stage: Stage) -> None:

@@ -30,6 +30,7 @@ from gateway.listen.cycle import Cycle
 from gateway.listen.plain_head import PlainHead
 from gateway.store.client.client import StoreDown
 from gateway.telemetry.tracing import Trace
+from gateway.upstream.credential import NotReady
 from gateway.upstream.transport import Exchange as Began
 from gateway.upstream.transport import NotSent
 from gateway.worker.accounts import Pool
@@ -313,10 +314,16 @@ class Warm:
             return self._hand_over(reply)
         sent = perf_counter()
         remaining = way.total - (sent - request.t0)
-        if account.renames or remaining < PATIENT:  # a cloud's, whose answers are not Anthropic's bytes
+        if remaining < PATIENT or not account.transport.ready:
             return self._hand_over(reply)
-        call, body = call_of(x), request.body
-        outgoing = account.provider.prepare(call)
+        call = call_of(x)
+        try:
+            outgoing = account.provider.prepare(call)
+        except NotReady:  # as the long way will find
+            return self._hand_over(reply)
+        body = outgoing.body
+        if outgoing.whole is not None or not isinstance(body, bytes):
+            return self._hand_over(reply)
         caller = request.caller
         lease = attempt.lease = account.lease_now(caller.tenant if caller is not None else "")
         exchange = None
@@ -354,7 +361,10 @@ class Warm:
             if exchange.status != 200 or x.reply.stream or account is None:
                 return self._hand_on(exchange)
             attempt.response, attempt.response_began, x.reached = exchange, perf_counter(), True
-            head = self._head = AnswerHead(exchange.headers, account.provider.secret.encode())
+            provider, headers = account.provider, exchange.headers
+            if provider.head is not None:
+                headers = provider.head(headers)
+            head = self._head = AnswerHead(headers, provider.secret.encode())
             x.upstream_request_id = head.request_id.decode("latin-1")
             if head.encoding or not head.kind.startswith(b"application/json"):
                 return self._hand_on(exchange)
