@@ -8,6 +8,17 @@ from typing import Any
 
 import pytest
 
+from gateway.core.routing.route import Route
+from gateway.core.wire.usage_meter import UsageMeter
+from gateway.listen.connection import Connection
+from gateway.listen.cycle import Cycle
+from gateway.upstream.anthropic import Anthropic
+from gateway.upstream.http1 import Pool
+from gateway.worker.accounts import Account
+from gateway.worker.affinity.bindings import Admission
+from gateway.worker.callers.limits import Reservation
+from gateway.worker.head import AnswerHead
+from gateway.worker.request.journey import Journey as Served
 from gateway.worker.request.warm import Warm
 from tests.journeys import http, store, world
 from tests.journeys.driver import ACTIONS, CALLERS, Rig, Stage
@@ -16,6 +27,8 @@ from tests.journeys.journey import Journey, Want, ask, error, good, journey, lim
 from tests.journeys.test_clouds import EVERY, on
 
 WARM: Any = {"given": (ask(),)}
+FEW: Any = {"keys": [{**each, "limits": {"requests_per_minute": 1}} for each in CALLERS]}
+RESETS = {False: "2030-03-17T17:47:41Z", True: "2030-03-17T17:47:43Z"}  # by whether there was a turn before
 
 
 @pytest.fixture
@@ -136,6 +149,62 @@ def test_what_leaves_the_short_way_goes_on_as_ever(case: Journey, rig: Rig, monk
     rig.play(case)
 
 
+@pytest.mark.parametrize("given", [(), (ask(),)], ids=["new", "warm"])
+def test_a_refusal_tells_when_limits_reset(rig: Rig, given: tuple[Any, ...]):
+    first = () if given else (ask(),)
+    told = {"anthropic-ratelimit-requests-limit": "1", "anthropic-ratelimit-requests-reset": RESETS[bool(given)]}
+    refused = Want(status=429, error="rate_limit_error", headers=told, record={"outcome": "error"})
+    asks = (*first, ask(at=0.5, want=refused))
+    rig.play(journey("a refusal", *asks, given=given, config=FEW))
+
+
+# Exceptions on the short way.
+
+SHORT = {
+    "asking the store": (Admission, "ask"),
+    "the way straight home": (Route, "straight"),
+    "a slot": (Account, "lease_now"),
+    "the provider": (Anthropic, "prepare"),
+    "sending": (Pool, "begin"),
+    "what the store has said": (Reservation, "answered"),
+    "the binding": (Admission, "confirmed"),
+    "what was sent": (Route, "sent"),
+    "the head of the answer": (AnswerHead, "__init__"),
+    "the meter": (UsageMeter, "read_message"),
+    "an answer that began": (Route, "served"),
+    "headers": (Served, "gateway_headers"),
+    "the answer": (Cycle, "answer_now"),
+    "its end": (Connection, "answered"),
+    "a good end": (Route, "completed"),
+}
+BEHIND = ("its end", "a good end")  # of what the client has whole
+
+
+@pytest.mark.parametrize("part", SHORT)
+def test_an_exception_ends_the_short_way_once(wire: Rig, monkeypatch: pytest.MonkeyPatch, ways: list[Warm], part: str):
+    owner, name = SHORT[part]
+    works = getattr(owner, name)
+    broken: list[str] = []
+
+    def breaks(*args: Any, **more: Any) -> Any:
+        if ways and not broken:
+            broken.append(part)
+            raise RuntimeError(f"{part} is broken")
+        return works(*args, **more)
+
+    monkeypatch.setattr(owner, name, breaks)
+    ours: dict[str, Any] = {"outcome": "error", "cause": "gateway"}
+    if part in BEHIND:
+        want = Want(status=200, used=(100, 20), record={**ours, "estimated": False})
+    elif part == "the answer":
+        want = Want(status=None, ended="cut", record={**ours, "estimated": False})
+    else:
+        want = Want(status=500, error="api_error", says="The gateway failed", record=ours)
+    again = ask(at=60.0, want=Want(by="a", attempts=1))
+    wire.play(journey(f"an exception in {part}", ask(want=want), again, errors=("unhandled error",), **WARM))
+    assert broken == [part]
+
+
 # A client that goes, or a process that ends, within a few callbacks of what comes from the store or an account.
 
 
@@ -185,7 +254,6 @@ class Moment:
             call.pipe._hung_up(ConnectionResetError(104, "reset by peer") if self._act == "reset" else None)
 
 
-FEW: Any = {"keys": [{**each, "limits": {"requests_per_minute": 1}} for each in CALLERS]}
 KINDS: dict[str, tuple[bool, dict[str, list[Answer]], Any]] = {
     "a stream": (True, {}, {}),
     "JSON": (False, {}, {}),
@@ -217,3 +285,15 @@ def test_nothing_is_left_whenever_it_ends(
     except AssertionError as error:  # what it came to is a matter of luck, but not what it leaves
         came = str(error)
     assert not any(word in came for word in ("left", "still on", "in_flight", "reserved", "held", "never ends")), came
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("act", ["close", "drain"])
+def test_the_wait_for_an_account_is_not_the_gateways_own_time(
+    wire: Rig, monkeypatch: pytest.MonkeyPatch, act: str, streamed: bool
+):
+    Moment("account", act, 0, monkeypatch)
+    want = Want(status=None, ended=None, record={"overhead": 0.0})
+    upstream = {"a": [good(after=40.0)]}
+    name = f"{act} with the head of an answer"
+    wire.play(journey(name, ask(stream=streamed, want=want), upstream=upstream, failures=9, later=1.0, **WARM))

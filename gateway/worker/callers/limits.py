@@ -108,7 +108,7 @@ class Reservation(msgspec.Struct, eq=False):
     stored: bool = False  # the store has it
     journaled: bool = False
     levels: Sequence[int] = ()
-    now: int = 0  # when the store said these, by its clock
+    now: int = 0  # when the store said these, by its clock; 0 where it refused
 
     def call(self, binding: Proposal | None) -> Call:
         """The script that takes it, with the binding of a conversation if there is one; its intent is journaled in the
@@ -160,7 +160,7 @@ class Reservation(msgspec.Struct, eq=False):
 
     def headers(self) -> Headers:
         """What is left of the caller's own limits, as rate-limit headers."""
-        return self.limits.headers(self.levels, self.now) if self.levels else []
+        return self.limits.headers(self.levels, self.now or self.at) if self.levels else []
 
     def warnings(self, claude_code: bool) -> Headers:
         """Of the budgets that are used beyond a soft threshold, as headers of an answer; not of a refusal, which says

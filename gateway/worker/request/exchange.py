@@ -328,15 +328,10 @@ class Exchange:
 
 
 async def _awaited(x: Journey, begun: Began) -> Response:
-    """Wait for the answer to what was sent already."""
-    attempt = x.attempt
-    try:
-        await begun.answered()
-        x.reached = True
-        return begun
-    finally:
-        attempt.response_began = attempt.response_began or perf_counter()
-        x.times.waited += attempt.response_began - attempt.renewed
+    """The answer to what was sent already, whose head has come, or will not."""
+    await begun.answered()
+    x.reached = True
+    return begun
 
 
 async def _renewed(x: Journey, account: Account) -> bool:

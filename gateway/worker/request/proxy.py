@@ -139,12 +139,12 @@ class Proxy:
     async def see_through(self, x: Journey, rest: Coroutine[Any, Any, None]) -> None:
         """Have the rest of a journey done. Whatever comes of it, its client is answered and it is settled once."""
         try:
-            if x.reservation is not None and (x.interrupted or x.request.client.gone):
+            if x.reservation is not None and not x.reply.ended and (x.interrupted or x.request.client.gone):
                 rest.close()
                 raise asyncio.CancelledError
             await rest
         except ApiError as error:
-            if x.request.client.gone:
+            if x.request.client.gone and not x.reply.ended:
                 x.outcome, x.cause = "client_gone", "client"
             else:
                 await x.refuse(error, x.gateway_headers(self._expose_account))

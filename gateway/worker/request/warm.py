@@ -250,6 +250,7 @@ class Warm:
     def set_exception(self, error: Any, /) -> None:
         asked = asyncio.get_running_loop().create_future()
         asked.set_exception(error)
+        asked.exception()  # whether anybody comes to ask or not
         self._ask_on(asked)
 
     # As tasks are.
@@ -276,10 +277,12 @@ class Warm:
 
     def _hand_on(self, exchange: Began) -> None:
         """With what an account has been sent, and may have answered."""
-        self._exchange = None
+        attempt, self._exchange = self._x.attempt, None
         exchange.tell(None)
         if exchange.status:
-            self._x.attempt.response = exchange
+            attempt.response = exchange
+        attempt.response_began = attempt.response_began or perf_counter()
+        self._x.times.waited += attempt.response_began - attempt.renewed
         self._go_on(self._way.messages.begun(self._x, self._route, self._call, (self._entry, exchange)))
 
     def _go_on(self, rest: Coroutine[Any, Any, None]) -> None:
@@ -400,9 +403,9 @@ class Warm:
         headers = head.visible + x.gateway_headers(way.expose_account)
         reply.started = reply.ended = True
         reply.status = 200
+        attempt.sent = False  # the answer has told all that it used
         cycle.answer_now(200, headers, text)
         reply.first_byte = perf_counter()
-        attempt.sent = False  # the answer has told all that it used
         route.completed(entry, now)
         self._over = True
         exchange.tell(None)
