@@ -183,9 +183,9 @@ class Waiter(Protocol):
     def set_result(self, result: None, /) -> None: ...
 
 
-class Exchange(Response, Protocol):
-    """One that has begun, whose head may not have come. `phase` is `head`, `body` or `done`; any other means that it
-    has failed."""
+class Began(Response, Protocol):
+    """An exchange that has begun, whose head may not have come. `phase` is `head`, `body` or `done`; any other means
+    that it has failed."""
 
     phase: str
 
@@ -235,7 +235,7 @@ class Transport(Protocol):
         """Whether `begin` may find a connection."""
         ...
 
-    def begin(self, method: bytes, path: bytes, headers: bytes, body: bytes, first_byte: float) -> Exchange | None:
+    def begin(self, method: bytes, path: bytes, headers: bytes, body: bytes, first_byte: float) -> Began | None:
         """The same without waiting, of a body in memory: over a connection that is there, else None, and nothing was
         written. Raises NotSent."""
         ...

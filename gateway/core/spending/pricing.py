@@ -201,18 +201,6 @@ class Catalogue:
     def bill(self, model: str, usage: Usage, batch: bool = False) -> Bill:
         """What one request of that model costs, fees included, which a batch pays in full; no tokens if neither it nor
         a default has a price. Where the usage has iterations, each is priced by its own model and its own length."""
-        found = self._by_name.get(model)
-        if (
-            found is not None
-            and found.above is None
-            and not (batch or usage.iterations or usage.us or usage.fast or usage.searches or usage.executions)
-        ):  # most are this plain
-            price, read = found.price, usage.cache_read
-            cost = (
-                usage.input * price.input + read * price.read + usage.cache_write_5m * price.write_5m
-                + usage.cache_write_1h * price.write_1h + usage.output * price.output
-            )  # fmt: skip
-            return Bill(cost, read * (price.input - price.read), False)
         fee = usage.searches * self.fees.web_search + usage.executions * self.fees.code_execution
         if not usage.iterations:
             return self._bill(model, usage, batch, fee)

@@ -226,8 +226,6 @@ def levels_of(reply: list[Any]) -> Sequence[int]:
 def to_settle(batch: Sequence[Ended], now: int = 0, records: int = RECORDS) -> Call:
     """Count requests of one `place_of`, release what they reserved, and renew the bindings of their conversations. The
     reply is `settled_of`."""
-    if len(batch) == 1:
-        return _to_settle_one(batch[0], now, records)
     first = batch[0].entry
     callers: dict[str, int] = {}
     debits: list[Arg] = []
@@ -256,22 +254,6 @@ def to_settle(batch: Sequence[Ended], now: int = 0, records: int = RECORDS) -> C
     return SETTLE, (
         len(keys), *keys, now, when.day, when.month, records, len(debits), team, pack(ids), sums, *debits, *counted,
         *renewals,
-    )  # fmt: skip
-
-
-def _to_settle_one(ended: Ended, now: int, records: int) -> Call:
-    """The same of one request, as many are told."""
-    entry, packed, debits, renewal = ended
-    when = labels(entry.at)
-    keys: tuple[Arg, ...] = _keys((entry.caller,), entry.team, entry.at // _HOUR)
-    rest: tuple[Arg, ...] = ()
-    if renewal is not None:
-        keys, rest = (*keys, renewal[0]), renewal[1:]
-    team = 2 if entry.team else 0
-    its = debits or ((b"", b"") if team else (b"",))
-    return SETTLE, (
-        len(keys), *keys, now, when.day, when.month, records, len(its), team, pack((entry.id,)), b"", *its, 1, packed,
-        *rest,
     )  # fmt: skip
 
 

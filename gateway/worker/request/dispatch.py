@@ -18,7 +18,7 @@ from gateway.core.routing.route import Refuse, Route, Wait
 from gateway.core.routing.router import FULL, Router
 from gateway.errors import TYPES, ApiError
 from gateway.upstream.provider import Call
-from gateway.upstream.transport import Exchange as Began
+from gateway.upstream.transport import Began
 from gateway.worker.accounts import SLOT_WAIT, Account, Lease, Pool
 from gateway.worker.request.exchange import Exchange, Take
 from gateway.worker.request.failure import ALL_LIMITED, BUSY, CAUSES, NO_ACCOUNT, OUT, UNREACHABLE, Failure

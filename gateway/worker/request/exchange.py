@@ -21,8 +21,7 @@ from gateway.listen.client import HeaderList
 from gateway.upstream.credential import NotReady
 from gateway.upstream.fitting import fitted
 from gateway.upstream.provider import Call
-from gateway.upstream.transport import Exchange as Began
-from gateway.upstream.transport import Interrupted, NotSent, Response, TransportError, Unable, Withdrawn
+from gateway.upstream.transport import Began, Interrupted, NotSent, Response, TransportError, Unable, Withdrawn
 from gateway.worker.accounts import Account, Pool, readable_notes
 from gateway.worker.endpoints import LIFETIMES
 from gateway.worker.head import LIMIT_KINDS, AnswerHead

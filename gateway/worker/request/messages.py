@@ -33,7 +33,7 @@ from gateway.worker.request.home import Asked, Home
 from gateway.worker.request.journey import Journey, Needs, Phase, Request
 from gateway.worker.request.upload import too_large
 
-MOST_OUTPUT = 1_000_000  # tokens that anybody reserves, whatever a client writes
+_MOST_OUTPUT = 1_000_000  # tokens that anybody reserves, whatever a client writes
 _DECODED_AT_ONCE = 64 * 1024  # bytes of a compressed body that may be decoded while others wait
 _READ_AT_ONCE = 1024 * 1024  # bytes of a body of which every object may be looked at while others wait
 
@@ -67,7 +67,7 @@ class Messages:
         self._rights = rights
         self._home = home
         self._dispatch = dispatch
-        self.bound_thinking = bound_thinking
+        self._bound_thinking = bound_thinking
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -98,7 +98,7 @@ class Messages:
             at_once = not large or head.conversation or head.session
             words = caller, head, peeked
             key = self.conversation(*words) if at_once else await asyncio.to_thread(self.conversation, *words)
-        route = x.route = self._route(request, head, peeked, caller, key)
+        route = x.route = self.route(request, head, peeked, caller, key)
 
         x.phase = Phase.ADMITTING
         began = perf_counter()
@@ -173,7 +173,7 @@ class Messages:
         request.body_size = len(text)
         return text
 
-    def _route(self, request: Request, head: Head, peeked: Peek, caller: Caller, key: bytes | None) -> Route:
+    def route(self, request: Request, head: Head, peeked: Peek, caller: Caller, key: bytes | None) -> Route:
         """The request as routing sees it. What has no conversation need not wander either: the caller is its key."""
         deadline = monotonic() + self._total - (perf_counter() - request.t0)
         size = peeked.text_size
@@ -187,14 +187,14 @@ class Messages:
         route.caller = caller.id
         if self._router.offer.partial:
             if not own_limit:
-                route.claim = route.tokens + min(peeked.max_tokens, MOST_OUTPUT)
+                route.claim = route.tokens + min(peeked.max_tokens, _MOST_OUTPUT)
             route.leave_out(self._router.offer.without(request.endpoint.name, peeked.model))
         if self._router.offer.capabilities:
             self._fit(request, head, peeked, route)
         if self._router.picky:
             route.bar(features_of(peeked, head.betas), monotonic())
         if key is not None:
-            route.placement.account_bound = self.bound_thinking(peeked.model) and peeked.signed_thinking
+            route.placement.account_bound = self._bound_thinking(peeked.model) and peeked.signed_thinking
         return route
 
     def _fit(self, request: Request, head: Head, peeked: Peek, route: Route) -> None:

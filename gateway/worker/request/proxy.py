@@ -76,7 +76,7 @@ class Proxy:
             config, router, admission, accounting, owners, self._rights, self.home, self._dispatch, bound_thinking
         )
         self.warm = WarmWay(
-            config, pool, router, admission, accounting, callers, self._rights, self.home, exchange, self._messages,
+            config, pool, admission, accounting, callers, self._rights, self.home, exchange, self._messages,
             self.holding, self.live, trace, self.see_through, self.ended,
         )  # fmt: skip
         self._objects = Objects(config, router, owners, accounting, batch_usage, self._dispatch, self._rights)
@@ -139,6 +139,7 @@ class Proxy:
     async def see_through(self, x: Journey, rest: Coroutine[Any, Any, None]) -> None:
         """Have the rest of a journey done. Whatever comes of it, its client is answered and it is settled once."""
         try:
+            # What goes on here may have ended before this task began, which nobody could tell it then.
             if x.reservation is not None and not x.reply.ended and (x.interrupted or x.request.client.gone):
                 rest.close()
                 raise asyncio.CancelledError
@@ -168,8 +169,7 @@ class Proxy:
         self.live.discard(x)
         if x.leader is not None:
             self.home.release(x)
-        self.holding.bytes -= x.request.held
-        x.request.held = 0
+        x.request.hold(-x.request.held)
         self._settlement.settle(x)
 
     async def _here(self, x: Journey, caller: Caller) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from time import monotonic, perf_counter, time
+from time import monotonic, perf_counter
 from typing import Any
 
 import msgspec
@@ -18,21 +18,17 @@ import msgspec
 from gateway import log
 from gateway.config.schema import Config
 from gateway.core.routing.binding import unpack
-from gateway.core.routing.features import needs_of
 from gateway.core.routing.route import Route
-from gateway.core.routing.router import Router
 from gateway.core.wire.created_ids import hints
 from gateway.core.wire.peek import peek
 from gateway.core.wire.references import references
-from gateway.core.wire.usage_meter import UsageMeter
 from gateway.errors import ApiError
 from gateway.listen.cycle import Cycle
 from gateway.listen.plain_head import PlainHead
 from gateway.store.client.client import StoreDown
 from gateway.telemetry.tracing import Trace
 from gateway.upstream.credential import NotReady
-from gateway.upstream.transport import Exchange as Began
-from gateway.upstream.transport import NotSent
+from gateway.upstream.transport import Began, NotSent
 from gateway.worker.accounts import Pool
 from gateway.worker.affinity.bindings import Admission, Proposal
 from gateway.worker.callers.authenticate import Callers
@@ -42,18 +38,8 @@ from gateway.worker.endpoints import HOT
 from gateway.worker.head import AnswerHead, read_plain
 from gateway.worker.request.exchange import PATIENT, Exchange
 from gateway.worker.request.home import Home
-from gateway.worker.request.journey import (
-    Attempt,
-    Holding,
-    Journey,
-    Phase,
-    Reply,
-    Request,
-    Times,
-    begun,
-    new_request_id,
-)
-from gateway.worker.request.messages import MOST_OUTPUT, Messages, call_of
+from gateway.worker.request.journey import Holding, Journey, Phase, begun
+from gateway.worker.request.messages import Messages, call_of
 
 _PATH = b"/v1/messages"
 _ENDPOINT = HOT[_PATH]
@@ -67,7 +53,6 @@ class WarmWay:
         self,
         config: Config,
         pool: Pool,
-        router: Router,
         admission: Admission,
         accounting: Accounting,
         callers: Callers,
@@ -82,7 +67,6 @@ class WarmWay:
         ended: Callable[[Journey], None],
     ) -> None:
         self.pool = pool
-        self.router = router
         self.admission = admission
         self.accounting = accounting
         self.home = home
@@ -145,54 +129,37 @@ class WarmWay:
 
     def _read(self, cycle: Cycle, plain: PlainHead) -> tuple[Journey, Route, Proposal] | None:
         """What is asked, if it is a turn of a conversation that this process remembers as warm, and nothing else."""
-        router, offer, rights = self.router, self.router.offer, self._rights
-        head = read_plain(plain, self._affinity)
+        head, rights, messages = read_plain(plain, self._affinity), self._rights, self.messages
         if head.hosts != 1 or head.profile or head.content_encoding:
             return None
         caller = self._callers.find(head)
-        if caller is None or router.picky:
+        if caller is None:
             return None
         body = b"".join(cycle.chunks)
         peeked = peek(body)
-        fields, model = peeked.fields, peeked.model
+        fields, size = peeked.fields, len(body)
         rights.check_body(caller, peeked)
-        if "messages" not in fields or "speed" in fields or "thread" in fields or model in rights.aliases:
+        if "messages" not in fields or "thread" in fields or peeked.model in rights.aliases:
             return None
-        conversation = self.messages.conversation(caller, head, peeked)
-        if conversation is None or (offer.capabilities and needs_of(peeked, head.betas)):
-            return None
-        proposal, size = self.admission.warm_at(caller, conversation, model), len(body)
+        conversation = messages.conversation(caller, head, peeked)
+        proposal = None if conversation is None else self.admission.warm_at(caller, conversation, peeked.model)
         if proposal is None or references(peeked) or not self._fits(size):
             return None
-        trace = self._trace(head.traceparent)
+        x = begun(_ENDPOINT, cycle, self._holding)
+        request = x.request
+        request.head, request.caller, request.body, request.body_size, request.peek = head, caller, body, size, peeked
+        route = x.route = messages.route(request, head, peeked, caller, conversation)
+        if request.needs.asked:
+            return None
+        trace = request.trace = self._trace(head.traceparent)
         if trace.header is not None:
             head.continue_trace(trace.header, trace.broken)
-        now, t0, request_id = perf_counter(), plain.at, new_request_id()
-        route = Route(
-            router, conversation, model, peeked.text_size, peeked.cache_ttl, monotonic() + self.total - (now - t0)
-        )
-        route.caller = caller.id
-        if offer.partial:
-            route.claim = route.tokens + min(peeked.max_tokens, MOST_OUTPUT)
-            route.leave_out(offer.without(_ENDPOINT.name, model))
-        route.placement.account_bound = peeked.signed_thinking and self.messages.bound_thinking(model)
-        request = Request(
-            _ENDPOINT, cycle, self._holding, t0, time() - (now - t0), request_id, "", head, caller, trace, body, size,
-            size, peeked, conversation,
-        )  # fmt: skip
-        x = Journey(
-            request,
-            Reply(cycle, request_id, False, t0, peeked.stream),
-            Attempt(None, UsageMeter(peeked.cache_ttl), t0, t0),
-            Times(now - t0),
-            Phase.ADMITTING,
-            route,
-        )
-        plan, record = self.accounting.plan(caller), proposal.record
+        x.phase, x.reply.stream, x.attempt.meter.ttl = Phase.ADMITTING, peeked.stream, peeked.cache_ttl
+        plan, tokens = self.accounting.plan(caller), proposal.record.tokens
         x.reservation = self.accounting.ask(
-            caller, plan, request_id, request.at, _ENDPOINT, peeked, int(route.tokens), record.tokens
+            caller, plan, request.id, request.at, _ENDPOINT, peeked, int(route.tokens), tokens
         )
-        self._holding.bytes += size
+        request.hold(size)
         return x, route, proposal
 
     def _fits(self, size: int) -> bool:
