@@ -71,9 +71,10 @@ class Listener:
 
     def whole(self, connection: Connection) -> None:
         """A request that was waited for is whole. Those that come together are served together: one after the other,
-        each step for all, costs a good part less."""
+        each step for all, costs a good part less. What comes in the turn of the loop after this one still goes with it,
+        which costs a request nothing while the loop has nothing else to do."""
         if not self._whole:
-            connection.loop.call_soon(self._serve_due)
+            connection.loop.call_soon(connection.loop.call_soon, self._serve_due)
         self._whole.append(connection)
 
     def _serve_due(self) -> None:
