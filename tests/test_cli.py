@@ -178,6 +178,13 @@ def test_commands_that_ask_do_not_wait_for_what_the_gateway_imports(name: str):
     assert done.stdout.strip() == ""
 
 
+def test_a_start_does_not_load_the_telemetry_that_redis_py_would_load():
+    code = "import importlib.util, sys, gateway.cli, gateway.supervisor.run; assert 'redis' in sys.modules; "
+    code += "print(importlib.util.find_spec('opentelemetry') is not None, 'opentelemetry' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True False"  # it is there, and can be imported still
+
+
 def test_the_example_of_the_readme_is_a_configuration(tmp_path: Path):
     text = (ROOT / "README.md").read_text()
     example = re.search(r"`gateway.yaml`:\n\n```yaml\n(.*?)```", text, re.DOTALL)

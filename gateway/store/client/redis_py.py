@@ -8,22 +8,23 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, cast
 
-import redis.asyncio as redis
-from redis.asyncio.cluster import ClusterNode
-from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
-from redis.backoff import ConstantBackoff, NoBackoff
-from redis.exceptions import (
+from gateway.store.client.connection import Arg, ScriptError, StoreDown
+from gateway.store.client.plain_redis import (
     ClusterDownError,
+    ClusterNode,
+    ConstantBackoff,
+    LostConnection,
+    NoBackoff,
+    NoReply,
     NoScriptError,
     RedisClusterException,
     RedisError,
     ResponseError,
+    Retry,
+    Sentinel,
+    SentinelConnectionPool,
+    redis,
 )
-from redis.exceptions import ConnectionError as LostConnection
-from redis.exceptions import TimeoutError as NoReply
-
-from gateway.store.client.connection import Arg, ScriptError, StoreDown
 from gateway.store.client.replies import Meaning, meaning
 from gateway.store.client.topology import Address, Topology, read_url
 from gateway.store.scripts import Script

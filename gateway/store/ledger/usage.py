@@ -12,9 +12,9 @@ from time import gmtime, strftime
 from typing import Any, cast
 
 import msgspec
-from redis.exceptions import ResponseError
 
 from gateway.store.client.connection import StoreDown
+from gateway.store.client.plain_redis import ResponseError
 from gateway.store.client.redis_py import ask, ask_all, open_redis
 from gateway.store.ledger.ledger import TENANTS, Entry
 

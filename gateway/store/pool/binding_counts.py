@@ -12,12 +12,12 @@ from math import ceil
 from typing import Any, cast
 
 import msgspec
-import redis.asyncio as redis
 
 from gateway.core.routing.binding import unpack
 from gateway.core.routing.broadcast import Forget
 from gateway.every import every
 from gateway.store.client.connection import StoreDown
+from gateway.store.client.plain_redis import redis
 from gateway.store.client.redis_py import FAILURES, open_redis
 
 EVERY = 5.0  # seconds between two looks
