@@ -323,12 +323,6 @@ def reservations_key(tenant: str) -> str:
     return f"{{{tenant}}}:r"
 
 
-def warm_key(reservations: str, conversation: str) -> str:
-    """Where the store keeps which request has a conversation's warm discount; `conversation` is the key of its
-    bindings."""
-    return f"{reservations[:-1]}w:{conversation.rpartition(':')[2]}"
-
-
 def subject_keys(tenant: str, subject: str) -> tuple[str, str]:
     """Where the store keeps a subject's buckets and money, and its leases."""
     return f"{{{tenant}}}:q:{subject}", f"{{{tenant}}}:c:{subject}"

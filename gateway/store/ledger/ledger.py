@@ -30,7 +30,6 @@ from gateway.core.spending.quota import (
     labels,
     reservations_key,
     subject_keys,
-    warm_key,
 )
 from gateway.store.client.connection import Arg, ScriptError
 from gateway.store.ledger.journal import Journal, compact, read
@@ -65,7 +64,8 @@ Alive = Callable[[], Collection[str]]  # the names of processes
 class ReservationRecord(msgspec.Struct, frozen=True, array_like=True):
     """The intent of a request that arrived `at` (in `hour`, as Labels), held by `process`; `team` is "" for none.
     `input` tokens for `input_nano` are what is recorded should nobody settle it, `cost_nano` is what it reserves.
-    `leases` and `reserved` are those of its Limits."""
+    `leases` and `reserved` are those of its Limits. `conversation` is the key of its conversation's bindings if it
+    reserves less because of that, else ""."""
 
     process: str
     at: int
@@ -80,6 +80,7 @@ class ReservationRecord(msgspec.Struct, frozen=True, array_like=True):
     cost_nano: int
     leases: tuple[int, ...] = ()
     reserved: tuple[int, ...] = ()
+    conversation: str = ""
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, tag="entry"):
@@ -201,11 +202,10 @@ def to_admit(
     keys, asked = limits.keys, (request_id, reservation, limits.packed, cost_nano, when.day, when.month)
     if binding is None:
         return TAKE, (len(keys), *keys, now, *asked)
+    count = 1 + len(keys)
     if not discount:
-        count = 1 + len(keys)
         return ADMIT, (count, binding[0], *keys, now, count, 11, *binding[1:], *asked)
-    count, warm = 2 + len(keys), warm_key(keys[0], str(binding[0]))
-    return ADMIT, (count, binding[0], *keys, warm, now, count, 13, *binding[1:], *asked, discount, lighter)
+    return ADMIT, (count, binding[0], *keys, now, count, 13, *binding[1:], *asked, discount, lighter)
 
 
 def to_bind(binding: Proposal, now: int = 0) -> Call:

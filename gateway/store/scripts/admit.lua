@@ -51,7 +51,7 @@ while a <= #ARGV do
   firsts[#firsts + 1], firsts[#firsts + 2] = k, a + 2
   bounds[#bounds + 1] = redis.call('HGET', KEYS[k], ARGV[a + 2])
   if keys > 1 then
-    asks[#asks + 1] = {k = k + 1, a = a + 7, w = arguments > 11 and k + keys - 1 or nil}
+    asks[#asks + 1] = {k = k + 1, a = a + 7, w = arguments > 11 and KEYS[k] or nil}
   end
   k, a = k + keys, a + 2 + arguments
 end

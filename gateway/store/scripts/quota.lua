@@ -3,11 +3,11 @@
 -- Take for each of some requests, in turn, what all of its limits ask, or nothing, and note it as a reservation. Once for
 -- each request id. Everything is read before anything is written.
 --
--- `asks` is an array of tables: `k`, the place of the request's first key, `a`, that of its first argument, and `w`, that
--- of its last key if part of what it reserves may not be needed, else nil:
--- KEYS     from `k`: reservations (hash: request id -> MessagePack as in store/ledger/ledger.py), then for each subject its
---          buckets and money as in numbers.lua, and its leases (zset: request id -> expiry, ms); at `w` the id of the one
---          request of a conversation at a time that reserves less
+-- `asks` is an array of tables: `k`, the place of the request's first key, `a`, that of its first argument, and `w`, the
+-- key of its conversation's bindings if part of what it reserves may not be needed, else nil:
+-- KEYS     from `k`: reservations (hash: request id -> MessagePack as in store/ledger/ledger.py; key of a conversation's
+--          bindings -> id of its one request at a time that reserves less), then for each subject its buckets and money as
+--          in numbers.lua, and its leases (zset: request id -> expiry, ms)
 -- ARGV     from `a`: request id, reservation ('' to note none), limits, nano-dollars to reserve, day, month (such as
 --          20261122 and 202611); with `w` also nano-dollars of them that are not needed if the conversation's cache is read,
 --          and the reservation without them
@@ -22,8 +22,6 @@
 --          (-1 unknown), levels}; of several rows that refuse, the one with the longest wait says so. `levels` are those of
 --          its buckets and what is left of money that is to be told; `short` is 1 if money is left for less than ten such
 --          requests, else 0.
-local FOR = 7200000 -- ms for which a request may reserve less than others: longer than any answer takes
-
 local function put(lists, key, one, other)
   local list = lists[key]
   if not list then
@@ -34,38 +32,35 @@ local function put(lists, key, one, other)
   list[#list + 1] = other
 end
 
--- What is known of the requests: who reserves less, by key, and which ids are reserved.
-local function known_of(asks)
-  local ids, warm, holders, held = {}, {}, {}, {}
+-- What the reservations of the requests hold by now: by request id, and by conversation the id of the one that reserves
+-- less; false where there is none.
+local function held_of(asks)
+  local fields, held = {}, {}
   for i = 1, #asks do
     local ask = asks[i]
     if ARGV[ask.a + 1] ~= '' then
-      put(ids, KEYS[ask.k], ARGV[ask.a])
-    end
-    if ask.w then
-      warm[#warm + 1] = ask
+      put(fields, KEYS[ask.k], ARGV[ask.a], ask.w)
     end
   end
-  if warm[1] then
-    local keys = {}
-    for i = 1, #warm do
-      keys[i] = KEYS[warm[i].w]
-    end
-    local found = redis.call('MGET', unpack(keys))
-    for i = 1, #warm do
-      if found[i] then
-        holders[keys[i]] = found[i]
-        put(ids, KEYS[warm[i].k], found[i])
-      end
-    end
-  end
-  for key, those in pairs(ids) do
+  for key, those in pairs(fields) do
     local found = redis.call('HMGET', key, unpack(those))
     for i = 1, #those do
-      held[those[i]] = found[i] and true
+      held[those[i]] = found[i]
     end
   end
-  return holders, held
+  return held
+end
+
+-- Whether a request may reserve less: no other one of its conversation does.
+local function alone(held, key, conversation, id)
+  local holder = held[conversation]
+  if not holder or holder == id then
+    return true
+  end
+  if held[holder] == nil then
+    held[holder] = redis.call('HGET', key, holder)
+  end
+  return not held[holder]
 end
 
 -- The present day, month and week, by their places among the numbers.
@@ -75,16 +70,15 @@ end
 
 local function reserve(now, asks)
   local results, numbers, now_in, cards, compiled, of_day = {}, {}, {}, {}, {}, {} -- `now_in`: what buckets hold by now
-  local noting, changed, entering, lighter = {}, {}, {}, {} -- what is to be written, by key
-  local holders, held = known_of(asks)
+  local noting, changed, entering = {}, {}, {} -- what is to be written, by key
+  local held = held_of(asks)
   for i = 1, #asks do
     local k, a, w = asks[i].k, asks[i].a, asks[i].w
     local id, reservation, packed, amount = ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
     local levels, n, short, refusing, longest, number = {}, 0, 0, nil, -1, 0
     local taken, t, reserved, leases = {}, 0, nil, nil -- of buckets: numbers, place, tokens, place among the levels, key
     if w then
-      local holder = holders[KEYS[w]]
-      if not holder or holder == id or not held[holder] then
+      if alone(held, KEYS[k], w, id) then
         amount, reservation = amount - tonumber(ARGV[a + 6]), ARGV[a + 7]
       else
         w = nil
@@ -197,9 +191,10 @@ local function reserve(now, asks)
       if reservation ~= '' then
         put(noting, KEYS[k], id, reservation)
         held[id] = true
-      end
-      if w then
-        holders[KEYS[w]], lighter[KEYS[w]] = id, id
+        if w then
+          put(noting, KEYS[k], w, id)
+          held[w] = id
+        end
       end
       results[i] = {nil, levels, short}
     end
@@ -210,9 +205,6 @@ local function reserve(now, asks)
   end
   for key, its in pairs(changed) do
     keep(key, its)
-  end
-  for key, id in pairs(lighter) do
-    redis.call('SET', key, id, 'PX', FOR)
   end
   for key_of_leases, those in pairs(entering) do
     redis.call('ZADD', key_of_leases, unpack(those))

@@ -6,7 +6,8 @@
 -- Else another request has renewed it or moved the conversation, and what this one tells is put to it: `packed` is a
 -- MessagePack array of the workspace that served, the generation the request knew (0 = none), the workspace of that
 -- binding, ms since the response began, cache lifetime (ms), tokens of the conversation (0 = not known yet), bytes of
--- the body, 1 if its history is bound to the account. The record of the binding lives for `lifetime` ms more.
+-- the body, 1 if its history is bound to the account. The record of the binding lives for `lifetime` ms more; if that is
+-- negative, the caller knows that it does where the binding is `before` still.
 --
 -- A binding that is gone (expired, or never written while the store was away) is created from what the process knows,
 -- and so is one older than what it knows; a newer one belongs to a later decision and stays as it is, and one that was
@@ -18,9 +19,12 @@ local function renew(key, model, lifetime, before, after, packed, now)
   end
   if stored == before then
     redis.call('HSET', key, model, after)
-    redis.call('PEXPIRE', key, lifetime, 'GT')
+    if tonumber(lifetime) > 0 then
+      redis.call('PEXPIRE', key, lifetime, 'GT')
+    end
     return 1
   end
+  lifetime = math.abs(tonumber(lifetime))
   local served, generation, workspace, age, ttl, tokens, size, bound = unpack(cmsgpack.unpack(packed))
   local b = read(stored)
   if b and generation > 0 and b[2] > generation then

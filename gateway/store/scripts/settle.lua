@@ -76,6 +76,9 @@ local function settle(statuses)
     if held[i] and known[id] == nil then
       local back = cmsgpack.unpack(held[i])
       returned[#returned + 1] = id
+      if back[14] and back[14] ~= '' then -- another request of the conversation may reserve less now
+        returned[#returned + 1] = back[14]
+      end
       for _, s in ipairs(back[12]) do
         append(leases, s == 1 and caller or team, id)
       end

@@ -25,8 +25,8 @@ local scanned = redis.call('HSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
 local found = {}
 for i = 1, #scanned[2], 2 do
   local id, packed = scanned[2][i], scanned[2][i + 1]
-  local held = cmsgpack.unpack(packed)
-  if held[2] + tonumber(ARGV[4]) <= now then
+  local held = string.sub(id, 1, 1) ~= '{' and cmsgpack.unpack(packed) -- else it is a conversation
+  if held and held[2] + tonumber(ARGV[4]) <= now then
     local k = settled[held[3]]
     if not alive[held[1]] or (k and redis.call('HEXISTS', KEYS[k], id) == 1) then
       found[#found + 1] = id

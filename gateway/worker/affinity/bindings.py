@@ -29,6 +29,7 @@ from gateway.worker.callers.limits import Reservation
 
 MEMORY = 100_000  # conversations a process remembers
 ACCOUNT_BOUND_FOR = 30 * 86_400  # seconds that a conversation is remembered whose history is bound to its account
+_EXTENDED = 64  # times at most that the life of a record in constant use is extended while it lasts
 _LONG_AGO = 1 << 52  # ms: a cache of then is warm no longer
 _SPREAD_EVERY = 0.05  # seconds
 _LATE = 1.0  # seconds for which what another process spreads of a flushed binding may be of before
@@ -82,6 +83,7 @@ class Admission:
 
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
+        self._remembers_since = self.now_ms
         self._remember = int(config.affinity.remember * 1000)
         self._remember_account_bound = int(max(config.affinity.remember, ACCOUNT_BOUND_FOR) * 1000)
 
@@ -159,9 +161,10 @@ class Admission:
     def _call(self, proposal: Proposal, reservation: Reservation | None) -> Call:
         """The script that confirms it, and takes the reservation."""
         record = proposal.record
-        place = (
-            proposal.key, proposal.model, pack(record), record.generation, self._provisional, proposal.in_flight
-        )  # fmt: skip
+        lifetime = self._remember_account_bound if record.account_bound else self._remember
+        if proposal.fresh:
+            lifetime = self._provisional
+        place = proposal.key, proposal.model, pack(record), record.generation, lifetime, proposal.in_flight
         return to_bind(place) if reservation is None else reservation.call(place)
 
     async def bound(
@@ -290,17 +293,26 @@ class Admission:
         age_ms, ttl_ms = int(age * 1000), ttl * 1000
         warm_until = int(monotonic() * 1000 + self._skew) - age_ms + ttl_ms
         record.in_flight_until = COLD
+        lifetime = self._lifetime(account_bound)
         if workspace == record.workspace:
-            if warm_until > record.warm_until:
+            before = record.warm_until
+            if warm_until >= before:
                 record.warm_until = warm_until
+                step = max(1, lifetime // _EXTENDED)
+                late = before - ttl_ms > self._remembers_since  # whoever renewed it then gave it as long a life
+                if late and warm_until // step == before // step and record.account_bound >= account_bound:
+                    lifetime = -lifetime
             if tokens:
                 record.tokens, record.size = tokens, size
             record.account_bound = record.account_bound or int(account_bound)
         else:
             record.detour, record.detour_warm_until = workspace, warm_until
-        lifetime = self._remember_account_bound if account_bound else self._remember
         told = (workspace, record.generation, record.workspace, age_ms, ttl_ms, tokens, size, int(account_bound))
         return _renewal(binding, lifetime, told)
+
+    def _lifetime(self, account_bound: int) -> int:
+        """For how long (ms) a record is kept from its last renewal on."""
+        return self._remember_account_bound if account_bound else self._remember
 
     def unanswered(self, binding: Binding) -> Renewal:
         """What tells the store that no answer to the request which `leads` is on its way any longer."""
@@ -347,7 +359,7 @@ class Admission:
                 for key, model in places[first : first + _RESEED_AT_ONCE]:
                     record = self._memory.get((key, model))
                     if record is not None and record.tokens:
-                        lifetime = self._remember_account_bound if record.account_bound else self._remember
+                        lifetime = self._lifetime(record.account_bound)
                         self._store.post(*to_bind((key, model, pack(record), record.generation, lifetime, 0)))
                         given += 1
                 await asyncio.sleep(_RESEED_PAUSE)

@@ -261,9 +261,10 @@ class Accounting:
         peeked: Peek,
         tokens: int,
         warm: int,
+        conversation: str = "",
     ) -> Reservation | None:
         """What a request asks of its caller's plan; None if nothing. `tokens` of input are expected, of which `warm`
-        are in a cache."""
+        are in a cache, that of the `conversation` with this key."""
         arrived = int(at * 1000)
         if not endpoint.metered:
             limits = plan.limits(COUNT)
@@ -296,7 +297,7 @@ class Accounting:
             self._process, arrived, hour, caller.id, caller.team or "", model.name, "", endpoint.name, tokens, fresh,
             cost, limits.leases, limits.reserved,
         )  # fmt: skip
-        lighter = pack(replace(record, cost_nano=cost - discount)) if discount else b""
+        lighter = pack(replace(record, cost_nano=cost - discount, conversation=conversation)) if discount else b""
         return Reservation(self, plan, limits, request_id, pack(record), arrived, cost, discount, lighter, True)
 
     def _beside(

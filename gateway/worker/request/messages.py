@@ -13,6 +13,7 @@ from time import monotonic, perf_counter
 import msgspec
 
 from gateway.config.schema import Caller, Config
+from gateway.core.routing.binding import record_key
 from gateway.core.routing.conversation import identify
 from gateway.core.routing.features import BETA, FIELD, TOOL, features_of, needs_of
 from gateway.core.routing.route import Route
@@ -138,8 +139,9 @@ class Messages:
         if key and endpoint.metered and plan.message.reserved:
             warm = self._admission.warm(caller, key, peeked.model)
         reservation = x.reservation = accounting.ask(
-            caller, plan, request.id, request.at, endpoint, peeked, int(route.tokens), warm
-        )
+            caller, plan, request.id, request.at, endpoint, peeked, int(route.tokens), warm,
+            record_key(caller.tenant, key) if key and warm else "",
+        )  # fmt: skip
         if key:
             former = None
             if self._former_secret is not None:

@@ -157,7 +157,7 @@ class WarmWay:
         x.phase, x.reply.stream, x.attempt.meter.ttl = Phase.ADMITTING, peeked.stream, peeked.cache_ttl
         plan, tokens = self.accounting.plan(caller), proposal.record.tokens
         x.reservation = self.accounting.ask(
-            caller, plan, request.id, request.at, _ENDPOINT, peeked, int(route.tokens), tokens
+            caller, plan, request.id, request.at, _ENDPOINT, peeked, int(route.tokens), tokens, proposal.key
         )
         request.hold(size)
         return x, route, proposal

@@ -181,7 +181,10 @@ def admission(
             process, at, labels(at).hour, caller, team, "m", "", "messages", 100, cost // 2, cost, limits.leases,
             limits.reserved,
         )  # fmt: skip
-        held, lighter = pack(record), pack(msgspec.structs.replace(record, cost_nano=cost - discount))
+        less = msgspec.structs.replace(
+            record, cost_nano=cost - discount, conversation=str(binding[0]) if binding else ""
+        )
+        held, lighter = pack(record), pack(less)
     now = at if now is None else now
     return to_admit(limits, request_id, held, cost, labels(at), binding, now, discount, lighter)
 
@@ -416,6 +419,17 @@ def test_one_request_of_a_conversation_at_a_time_reserves_less_for_what_its_cach
     for request_id in ("r2", "r4"):
         store.settle(used(request_id), plan)
     assert store.money()[2] == 0 and store.reservations() == 0
+
+
+def test_a_conversation_whose_request_is_settled_by_who_does_not_know_of_it_reserves_less_again(store):
+    plan = plan_of(Quota(day_nano=10 * CENT))
+    store.admit(plan, "r1", cost=4 * CENT, discount=3 * CENT, binding=WARM)
+    store.settle(used("r1"), plan)
+    store.admin.hset(f"{T}:r", WARM[0], "r1")  # as if it had been left
+    assert store.admit(plan, "r2", cost=4 * CENT, discount=3 * CENT, binding=WARM) is None
+    assert store.money()[2] == CENT
+    store.settle(used("r2"), plan)
+    assert store.reservations() == 0
 
 
 def test_two_hundred_at_once_of_one_warm_conversation_are_no_more_than_the_budget_holds(store):

@@ -221,6 +221,24 @@ async def test_a_record_lives_as_long_as_it_is_to_be_remembered_once_it_was_answ
     assert 3_500_000 < admin.pttl(request.binding.key) <= 3_600_000
 
 
+async def test_the_life_of_a_record_in_constant_use_is_extended_now_and_then(start, admin):
+    process = await start()
+    key = (await process.bind()).binding.key
+
+    async def life_after(**how: Any) -> int:
+        """Of a record that is renewed when it has a minute less than it may have."""
+        admin.pexpire(key, 3_540_000)
+        await asyncio.sleep(0.02)  # clocks are compared to the millisecond
+        process.renew(await process.bind(), **how)
+        await process.bind()
+        return int(admin.pttl(key))
+
+    assert await life_after() > 3_540_000  # nobody else knows for how long this process remembers
+    assert sum([await life_after() <= 3_540_000 for _ in range(5)]) >= 4  # a new sixty-fourth may have begun
+    assert await life_after(age=-60.0) > 3_540_000  # as if a minute had gone by
+    assert await life_after(ttl=300) > 3_540_000  # a shorter cache: when it was renewed last, the record does not say
+
+
 async def test_a_history_that_is_bound_to_its_account_is_remembered_for_a_month(start, admin):
     process = await start()
     request = await process.bind()
@@ -235,8 +253,9 @@ async def test_a_history_that_is_bound_to_its_account_is_remembered_for_a_month(
 
 async def test_another_configuration_remembers_for_another_time(start, admin):
     process = await start()
-    request = await process.bind()
+    process.renew(await process.bind())
     process.admission.configure(msgspec.structs.replace(CONFIG, affinity=Affinity(remember=7200.0)))
+    request = await process.bind()
     process.renew(request)
     await process.bind()
     assert 7_100_000 < admin.pttl(request.binding.key) <= 7_200_000
