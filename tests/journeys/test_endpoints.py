@@ -545,6 +545,7 @@ BATCHES = [
         for why, params, status, error in (
             ("for its model", {"model": OTHER}, 403, "permission_error"),
             ("for a model to fall back to", {"fallbacks": [{"model": OTHER}]}, 403, "permission_error"),
+            ("for models of Anthropic's choice", {"fallbacks": "default"}, 403, "permission_error"),
             ("for its advisor", {"tools": [{"type": "advisor_20260301", "model": OTHER}]}, 403, "permission_error"),
             ("for a model that nobody knows", {"model": "next-1"}, 403, "permission_error"),
             ("for an alias", {"model": "fast"}, 400, "invalid_request_error"),

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.core.wire.server_tools import DEFAULT
 from gateway.errors import ApiError
 
 _MODEL = "model"
@@ -117,6 +118,8 @@ class BatchModels:
         else:
             if self._within(b"") is _MODEL:
                 self.found.add(_decode(match[1]))
+            elif self._key == "fallbacks" and self._within(b"") and _decode(match[1]) == DEFAULT:
+                self.found.add(DEFAULT)
             self._key = None
         return match.end(1)
 

@@ -37,6 +37,7 @@ class Extras(msgspec.Struct, frozen=True):
     models: tuple[str, ...] = ()
 
 
+DEFAULT = "default"  # fallbacks of Anthropic's choice
 _NONE = Extras()
 
 
@@ -54,10 +55,10 @@ def extras(peek: Peek) -> Extras:
 
 
 def models_beside(peek: Peek) -> list[str]:
-    """The models that a request names beside the one that is asked: those that it falls back to, and those of its
-    tools. Raises ApiError(400)."""
+    """The models that a request names beside the one that is asked: those that it falls back to (DEFAULT where they are
+    of Anthropic's choice), and those of its tools. Raises ApiError(400)."""
     named = [_text("tools.model", tool.get("model")) for tool in _tools_of(peek, _MODEL)]
-    return [name for name in _fallbacks_of(peek, []) + named if name]
+    return [name for name in _fallbacks_of(peek, [DEFAULT]) + named if name]
 
 
 def _fallbacks_of(peek: Peek, usual: list[str]) -> list[str]:
@@ -65,7 +66,7 @@ def _fallbacks_of(peek: Peek, usual: list[str]) -> list[str]:
     raw = peek.fields.get("fallbacks")
     if raw is None:
         return []
-    if peek.sure("fallbacks") == "default":
+    if peek.sure("fallbacks") == DEFAULT:
         return usual
     named = []
     for each in _items("fallbacks", bytes(raw)):

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 
 from gateway.config.schema import Caller, Config, Team, catalogue_of
 from gateway.core.wire.peek import Peek
-from gateway.core.wire.server_tools import models_beside
+from gateway.core.wire.server_tools import DEFAULT, models_beside
 from gateway.errors import ApiError
 from gateway.worker.callers.model_list import Models
 
@@ -50,6 +50,11 @@ class Rights:
 
     def check_unchanged(self, caller: Caller, model: str) -> None:
         """As `check`, of a model that is sent as it is named. Raises ApiError(400) for an alias."""
+        if model == DEFAULT:
+            if self.allowed(caller, model):
+                return
+            words = 'Your key may use some models alone: please name those to fall back to instead of "default".'
+            raise ApiError(403, words)
         if model in self.aliases:
             raise ApiError(400, f"{model} is an alias, which is not replaced here; write {self.aliases[model]}.")
         self.check(caller, model)

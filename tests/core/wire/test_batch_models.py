@@ -75,7 +75,9 @@ def test_what_is_held_is_little_however_long_a_string():
     assert models.found == {"a"}
 
 
-words = st.sampled_from(["model", "params", "requests", "tools", "fallbacks", "input", "a", "b", "", LONG, 'x"', "é\\"])
+words = st.sampled_from(
+    ["model", "params", "requests", "tools", "fallbacks", "default", "input", "a", "b", "", LONG, 'x"', "é\\"]
+)
 documents = st.recursive(
     words | st.integers() | st.none(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=4),
@@ -97,7 +99,8 @@ def expected(body: Any) -> set[str]:
     """What a whole parse of the body finds."""
     items = [each.get("params") for each in lists(body, "requests") if isinstance(each, dict)]
     beside = [each for item in items for name in ("tools", "fallbacks") for each in lists(item, name)]
-    return {each for each in strings(items + beside) if each != LONG}
+    left = {"default" for item in items if isinstance(item, dict) and item.get("fallbacks") == "default"}
+    return {each for each in strings(items + beside) if each != LONG} | left
 
 
 @RUNS

@@ -108,4 +108,4 @@ def test_a_bound_that_is_no_number_is_refused(bound):
 def test_models_of_a_schema_are_no_models_of_the_request():
     schema = {"properties": {"model": {"type": "string", "default": "claude-opus-4-7"}}}
     body = {"model": "m", "tools": [{"name": "car", "input_schema": schema}], "fallbacks": "default"}
-    assert models_beside(peek(json.dumps(body).encode())) == []
+    assert models_beside(peek(json.dumps(body).encode())) == ["default"]

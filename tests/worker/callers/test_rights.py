@@ -97,6 +97,14 @@ def test_no_spelling_of_a_body_hides_a_model_that_is_not_the_callers(members, st
     assert refused.value.status == status
 
 
+@pytest.mark.parametrize("written", [b'"fallbacks":"default"', b'"fallb\\u0061cks": "def\\u0061ult"'])
+def test_a_key_for_some_models_leaves_none_to_anthropics_choice(written):
+    with pytest.raises(ApiError, match='instead of "default"') as refused:
+        rights().check_body(caller("claude-haiku-*"), body(written))
+    assert refused.value.status == 403
+    rights().check_body(caller("*"), body(written))
+
+
 def test_numbers_of_a_body_are_of_no_interest():
     schema = b'"tools":[{"name":"t","input_schema":{"properties":{"model":{"maximum":1e999}}}}]'
     rights().check_body(caller("claude-haiku-*"), body(schema + b',"fallbacks":[{"model":"claude-haiku-4-5"}]'))
