@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FOREVER = float("inf")
 MIN_RATE = 16 * 1024  # bytes a second of request body: what is slower than this is an attack, not a client
+DUE_FOR = 1.0  # seconds in which a body of at most SHORT bytes comes, or its request is served without waiting for it
 MAX_DISCARDED = 48 * 1024 * 1024  # bytes read and thrown away after an answer, so that it is seen
 DEAF_LINGER = 5.0  # seconds that a client may still send what nobody asked for, once it has its answer
 MAX_PIPELINED = 8  # requests waiting on one connection; beyond it reading pauses, and its end is not noticed
@@ -229,7 +230,10 @@ class Connection(asyncio.Protocol):
         """Have the request served that was waited for, if its client is still there; by a task, if it is not whole."""
         cycle, self.due = self.due, None
         take = self.listener.take
-        if cycle is not None and (take is None or cycle.more_body or not take(cycle)):
+        if cycle is not None and cycle.more_body:
+            self.deadline = self.body_began + self.listener.body
+            self.serve(cycle, self.listener.serve)
+        elif cycle is not None and (take is None or not take(cycle)):
             self.serve(cycle, self.listener.serve)
 
     def _take_body(self, data: bytes) -> bytes:
@@ -268,7 +272,9 @@ class Connection(asyncio.Protocol):
         self.phase = "body"
         self.body_began = self.loop.time()
         self.deadline = self.body_began + self.listener.body
-        if cycle is not self.due:
+        if cycle is self.due:
+            self.deadline = min(self.deadline, self.body_began + DUE_FOR)
+        else:
             self.serve(cycle, self.listener.serve)
 
     def serve(self, cycle: Cycle, serve: Serve) -> None:
@@ -285,7 +291,7 @@ class Connection(asyncio.Protocol):
         cycle = cast(Cycle, self.cycle)
         size = len(body)
         cycle.received += size
-        if self.phase == "body":
+        if self.phase == "body" and self.due is None:
             allowed = min(self.loop.time(), self.body_began + cycle.received / MIN_RATE)
             self.deadline = allowed + self.listener.body
         if cycle.complete:
@@ -406,6 +412,8 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
         elif self.phase in ("idle", "linger"):
             self.finish()
+        elif self.due is not None:  # of a slow client, which may not be let in at all
+            self.serve_due()
         else:
             self.refuse(ApiError(408, f"The request's {self.phase} took too long to arrive."))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -120,6 +121,19 @@ def test_a_stalled_upload_does_not_hold_up_a_drain(sent: int, launch: Launch, st
         assert_error(parsed(rest(client)), 408, "timeout_error")
     assert gateway.err.read_text() == ""
     assert sim.records(since) == []
+
+
+@pytest.mark.parametrize("length", [200, 60_000])
+def test_who_is_not_let_in_hears_of_it_though_the_body_does_not_come(length: int, gateway: Gateway, sim: Simulator):
+    since = sim.mark()
+    with connect(gateway) as client, connect(gateway) as let_in:
+        for each, key in ((client, UNKNOWN), (let_in, KNOWN)):
+            each.sendall(post(key, b"content-length: %d\r\n" % length) + b"{")
+        assert_error(parsed(client.recv(65_536)), 401, "authentication_error")
+        body = json.dumps(message()).encode()
+        let_in.sendall(body[1:].ljust(length - 1))  # a slow client is still waited for
+        assert b"HTTP/1.1 200 " in let_in.recv(65_536)
+    assert len(sim.records(since)) == 1
 
 
 @pytest.mark.parametrize("size", [10, 400_000], ids=["small", "large"])
