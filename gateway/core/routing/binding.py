@@ -45,6 +45,7 @@ class Record(msgspec.Struct, array_like=True):
     moves: list[Move] = []  # the last few, oldest first
     group: str = ""  # of conversations that share tools and system prompt
     in_flight_until: int = COLD  # a request is on its way there whose answer will make it warm
+    kept_until: int = 0  # whoever extended the record's life last knows that it lasts so long (ms)
 
     def is_cold(self, now_ms: int) -> bool:
         """Neither is its cache there, nor a request on its way that will write it."""

@@ -28,7 +28,7 @@ local function bind(key, a, bound)
       if in_flight ~= '0' then
         local b = read(bound)
         if b and b[3] <= now and (b[15] or 0) <= now then
-          b[14], b[15] = b[14] or '', now + tonumber(in_flight)
+          b[14], b[15], b[16] = b[14] or '', now + tonumber(in_flight), b[16] or 0
           after = cmsgpack.pack(b)
           redis.call('HSET', key, model, after)
         end

@@ -6,8 +6,8 @@
 -- `asks` is an array of tables: `k`, the place of the request's first key, `a`, that of its first argument, and `w`, the
 -- key of its conversation's bindings if part of what it reserves may not be needed, else nil:
 -- KEYS     from `k`: reservations (hash: request id -> MessagePack as in store/ledger/ledger.py; key of a conversation's
---          bindings -> id of its one request at a time that reserves less), then for each subject its buckets and money as
---          in numbers.lua, and its leases (zset: request id -> expiry, ms)
+--          bindings -> MessagePack array of the id of its one request at a time that reserves less, and NEVER), then for
+--          each subject its buckets and money as in numbers.lua, and its leases (zset: request id -> expiry, ms)
 -- ARGV     from `a`: request id, reservation ('' to note none), limits, nano-dollars to reserve, day, month (such as
 --          20261122 and 202611); with `w` also nano-dollars of them that are not needed if the conversation's cache is read,
 --          and the reservation without them
@@ -22,6 +22,8 @@
 --          (-1 unknown), levels}; of several rows that refuse, the one with the longest wait says so. `levels` are those of
 --          its buckets and what is left of money that is to be told; `short` is 1 if money is left for less than ten such
 --          requests, else 0.
+local NEVER = 9007199254740992 -- ms: who takes it for the time of a reservation leaves it alone
+
 local function put(lists, key, one, other)
   local list = lists[key]
   if not list then
@@ -32,8 +34,8 @@ local function put(lists, key, one, other)
   list[#list + 1] = other
 end
 
--- What the reservations of the requests hold by now: by request id, and by conversation the id of the one that reserves
--- less; false where there is none.
+-- What the reservations of the requests hold by now: by request id, and by conversation which one reserves less;
+-- false where there is none.
 local function held_of(asks)
   local fields, held = {}, {}
   for i = 1, #asks do
@@ -53,8 +55,11 @@ end
 
 -- Whether a request may reserve less: no other one of its conversation does.
 local function alone(held, key, conversation, id)
-  local holder = held[conversation]
-  if not holder or holder == id then
+  if not held[conversation] then
+    return true
+  end
+  local holder = cmsgpack.unpack(held[conversation])[1]
+  if holder == id then
     return true
   end
   if held[holder] == nil then
@@ -192,8 +197,8 @@ local function reserve(now, asks)
         put(noting, KEYS[k], id, reservation)
         held[id] = true
         if w then
-          put(noting, KEYS[k], w, id)
-          held[w] = id
+          held[w] = cmsgpack.pack({id, NEVER})
+          put(noting, KEYS[k], w, held[w])
         end
       end
       results[i] = {nil, levels, short}

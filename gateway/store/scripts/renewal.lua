@@ -7,7 +7,7 @@
 -- MessagePack array of the workspace that served, the generation the request knew (0 = none), the workspace of that
 -- binding, ms since the response began, cache lifetime (ms), tokens of the conversation (0 = not known yet), bytes of
 -- the body, 1 if its history is bound to the account. The record of the binding lives for `lifetime` ms more; if that is
--- negative, the caller knows that it does where the binding is `before` still.
+-- negative, it does already where the binding is `before` still: `before` says so (`kept_until`).
 --
 -- A binding that is gone (expired, or never written while the store was away) is created from what the process knows,
 -- and so is one older than what it knows; a newer one belongs to a later decision and stays as it is, and one that was

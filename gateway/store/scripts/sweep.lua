@@ -1,5 +1,6 @@
 -- Find the reservations of one tenant that nobody will settle: their process is gone, or they came after their
--- settlement. Leases that have expired go. Who finds some settles them, as estimates.
+-- settlement. Who finds some settles them, as estimates. Leases that have expired go, and what says of a request that is
+-- gone that it reserves less.
 --
 -- KEYS     1 reservations, as in quota.lua, 2 to 4 settled ids of this hour and of the two before, as in ledger.lua,
 --          then leases of subjects ...
@@ -25,8 +26,12 @@ local scanned = redis.call('HSCAN', KEYS[1], ARGV[2], 'COUNT', ARGV[3])
 local found = {}
 for i = 1, #scanned[2], 2 do
   local id, packed = scanned[2][i], scanned[2][i + 1]
-  local held = string.sub(id, 1, 1) ~= '{' and cmsgpack.unpack(packed) -- else it is a conversation
-  if held and held[2] + tonumber(ARGV[4]) <= now then
+  local held = cmsgpack.unpack(packed)
+  if string.sub(id, 1, 1) == '{' then -- of a conversation
+    if redis.call('HEXISTS', KEYS[1], held[1]) == 0 then
+      redis.call('HDEL', KEYS[1], id)
+    end
+  elseif held[2] + tonumber(ARGV[4]) <= now then
     local k = settled[held[3]]
     if not alive[held[1]] or (k and redis.call('HEXISTS', KEYS[k], id) == 1) then
       found[#found + 1] = id

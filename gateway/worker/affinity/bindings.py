@@ -29,7 +29,7 @@ from gateway.worker.callers.limits import Reservation
 
 MEMORY = 100_000  # conversations a process remembers
 ACCOUNT_BOUND_FOR = 30 * 86_400  # seconds that a conversation is remembered whose history is bound to its account
-_EXTENDED = 64  # times at most that the life of a record in constant use is extended while it lasts
+_EXTENDED = 64  # times that the life of a record in constant use is extended while it lasts
 _LONG_AGO = 1 << 52  # ms: a cache of then is warm no longer
 _SPREAD_EVERY = 0.05  # seconds
 _LATE = 1.0  # seconds for which what another process spreads of a flushed binding may be of before
@@ -83,7 +83,6 @@ class Admission:
 
     def configure(self, config: Config) -> None:
         """Follow a new configuration."""
-        self._remembers_since = self.now_ms
         self._remember = int(config.affinity.remember * 1000)
         self._remember_account_bound = int(max(config.affinity.remember, ACCOUNT_BOUND_FOR) * 1000)
 
@@ -177,7 +176,7 @@ class Admission:
             if reservation is not None:
                 reservation.answered(reply)
             created, packed, now_ms = reply[:3]
-            record = proposal.record if created else unpack(packed)
+            record = msgspec.structs.replace(proposal.record) if created else unpack(packed)
         except (StoreDown, msgspec.MsgspecError):  # away, or the record cannot be read: settlement writes it anew
             return self._alone(proposal, reservation, route)
         self._skew = now_ms - monotonic() * 1000
@@ -210,7 +209,7 @@ class Admission:
         """The store is away: memory, else rank."""
         if reservation is not None:
             reservation.without_store()
-        record = proposal.record
+        record = msgspec.structs.replace(proposal.record)  # another request's binding may have that one
         if proposal.fresh:
             workspace = self._ranked(route)
             if workspace is None:
@@ -291,17 +290,17 @@ class Admission:
         had `size` bytes. This process knows it at once."""
         record = binding.record
         age_ms, ttl_ms = int(age * 1000), ttl * 1000
-        warm_until = int(monotonic() * 1000 + self._skew) - age_ms + ttl_ms
+        now_ms = int(monotonic() * 1000 + self._skew)
+        warm_until = now_ms - age_ms + ttl_ms
         record.in_flight_until = COLD
         lifetime = self._lifetime(account_bound)
+        if record.kept_until < now_ms + lifetime - lifetime // _EXTENDED:
+            record.kept_until = now_ms + lifetime
+        else:
+            lifetime = -lifetime
         if workspace == record.workspace:
-            before = record.warm_until
-            if warm_until >= before:
+            if warm_until > record.warm_until:
                 record.warm_until = warm_until
-                step = max(1, lifetime // _EXTENDED)
-                late = before - ttl_ms > self._remembers_since  # whoever renewed it then gave it as long a life
-                if late and warm_until // step == before // step and record.account_bound >= account_bound:
-                    lifetime = -lifetime
             if tokens:
                 record.tokens, record.size = tokens, size
             record.account_bound = record.account_bound or int(account_bound)

@@ -425,11 +425,24 @@ def test_a_conversation_whose_request_is_settled_by_who_does_not_know_of_it_rese
     plan = plan_of(Quota(day_nano=10 * CENT))
     store.admit(plan, "r1", cost=4 * CENT, discount=3 * CENT, binding=WARM)
     store.settle(used("r1"), plan)
-    store.admin.hset(f"{T}:r", WARM[0], "r1")  # as if it had been left
+    mark = msgspec.msgpack.encode(["r1", 1 << 53])
+    store.admin.hset(f"{T}:r", WARM[0], mark)  # as an older version would have left it
     assert store.admit(plan, "r2", cost=4 * CENT, discount=3 * CENT, binding=WARM) is None
     assert store.money()[2] == CENT
     store.settle(used("r2"), plan)
     assert store.reservations() == 0
+    store.admin.hset(f"{T}:r", WARM[0], mark)
+    assert store.sweep(AT + STALE) == [] and store.reservations() == 0
+
+
+def test_who_reserves_less_is_no_reservation_to_a_sweep_not_even_to_an_older_ones(store):
+    plan = plan_of(Quota(day_nano=10 * CENT))
+    store.admit(plan, "r1", cost=4 * CENT, discount=3 * CENT, binding=WARM)
+    held = {name: msgspec.msgpack.decode(packed) for name, packed in store.admin.hgetall(f"{T}:r").items()}
+    assert {len(each) for each in held.values()} == {2, 14}
+    assert held[str(WARM[0]).encode()] == ["r1", 1 << 53]  # which it compares to the time
+    assert [name for name, _ in store.sweep(AT + STALE)] == ["r1"] and store.reservations() == 2
+    assert store.sweep(AT + STALE, "p1") == []
 
 
 def test_two_hundred_at_once_of_one_warm_conversation_are_no_more_than_the_budget_holds(store):
