@@ -159,11 +159,10 @@ class Admission:
 
     def _call(self, proposal: Proposal, reservation: Reservation | None) -> Call:
         """The script that confirms it, and takes the reservation."""
-        record = proposal.record
-        lifetime = self._remember_account_bound if record.account_bound else self._remember
+        packed, lifetime = self._to_keep(proposal.record)
         if proposal.fresh:
             lifetime = self._provisional
-        place = proposal.key, proposal.model, pack(record), record.generation, lifetime, proposal.in_flight
+        place = proposal.key, proposal.model, packed, proposal.record.generation, lifetime, proposal.in_flight
         return to_bind(place) if reservation is None else reservation.call(place)
 
     async def bound(
@@ -176,7 +175,7 @@ class Admission:
             if reservation is not None:
                 reservation.answered(reply)
             created, packed, now_ms = reply[:3]
-            record = msgspec.structs.replace(proposal.record) if created else unpack(packed)
+            record = msgspec.structs.replace(proposal.record, kept_until=0) if created else unpack(packed)
         except (StoreDown, msgspec.MsgspecError):  # away, or the record cannot be read: settlement writes it anew
             return self._alone(proposal, reservation, route)
         self._skew = now_ms - monotonic() * 1000
@@ -293,7 +292,7 @@ class Admission:
         now_ms = int(monotonic() * 1000 + self._skew)
         warm_until = now_ms - age_ms + ttl_ms
         record.in_flight_until = COLD
-        lifetime = self._lifetime(account_bound)
+        lifetime = self._remember_account_bound if account_bound else self._remember
         if record.kept_until < now_ms + lifetime - lifetime // _EXTENDED:
             record.kept_until = now_ms + lifetime
         else:
@@ -309,9 +308,12 @@ class Admission:
         told = (workspace, record.generation, record.workspace, age_ms, ttl_ms, tokens, size, int(account_bound))
         return _renewal(binding, lifetime, told)
 
-    def _lifetime(self, account_bound: int) -> int:
-        """For how long (ms) a record is kept from its last renewal on."""
-        return self._remember_account_bound if account_bound else self._remember
+    def _to_keep(self, record: Record) -> tuple[bytes, int]:
+        """A record for a store that may have lost it, and for how long (ms) it is kept there: as long as it says."""
+        lifetime = self._remember_account_bound if record.account_bound else self._remember
+        if record.kept_until > monotonic() * 1000 + self._skew + lifetime:  # another process's, or of before a reload
+            record = msgspec.structs.replace(record, kept_until=0)
+        return pack(record), lifetime
 
     def unanswered(self, binding: Binding) -> Renewal:
         """What tells the store that no answer to the request which `leads` is on its way any longer."""
@@ -358,8 +360,8 @@ class Admission:
                 for key, model in places[first : first + _RESEED_AT_ONCE]:
                     record = self._memory.get((key, model))
                     if record is not None and record.tokens:
-                        lifetime = self._lifetime(record.account_bound)
-                        self._store.post(*to_bind((key, model, pack(record), record.generation, lifetime, 0)))
+                        packed, lifetime = self._to_keep(record)
+                        self._store.post(*to_bind((key, model, packed, record.generation, lifetime, 0)))
                         given += 1
                 await asyncio.sleep(_RESEED_PAUSE)
         except StoreDown:

@@ -277,6 +277,22 @@ async def test_another_configuration_remembers_for_another_time(start, admin):
     assert 7_100_000 < admin.pttl(request.binding.key) <= 7_200_000
 
 
+async def test_a_record_that_the_store_has_lost_says_no_more_how_long_another_configuration_kept_it(start, admin):
+    process = await start()
+    process.admission.configure(msgspec.structs.replace(CONFIG, affinity=Affinity(remember=7200.0)))
+    process.renew(await process.bind())
+    await process.bind()
+    process.admission.configure(CONFIG)
+    admin.flushall()
+    await process.bind()
+    other = await start()
+    request = await other.bind()
+    admin.pexpire(request.binding.key, 3_000_000)
+    other.renew(request)
+    await other.bind()
+    assert admin.pttl(request.binding.key) > 3_540_000
+
+
 async def test_a_new_binding_counts_as_in_use_though_it_is_not_warm(start):
     process = await start()
     first, second = await process.bind(), await process.bind()
